@@ -1,0 +1,48 @@
+//! Every call and kind of exit by criterion, on the machine that this runs on;
+//! ids are `case/interface`.
+//!
+//! Natively that is `cargo bench`, in the patched machine
+//! `cargo run -p kernel-patch -- cargo -- bench`.
+
+use std::process::ExitCode;
+
+use benches::counter;
+use benches::estimate::Criteria;
+use benches::{Case, Interfaces};
+
+fn main() -> ExitCode {
+    // `cargo test` asks benches only whether they can be built and started.
+    if !std::env::args().any(|arg| arg == "--bench") {
+        return ExitCode::SUCCESS;
+    }
+    match bench() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn bench() -> anyhow::Result<()> {
+    let interfaces = Interfaces::open()?;
+    if let Some(why) = &interfaces.no_syscalls {
+        eprintln!("Without the system calls: {why}");
+    }
+    if !interfaces.long_mode {
+        eprintln!("Without guests in 64-bit mode, which this KVM does not run");
+    }
+    let mut criteria = Criteria::from_args(counter::detect());
+    for case in Case::all() {
+        if !interfaces.can(case) {
+            continue;
+        }
+        for interface in &interfaces.open {
+            if let Some(mut subject) = interface.subject(case)? {
+                criteria.measure(&case.name(), interface.name(), &mut *subject);
+            }
+        }
+    }
+    criteria.finish();
+    Ok(())
+}

@@ -1,0 +1,403 @@
+//! The cases through the trait: the same code for every backend.
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::{AsFd, OwnedFd};
+
+use anyhow::{Context, Result, bail, ensure};
+use kvm_api::kvm_sys::{KVM_CAP_NR_MEMSLOTS, kvm_memory_alias};
+use kvm_api::{Errno, Kvm, RunMapping, SigSet};
+use kvm_bindings::{
+    CpuId, KVM_EXIT_HLT, KVM_EXIT_IO, KVM_EXIT_MMIO, KVM_GUESTDBG_ENABLE, KVM_MAX_CPUID_ENTRIES,
+    KVM_MAX_MSR_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES, MsrList, Msrs, kvm_fpu, kvm_guest_debug,
+    kvm_msr_entry,
+};
+
+use crate::cases::Case;
+use crate::fixture::{Fixture, check_rounds};
+use crate::guest::{self, Exit, Mode};
+use crate::subject::{Call, Subject, Undone};
+
+/// A model specific register that every KVM lets user space read and write:
+/// IA32_SYSENTER_CS.
+pub const MSR: u32 = 0x174;
+/// An external interrupt's vector.
+const VECTOR: u32 = 0x20;
+/// The slot and the place of the memory that the calls about memory set.
+pub const SLOT: u32 = 1;
+/// See [`SLOT`].
+pub const PLACE: u64 = 0x20_0000;
+const MSR_LIST: usize = KVM_MAX_MSR_ENTRIES;
+
+/// Prepares `case` for `kvm`; `None` where it has nothing to do with a backend.
+///
+/// # Errors
+///
+/// When the kernel refuses something that the case begins with.
+pub fn subject<'b, B: Kvm>(kvm: &'b B, case: Case) -> Result<Option<Box<dyn Subject + 'b>>> {
+    Ok(Some(match case {
+        Case::NullSyscall => return Ok(None),
+        Case::Call(name) => call(kvm, name)?,
+        Case::Run(exit, mode) => Box::new(Run::new(kvm, exit, mode)?),
+        Case::ImmediateExit => Box::new(ImmediateExit::new(kvm)?),
+        Case::EmulationLoop(mode) => Box::new(EmulationLoop::new(kvm, mode)?),
+    }))
+}
+
+fn call<'b, B: Kvm>(kvm: &'b B, name: &str) -> Result<Box<dyn Subject + 'b>> {
+    let f = Fixture::new(kvm)?;
+    Ok(match name {
+        "kvm_create_vm" => Box::new(CreateVm { kvm, vm: None }),
+        "kvm_get_msr_index_list" => {
+            let dev = dev_kvm()?;
+            let mut list = MsrList::new(MSR_LIST).context("a list of MSRs")?;
+            Box::new(Call(move || {
+                kvm.kvm_get_msr_index_list(dev.as_fd(), &mut list).unwrap();
+                // The kernel has put the length in, which it reads next time.
+                set_len(&mut list);
+            }))
+        }
+        "kvm_get_vcpu_mmap_size" => {
+            let dev = dev_kvm()?;
+            Box::new(Call(move || {
+                kvm.kvm_get_vcpu_mmap_size(dev.as_fd()).unwrap();
+            }))
+        }
+        "kvm_set_memory_region" => {
+            let vm = f.vm.try_clone()?;
+            Box::new(Undone {
+                call: move || {
+                    kvm.kvm_set_memory_region(f.vm(), SLOT, 0, PLACE, guest::MEMORY)
+                        .unwrap();
+                },
+                undo: move || {
+                    kvm.kvm_set_memory_region(vm.as_fd(), SLOT, 0, PLACE, 0)
+                        .unwrap();
+                },
+            })
+        }
+        "kvm_create_vcpu" => Box::new(CreateVcpu {
+            kvm,
+            vm: None,
+            vcpu: None,
+        }),
+        "kvm_get_dirty_log" => {
+            let flags = KVM_MEM_LOG_DIRTY_PAGES;
+            kvm.kvm_set_memory_region(f.vm(), SLOT, flags, PLACE, guest::MEMORY)
+                .context("kvm_set_memory_region")?;
+            let mut bitmap = [0; (guest::MEMORY as usize >> 12).div_ceil(64)];
+            Box::new(Call(move || {
+                // SAFETY: the bitmap has a bit for each of the slot's pages.
+                unsafe { kvm.kvm_get_dirty_log(f.vm(), SLOT, &mut bitmap) }.unwrap();
+            }))
+        }
+        "kvm_get_memory_alias" => {
+            kvm.kvm_set_memory_alias(f.vm(), &alias(guest::MEMORY))
+                .context("kvm_set_memory_alias")?;
+            let mut alias = kvm_memory_alias::default();
+            Box::new(Call(move || {
+                kvm.kvm_get_memory_alias(f.vm(), &mut alias).unwrap();
+            }))
+        }
+        "kvm_get_regs" => {
+            let mut regs = f.regs()?;
+            Box::new(Call(move || {
+                kvm.kvm_get_regs(f.vcpu(), &mut regs).unwrap();
+            }))
+        }
+        "kvm_set_regs" => {
+            let regs = f.regs()?;
+            Box::new(Call(move || kvm.kvm_set_regs(f.vcpu(), &regs).unwrap()))
+        }
+        "kvm_get_sregs" => {
+            let mut sregs = f.sregs()?;
+            Box::new(Call(move || {
+                kvm.kvm_get_sregs(f.vcpu(), &mut sregs).unwrap();
+            }))
+        }
+        "kvm_set_sregs" => {
+            let sregs = f.sregs()?;
+            Box::new(Call(move || kvm.kvm_set_sregs(f.vcpu(), &sregs).unwrap()))
+        }
+        "kvm_translate" => Box::new(Call(move || {
+            let (mut physical, mut valid, mut writeable, mut usermode) = (0, 0, 0, 0);
+            kvm.kvm_translate(
+                f.vcpu(),
+                guest::CODE,
+                &mut physical,
+                &mut valid,
+                &mut writeable,
+                &mut usermode,
+            )
+            .unwrap();
+            assert!(physical == guest::CODE && valid == 1);
+        })),
+        "kvm_interrupt" => Box::new(Call(move || kvm.kvm_interrupt(f.vcpu(), VECTOR).unwrap())),
+        "kvm_debug_guest" => {
+            let debug = kvm_guest_debug {
+                control: KVM_GUESTDBG_ENABLE,
+                ..Default::default()
+            };
+            Box::new(Call(move || kvm.kvm_debug_guest(f.vcpu(), &debug).unwrap()))
+        }
+        "kvm_get_msrs" => {
+            let mut msrs = msrs()?;
+            Box::new(Call(move || {
+                assert!(kvm.kvm_get_msrs(f.vcpu(), &mut msrs).unwrap() == 1);
+            }))
+        }
+        "kvm_set_msrs" => {
+            let msrs = msrs()?;
+            Box::new(Call(move || {
+                assert!(kvm.kvm_set_msrs(f.vcpu(), &msrs).unwrap() == 1);
+            }))
+        }
+        "kvm_set_cpuid" => {
+            let cpuid = supported_cpuid()?;
+            Box::new(Call(move || kvm.kvm_set_cpuid(f.vcpu(), &cpuid).unwrap()))
+        }
+        "kvm_set_signal_mask" => {
+            let mask = SigSet::empty();
+            Box::new(Call(move || {
+                kvm.kvm_set_signal_mask(f.vcpu(), Some(&mask)).unwrap();
+            }))
+        }
+        "kvm_get_fpu" => {
+            let mut fpu = kvm_fpu::default();
+            Box::new(Call(move || {
+                kvm.kvm_get_fpu(f.vcpu(), &mut fpu).unwrap();
+            }))
+        }
+        "kvm_set_fpu" => {
+            let mut fpu = kvm_fpu::default();
+            kvm.kvm_get_fpu(f.vcpu(), &mut fpu).context("kvm_get_fpu")?;
+            Box::new(Call(move || kvm.kvm_set_fpu(f.vcpu(), &fpu).unwrap()))
+        }
+        "kvm_check_extension" => Box::new(Call(move || {
+            assert!(
+                kvm.kvm_check_extension(f.vm(), KVM_CAP_NR_MEMSLOTS)
+                    .unwrap()
+                    > 0
+            );
+        })),
+        "kvm_set_user_memory_region" => {
+            let vm = f.vm.try_clone()?;
+            let memory = kvm.kvm_map_memory(f.vm(), 0, guest::MEMORY as usize)?;
+            let set = move |vm: &OwnedFd, size| {
+                // SAFETY: the memory is mapped as long as this closure, and so
+                // the VM, which has no vcpu that runs, is there.
+                unsafe {
+                    let address = memory.as_ptr() as u64;
+                    kvm.kvm_set_user_memory_region(vm.as_fd(), SLOT, 0, PLACE, size, address)
+                }
+                .unwrap();
+            };
+            let set = std::rc::Rc::new(set);
+            let unset = set.clone();
+            Box::new(Undone {
+                call: move || set(&f.vm, guest::MEMORY),
+                undo: move || unset(&vm, 0),
+            })
+        }
+        "kvm_set_memory_alias" => {
+            let vm = f.vm.try_clone()?;
+            Box::new(Undone {
+                call: move || {
+                    let alias = alias(guest::MEMORY);
+                    kvm.kvm_set_memory_alias(f.vm(), &alias).unwrap();
+                },
+                undo: move || kvm.kvm_set_memory_alias(vm.as_fd(), &alias(0)).unwrap(),
+            })
+        }
+        name => bail!("no case for {name}"),
+    })
+}
+
+fn dev_kvm() -> Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .context("/dev/kvm")
+}
+
+fn set_len(list: &mut MsrList) {
+    // SAFETY: the list was allocated with that many entries.
+    unsafe { list.as_mut_fam_struct() }.nmsrs = MSR_LIST as u32;
+}
+
+fn alias(memory_size: u64) -> kvm_memory_alias {
+    kvm_memory_alias {
+        slot: 0,
+        flags: 0,
+        guest_phys_addr: PLACE,
+        memory_size,
+        target_phys_addr: 0,
+    }
+}
+
+/// One MSR to read or write.
+pub fn msrs() -> Result<Msrs> {
+    let entry = kvm_msr_entry {
+        index: MSR,
+        ..Default::default()
+    };
+    Msrs::from_entries(&[entry]).context("a list of MSRs")
+}
+
+/// All that this KVM can show a guest of a processor.
+pub fn supported_cpuid() -> Result<CpuId> {
+    kvm_ioctls::Kvm::new()
+        .and_then(|kvm| kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES))
+        .context("KVM_GET_SUPPORTED_CPUID")
+}
+
+struct CreateVm<'b, B> {
+    kvm: &'b B,
+    vm: Option<OwnedFd>,
+}
+
+impl<B: Kvm> Subject for CreateVm<'_, B> {
+    fn apart(&self) -> bool {
+        true
+    }
+
+    fn call(&mut self) {
+        self.vm = Some(self.kvm.kvm_create_vm().unwrap());
+    }
+
+    fn after(&mut self) {
+        self.vm = None;
+    }
+}
+
+struct CreateVcpu<'b, B> {
+    kvm: &'b B,
+    vm: Option<OwnedFd>,
+    vcpu: Option<OwnedFd>,
+}
+
+impl<B: Kvm> Subject for CreateVcpu<'_, B> {
+    fn apart(&self) -> bool {
+        true
+    }
+
+    fn before(&mut self) {
+        self.vm = Some(self.kvm.kvm_create_vm().unwrap());
+    }
+
+    fn call(&mut self) {
+        let vm = self.vm.as_ref().expect("made before").as_fd();
+        self.vcpu = Some(self.kvm.kvm_create_vcpu(vm).unwrap());
+    }
+
+    fn after(&mut self) {
+        self.vcpu = None;
+        self.vm = None;
+    }
+}
+
+/// The reason that KVM gives for an exit of that kind.
+pub fn reason(exit: Exit) -> u32 {
+    match exit {
+        Exit::PioOut | Exit::PioIn => KVM_EXIT_IO,
+        Exit::MmioWrite | Exit::MmioRead => KVM_EXIT_MMIO,
+        Exit::Hlt => KVM_EXIT_HLT,
+    }
+}
+
+/// Runs the vcpu up to its next exit, which must be of that kind.
+fn run_to<B: Kvm>(kvm: &B, vcpu: &OwnedFd, run: &mut RunMapping, exit: u32) {
+    let got = kvm.kvm_run(vcpu.as_fd(), run).unwrap();
+    assert!(got.exit_reason() == exit, "{:?}", got.reason());
+}
+
+/// Tries whether guests in that mode run.
+///
+/// # Errors
+///
+/// When they do not: says how far one came.
+pub fn runs<B: Kvm>(kvm: &B, mode: Mode) -> Result<()> {
+    let mut f = Fixture::with_program(kvm, Exit::Hlt, mode)?;
+    let exit = kvm.kvm_run(f.vcpu.as_fd(), &mut f.run).context("kvm_run")?;
+    ensure!(exit.exit_reason() == KVM_EXIT_HLT, "{:?}", exit.reason());
+    Ok(())
+}
+
+struct Run<'b, B> {
+    fixture: Fixture<'b, B>,
+    exit: u32,
+    mode: Mode,
+}
+
+impl<'b, B: Kvm> Run<'b, B> {
+    fn new(kvm: &'b B, exit: Exit, mode: Mode) -> Result<Self> {
+        Ok(Self {
+            fixture: Fixture::with_program(kvm, exit, mode)?,
+            exit: reason(exit),
+            mode,
+        })
+    }
+}
+
+impl<B: Kvm> Subject for Run<'_, B> {
+    fn call(&mut self) {
+        let f = &mut self.fixture;
+        run_to(f.kvm, &f.vcpu, &mut f.run, self.exit);
+    }
+
+    fn check(&mut self, calls: u64) -> Result<()> {
+        check_rounds(self.mode, &self.fixture.regs()?, calls)
+    }
+}
+
+struct ImmediateExit<'b, B>(Fixture<'b, B>);
+
+impl<'b, B: Kvm> ImmediateExit<'b, B> {
+    fn new(kvm: &'b B) -> Result<Self> {
+        let mut fixture = Fixture::with_program(kvm, Exit::PioOut, Mode::Real)?;
+        fixture.run.set_immediate_exit(true);
+        Ok(Self(fixture))
+    }
+}
+
+impl<B: Kvm> Subject for ImmediateExit<'_, B> {
+    fn call(&mut self) {
+        let f = &mut self.0;
+        let result = f.kvm.kvm_run(f.vcpu.as_fd(), &mut f.run);
+        assert!(matches!(result, Err(Errno::EINTR)));
+    }
+
+    fn check(&mut self, _calls: u64) -> Result<()> {
+        check_rounds(Mode::Real, &self.0.regs()?, 0)
+    }
+}
+
+struct EmulationLoop<'b, B> {
+    fixture: Fixture<'b, B>,
+    mode: Mode,
+}
+
+impl<'b, B: Kvm> EmulationLoop<'b, B> {
+    fn new(kvm: &'b B, mode: Mode) -> Result<Self> {
+        let fixture = Fixture::with_program(kvm, Exit::PioIn, mode)?;
+        Ok(Self { fixture, mode })
+    }
+}
+
+impl<B: Kvm> Subject for EmulationLoop<'_, B> {
+    fn call(&mut self) {
+        let f = &mut self.fixture;
+        run_to(f.kvm, &f.vcpu, &mut f.run, KVM_EXIT_IO);
+        let mut regs = Default::default();
+        f.kvm.kvm_get_regs(f.vcpu.as_fd(), &mut regs).unwrap();
+        regs.rbx += 1;
+        f.kvm.kvm_set_regs(f.vcpu.as_fd(), &regs).unwrap();
+    }
+
+    fn check(&mut self, calls: u64) -> Result<()> {
+        let regs = self.fixture.regs()?;
+        check_rounds(self.mode, &regs, calls)?;
+        ensure!(regs.rbx == calls, "{} of {calls} changes stayed", regs.rbx);
+        Ok(())
+    }
+}

@@ -1,0 +1,203 @@
+//! The same calls by criterion: a mean with its spread, plots, and a report.
+
+use std::path::Path;
+use std::time::Duration;
+
+use criterion::measurement::{Measurement, ValueFormatter, WallTime};
+use criterion::{BenchmarkId, Criterion, PlottingBackend, Throughput};
+use serde::{Deserialize, Serialize};
+
+use crate::counter::{self, Unit};
+use crate::subject::Subject;
+
+/// Criterion's estimate of a mean, in the unit of the run.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Estimate {
+    /// The mean.
+    pub mean: f64,
+    /// Where the mean lies with a probability of 95 %.
+    pub interval: (f64, f64),
+    /// The standard deviation.
+    pub std_dev: f64,
+}
+
+/// Criterion, measuring in one unit or the other.
+pub enum Criteria {
+    /// In instructions.
+    Instructions(Criterion<Instructions>),
+    /// In nanoseconds.
+    Nanoseconds(Criterion),
+}
+
+impl Criteria {
+    /// Set up for `unit`, with the settings of the command line.
+    #[must_use]
+    pub fn from_args(unit: Unit) -> Self {
+        match unit {
+            Unit::Instructions => Self::Instructions(instructions().configure_from_args()),
+            Unit::Nanoseconds => Self::Nanoseconds(nanoseconds().configure_from_args()),
+        }
+    }
+
+    /// Set up for `unit`, with its files below `home`.
+    #[must_use]
+    pub fn below(home: &Path, unit: Unit) -> Self {
+        match unit {
+            Unit::Instructions => Self::Instructions(instructions().output_directory(home)),
+            Unit::Nanoseconds => Self::Nanoseconds(nanoseconds().output_directory(home)),
+        }
+    }
+
+    /// Measures one subject under the id `case/interface`.
+    pub fn measure(&mut self, case: &str, interface: &str, subject: &mut dyn Subject) {
+        match self {
+            Self::Instructions(criterion) => {
+                measure(criterion, &Instructions, case, interface, subject);
+            }
+            Self::Nanoseconds(criterion) => {
+                measure(criterion, &WallTime, case, interface, subject);
+            }
+        }
+    }
+
+    /// Writes the report's index.
+    pub fn finish(&self) {
+        match self {
+            Self::Instructions(criterion) => criterion.final_summary(),
+            Self::Nanoseconds(criterion) => criterion.final_summary(),
+        }
+    }
+}
+
+/// Few samples do where all are alike, and the emulated processor, which draws
+/// the plots as well, is slow.
+fn instructions() -> Criterion<Instructions> {
+    Criterion::default()
+        .plotting_backend(PlottingBackend::Plotters)
+        .with_measurement(Instructions)
+        .sample_size(10)
+        .nresamples(1000)
+        .warm_up_time(Duration::from_millis(1))
+        .measurement_time(Duration::from_millis(2))
+}
+
+fn nanoseconds() -> Criterion {
+    Criterion::default()
+        .plotting_backend(PlottingBackend::Plotters)
+        .warm_up_time(Duration::from_millis(200))
+        .measurement_time(Duration::from_millis(800))
+}
+
+fn measure<M: Measurement + 'static>(
+    criterion: &mut Criterion<M>,
+    clock: &M,
+    case: &str,
+    interface: &str,
+    subject: &mut dyn Subject,
+) {
+    let mut group = criterion.benchmark_group(case);
+    group.bench_function(BenchmarkId::from_parameter(interface), |bencher| {
+        if subject.apart() {
+            bencher.iter_custom(|calls| {
+                (0..calls).fold(clock.zero(), |sum, _| {
+                    subject.before();
+                    let start = clock.start();
+                    subject.call();
+                    let took = clock.end(start);
+                    subject.after();
+                    clock.add(&sum, &took)
+                })
+            });
+        } else {
+            bencher.iter(|| subject.call());
+        }
+    });
+    group.finish();
+}
+
+/// Reads what criterion has written below `home` of one id.
+///
+/// # Errors
+///
+/// When it has written nothing, or not what was expected.
+pub fn read(home: &Path, case: &str, interface: &str) -> anyhow::Result<Estimate> {
+    #[derive(Deserialize)]
+    struct Interval {
+        lower_bound: f64,
+        upper_bound: f64,
+    }
+    #[derive(Deserialize)]
+    struct Statistic {
+        point_estimate: f64,
+        confidence_interval: Interval,
+    }
+    #[derive(Deserialize)]
+    struct Estimates {
+        mean: Statistic,
+        std_dev: Statistic,
+    }
+
+    let file = home.join(case).join(interface).join("new/estimates.json");
+    let text = std::fs::read(&file)
+        .map_err(|error| anyhow::anyhow!("cannot read {}: {error}", file.display()))?;
+    let Estimates { mean, std_dev } = serde_json::from_slice(&text)?;
+    let interval = mean.confidence_interval;
+    Ok(Estimate {
+        mean: mean.point_estimate,
+        interval: (interval.lower_bound, interval.upper_bound),
+        std_dev: std_dev.point_estimate,
+    })
+}
+
+/// Time in instructions, for a machine whose time stamp counter counts them.
+pub struct Instructions;
+
+impl Measurement for Instructions {
+    type Intermediate = u64;
+    type Value = u64;
+
+    fn start(&self) -> u64 {
+        counter::now()
+    }
+
+    fn end(&self, start: u64) -> u64 {
+        counter::now() - start
+    }
+
+    fn add(&self, a: &u64, b: &u64) -> u64 {
+        a + b
+    }
+
+    fn zero(&self) -> u64 {
+        0
+    }
+
+    fn to_f64(&self, value: &u64) -> f64 {
+        *value as f64
+    }
+
+    fn formatter(&self) -> &dyn ValueFormatter {
+        &InstructionsFormatter
+    }
+}
+
+struct InstructionsFormatter;
+
+impl ValueFormatter for InstructionsFormatter {
+    fn scale_values(&self, _typical: f64, _values: &mut [f64]) -> &'static str {
+        "instructions"
+    }
+
+    fn scale_throughputs(
+        &self,
+        _typical: f64,
+        _throughput: &Throughput,
+        _values: &mut [f64],
+    ) -> &'static str {
+        "instructions"
+    }
+
+    fn scale_for_machines(&self, _values: &mut [f64]) -> &'static str {
+        "instructions"
+    }
+}

@@ -1,0 +1,114 @@
+//! Exact counts: each call by itself, the most common outcome of many.
+//!
+//! A mean picks up timer interrupts, and what the kernel puts off and does
+//! later, and so moves with anything. What most calls take does not move.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
+
+use crate::counter::now;
+use crate::subject::{Call, Subject};
+
+/// Calls before those that count, to let caches and lazy set-up settle.
+const WARM_UP: u64 = 32;
+/// How many calls count.
+const CALLS: u64 = 301;
+/// How many count at least, of calls so dear that they would take longer than
+/// [`PATIENCE`].
+const FEWEST: u64 = 31;
+const PATIENCE: u64 = 40_000_000;
+
+/// What the calls of one subject took, in ticks.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Count {
+    /// The most common outcome, the smaller of two that are as common.
+    pub mode: u64,
+    /// How many of the calls had it.
+    pub at_mode: u64,
+    /// How many calls there were.
+    pub calls: u64,
+    /// The least that one took.
+    pub min: u64,
+    /// The most that one took.
+    pub max: u64,
+}
+
+/// Counts what `subject`'s calls take, less what the counting takes.
+///
+/// # Errors
+///
+/// When the calls did not have their effect.
+pub fn count(subject: &mut dyn Subject) -> Result<Count> {
+    let overhead = sample(&mut Call(|| ()))?.mode;
+    let mut count = sample(subject)?;
+    for ticks in [&mut count.mode, &mut count.min, &mut count.max] {
+        *ticks = ticks.saturating_sub(overhead);
+    }
+    Ok(count)
+}
+
+fn sample(subject: &mut dyn Subject) -> Result<Count> {
+    for _ in 0..WARM_UP {
+        once(subject);
+    }
+    let begin = now();
+    let mut outcomes = BTreeMap::new();
+    let mut calls = 0;
+    while calls < CALLS && (calls < FEWEST || now() - begin < PATIENCE) {
+        *outcomes.entry(once(subject)).or_insert(0) += 1;
+        calls += 1;
+    }
+    subject.check(WARM_UP + calls)?;
+    Ok(summarize(&outcomes))
+}
+
+/// One call, and what it took.
+#[inline(never)]
+fn once(subject: &mut dyn Subject) -> u64 {
+    subject.before();
+    let start = now();
+    subject.call();
+    let end = now();
+    subject.after();
+    end - start
+}
+
+fn summarize(outcomes: &BTreeMap<u64, u64>) -> Count {
+    let at_mode = outcomes.values().copied().max().expect("a call was made");
+    let modes = outcomes.iter().filter(|(_, calls)| **calls == at_mode);
+    Count {
+        mode: *modes.map(|(ticks, _)| ticks).min().expect("one has it"),
+        at_mode,
+        calls: outcomes.values().sum(),
+        min: *outcomes.keys().next().expect("a call was made"),
+        max: *outcomes.keys().next_back().expect("a call was made"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_common_outcome_counts_and_of_two_the_smaller() {
+        let outcomes = [(10, 2), (11, 3), (12, 3), (90, 1)].into();
+        let count = summarize(&outcomes);
+        assert_eq!((count.mode, count.at_mode, count.calls), (11, 3, 9));
+        assert_eq!((count.min, count.max), (10, 90));
+    }
+
+    #[test]
+    fn calls_without_effect_do_not_count() {
+        struct Nowhere;
+        impl Subject for Nowhere {
+            fn call(&mut self) {}
+            fn check(&mut self, calls: u64) -> Result<()> {
+                anyhow::bail!("nothing came of {calls} calls")
+            }
+        }
+        let error = count(&mut Nowhere).unwrap_err().to_string();
+        assert_eq!(error, "nothing came of 333 calls");
+    }
+}

@@ -1,0 +1,29 @@
+//! What each call into KVM costs, interface by interface.
+//!
+//! A [`Case`] is a row: a call, a kind of exit, or work made of several. An
+//! [`Interface`] is a column: a backend of [`kvm_api::Kvm`], or `kvm-ioctls` for
+//! comparison. Where both meet, a [`Subject`] makes the call again and again,
+//! and [`measure()`] counts what it takes, by itself ([`exact`]) and with
+//! criterion ([`estimate`]).
+
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+
+mod backend;
+mod cases;
+pub mod counter;
+pub mod estimate;
+pub mod exact;
+mod fixture;
+mod guest;
+mod interface;
+mod measure;
+mod peer;
+pub mod place;
+pub mod record;
+mod subject;
+pub mod table;
+
+pub use cases::Case;
+pub use interface::{Interface, Interfaces};
+pub use measure::{Selection, measure};
+pub use subject::Subject;

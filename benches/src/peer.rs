@@ -1,0 +1,301 @@
+//! The cases through `kvm-ioctls`, the crate that VMMs use today, for each call
+//! that it has: what the ioctl backend is held against.
+
+use std::os::fd::IntoRawFd;
+
+use anyhow::{Context, Result, ensure};
+use kvm_api::Errno;
+use kvm_api::ioctl::Ioctl;
+use kvm_api::kvm_sys::KVM_CAP_NR_MEMSLOTS;
+use kvm_bindings::{
+    KVM_GUESTDBG_ENABLE, KVM_MEM_LOG_DIRTY_PAGES, kvm_guest_debug, kvm_userspace_memory_region,
+};
+use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
+
+use crate::backend::{PLACE, SLOT, msrs, supported_cpuid};
+use crate::cases::Case;
+use crate::fixture::{Fixture, check_rounds};
+use crate::guest::{self, Exit, Mode};
+use crate::subject::{Call, Subject};
+
+/// The crate's handle, and the backend that sets the cases up.
+pub struct KvmIoctls {
+    kvm: Kvm,
+    setup: Ioctl,
+}
+
+impl KvmIoctls {
+    /// Opens `/dev/kvm` for both.
+    ///
+    /// # Errors
+    ///
+    /// When that cannot be.
+    pub fn open() -> Result<Self> {
+        Ok(Self {
+            kvm: Kvm::new().context("/dev/kvm")?,
+            setup: Ioctl::open().context("/dev/kvm")?,
+        })
+    }
+
+    /// Prepares `case`; `None` where the crate has no such call.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses something that the case begins with.
+    pub fn subject(&self, case: Case) -> Result<Option<Box<dyn Subject + '_>>> {
+        let program = |exit, mode| self.wrap(Fixture::with_program(&self.setup, exit, mode)?);
+        Ok(Some(match case {
+            Case::NullSyscall => return Ok(None),
+            Case::Call(name) => return self.call(name),
+            Case::Run(exit, mode) => Box::new(Run {
+                peer: program(exit, mode)?,
+                exit,
+                mode,
+            }),
+            Case::ImmediateExit => {
+                let mut peer = program(Exit::PioOut, Mode::Real)?;
+                peer.vcpu.set_kvm_immediate_exit(1);
+                Box::new(ImmediateExit(peer))
+            }
+            Case::EmulationLoop(mode) => Box::new(EmulationLoop {
+                peer: program(Exit::PioIn, mode)?,
+                mode,
+            }),
+        }))
+    }
+
+    /// Hands a fixture's descriptors to the crate.
+    fn wrap<'b>(&self, fixture: Fixture<'b, Ioctl>) -> Result<Peer<'b>> {
+        let vm = fixture.vm.try_clone()?.into_raw_fd();
+        // SAFETY: the descriptor is a VM's, and nobody else's.
+        let vm = unsafe { self.kvm.create_vmfd_from_rawfd(vm) }.context("the VM")?;
+        let vcpu = fixture.vcpu.try_clone()?.into_raw_fd();
+        // SAFETY: the descriptor is that of a vcpu, and nobody else's.
+        let vcpu = unsafe { vm.create_vcpu_from_rawfd(vcpu) }.context("the vcpu")?;
+        Ok(Peer { vm, vcpu, fixture })
+    }
+
+    fn call(&self, name: &str) -> Result<Option<Box<dyn Subject + '_>>> {
+        let kvm = &self.kvm;
+        let peer = self.wrap(Fixture::new(&self.setup)?)?;
+        Ok(Some(match name {
+            "kvm_create_vm" => Box::new(CreateVm { kvm, vm: None }),
+            "kvm_get_msr_index_list" => Box::new(Call(move || {
+                kvm.get_msr_index_list().unwrap();
+            })),
+            "kvm_get_vcpu_mmap_size" => Box::new(Call(move || {
+                kvm.get_vcpu_mmap_size().unwrap();
+            })),
+            "kvm_create_vcpu" => Box::new(CreateVcpu {
+                kvm,
+                vm: None,
+                vcpu: None,
+            }),
+            "kvm_get_dirty_log" => {
+                peer.set_region(guest::MEMORY, KVM_MEM_LOG_DIRTY_PAGES);
+                Box::new(Call(move || {
+                    let size = guest::MEMORY as usize;
+                    peer.vm.get_dirty_log(SLOT, size).unwrap();
+                }))
+            }
+            "kvm_get_regs" => Box::new(Call(move || {
+                peer.vcpu.get_regs().unwrap();
+            })),
+            "kvm_set_regs" => {
+                let regs = peer.vcpu.get_regs()?;
+                Box::new(Call(move || peer.vcpu.set_regs(&regs).unwrap()))
+            }
+            "kvm_get_sregs" => Box::new(Call(move || {
+                peer.vcpu.get_sregs().unwrap();
+            })),
+            "kvm_set_sregs" => {
+                let sregs = peer.vcpu.get_sregs()?;
+                Box::new(Call(move || peer.vcpu.set_sregs(&sregs).unwrap()))
+            }
+            "kvm_translate" => Box::new(Call(move || {
+                let translation = peer.vcpu.translate_gva(guest::CODE).unwrap();
+                assert!(translation.physical_address == guest::CODE && translation.valid == 1);
+            })),
+            "kvm_debug_guest" => {
+                let debug = kvm_guest_debug {
+                    control: KVM_GUESTDBG_ENABLE,
+                    ..Default::default()
+                };
+                Box::new(Call(move || peer.vcpu.set_guest_debug(&debug).unwrap()))
+            }
+            "kvm_get_msrs" => {
+                let mut msrs = msrs()?;
+                Box::new(Call(move || {
+                    assert!(peer.vcpu.get_msrs(&mut msrs).unwrap() == 1);
+                }))
+            }
+            "kvm_set_msrs" => {
+                let msrs = msrs()?;
+                Box::new(Call(move || {
+                    assert!(peer.vcpu.set_msrs(&msrs).unwrap() == 1);
+                }))
+            }
+            "kvm_set_cpuid" => {
+                let cpuid = supported_cpuid()?;
+                Box::new(Call(move || peer.vcpu.set_cpuid2(&cpuid).unwrap()))
+            }
+            "kvm_get_fpu" => Box::new(Call(move || {
+                peer.vcpu.get_fpu().unwrap();
+            })),
+            "kvm_set_fpu" => {
+                let fpu = peer.vcpu.get_fpu()?;
+                Box::new(Call(move || peer.vcpu.set_fpu(&fpu).unwrap()))
+            }
+            "kvm_check_extension" => Box::new(Call(move || {
+                let slots = peer.vm.check_extension_raw(KVM_CAP_NR_MEMSLOTS.into());
+                assert!(slots > 0);
+            })),
+            "kvm_set_user_memory_region" => Box::new(SetRegion(peer)),
+            _ => return Ok(None),
+        }))
+    }
+}
+
+struct Peer<'b> {
+    vm: VmFd,
+    vcpu: VcpuFd,
+    fixture: Fixture<'b, Ioctl>,
+}
+
+impl Peer<'_> {
+    fn set_region(&self, memory_size: u64, flags: u32) {
+        let region = kvm_userspace_memory_region {
+            slot: SLOT,
+            flags,
+            guest_phys_addr: PLACE,
+            memory_size,
+            userspace_addr: self.fixture.memory.as_ptr() as u64,
+        };
+        // SAFETY: the fixture's memory is mapped as long as its VM is there.
+        unsafe { self.vm.set_user_memory_region(region) }.unwrap();
+    }
+
+    fn check_rounds(&self, mode: Mode, runs: u64) -> Result<()> {
+        check_rounds(mode, &self.vcpu.get_regs()?, runs)
+    }
+}
+
+struct SetRegion<'b>(Peer<'b>);
+
+impl Subject for SetRegion<'_> {
+    fn apart(&self) -> bool {
+        true
+    }
+
+    fn call(&mut self) {
+        self.0.set_region(guest::MEMORY, 0);
+    }
+
+    fn after(&mut self) {
+        self.0.set_region(0, 0);
+    }
+}
+
+struct CreateVm<'b> {
+    kvm: &'b Kvm,
+    vm: Option<VmFd>,
+}
+
+impl Subject for CreateVm<'_> {
+    fn apart(&self) -> bool {
+        true
+    }
+
+    fn call(&mut self) {
+        self.vm = Some(self.kvm.create_vm().unwrap());
+    }
+
+    fn after(&mut self) {
+        self.vm = None;
+    }
+}
+
+struct CreateVcpu<'b> {
+    kvm: &'b Kvm,
+    vm: Option<VmFd>,
+    vcpu: Option<VcpuFd>,
+}
+
+impl Subject for CreateVcpu<'_> {
+    fn apart(&self) -> bool {
+        true
+    }
+
+    fn before(&mut self) {
+        self.vm = Some(self.kvm.create_vm().unwrap());
+    }
+
+    fn call(&mut self) {
+        let vm = self.vm.as_ref().expect("made before");
+        self.vcpu = Some(vm.create_vcpu(0).unwrap());
+    }
+
+    fn after(&mut self) {
+        self.vcpu = None;
+        self.vm = None;
+    }
+}
+
+struct Run<'b> {
+    peer: Peer<'b>,
+    exit: Exit,
+    mode: Mode,
+}
+
+impl Subject for Run<'_> {
+    fn call(&mut self) {
+        let exit = match self.peer.vcpu.run().unwrap() {
+            VcpuExit::IoOut(..) => Exit::PioOut,
+            VcpuExit::IoIn(..) => Exit::PioIn,
+            VcpuExit::MmioWrite(..) => Exit::MmioWrite,
+            VcpuExit::MmioRead(..) => Exit::MmioRead,
+            VcpuExit::Hlt => Exit::Hlt,
+            other => panic!("{other:?}"),
+        };
+        assert!(exit == self.exit);
+    }
+
+    fn check(&mut self, calls: u64) -> Result<()> {
+        self.peer.check_rounds(self.mode, calls)
+    }
+}
+
+struct ImmediateExit<'b>(Peer<'b>);
+
+impl Subject for ImmediateExit<'_> {
+    fn call(&mut self) {
+        let result = self.0.vcpu.run();
+        assert!(matches!(result, Err(e) if e.errno() == Errno::EINTR as i32));
+    }
+
+    fn check(&mut self, _calls: u64) -> Result<()> {
+        self.0.check_rounds(Mode::Real, 0)
+    }
+}
+
+struct EmulationLoop<'b> {
+    peer: Peer<'b>,
+    mode: Mode,
+}
+
+impl Subject for EmulationLoop<'_> {
+    fn call(&mut self) {
+        let vcpu = &mut self.peer.vcpu;
+        assert!(matches!(vcpu.run().unwrap(), VcpuExit::IoIn(..)));
+        let mut regs = vcpu.get_regs().unwrap();
+        regs.rbx += 1;
+        vcpu.set_regs(&regs).unwrap();
+    }
+
+    fn check(&mut self, calls: u64) -> Result<()> {
+        self.peer.check_rounds(self.mode, calls)?;
+        let rbx = self.peer.vcpu.get_regs()?.rbx;
+        ensure!(rbx == calls, "{rbx} of {calls} changes stayed");
+        Ok(())
+    }
+}

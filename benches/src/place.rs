@@ -1,0 +1,78 @@
+//! What a run was measured on.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use nix::sys::utsname::uname;
+use serde::{Deserialize, Serialize};
+
+/// The machine, its kernel, and how the kernel came about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// `uname -r`.
+    pub kernel: String,
+    /// `uname -v`.
+    pub version: String,
+    /// The processor's name.
+    pub cpu: String,
+    /// `module` or `built in`.
+    pub kvm: String,
+    /// What the kernel does about each flaw of processors, as it says itself.
+    pub mitigations: BTreeMap<String, String>,
+    /// Of a kernel that was built for this run: how.
+    pub build: Option<Build>,
+}
+
+/// A kernel that was built and booted for the run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Build {
+    /// The patch series' id.
+    pub series: String,
+    /// The configuration's id.
+    pub config: String,
+    /// What ran the machine.
+    pub accelerator: String,
+    /// `on` or `off`, as asked for at boot.
+    pub mitigations: String,
+}
+
+/// This machine.
+///
+/// # Errors
+///
+/// When it hides something.
+pub fn here() -> Result<Place> {
+    let uts = uname().context("uname")?;
+    let text = |part: &std::ffi::OsStr| part.to_string_lossy().into_owned();
+    let module = Path::new("/sys/module/kvm/initstate").exists();
+    Ok(Place {
+        kernel: text(uts.release()),
+        version: text(uts.version()),
+        cpu: cpu()?,
+        kvm: if module { "module" } else { "built in" }.into(),
+        mitigations: mitigations().unwrap_or_default(),
+        build: None,
+    })
+}
+
+fn cpu() -> Result<String> {
+    let info = fs::read_to_string("/proc/cpuinfo").context("/proc/cpuinfo")?;
+    let model = info.lines().find_map(|line| {
+        let (key, value) = line.split_once(':')?;
+        (key.trim() == "model name").then(|| value.trim().to_owned())
+    });
+    model.context("/proc/cpuinfo names no model")
+}
+
+fn mitigations() -> Option<BTreeMap<String, String>> {
+    let dir = fs::read_dir("/sys/devices/system/cpu/vulnerabilities").ok()?;
+    let entries = dir.filter_map(|entry| {
+        let entry = entry.ok()?;
+        let state = fs::read_to_string(entry.path()).ok()?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        Some((name, state.trim().to_owned()))
+    });
+    Some(entries.collect())
+}

@@ -1,0 +1,65 @@
+//! What is measured: a call, repeated.
+
+use anyhow::Result;
+
+/// One call of one interface, ready to be made again and again.
+///
+/// Only [`call`](Subject::call) is measured. It panics when the kernel does not
+/// answer as it should, so that a call that failed cannot count.
+pub trait Subject {
+    /// Whether [`before`](Subject::before) or [`after`](Subject::after) do
+    /// anything, so that calls cannot follow one another.
+    fn apart(&self) -> bool {
+        false
+    }
+
+    /// Makes ready for the next call.
+    fn before(&mut self) {}
+
+    /// The call.
+    fn call(&mut self);
+
+    /// Undoes what the call did.
+    fn after(&mut self) {}
+
+    /// Whether `calls` of them have had the effect that they should have had.
+    ///
+    /// # Errors
+    ///
+    /// When they have not: says what was found.
+    fn check(&mut self, calls: u64) -> Result<()> {
+        let _ = calls;
+        Ok(())
+    }
+}
+
+/// A subject without more to it than its call.
+pub struct Call<F>(pub F);
+
+impl<F: FnMut()> Subject for Call<F> {
+    fn call(&mut self) {
+        (self.0)();
+    }
+}
+
+/// A subject whose call makes something that has to be undone each time.
+pub struct Undone<F, U> {
+    /// The call.
+    pub call: F,
+    /// What takes it back.
+    pub undo: U,
+}
+
+impl<F: FnMut(), U: FnMut()> Subject for Undone<F, U> {
+    fn apart(&self) -> bool {
+        true
+    }
+
+    fn call(&mut self) {
+        (self.call)();
+    }
+
+    fn after(&mut self) {
+        (self.undo)();
+    }
+}

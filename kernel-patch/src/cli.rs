@@ -1,0 +1,191 @@
+//! The commands and their options.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+use kernel_patch::{Accel, Builder, Kernel, Machine, Variant};
+
+/// Makes a machine of a Linux 6.12 source and the patch series that gives KVM
+/// system calls, and runs executables inside.
+///
+/// All that is unpacked and built lies in target/kernel. What the host lacks is
+/// installed from Debian's packages where that is allowed.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Action,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Action {
+    /// Build the kernel, as far as it is not built yet, and print its image's path
+    Build(BuildArgs),
+
+    /// Boot the machine and run one static executable in it
+    ///
+    /// Its output comes out as it is written, and its exit status (128 + n
+    /// after signal n) is this command's.
+    Run {
+        #[command(flatten)]
+        machine: MachineArgs,
+        /// The executable, and its arguments
+        #[arg(last = true, required = true, value_name = "COMMAND")]
+        command: Vec<String>,
+    },
+
+    /// Run cargo such that it runs its executables in the machine
+    ///
+    /// `kernel-patch cargo -- test -p kvm-api` runs the tests of kvm-api inside,
+    /// each test executable in a machine of its own.
+    Cargo {
+        #[command(flatten)]
+        machine: MachineArgs,
+        /// Arguments of cargo
+        #[arg(last = true, required = true, value_name = "CARGO-ARGS")]
+        args: Vec<OsString>,
+    },
+
+    /// Print where the source, the build and the image lie
+    Path {
+        /// Which kernel
+        #[arg(long, default_value = "module", value_parser = variant)]
+        variant: Variant,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BuildArgs {
+    /// The kernel's source, a tree or a tarball [default: the one last used;
+    /// at first, Debian's package linux-source-6.12]
+    #[arg(long, value_name = "PATH")]
+    source: Option<PathBuf>,
+
+    /// Which kernel: with KVM as a module or builtin, or a stock one, unpatched
+    #[arg(long, default_value = "module", value_parser = variant)]
+    variant: Variant,
+
+    /// Wait while another kernel-patch builds
+    #[arg(long)]
+    wait: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct MachineArgs {
+    #[command(flatten)]
+    pub(crate) build: BuildArgs,
+
+    /// Whether the kernel guards against the processor's flaws
+    #[arg(long, value_name = "on|off", default_value = "on", value_parser = on_off, action = ArgAction::Set)]
+    mitigations: bool,
+
+    /// Number of processors
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
+    smp: u32,
+
+    /// Size of the memory
+    #[arg(long, value_name = "SIZE", default_value = "1G")]
+    memory: String,
+
+    /// How many seconds it may take
+    #[arg(long, value_name = "SECS", default_value_t = 600)]
+    timeout: u64,
+
+    /// What runs the instructions: tcg emulates and counts them, kvm needs hardware
+    #[arg(long, value_name = "tcg|kvm", default_value_t = Accel::Tcg)]
+    accel: Accel,
+
+    /// Where to put the files that are left in $KERNEL_PATCH_OUT inside
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+
+    /// A variable of the environment inside (repeatable)
+    #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+    env: Vec<(String, String)>,
+
+    /// A file of the host, and its absolute path inside (repeatable)
+    #[arg(long, value_name = "FROM:TO", value_parser = file)]
+    file: Vec<(PathBuf, PathBuf)>,
+
+    /// A parameter of the kernel's command line (repeatable)
+    #[arg(long, value_name = "PARAMETER")]
+    cmdline: Vec<String>,
+
+    /// The directory that relative paths start from [default: the current one]
+    #[arg(long, value_name = "DIR")]
+    pub(crate) directory: Option<PathBuf>,
+
+    /// Leave the kernel's modules unloaded, in /lib/modules
+    #[arg(long)]
+    no_modules: bool,
+}
+
+impl BuildArgs {
+    pub(crate) fn builder(&self) -> Builder {
+        let builder = Kernel::builder().variant(self.variant).wait(self.wait);
+        match &self.source {
+            Some(source) => builder.source(source),
+            None => builder,
+        }
+    }
+}
+
+impl MachineArgs {
+    pub(crate) fn machine(&self) -> Machine {
+        let mut machine = Machine::new()
+            .mitigations(self.mitigations)
+            .smp(self.smp)
+            .memory(&self.memory)
+            .timeout(Duration::from_secs(self.timeout))
+            .accel(self.accel)
+            .load_modules(!self.no_modules);
+        if let Some(out) = &self.out {
+            machine = machine.out(out);
+        }
+        for (name, value) in &self.env {
+            machine = machine.env(name, value);
+        }
+        for (from, to) in &self.file {
+            machine = machine.file(from, to);
+        }
+        for parameter in &self.cmdline {
+            machine = machine.cmdline(parameter);
+        }
+        machine
+    }
+}
+
+fn variant(text: &str) -> Result<Variant, String> {
+    let named = Variant::NAMES.into_iter().find(|(name, _)| *name == text);
+    match named {
+        Some((_, variant)) => Ok(variant),
+        None => Err(format!(
+            "one of {}",
+            Variant::NAMES.map(|it| it.0).join(", ")
+        )),
+    }
+}
+
+fn on_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("neither on nor off".into()),
+    }
+}
+
+fn variable(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
+        _ => Err("not NAME=VALUE".into()),
+    }
+}
+
+fn file(text: &str) -> Result<(PathBuf, PathBuf), String> {
+    match text.rsplit_once(':') {
+        Some((from, to)) if Path::new(to).is_absolute() => Ok((from.into(), to.into())),
+        _ => Err("not FROM:TO with an absolute path TO".into()),
+    }
+}

@@ -1,0 +1,165 @@
+//! The kernel's configuration: the least that there is, and two fragments.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use sha2::{Digest, Sha256};
+
+use crate::kernel::Variant;
+use crate::make::Make;
+use crate::{Error, Result, files, paths};
+
+/// The fragments, in the order in which they are merged.
+const FRAGMENTS: [&str; 2] = ["exit-path.config", "machine.config"];
+
+/// Debian's configuration of its amd64 kernel.
+#[cfg(test)]
+pub(crate) const DEBIAN: &str = "/usr/src/linux-config-6.12/config.amd64_none_amd64.xz";
+
+/// What the series adds, which a stock kernel does not know.
+const SYSCALLS: &str = "CONFIG_KVM_SYSCALLS=y\n";
+
+/// What makes KVM a part of the kernel.
+const BUILT_IN: &str = "CONFIG_KVM=y\nCONFIG_KVM_INTEL=y\nCONFIG_KVM_AMD=y\n";
+
+/// What a variant asks for.
+pub(crate) struct Config {
+    text: String,
+}
+
+impl Config {
+    pub(crate) fn read(variant: Variant) -> Result<Self> {
+        let mut text = String::new();
+        for path in FRAGMENTS.map(paths::fragment) {
+            text += &fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+        }
+        if variant != Variant::Stock {
+            text += SYSCALLS;
+        }
+        if variant == Variant::BuiltIn {
+            text += BUILT_IN;
+        }
+        Ok(Self { text })
+    }
+
+    /// Names what is asked for.
+    pub(crate) fn id(&self) -> String {
+        let mut hash = Sha256::new();
+        for (option, value) in options(&self.text) {
+            hash.update(format!("{option}={value}\n"));
+        }
+        crate::hex(&hash.finalize()[..6])
+    }
+
+    /// Makes the configuration in the build directory, and holds it to what
+    /// is asked for: an option whose dependencies fail is dropped silently.
+    pub(crate) fn make(&self, make: &Make<'_>, build: &Path) -> Result<()> {
+        let path = build.join(".config");
+        let read = || fs::read_to_string(&path).map_err(Error::io("read", &path));
+        make.run("tinyconfig")?;
+        files::write(&path, merged(&read()?, &self.text).as_bytes())?;
+        make.run("olddefconfig")?;
+        let result = read()?;
+        match lost(&self.text, &result) {
+            lost if lost.is_empty() => Ok(()),
+            lost => Err(Error::ConfigLost(lost)),
+        }
+    }
+}
+
+/// The first with the options of the second in place of its own, at the end:
+/// of a choice, the last one named is taken.
+fn merged(base: &str, more: &str) -> String {
+    let (base, more) = (options(base), options(more));
+    base.iter()
+        .filter(|(option, _)| !more.contains_key(*option))
+        .chain(&more)
+        .map(|(option, value)| format!("{option}={value}\n"))
+        .collect()
+}
+
+/// What each option is set to in the end; `n` when it is said not to be set.
+fn options(text: &str) -> BTreeMap<&str, &str> {
+    text.lines().filter_map(parse).collect()
+}
+
+fn parse(line: &str) -> Option<(&str, &str)> {
+    match line
+        .strip_prefix("# ")
+        .and_then(|it| it.strip_suffix(" is not set"))
+    {
+        Some(option) => Some((option, "n")),
+        None => line.starts_with("CONFIG_").then(|| line.split_once('='))?,
+    }
+}
+
+/// What was asked for and is otherwise.
+fn lost(asked: &str, result: &str) -> Vec<String> {
+    let result = options(result);
+    let is = |option: &str| *result.get(option).unwrap_or(&"n");
+    options(asked)
+        .into_iter()
+        .filter(|(option, value)| is(option) != *value)
+        .map(|(option, value)| format!("    {option}={value} (it is {})", is(option)))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    #[test]
+    fn later_lines_win() {
+        let text = "# prose\nCONFIG_A=y\nCONFIG_B=m\n# CONFIG_A is not set\nCONFIG_C=\"a=b\"\n";
+        let expected = [
+            ("CONFIG_A", "n"),
+            ("CONFIG_B", "m"),
+            ("CONFIG_C", "\"a=b\""),
+        ];
+        assert_eq!(options(text), expected.into());
+    }
+
+    #[test]
+    fn what_is_merged_comes_last() {
+        let base = "CONFIG_B=y\n# CONFIG_Z is not set\nCONFIG_C=y\n";
+        let more = "CONFIG_A=y\nCONFIG_B=m\n";
+        let expected = "CONFIG_C=y\nCONFIG_Z=n\nCONFIG_A=y\nCONFIG_B=m\n";
+        assert_eq!(merged(base, more), expected);
+    }
+
+    #[test]
+    fn lost_options_are_named() {
+        let asked =
+            "CONFIG_A=y\nCONFIG_B=m\n# CONFIG_C is not set\nCONFIG_D=y\n# CONFIG_E is not set\n";
+        let result = "CONFIG_A=y\nCONFIG_B=y\nCONFIG_C=y\n# CONFIG_D is not set\n";
+        assert_eq!(
+            lost(asked, result),
+            [
+                "    CONFIG_B=m (it is y)",
+                "    CONFIG_C=n (it is y)",
+                "    CONFIG_D=y (it is n)"
+            ]
+        );
+    }
+
+    /// Figures are worth something only if the path that they are about is a
+    /// distribution's.
+    #[test]
+    fn the_exit_path_is_debians() {
+        crate::host::ensure(crate::host::CONFIG).unwrap();
+        let xz = Command::new("xz").args(["-dc", DEBIAN]).output().unwrap();
+        assert!(xz.status.success());
+        let debian = String::from_utf8(xz.stdout).unwrap();
+        let ours = fs::read_to_string(paths::fragment("exit-path.config")).unwrap();
+        assert_eq!(lost(&ours, &debian), [""; 0]);
+    }
+
+    #[test]
+    fn the_variants_differ() {
+        let ids = [Variant::Module, Variant::BuiltIn].map(|it| Config::read(it).unwrap().id());
+        assert_ne!(ids[0], ids[1]);
+    }
+}

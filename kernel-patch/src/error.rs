@@ -1,0 +1,188 @@
+//! Everything that can go wrong, each as one message that says what to do.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The result of everything that this crate does.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file could not be read, written, made or removed.
+    #[error("cannot {doing} {}: {source}", path.display())]
+    Io {
+        /// The verb, as in "cannot read".
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The reason.
+        source: io::Error,
+    },
+
+    /// No space is left, or too little to begin with.
+    #[error("the disk of {} is full; {}", path.display(), crate::disk::NEED)]
+    DiskFull {
+        /// What was being written.
+        path: PathBuf,
+    },
+
+    /// Tools are missing and may not be installed from here.
+    #[error("missing: {missing}\nthis gets what is missing:\n    {line}")]
+    ToolsMissing {
+        /// Names of the tools.
+        missing: String,
+        /// The line to paste.
+        line: String,
+    },
+
+    /// The source is not of the version that the series is for.
+    #[error(
+        "{} is {found}; the patch series is for Linux {}",
+        path.display(),
+        crate::source::VERSION
+    )]
+    WrongSource {
+        /// The tree or the tarball.
+        path: PathBuf,
+        /// What it is instead.
+        found: String,
+    },
+
+    /// The patches to apply are not there.
+    #[error("no patches in {}", .0.display())]
+    NoPatches(PathBuf),
+
+    /// A patch does not apply.
+    #[error("{patch} does not apply to {file}:\n{detail}")]
+    PatchFailed {
+        /// The patch's file name.
+        patch: String,
+        /// The kernel's file.
+        file: String,
+        /// What `patch` says.
+        detail: String,
+    },
+
+    /// The kernel's configuration dropped what the fragments ask for.
+    #[error("the kernel's configuration lost these options:\n{}", .0.join("\n"))]
+    ConfigLost(Vec<String>),
+
+    /// A tool could not be started.
+    #[error("cannot run {what}: {source}")]
+    Spawn {
+        /// The tool.
+        what: String,
+        /// The reason.
+        source: io::Error,
+    },
+
+    /// A tool failed.
+    #[error("{what} failed ({status}); the end of {}:\n{tail}", log.display())]
+    ToolFailed {
+        /// What it was doing.
+        what: String,
+        /// How it ended.
+        status: String,
+        /// All of its output.
+        log: PathBuf,
+        /// The last lines of it.
+        tail: String,
+    },
+
+    /// Somebody else works in the same directory.
+    #[error("{holder} in {}; wait for it to end, or pass --wait", path.display())]
+    Locked {
+        /// Who, and what it does.
+        holder: String,
+        /// The directory.
+        path: PathBuf,
+    },
+
+    /// The file to run inside is not an executable for the machine.
+    #[error("{} {why}", path.display())]
+    NotRunnable {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        why: &'static str,
+    },
+
+    /// The kernel inside panicked.
+    #[error("the kernel panicked; its last lines (all are in {}):\n{tail}", console.display())]
+    Panicked {
+        /// The console's log.
+        console: PathBuf,
+        /// Its last lines.
+        tail: String,
+    },
+
+    /// The machine did not come to an end in time.
+    #[error(
+        "nothing came of the machine within {} s; the console's last lines (all are in {}):\n{tail}",
+        after.as_secs(), console.display()
+    )]
+    TimedOut {
+        /// The limit.
+        after: Duration,
+        /// The console's log.
+        console: PathBuf,
+        /// Its last lines.
+        tail: String,
+    },
+
+    /// QEMU ended by itself.
+    #[error("QEMU failed ({status}):\n{stderr}")]
+    QemuFailed {
+        /// How it ended.
+        status: String,
+        /// What it said.
+        stderr: String,
+    },
+
+    /// The machine went down before the executable ended.
+    #[error(
+        "the machine went down and left no exit status; the console's last lines (all are in {}):\n{tail}",
+        console.display()
+    )]
+    NoExitStatus {
+        /// The console's log.
+        console: PathBuf,
+        /// Its last lines.
+        tail: String,
+    },
+
+    /// The machine came up and could not start the executable.
+    #[error("the machine could not run the executable: {0}")]
+    Guest(String),
+
+    /// A signal asked this program to end.
+    #[error("interrupted")]
+    Interrupted(i32),
+}
+
+impl Error {
+    /// For `map_err`: what was being done to which file.
+    pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull => Self::DiskFull { path: path.into() },
+            _ => Self::Io {
+                doing,
+                path: path.into(),
+                source,
+            },
+        }
+    }
+
+    /// The status that a program ends with for this error's sake.
+    #[must_use]
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            // As a shell reports a program that the signal killed.
+            Self::Interrupted(signal) => 128 + *signal as u8,
+            _ => 1,
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! What the host must have, and how it gets it.
+
+use std::ffi::{OsStr, OsString};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::{env, fs};
+
+use nix::unistd::Uid;
+
+use crate::process::run;
+use crate::progress::Progress;
+use crate::{Error, Result, paths, qemu, source};
+
+/// A thing that must be there, and Debian's package of it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Need {
+    what: What,
+    package: &'static str,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum What {
+    Program(&'static str),
+    File(&'static str),
+}
+
+const fn program(name: &'static str, package: &'static str) -> Need {
+    let what = What::Program(name);
+    Need { what, package }
+}
+
+const fn file(path: &'static str, package: &'static str) -> Need {
+    let what = What::File(path);
+    Need { what, package }
+}
+
+/// To run a machine.
+pub(crate) const RUN: &[Need] = &[
+    program(qemu::PROGRAM, "qemu-system-x86"),
+    program("objcopy", "binutils"),
+];
+
+/// To build a kernel.
+pub(crate) const BUILD: &[Need] = &[
+    program(qemu::PROGRAM, "qemu-system-x86"),
+    program("gcc", "gcc"),
+    program("objcopy", "binutils"),
+    program("make", "make"),
+    program("patch", "patch"),
+    program("flex", "flex"),
+    program("bison", "bison"),
+    program("bc", "bc"),
+    program("perl", "perl"),
+    program("tar", "tar"),
+    program("xz", "xz-utils"),
+    file("/usr/include/stdlib.h", "libc6-dev"),
+    file("/usr/include/gelf.h", "libelf-dev"),
+];
+
+/// The source, when none is named.
+pub(crate) const SOURCE: &[Need] = &[file(source::DEBIAN, "linux-source-6.12")];
+
+/// The distribution's configuration, to hold ours against.
+#[cfg(test)]
+pub(crate) const CONFIG: &[Need] = &[
+    program("xz", "xz-utils"),
+    file(crate::config::DEBIAN, "linux-config-6.12"),
+];
+
+impl Need {
+    fn is_met(self, path: &OsStr, root: &Path) -> bool {
+        match self.what {
+            What::Program(name) => env::split_paths(path).any(|dir| dir.join(name).is_file()),
+            What::File(file) => root.join(file.trim_start_matches('/')).is_file(),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self.what {
+            What::Program(name) | What::File(name) => name,
+        }
+    }
+}
+
+/// Installs what is missing, if that is allowed.
+pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
+    let missing = missing(needs, &search_path(), Path::new("/"));
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let packages = packages(&missing);
+    let Some(prefix) = privilege() else {
+        return Err(refusal(&missing, &packages));
+    };
+    install(prefix, &packages)?;
+    let still = self::missing(&missing, &search_path(), Path::new("/"));
+    if still.is_empty() {
+        Ok(())
+    } else {
+        Err(refusal(&still, &packages))
+    }
+}
+
+fn search_path() -> OsString {
+    env::var_os("PATH").unwrap_or_default()
+}
+
+fn missing(needs: &[Need], path: &OsStr, root: &Path) -> Vec<Need> {
+    let mut missing = needs.to_vec();
+    missing.retain(|need| !need.is_met(path, root));
+    missing
+}
+
+fn packages(missing: &[Need]) -> Vec<&'static str> {
+    let mut packages: Vec<_> = missing.iter().map(|need| need.package).collect();
+    packages.sort_unstable();
+    packages.dedup();
+    packages
+}
+
+fn refusal(missing: &[Need], packages: &[&str]) -> Error {
+    let names: Vec<_> = missing.iter().map(|need| need.name()).collect();
+    Error::ToolsMissing {
+        missing: names.join(", "),
+        line: format!(
+            "sudo apt-get update && sudo apt-get install -y --no-install-recommends {}",
+            packages.join(" ")
+        ),
+    }
+}
+
+/// What to put before `apt-get`; `None` when it may not be run from here.
+fn privilege() -> Option<&'static [&'static str]> {
+    let quietly = |program: &str, args: &[&str]| {
+        let mut command = Command::new(program);
+        command.args(args).stdin(Stdio::null());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    };
+    if !quietly("apt-get", &["--version"]) {
+        None
+    } else if Uid::effective().is_root() {
+        Some(&["env"])
+    } else if quietly("sudo", &["-n", "true"]) {
+        Some(&["sudo", "-n", "env"])
+    } else {
+        None
+    }
+}
+
+fn install(prefix: &[&str], packages: &[&str]) -> Result<()> {
+    let log = paths::logs()?.join("apt.log");
+    let _ = fs::remove_file(&log);
+    let progress = Progress::start(format!("installing from Debian: {}", packages.join(" ")));
+    let apt = |args: &[&str], packages: &[&str]| {
+        let mut command = Command::new(prefix[0]);
+        command
+            .args(&prefix[1..])
+            .args(["DEBIAN_FRONTEND=noninteractive", "apt-get"])
+            .args(["-qq", "-o", "DPkg::Lock::Timeout=120"])
+            .args(args)
+            .args(packages);
+        run(command, "apt-get", &log, || progress.tick())
+    };
+    let install = &["install", "-y", "--no-install-recommends"];
+    // Lists that are not there yet, or name versions that are gone, are the
+    // common reasons for a failure; new ones cost time, so they come second.
+    apt(install, packages).or_else(|error| match error {
+        Error::ToolFailed { .. } => apt(&["update"], &[]).and_then(|()| apt(install, packages)),
+        other => Err(other),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn missing_tools_are_named_with_the_line_to_paste() {
+        let bin = tempfile::tempdir().unwrap();
+        for name in ["make", "gcc", "objcopy", "patch", "perl", "tar", "xz"] {
+            fs::write(bin.path().join(name), "").unwrap();
+        }
+        let path = env::join_paths([Path::new("/nonexistent"), bin.path()]).unwrap();
+        let missing = missing(BUILD, &path, bin.path());
+        let error = refusal(&missing, &packages(&missing)).to_string();
+        assert_eq!(
+            error,
+            "missing: qemu-system-x86_64, flex, bison, bc, /usr/include/stdlib.h, \
+             /usr/include/gelf.h\n\
+             this gets what is missing:\n    \
+             sudo apt-get update && sudo apt-get install -y --no-install-recommends \
+             bc bison flex libc6-dev libelf-dev qemu-system-x86"
+        );
+    }
+
+    #[test]
+    fn nothing_is_missing_where_all_is_there() {
+        let root = tempfile::tempdir().unwrap();
+        let source = root.path().join(&source::DEBIAN[1..]);
+        fs::create_dir_all(source.parent().unwrap()).unwrap();
+        fs::write(&source, "").unwrap();
+        assert!(missing(SOURCE, OsStr::new(""), root.path()).is_empty());
+    }
+
+    #[test]
+    fn a_package_is_named_once() {
+        let needs = [program("a", "p"), program("b", "p"), program("c", "o")];
+        assert_eq!(packages(&needs), ["o", "p"]);
+    }
+}

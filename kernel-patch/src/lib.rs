@@ -1,0 +1,59 @@
+//! Makes a machine of a kernel source and the patch series that gives KVM
+//! system calls, and runs executables inside.
+//!
+//! ```no_run
+//! use std::io;
+//! use std::path::Path;
+//!
+//! use kernel_patch::{Kernel, Machine};
+//!
+//! // The program is the machine's first process too.
+//! kernel_patch::init_if_first();
+//! let kernel = Kernel::builder().build()?;
+//! let exit = Machine::new().out("results").run(
+//!     &kernel,
+//!     Path::new("a-static-executable"),
+//!     &["an argument".into()],
+//!     &mut io::stdout(),
+//!     &mut io::stderr(),
+//! )?;
+//! assert!(exit.success());
+//! # Ok::<(), kernel_patch::Error>(())
+//! ```
+
+mod config;
+mod disk;
+mod error;
+mod executable;
+mod files;
+mod guest;
+mod host;
+mod initramfs;
+pub mod interrupt;
+mod job;
+mod kernel;
+mod lock;
+mod machine;
+mod make;
+mod modules;
+mod paths;
+mod process;
+mod progress;
+mod qemu;
+mod run;
+mod series;
+mod source;
+mod tree;
+
+pub use error::{Error, Result};
+pub use executable::check as check_executable;
+pub use guest::init_if_first;
+pub use job::{Exit, OUT, OUT_VARIABLE};
+pub use kernel::{Builder, Kernel, Variant, build_dir};
+pub use machine::Machine;
+pub use paths::target_dir;
+pub use qemu::Accel;
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

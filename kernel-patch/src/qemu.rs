@@ -1,0 +1,144 @@
+//! The command line of QEMU.
+
+use std::ffi::OsString;
+use std::fmt::{self, Display};
+use std::path::Path;
+use std::process::Command;
+use std::str::FromStr;
+
+use crate::job::port;
+use crate::{Error, Result};
+
+/// The emulator's program.
+pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
+
+/// What runs the machine's instructions.
+///
+/// `/dev/kvm` has no say in it: there are hosts whose KVM has no hardware
+/// behind it and runs no kernel, and a count of instructions needs emulation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Accel {
+    /// Emulation; one instruction is one nanosecond of the machine's time.
+    #[default]
+    Tcg,
+    /// Hardware virtualization, and nested for what runs inside.
+    Kvm,
+}
+
+impl Accel {
+    /// The processor that the machine sees, in QEMU's words.
+    #[must_use]
+    pub fn cpu(self) -> &'static str {
+        match self {
+            Self::Tcg => "EPYC,+svm,+npt",
+            Self::Kvm => "host",
+        }
+    }
+
+    /// What it is, in words for a report: QEMU's version, what runs the
+    /// instructions, and the processor.
+    ///
+    /// # Errors
+    ///
+    /// When QEMU does not say its version.
+    pub fn describe(self) -> Result<String> {
+        let output = Command::new(PROGRAM)
+            .arg("--version")
+            .output()
+            .map_err(|source| Error::Spawn {
+                what: PROGRAM.into(),
+                source,
+            })?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        let version = text.lines().next().unwrap_or_default().to_owned();
+        let args = self.args().join(" ");
+        Ok(format!("{version}, {args}, {}", self.cpu()))
+    }
+
+    fn args(self) -> &'static [&'static str] {
+        match self {
+            Self::Tcg => &[
+                "-accel",
+                "tcg,thread=single",
+                "-icount",
+                "shift=0,sleep=off",
+            ],
+            Self::Kvm => &["-accel", "kvm"],
+        }
+    }
+}
+
+impl Display for Accel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcg => "tcg",
+            Self::Kvm => "kvm",
+        })
+    }
+}
+
+impl FromStr for Accel {
+    type Err = String;
+
+    fn from_str(text: &str) -> std::result::Result<Self, String> {
+        match text {
+            "tcg" => Ok(Self::Tcg),
+            "kvm" => Ok(Self::Kvm),
+            _ => Err("neither tcg nor kvm".into()),
+        }
+    }
+}
+
+/// All that one boot needs.
+pub(crate) struct Boot<'a> {
+    pub(crate) accel: Accel,
+    pub(crate) smp: u32,
+    pub(crate) memory: &'a str,
+    pub(crate) image: &'a Path,
+    pub(crate) initramfs: &'a Path,
+    pub(crate) cmdline: &'a str,
+    pub(crate) console: &'a Path,
+    /// Where the bytes of each port go.
+    pub(crate) ports: [(&'static str, OsString); port::ALL.len()],
+    pub(crate) more: &'a [OsString],
+}
+
+impl Boot<'_> {
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new(PROGRAM);
+        command
+            .args(["-M", "pc", "-nodefaults", "-no-user-config", "-no-reboot"])
+            .args(["-display", "none"])
+            .args(self.accel.args())
+            .args(["-cpu", self.accel.cpu()])
+            .args(["-smp", &self.smp.to_string(), "-m", self.memory])
+            // The same random numbers and the same date each time.
+            .args(["-seed", "1", "-rtc", "base=2024-01-01,clock=vm"])
+            .arg("-kernel")
+            .arg(self.image)
+            .arg("-initrd")
+            .arg(self.initramfs)
+            .args(["-append", self.cmdline])
+            .arg("-chardev")
+            .arg(to_file("console", self.console.as_os_str()))
+            .args(["-serial", "chardev:console"])
+            // Without ioeventfd a write is done when the instruction that
+            // kicked the device is: nothing depends on the host's threads.
+            .args(["-device", "virtio-serial-pci,ioeventfd=off"]);
+        for (name, path) in &self.ports {
+            command.arg("-chardev").arg(to_file(name, path)).args([
+                "-device",
+                &format!("virtserialport,chardev={name},name={name}"),
+            ]);
+        }
+        command.args(self.more);
+        command
+    }
+}
+
+fn to_file(id: &str, path: &std::ffi::OsStr) -> OsString {
+    let mut text = OsString::from(format!("file,id={id},path="));
+    // QEMU takes a comma for the end of the path unless it is doubled.
+    text.push(path.to_string_lossy().replace(',', ",,"));
+    text
+}

@@ -1,0 +1,27 @@
+//! The tests of kvm-api, inside the patched machine, with both backends and
+//! with KVM in both forms.
+
+use std::process::Command;
+
+/// What the machine promises to have: a test that lacks one of these fails
+/// there, where it would be skipped on a host.
+const EXPECT: &str = "KVM_API_EXPECT=ioctl,syscall,longmode,processor";
+
+fn kvm_api_in(variant: &str) {
+    let status = Command::new(env!("CARGO_BIN_EXE_kernel-patch"))
+        .args(["cargo", "--wait", "--variant", variant, "--env", EXPECT])
+        .args(["--", "test", "--package", "kvm-api"])
+        .status()
+        .unwrap();
+    assert!(
+        status.success(),
+        "kvm-api's tests inside the machine, KVM as {variant}: {status}"
+    );
+}
+
+/// One after the other: both would build.
+#[test]
+fn kvm_api() {
+    kvm_api_in("module");
+    kvm_api_in("builtin");
+}

@@ -1,0 +1,257 @@
+//! The machine, from outside: what is run in it comes out as it should, and
+//! each misfortune gives its own error and leaves nothing behind.
+//!
+//! This executable is what runs inside too: see [`inside`].
+
+use std::io::Read;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{self, Command, ExitCode, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
+
+use kernel_patch::{Error, Exit, Kernel, Machine, OUT, Result};
+use libtest_mimic::{Arguments, Failed, Trial};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// The first argument where this executable plays its part inside.
+const INSIDE: &str = "inside";
+
+fn main() -> ExitCode {
+    kernel_patch::init_if_first();
+    let args: Vec<_> = env::args().skip(1).collect();
+    if let [first, part, ..] = &args[..]
+        && first == INSIDE
+    {
+        inside(part);
+    }
+    let tests: [(&str, fn()); 13] = [
+        ("exit_status", exit_status),
+        ("signal", signal),
+        ("files_come_back", files_come_back),
+        ("files_go_in", files_go_in),
+        ("much_output", much_output),
+        ("environment_is_defined", environment_is_defined),
+        ("runs_repeat", runs_repeat),
+        ("modules", modules),
+        ("panic", panic),
+        ("hang", hang),
+        ("qemu_refuses", qemu_refuses),
+        ("interrupt", interrupt),
+        ("not_static", not_static),
+    ];
+    let trials = tests.map(|(name, test)| {
+        Trial::test(name, move || {
+            test();
+            Ok::<_, Failed>(())
+        })
+    });
+    libtest_mimic::run(&Arguments::from_args(), trials.into()).exit_code()
+}
+
+/// What runs in the machine.
+fn inside(part: &str) -> ! {
+    match part {
+        "exit" => process::exit(7),
+        "abort" => process::abort(),
+        "hang" => loop {
+            println!("hanging");
+            thread::sleep(Duration::from_secs(3600));
+        },
+        "files" => {
+            fs::create_dir(format!("{OUT}/dir")).unwrap();
+            fs::write(format!("{OUT}/dir/file"), vec![7; 1 << 20]).unwrap();
+        }
+        "print" => print!("{}", fs::read_to_string("/etc/file").unwrap()),
+        "much" => {
+            let line = "x".repeat(999);
+            for _ in 0..4000 {
+                println!("{line}");
+            }
+            eprintln!("standard error");
+        }
+        "environment" => {
+            for (name, value) in env::vars() {
+                println!("{name}={value}");
+            }
+        }
+        // Nanoseconds since the boot, and so instructions.
+        "clock" => println!("{:?}", Instant::now()),
+        "kvm" => println!("{}", fs::exists("/dev/kvm").unwrap()),
+        other => panic!("no part {other:?}"),
+    }
+    process::exit(0)
+}
+
+fn kernel() -> &'static Kernel {
+    static KERNEL: OnceLock<Kernel> = OnceLock::new();
+    KERNEL.get_or_init(|| {
+        let built = Kernel::builder().wait(true).build();
+        built.unwrap_or_else(|error| panic!("{error}"))
+    })
+}
+
+/// Runs a part inside; how it ended, standard output, standard error.
+fn run(machine: &Machine, part: &str) -> Result<(Exit, String, String)> {
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let this = env::current_exe().unwrap();
+    let args = [INSIDE.into(), part.into()];
+    let exit = machine.run(kernel(), &this, &args, &mut out, &mut err)?;
+    let text = |bytes| String::from_utf8(bytes).unwrap();
+    Ok((exit, text(out), text(err)))
+}
+
+fn exit_status() {
+    let (exit, _, _) = run(&Machine::new(), "exit").unwrap();
+    assert_eq!((exit, exit.code()), (Exit::Code(7), 7));
+}
+
+fn signal() {
+    let (exit, _, _) = run(&Machine::new(), "abort").unwrap();
+    assert_eq!((exit, exit.code()), (Exit::Signal(6), 134));
+}
+
+fn files_come_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("new/out");
+    let (exit, _, _) = run(&Machine::new().out(&out), "files").unwrap();
+    assert!(exit.success());
+    assert_eq!(fs::read(out.join("dir/file")).unwrap(), vec![7; 1 << 20]);
+}
+
+fn files_go_in() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&file, "from outside").unwrap();
+    let machine = Machine::new().file(file.path(), "/etc/file");
+    let (_, out, _) = run(&machine, "print").unwrap();
+    assert_eq!(out, "from outside");
+}
+
+fn much_output() {
+    let (exit, out, err) = run(&Machine::new(), "much").unwrap();
+    assert!(exit.success());
+    assert_eq!((out.len(), out.lines().count()), (4_000_000, 4000));
+    assert_eq!(err, "standard error\n");
+}
+
+fn environment_is_defined() {
+    let machine = Machine::new().env("GIVEN", "a b").env("HOME", "/tmp");
+    let (_, out, _) = run(&machine, "environment").unwrap();
+    assert!(
+        out.contains("GIVEN=a b\n") && out.contains("HOME=/tmp\n"),
+        "{out}"
+    );
+    assert!(out.contains(&format!("KERNEL_PATCH_OUT={OUT}\n")), "{out}");
+    assert!(!out.contains("CARGO"), "{out}");
+}
+
+fn runs_repeat() {
+    let machine = Machine::new();
+    let first = run(&machine, "clock").unwrap();
+    assert_eq!(first, run(&machine, "clock").unwrap());
+}
+
+fn modules() {
+    for (load, expected) in [(true, "true\n"), (false, "false\n")] {
+        let machine = Machine::new().load_modules(load);
+        assert_eq!(run(&machine, "kvm").unwrap().1, expected);
+    }
+}
+
+fn panic() {
+    let machine = Machine::new().cmdline("rdinit=/nonexistent");
+    let error = run(&machine, "exit").unwrap_err();
+    let Error::Panicked { console, tail } = &error else {
+        panic!("{error}");
+    };
+    assert!(tail.contains("Kernel panic - not syncing"), "{error}");
+    assert!(
+        fs::read_to_string(console)
+            .unwrap()
+            .contains(tail.lines().last().unwrap())
+    );
+    fs::remove_file(console).unwrap();
+}
+
+fn hang() {
+    let name = format!("hang-{}", process::id());
+    let machine = Machine::new()
+        .timeout(Duration::from_secs(20))
+        .qemu_arg("-name")
+        .qemu_arg(&name);
+    let error = run(&machine, "hang").unwrap_err();
+    let Error::TimedOut { console, .. } = &error else {
+        panic!("{error}");
+    };
+    fs::remove_file(console).unwrap();
+    assert_eq!(processes(&name), [0; 0]);
+}
+
+fn qemu_refuses() {
+    let error = run(&Machine::new().memory("nothing"), "exit").unwrap_err();
+    let Error::QemuFailed { stderr, .. } = &error else {
+        panic!("{error}");
+    };
+    assert!(stderr.contains("nothing"), "{error}");
+}
+
+fn interrupt() {
+    kernel();
+    let parameter = format!("interrupt={}", process::id());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_kernel-patch"))
+        .args(["run", "--wait", "--cmdline", &parameter, "--"])
+        .arg(env::current_exe().unwrap())
+        .args([INSIDE, "hang"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = [0; 8];
+    child
+        .stdout
+        .as_mut()
+        .unwrap()
+        .read_exact(&mut first)
+        .unwrap();
+    assert_eq!(&first, b"hanging\n");
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(130),
+        "{:?}",
+        output.status.signal()
+    );
+    assert_eq!(
+        String::from_utf8_lossy(&output.stderr),
+        "kernel-patch: interrupted\n"
+    );
+    assert_eq!(processes(&parameter), [0; 0]);
+}
+
+fn not_static() {
+    let output = Command::new(env!("CARGO_BIN_EXE_kernel-patch"))
+        .args(["run", "--wait", "--", "/bin/true"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        stderr.contains("/bin/true is linked dynamically"),
+        "{stderr}"
+    );
+}
+
+/// The processes that have a text in their command line.
+fn processes(text: &str) -> Vec<u32> {
+    let has = |pid: &u32| {
+        let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        String::from_utf8_lossy(&line).contains(text)
+    };
+    let entries = fs::read_dir("/proc").unwrap();
+    entries
+        .filter_map(|entry| entry.unwrap().file_name().to_str()?.parse().ok())
+        .filter(has)
+        .collect()
+}

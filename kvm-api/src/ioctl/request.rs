@@ -1,0 +1,51 @@
+//! The one place where this backend enters the kernel.
+
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use libc::{c_int, c_ulong};
+
+use crate::{Errno, Result};
+
+/// Makes a request whose argument is a number.
+///
+/// # Safety
+///
+/// What the request does with the argument must be sound.
+#[inline(always)]
+pub unsafe fn request(fd: BorrowedFd<'_>, request: c_ulong, argument: c_ulong) -> Result<c_int> {
+    // SAFETY: the caller answers for what the request does.
+    Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), request, argument) })
+}
+
+/// Makes a request whose argument is a pointer to a structure.
+///
+/// # Safety
+///
+/// The structure has to be the request's, and writable if the kernel writes it.
+#[inline(always)]
+pub unsafe fn request_pointer<T>(
+    fd: BorrowedFd<'_>,
+    request: c_ulong,
+    argument: *const T,
+) -> Result<c_int> {
+    // SAFETY: the caller answers for the structure.
+    Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), request, argument) })
+}
+
+/// Makes a request that gives a new file descriptor.
+///
+/// # Safety
+///
+/// As [`request`]'s; and a number that is no error is a file descriptor that
+/// nothing else owns.
+#[inline(always)]
+pub unsafe fn request_fd(
+    fd: BorrowedFd<'_>,
+    number: c_ulong,
+    argument: c_ulong,
+) -> Result<OwnedFd> {
+    // SAFETY: the caller answers for what the request does.
+    let fd = unsafe { request(fd, number, argument) }?;
+    // SAFETY: the caller says that it is new.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}

@@ -1,0 +1,80 @@
+//! KVM as the flat set of system calls that was proposed in July 2007.
+//!
+//! One trait, [`Kvm`], has the proposal's functions under their own names. Two
+//! backends implement it:
+//!
+//! * [`ioctl::Ioctl`] makes of each call the ioctl that Linux has: it works
+//!   wherever `/dev/kvm` does;
+//! * [`syscall::Syscall`] makes the real system calls of a kernel with the
+//!   patch series of this project.
+//!
+//! Both work on the same kernel objects, so file descriptors pass freely
+//! between them.
+//!
+//! # Example
+//!
+//! A guest that writes a byte to a port, and halts:
+//!
+//! ```no_run
+//! use std::os::fd::AsFd;
+//! use kvm_api::{Kvm, Reason, RunMapping, ioctl::Ioctl, kvm_sys};
+//!
+//! fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let kvm = Ioctl::open()?;
+//!     let vm = kvm.kvm_create_vm()?;
+//!
+//!     // mov $0x2a,%al; out %al,$0x10; hlt
+//!     kvm.kvm_set_memory_region(vm.as_fd(), 0, 0, 0x1000, 0x1000)?;
+//!     let mut memory = kvm.kvm_map_memory(vm.as_fd(), 0x1000, 0x1000)?;
+//!     memory.write(0, &[0xb0, 0x2a, 0xe6, 0x10, 0xf4])?;
+//!
+//!     let vcpu = kvm.kvm_create_vcpu(vm.as_fd())?;
+//!     let size = kvm.kvm_get_vcpu_mmap_size(vm.as_fd())?;
+//!     let mut run = RunMapping::new(vcpu.as_fd(), size)?;
+//!
+//!     let mut sregs = kvm_sys::kvm_sregs::default();
+//!     kvm.kvm_get_sregs(vcpu.as_fd(), &mut sregs)?;
+//!     sregs.cs.base = 0;
+//!     sregs.cs.selector = 0;
+//!     kvm.kvm_set_sregs(vcpu.as_fd(), &sregs)?;
+//!     kvm.kvm_set_regs(vcpu.as_fd(), &kvm_sys::kvm_regs {
+//!         rip: 0x1000,
+//!         rflags: 2,
+//!         ..Default::default()
+//!     })?;
+//!
+//!     loop {
+//!         let exit = kvm.kvm_run(vcpu.as_fd(), &mut run)?;
+//!         match exit.reason() {
+//!             Reason::Io { port, .. } => {
+//!                 let mut data = [0];
+//!                 exit.read_data(&mut data);
+//!                 println!("port {port:#x}: {data:?}");
+//!             }
+//!             Reason::Hlt => return Ok(()),
+//!             other => return Err(format!("{other:?}").into()),
+//!         }
+//!     }
+//! }
+//! ```
+
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+
+mod api;
+pub mod ioctl;
+mod mapping;
+mod memory;
+mod msr_list;
+mod run;
+mod signal;
+pub mod syscall;
+
+pub use api::Kvm;
+pub use kvm_sys;
+pub use memory::GuestMemory;
+pub use nix::errno::Errno;
+pub use nix::sys::signal::SigSet;
+pub use run::{Direction, Exit, Reason, RunMapping};
+
+/// What a call gives: its value, or the kernel's errno.
+pub type Result<T> = std::result::Result<T, Errno>;

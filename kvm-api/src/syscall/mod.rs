@@ -1,0 +1,311 @@
+//! The backend that makes the system calls of a patched kernel.
+//!
+//! Between a method and the `syscall` instruction there is nothing but the
+//! moving of arguments into registers and, behind it, the test of the sign.
+
+mod arch;
+mod conv;
+
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::ptr;
+
+use kvm_sys::*;
+use nix::sys::signal::SigSet;
+use nix::sys::utsname::uname;
+
+use self::arch::*;
+use self::conv::{descriptor, done, fd, input, number, output};
+use crate::signal::signal_mask;
+use crate::{Errno, Exit, GuestMemory, Kvm, Result, RunMapping, msr_list};
+
+/// KVM over the system calls of a patched kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Syscall(());
+
+/// Why the running kernel's system calls cannot be used.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The kernel does not know the calls, or nothing has registered for them.
+    #[error(
+        "Linux {release} has no KVM system calls, or kvm is not loaded: it takes Linux 6.12 \
+         with the series of kernel-patch/, and the modules kvm and kvm-amd or kvm-intel"
+    )]
+    Missing {
+        /// The release of the running kernel.
+        release: String,
+    },
+    /// Something else answers, or another revision of this.
+    #[error(
+        "system call {number} of Linux {release} answers {answer} where {KVM_SYSCALLS_ABI} was \
+         expected: it is another system's, or another revision of the ABI; it takes Linux 6.12 \
+         with the series of kernel-patch/",
+        number = __NR_kvm_check_extension
+    )]
+    Foreign {
+        /// The release of the running kernel.
+        release: String,
+        /// What it answered; an errno is negative.
+        answer: isize,
+    },
+}
+
+impl Syscall {
+    /// Asks the running kernel, once, whether it has the calls, and this
+    /// revision of them.
+    ///
+    /// The question is a call that can do no harm where its number is somebody
+    /// else's: its file descriptor is -1 and all that is no argument of it is 0.
+    pub fn open() -> std::result::Result<Self, OpenError> {
+        let number = __NR_kvm_check_extension;
+        let extension = KVM_CAP_SYSCALLS as usize;
+        // SAFETY: a system call that gets a file descriptor that is none, a
+        // number, and 0 for all else has nothing to write to.
+        let answer = unsafe { syscall6(number, -1_isize as usize, extension, 0, 0, 0, 0) };
+        if answer == KVM_SYSCALLS_ABI as isize {
+            return Ok(Self(()));
+        }
+        let release = uname().map_or_else(
+            |error| error.to_string(),
+            |name| name.release().to_string_lossy().into_owned(),
+        );
+        Err(if answer == -(Errno::ENOSYS as isize) {
+            OpenError::Missing { release }
+        } else {
+            OpenError::Foreign { release, answer }
+        })
+    }
+}
+
+// In all of it, each call has the number that the probe in `open` has shown to
+// be KVM's; it takes the arguments that stand in the table of kvm-sys.
+impl Kvm for Syscall {
+    #[inline]
+    fn kvm_create_vm(&self) -> Result<OwnedFd> {
+        // SAFETY: the call touches no memory, and gives a new file descriptor.
+        unsafe { descriptor(syscall0(__NR_kvm_create_vm)) }
+    }
+
+    #[inline]
+    fn kvm_get_msr_index_list(&self, kvm: BorrowedFd<'_>, list: &mut MsrList) -> Result<()> {
+        msr_list::fill(list, |list| {
+            // SAFETY: the kernel writes the header, and no more elements than
+            // it says that there are.
+            done(unsafe { syscall2(__NR_kvm_get_msr_index_list, fd(kvm), output(list)) })
+        })
+    }
+
+    #[inline]
+    fn kvm_get_vcpu_mmap_size(&self, kvm: BorrowedFd<'_>) -> Result<usize> {
+        // SAFETY: the call touches no memory.
+        number(unsafe { syscall1(__NR_kvm_get_vcpu_mmap_size, fd(kvm)) })
+    }
+
+    #[inline]
+    fn kvm_set_memory_region(
+        &self,
+        vm: BorrowedFd<'_>,
+        slot: u32,
+        flags: u32,
+        guest_phys_addr: u64,
+        size: u64,
+    ) -> Result<()> {
+        let (slot, flags) = (slot as usize, flags as usize);
+        let (guest_phys_addr, size) = (guest_phys_addr as usize, size as usize);
+        // SAFETY: the memory that the guest gets is the kernel's own.
+        done(unsafe {
+            syscall5(
+                __NR_kvm_set_memory_region,
+                fd(vm),
+                slot,
+                flags,
+                guest_phys_addr,
+                size,
+            )
+        })
+    }
+
+    #[inline]
+    fn kvm_create_vcpu(&self, vm: BorrowedFd<'_>) -> Result<OwnedFd> {
+        // SAFETY: the call touches no memory, and gives a new file descriptor.
+        unsafe { descriptor(syscall1(__NR_kvm_create_vcpu, fd(vm))) }
+    }
+
+    #[inline]
+    unsafe fn kvm_get_dirty_log(
+        &self,
+        vm: BorrowedFd<'_>,
+        slot: u32,
+        dirty_bitmap: &mut [u64],
+    ) -> Result<()> {
+        let bitmap = output(dirty_bitmap.as_mut_ptr());
+        // SAFETY: the caller says that the bitmap is as long as the slot's.
+        done(unsafe { syscall3(__NR_kvm_get_dirty_log, fd(vm), slot as usize, bitmap) })
+    }
+
+    #[inline]
+    fn kvm_get_memory_alias(&self, vm: BorrowedFd<'_>, alias: &mut kvm_memory_alias) -> Result<()> {
+        // SAFETY: the kernel reads and writes one such structure.
+        done(unsafe { syscall2(__NR_kvm_get_memory_alias, fd(vm), output(alias)) })
+    }
+
+    #[inline]
+    fn kvm_run<'r>(&self, vcpu: BorrowedFd<'_>, run: &'r mut RunMapping) -> Result<Exit<'r>> {
+        // SAFETY: the kernel writes the vcpu's run mapping, which is only ever
+        // copied from, and memory that the guest was given.
+        done(unsafe { syscall1(__NR_kvm_run, fd(vcpu)) }).map(|()| run.exit())
+    }
+
+    #[inline]
+    fn kvm_get_regs(&self, vcpu: BorrowedFd<'_>, regs: &mut kvm_regs) -> Result<()> {
+        // SAFETY: the kernel writes one such structure.
+        done(unsafe { syscall2(__NR_kvm_get_regs, fd(vcpu), output(regs)) })
+    }
+
+    #[inline]
+    fn kvm_set_regs(&self, vcpu: BorrowedFd<'_>, regs: &kvm_regs) -> Result<()> {
+        // SAFETY: the kernel reads one such structure.
+        done(unsafe { syscall2(__NR_kvm_set_regs, fd(vcpu), input(regs)) })
+    }
+
+    #[inline]
+    fn kvm_get_sregs(&self, vcpu: BorrowedFd<'_>, sregs: &mut kvm_sregs) -> Result<()> {
+        // SAFETY: the kernel writes one such structure.
+        done(unsafe { syscall2(__NR_kvm_get_sregs, fd(vcpu), output(sregs)) })
+    }
+
+    #[inline]
+    fn kvm_set_sregs(&self, vcpu: BorrowedFd<'_>, sregs: &kvm_sregs) -> Result<()> {
+        // SAFETY: the kernel reads one such structure.
+        done(unsafe { syscall2(__NR_kvm_set_sregs, fd(vcpu), input(sregs)) })
+    }
+
+    #[inline]
+    fn kvm_translate(
+        &self,
+        vcpu: BorrowedFd<'_>,
+        linear_address: u64,
+        physical_address: &mut u64,
+        valid: &mut u8,
+        writeable: &mut u8,
+        usermode: &mut u8,
+    ) -> Result<()> {
+        // SAFETY: the kernel writes one word and three bytes.
+        done(unsafe {
+            syscall6(
+                __NR_kvm_translate,
+                fd(vcpu),
+                linear_address as usize,
+                output(physical_address),
+                output(valid),
+                output(writeable),
+                output(usermode),
+            )
+        })
+    }
+
+    #[inline]
+    fn kvm_interrupt(&self, vcpu: BorrowedFd<'_>, irq: u32) -> Result<()> {
+        // SAFETY: the call touches no memory.
+        done(unsafe { syscall2(__NR_kvm_interrupt, fd(vcpu), irq as usize) })
+    }
+
+    #[inline]
+    fn kvm_debug_guest(&self, vcpu: BorrowedFd<'_>, debug: &kvm_guest_debug) -> Result<()> {
+        // SAFETY: the kernel reads one such structure.
+        done(unsafe { syscall2(__NR_kvm_debug_guest, fd(vcpu), input(debug)) })
+    }
+
+    #[inline]
+    fn kvm_get_msrs(&self, vcpu: BorrowedFd<'_>, msrs: &mut Msrs) -> Result<usize> {
+        let msrs = msrs.as_mut_fam_struct_ptr();
+        // SAFETY: the kernel reads the header, and reads and writes as many
+        // elements as it says that there are.
+        number(unsafe { syscall2(__NR_kvm_get_msrs, fd(vcpu), output(msrs)) })
+    }
+
+    #[inline]
+    fn kvm_set_msrs(&self, vcpu: BorrowedFd<'_>, msrs: &Msrs) -> Result<usize> {
+        let msrs = msrs.as_fam_struct_ptr();
+        // SAFETY: the kernel reads the header, and as many elements as it says
+        // that there are.
+        number(unsafe { syscall2(__NR_kvm_set_msrs, fd(vcpu), input(msrs)) })
+    }
+
+    #[inline]
+    fn kvm_set_cpuid(&self, vcpu: BorrowedFd<'_>, cpuid: &CpuId) -> Result<()> {
+        let cpuid = cpuid.as_fam_struct_ptr();
+        // SAFETY: the kernel reads the header, and as many elements as it says
+        // that there are.
+        done(unsafe { syscall2(__NR_kvm_set_cpuid, fd(vcpu), input(cpuid)) })
+    }
+
+    #[inline]
+    fn kvm_set_signal_mask(&self, vcpu: BorrowedFd<'_>, mask: Option<&SigSet>) -> Result<()> {
+        let mask = mask.map(signal_mask);
+        let mask = mask.as_ref().map_or(ptr::null(), ptr::from_ref);
+        // SAFETY: the kernel reads one such structure, or takes NULL for none.
+        done(unsafe { syscall2(__NR_kvm_set_signal_mask, fd(vcpu), input(mask)) })
+    }
+
+    #[inline]
+    fn kvm_get_fpu(&self, vcpu: BorrowedFd<'_>, fpu: &mut kvm_fpu) -> Result<()> {
+        // SAFETY: the kernel writes one such structure.
+        done(unsafe { syscall2(__NR_kvm_get_fpu, fd(vcpu), output(fpu)) })
+    }
+
+    #[inline]
+    fn kvm_set_fpu(&self, vcpu: BorrowedFd<'_>, fpu: &kvm_fpu) -> Result<()> {
+        // SAFETY: the kernel reads one such structure.
+        done(unsafe { syscall2(__NR_kvm_set_fpu, fd(vcpu), input(fpu)) })
+    }
+
+    #[inline]
+    fn kvm_check_extension(&self, kvm: BorrowedFd<'_>, extension: u32) -> Result<i32> {
+        // SAFETY: the call touches no memory.
+        let answer = unsafe { syscall2(__NR_kvm_check_extension, fd(kvm), extension as usize) };
+        number(answer).map(|answer| answer as i32)
+    }
+
+    #[inline]
+    unsafe fn kvm_set_user_memory_region(
+        &self,
+        vm: BorrowedFd<'_>,
+        slot: u32,
+        flags: u32,
+        guest_phys_addr: u64,
+        size: u64,
+        userspace_addr: u64,
+    ) -> Result<()> {
+        // SAFETY: the caller answers for the memory.
+        done(unsafe {
+            syscall6(
+                __NR_kvm_set_user_memory_region,
+                fd(vm),
+                slot as usize,
+                flags as usize,
+                guest_phys_addr as usize,
+                size as usize,
+                userspace_addr as usize,
+            )
+        })
+    }
+
+    #[inline]
+    fn kvm_set_memory_alias(&self, vm: BorrowedFd<'_>, alias: &kvm_memory_alias) -> Result<()> {
+        // SAFETY: the kernel reads one such structure; the memory that the
+        // alias shows is the guest's already.
+        done(unsafe { syscall2(__NR_kvm_set_memory_alias, fd(vm), input(alias)) })
+    }
+
+    fn kvm_map_memory(
+        &self,
+        vm: BorrowedFd<'_>,
+        guest_phys_addr: u64,
+        size: usize,
+    ) -> Result<GuestMemory> {
+        // A vcpu's file descriptor could be mapped too, but has no guest
+        // memory: ask something that only the right ones answer.
+        self.kvm_check_extension(vm, 0)?;
+        GuestMemory::of_file(vm, guest_phys_addr, size)
+    }
+}

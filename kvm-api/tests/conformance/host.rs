@@ -1,0 +1,198 @@
+//! What this host has, and what it was promised to have.
+
+use std::env;
+
+use kvm_api::ioctl::Ioctl;
+use kvm_api::syscall::{self, Syscall};
+use kvm_api::{Kvm, Reason};
+use libtest_mimic::{Failed, Trial};
+
+use crate::interrupt::breakpoint_exit;
+use crate::machine::Machine;
+use crate::{Needs, Stage, guests};
+
+/// A backend of the library.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    Ioctl,
+    Syscall,
+}
+
+impl Backend {
+    pub const ALL: [Self; 2] = [Self::Ioctl, Self::Syscall];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ioctl => "ioctl",
+            Self::Syscall => "syscall",
+        }
+    }
+
+    fn other(self) -> Self {
+        match self {
+            Self::Ioctl => Self::Syscall,
+            Self::Syscall => Self::Ioctl,
+        }
+    }
+
+    /// Opens it. Each test has its own, so that none remembers the numbers of
+    /// another's file descriptors.
+    pub fn open(self) -> Result<Box<dyn Kvm>, String> {
+        match self {
+            Self::Ioctl => match Ioctl::open() {
+                Ok(kvm) => Ok(Box::new(kvm)),
+                Err(error) => Err(error.to_string()),
+            },
+            Self::Syscall => match Syscall::open() {
+                Ok(kvm) => Ok(Box::new(kvm)),
+                Err(error) => Err(error.to_string()),
+            },
+        }
+    }
+}
+
+/// What this host has: for each thing `Ok`, or why not.
+pub struct Host {
+    ioctl: Result<(), String>,
+    syscall: Result<(), String>,
+    long_mode: Result<(), String>,
+    processor: Result<(), String>,
+    breakpoints: Result<(), String>,
+    expected: Vec<String>,
+}
+
+impl Host {
+    /// Tries everything once.
+    pub fn look() -> Self {
+        let has = |backend: Backend| {
+            let kvm = backend.open()?;
+            match kvm.kvm_create_vm() {
+                Ok(_) => Ok(()),
+                Err(error) => Err(format!("kvm_create_vm: {error}")),
+            }
+        };
+        let expected = env::var("KVM_API_EXPECT").unwrap_or_default();
+        Self {
+            ioctl: has(Backend::Ioctl),
+            syscall: has(Backend::Syscall),
+            long_mode: runs(guests::HLT),
+            processor: runs(guests::FLD1),
+            breakpoints: any_backend().and_then(|kvm| match breakpoint_exit(&*kvm) {
+                Reason::Debug { .. } => Ok(()),
+                other => Err(format!("a guest with a breakpoint exits with {other:?}")),
+            }),
+            expected: expected
+                .split(',')
+                .filter(|name| !name.is_empty())
+                .map(str::to_owned)
+                .collect(),
+        }
+    }
+
+    fn backend(&self, backend: Backend) -> &Result<(), String> {
+        match backend {
+            Backend::Ioctl => &self.ioctl,
+            Backend::Syscall => &self.syscall,
+        }
+    }
+
+    /// Says what is missing, and why: trials say only that they are ignored.
+    pub fn report(&self) {
+        for (name, found) in [
+            ("ioctl", &self.ioctl),
+            ("syscall", &self.syscall),
+            ("longmode", &self.long_mode),
+            ("processor", &self.processor),
+            ("breakpoints", &self.breakpoints),
+        ] {
+            if let Err(why) = found {
+                eprintln!("no {name}: {why}");
+            }
+        }
+    }
+
+    /// A trial for everything that was promised.
+    pub fn trials(&self) -> Vec<Trial> {
+        let promise = |name: &String| {
+            let found = match name.as_str() {
+                "ioctl" => self.ioctl.clone(),
+                "syscall" => self.syscall.clone(),
+                "longmode" => self.long_mode.clone(),
+                "processor" => self.processor.clone(),
+                "breakpoints" => self.breakpoints.clone(),
+                _ => Err("KVM_API_EXPECT does not know this".into()),
+            };
+            Trial::test(format!("expected::{name}"), || found.map_err(Failed::from))
+        };
+        self.expected.iter().map(promise).collect()
+    }
+
+    /// A trial that runs `test` on `backend`, or is ignored, and says why.
+    pub fn trial(&self, backend: Backend, name: &str, needs: Needs, test: fn(&Stage)) -> Trial {
+        let name = format!("{}::{name}", backend.name());
+        let missing = match needs {
+            _ if self.backend(backend).is_err() => Some(backend.name()),
+            Needs::LongMode if self.long_mode.is_err() => Some("longmode"),
+            Needs::Breakpoints if self.breakpoints.is_err() => Some("breakpoints"),
+            Needs::Processor if self.processor.is_err() => Some("processor"),
+            _ => None,
+        };
+        if let Some(missing) = missing {
+            let kind = format!("no {missing}");
+            return Trial::test(name, || Ok(()))
+                .with_kind(kind)
+                .with_ignored_flag(true);
+        }
+        let witness = match self.backend(backend.other()) {
+            Ok(()) => backend.other(),
+            Err(_) => backend,
+        };
+        Trial::test(name, move || {
+            test(&Stage {
+                kvm: backend.open()?,
+                witness: witness.open()?,
+                backend,
+            });
+            Ok(())
+        })
+    }
+}
+
+/// The first backend that can make a virtual machine.
+fn any_backend() -> Result<Box<dyn Kvm>, String> {
+    let backends = Backend::ALL
+        .into_iter()
+        .filter_map(|backend| backend.open().ok());
+    let mut able = backends.filter(|kvm| kvm.kvm_create_vm().is_ok());
+    able.next().ok_or_else(|| "no backend".into())
+}
+
+/// Whether a 64-bit guest gets to the end of `program`, which is a halt.
+fn runs(program: &[u8]) -> Result<(), String> {
+    let kvm = any_backend()?;
+    let mut machine = Machine::new(&*kvm);
+    machine.load(program);
+    machine.enter_long_mode();
+    match machine.try_run() {
+        Ok(Reason::Hlt) => Ok(()),
+        Ok(other) => Err(format!("a 64-bit guest exits with {other:?}")),
+        Err(error) => Err(format!("a 64-bit guest fails with {error}")),
+    }
+}
+
+/// Where the backend cannot be opened, it says which kernel it takes.
+pub fn open_explains_itself() -> Result<(), Failed> {
+    match Syscall::open() {
+        Ok(_) => Ok(()),
+        Err(error @ syscall::OpenError::Missing { .. }) => {
+            let message = error.to_string();
+            let release = nix::sys::utsname::uname()?;
+            let release = release.release().to_string_lossy();
+            for part in [&*release, "6.12", "kernel-patch/", "kvm-amd", "kvm-intel"] {
+                assert!(message.contains(part), "{message:?} does not say {part:?}");
+            }
+            Ok(())
+        }
+        Err(error) => Err(error.into()),
+    }
+}

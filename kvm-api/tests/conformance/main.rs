@@ -1,0 +1,93 @@
+//! What each call does, on every backend: written once, run for each.
+//!
+//! A trial is named `backend::call::what`. KVM_API_EXPECT lists what this host
+//! was promised to have, of `ioctl`, `syscall`, `longmode`,
+//! `processor` and `breakpoints`, separated by commas: what is promised and missing fails. What is missing otherwise shows
+//! as ignored trials that say why.
+
+#![allow(missing_docs)]
+#![cfg(all(target_os = "linux", target_arch = "x86_64"))]
+
+mod guests;
+mod host;
+mod interrupt;
+mod machine;
+mod memory;
+mod misuse;
+mod msrs;
+mod permission;
+mod raw;
+mod regs;
+mod run;
+mod shim;
+mod vm;
+
+use std::process::ExitCode;
+
+use host::{Backend, Host};
+use kvm_api::Kvm;
+use libtest_mimic::{Arguments, Trial};
+
+/// What a test gets.
+pub struct Stage {
+    /// The backend under test.
+    pub kvm: Box<dyn Kvm>,
+    /// Another view on the same kernel objects: the other backend where the
+    /// host has both, else one more of the same.
+    pub witness: Box<dyn Kvm>,
+    /// Which backend is under test.
+    pub backend: Backend,
+}
+
+/// What a test needs of the host's processor.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// A vcpu of any kind.
+    AnyVcpu,
+    /// A vcpu that pages and runs 64-bit code.
+    LongMode,
+    /// A vcpu that runs on the processor and so has every instruction. A host
+    /// without hardware virtualization can have a KVM that emulates them all,
+    /// with KVM's emulator, which is made for device drivers' few.
+    Processor,
+    /// A vcpu with debug registers. QEMU's emulation of SVM loads a guest's
+    /// without heeding them.
+    Breakpoints,
+}
+
+/// A test: its name, what it needs, and what it does.
+pub type Test = (&'static str, Needs, fn(&Stage));
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // Tests fork, and send signals to themselves.
+    arguments.test_threads.get_or_insert(1);
+
+    let host = Host::look();
+    let tests = [
+        vm::TESTS,
+        memory::TESTS,
+        run::TESTS,
+        regs::TESTS,
+        interrupt::TESTS,
+        msrs::TESTS,
+        misuse::TESTS,
+    ]
+    .concat();
+
+    host.report();
+    let mut trials = host.trials();
+    for backend in Backend::ALL {
+        for &(name, needs, test) in &tests {
+            trials.push(host.trial(backend, name, needs, test));
+        }
+    }
+    for &(backend, (name, needs, test)) in permission::TESTS.iter().chain(shim::TESTS) {
+        trials.push(host.trial(backend, name, needs, test));
+    }
+    trials.push(Trial::test(
+        "syscall::open::says_what_it_takes",
+        host::open_explains_itself,
+    ));
+    libtest_mimic::run(&arguments, trials).exit_code()
+}

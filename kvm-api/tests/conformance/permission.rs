@@ -1,0 +1,72 @@
+//! Who may make a virtual machine without opening `/dev/kvm`: CAP_SYS_ADMIN,
+//! or the group that /proc/sys/kernel/kvm_group names, which at first is none.
+
+use std::fs;
+
+use kvm_api::{Errno, Kvm};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Gid, Uid, fork, geteuid, setgroups, setresgid, setresuid};
+
+use crate::Needs::AnyVcpu;
+use crate::host::Backend;
+use crate::{Stage, Test};
+
+pub const TESTS: &[(Backend, Test)] = &[(
+    Backend::Syscall,
+    (
+        "kvm_create_vm::is_for_the_administrators_group",
+        AnyVcpu,
+        group,
+    ),
+)];
+
+const SETTING: &str = "/proc/sys/kernel/kvm_group";
+const GROUP: u32 = 1234;
+const OTHER: u32 = 1235;
+
+/// Makes a virtual machine as a user without privileges.
+fn create_vm_as(kvm: &dyn Kvm, group: u32, supplementary: &[u32]) -> Result<(), Errno> {
+    let attempt = || {
+        let supplementary: Vec<_> = supplementary.iter().copied().map(Gid::from_raw).collect();
+        setgroups(&supplementary)?;
+        let (group, user) = (Gid::from_raw(group), Uid::from_raw(65534));
+        setresgid(group, group, group)?;
+        setresuid(user, user, user)?;
+        kvm.kvm_create_vm().map(drop)
+    };
+    // SAFETY: the child makes system calls, and leaves without unwinding.
+    match unsafe { fork() }.unwrap() {
+        ForkResult::Child => {
+            let code = attempt().err().map_or(0, |errno| errno as i32);
+            // SAFETY: nothing of the parent's is touched on the way out.
+            unsafe { libc::_exit(code) }
+        }
+        ForkResult::Parent { child } => match waitpid(child, None).unwrap() {
+            WaitStatus::Exited(_, 0) => Ok(()),
+            WaitStatus::Exited(_, code) => Err(Errno::from_raw(code)),
+            other => panic!("{other:?}"),
+        },
+    }
+}
+
+/// Puts the setting back.
+struct Restore(String);
+
+impl Drop for Restore {
+    fn drop(&mut self) {
+        fs::write(SETTING, &self.0).unwrap();
+    }
+}
+
+fn group(stage: &Stage) {
+    assert!(geteuid().is_root(), "changing {SETTING} takes root");
+    let kvm = &*stage.kvm;
+    let restore = Restore(fs::read_to_string(SETTING).unwrap());
+    assert_eq!(restore.0.trim(), u32::MAX.to_string());
+    kvm.kvm_create_vm().unwrap();
+    assert_eq!(create_vm_as(kvm, GROUP, &[]), Err(Errno::EPERM));
+    fs::write(SETTING, GROUP.to_string()).unwrap();
+    assert_eq!(create_vm_as(kvm, GROUP, &[]), Ok(()));
+    assert_eq!(create_vm_as(kvm, OTHER, &[GROUP]), Ok(()));
+    assert_eq!(create_vm_as(kvm, OTHER, &[]), Err(Errno::EPERM));
+}

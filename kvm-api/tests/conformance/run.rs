@@ -1,0 +1,211 @@
+//! kvm_run: what each kind of exit says, and what goes back to the guest.
+
+use kvm_api::kvm_sys::exit::KVM_EXIT_IO;
+use kvm_api::{Direction, Errno, Reason};
+
+use crate::Needs::{AnyVcpu, LongMode, Processor};
+use crate::guests::{self, IN_PORT, MMIO, OUT_PORT};
+use crate::machine::Machine;
+use crate::{Stage, Test};
+
+pub const TESTS: &[Test] = &[
+    ("kvm_run::port_out", AnyVcpu, port_out),
+    ("kvm_run::port_in_reaches_the_guest", AnyVcpu, port_in),
+    ("kvm_run::port_string_out", AnyVcpu, port_string),
+    ("kvm_run::mmio_write", AnyVcpu, mmio_write),
+    ("kvm_run::mmio_read_reaches_the_guest", AnyVcpu, mmio_read),
+    ("kvm_run::hlt_goes_on_behind_it", AnyVcpu, hlt),
+    ("kvm_run::immediate_exit", AnyVcpu, immediate_exit),
+    (
+        "kvm_run::runs_through_either_interface",
+        AnyVcpu,
+        either_interface,
+    ),
+    ("kvm_run::shutdown", Processor, shutdown),
+    ("kvm_run::long_mode_port_out", LongMode, long_mode),
+    ("kvm_run::long_mode_mmio", LongMode, long_mode_mmio),
+];
+
+fn port_out(stage: &Stage) {
+    let mut machine = Machine::new(&*stage.kvm);
+    machine.load(guests::OUT);
+    assert_eq!(machine.run().exit_reason(), KVM_EXIT_IO);
+    let exit = machine.run.exit();
+    assert_eq!(
+        exit.reason(),
+        Reason::Io {
+            direction: Direction::Out,
+            port: OUT_PORT,
+            size: 1,
+            count: 1
+        }
+    );
+    let mut data = [0; 4];
+    assert_eq!(exit.read_data(&mut data), 1);
+    assert_eq!(data, [0x2a, 0, 0, 0]);
+    machine.run_to_hlt();
+}
+
+fn port_in(stage: &Stage) {
+    let mut machine = Machine::new(&*stage.kvm);
+    machine.load(guests::IN);
+    let mut exit = machine.run();
+    assert_eq!(
+        exit.reason(),
+        Reason::Io {
+            direction: Direction::In,
+            port: IN_PORT,
+            size: 1,
+            count: 1
+        }
+    );
+    assert_eq!(exit.write_data(&[0x70, 0xff]), 1);
+    assert_eq!(machine.run_to_out(OUT_PORT), 0x71);
+    machine.run_to_hlt();
+}
+
+fn port_string(stage: &Stage) {
+    let mut machine = Machine::new(&*stage.kvm);
+    machine.load(guests::OUT_STRING);
+    machine.memory.write(0x1040, b"flat").unwrap();
+    let mut written = Vec::new();
+    // KVM may make one exit of it or several.
+    loop {
+        let exit = machine.run();
+        match exit.reason() {
+            Reason::Io {
+                direction: Direction::Out,
+                port: OUT_PORT,
+                size: 1,
+                count,
+            } => {
+                let mut data = vec![0; count as usize];
+                assert_eq!(exit.read_data(&mut data), data.len());
+                written.extend(data);
+            }
+            Reason::Hlt => break,
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(written, b"flat");
+}
+
+fn mmio_write(stage: &Stage) {
+    let mut machine = Machine::new(&*stage.kvm);
+    machine.load(guests::MMIO_WRITE);
+    let exit = machine.run();
+    assert_eq!(
+        exit.reason(),
+        Reason::Mmio {
+            phys_addr: MMIO,
+            len: 1,
+            is_write: true
+        }
+    );
+    let mut data = [0; 8];
+    assert_eq!(exit.read_data(&mut data), 1);
+    assert_eq!(data[0], 0x5a);
+    machine.run_to_hlt();
+}
+
+fn mmio_read(stage: &Stage) {
+    let mut machine = Machine::new(&*stage.kvm);
+    machine.load(guests::MMIO_READ);
+    let mut exit = machine.run();
+    assert_eq!(
+        exit.reason(),
+        Reason::Mmio {
+            phys_addr: MMIO,
+            len: 1,
+            is_write: false
+        }
+    );
+    assert_eq!(exit.write_data(&[0xc3]), 1);
+    assert_eq!(machine.run_to_out(OUT_PORT), 0xc3);
+    machine.run_to_hlt();
+}
+
+fn hlt(stage: &Stage) {
+    let mut machine = Machine::new(&*stage.kvm);
+    machine.load(&[guests::HLT, guests::OUT].concat());
+    let mut exit = machine.run();
+    assert_eq!(exit.reason(), Reason::Hlt);
+    assert_eq!(exit.read_data(&mut [0; 8]), 0);
+    assert_eq!(exit.write_data(&[0; 8]), 0);
+    assert_eq!(machine.run_to_out(OUT_PORT), 0x2a);
+}
+
+fn immediate_exit(stage: &Stage) {
+    let mut machine = Machine::new(&*stage.kvm);
+    machine.load(guests::IN);
+    machine.run().write_data(&[0x10]);
+    let before = machine.regs();
+    machine.run.set_immediate_exit(true);
+    assert_eq!(machine.try_run(), Err(Errno::EINTR));
+    // The pending instruction is completed, and no other begun.
+    let after = machine.regs();
+    assert_eq!(after.rax & 0xff, 0x10);
+    assert_eq!(after.rip, before.rip.max(crate::machine::ENTRY + 2));
+    machine.run.set_immediate_exit(false);
+    assert_eq!(machine.run_to_out(OUT_PORT), 0x11);
+}
+
+fn either_interface(stage: &Stage) {
+    let mut machine = Machine::new(&*stage.kvm);
+    machine.load(guests::IN);
+    machine.run().write_data(&[1]);
+    machine.kvm = &*stage.witness;
+    assert_eq!(machine.run_to_out(OUT_PORT), 2);
+    machine.kvm = &*stage.kvm;
+    machine.run_to_hlt();
+}
+
+fn shutdown(stage: &Stage) {
+    let mut machine = Machine::new(&*stage.kvm);
+    // No interrupt fits into an IDT without a limit: a triple fault.
+    machine.change_sregs(|sregs| sregs.idt.limit = 0);
+    machine.load(&[0xcd, 0x21]);
+    assert_eq!(machine.run().reason(), Reason::Shutdown);
+}
+
+fn long_mode(stage: &Stage) {
+    let mut machine = Machine::new(&*stage.kvm);
+    machine.enter_long_mode();
+    machine.load(guests::LONG);
+    assert_eq!(machine.run_to_out(OUT_PORT), 0x2a);
+    machine.run_to_hlt();
+    let mut word = [0; 8];
+    machine.memory.read(0x3000, &mut word).unwrap();
+    assert_eq!(u64::from_le_bytes(word), 0x1122_3344_5566_7788);
+}
+
+fn long_mode_mmio(stage: &Stage) {
+    let mut machine = Machine::new(&*stage.kvm);
+    machine.enter_long_mode();
+    machine.load(guests::LONG_MMIO);
+    machine.change_regs(|regs| regs.r8 = 0x0102_0304_0506_0708);
+    let exit = machine.run();
+    assert_eq!(
+        exit.reason(),
+        Reason::Mmio {
+            phys_addr: MMIO,
+            len: 8,
+            is_write: true
+        }
+    );
+    let mut data = [0; 8];
+    assert_eq!(exit.read_data(&mut data), 8);
+    assert_eq!(u64::from_le_bytes(data), 0x0102_0304_0506_0708);
+    let mut exit = machine.run();
+    assert_eq!(
+        exit.reason(),
+        Reason::Mmio {
+            phys_addr: MMIO,
+            len: 8,
+            is_write: false
+        }
+    );
+    assert_eq!(exit.write_data(&u64::MAX.to_le_bytes()), 8);
+    machine.run_to_hlt();
+    assert_eq!(machine.regs().rax, u64::MAX);
+}

@@ -1,0 +1,251 @@
+//! How many instructions a call takes in user space, counted by stepping
+//! through it: the shim's over the bare `syscall`, and the ioctl backend's
+//! against those of `kvm-ioctls`.
+
+use std::arch::asm;
+use std::hint::black_box;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use kvm_api::ioctl::Ioctl;
+use kvm_api::kvm_sys::{CpuId, Msrs, kvm_fpu, kvm_guest_debug, kvm_msr_entry, kvm_regs, kvm_sregs};
+use kvm_api::syscall::Syscall;
+use kvm_api::{Kvm, RunMapping};
+use nix::sys::ptrace;
+use nix::sys::signal::{Signal, kill, raise};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork};
+
+use crate::Needs::AnyVcpu;
+use crate::host::Backend;
+use crate::{Stage, Test};
+
+pub const TESTS: &[(Backend, Test)] = &[
+    (
+        Backend::Ioctl,
+        ("instructions::no_more_than_kvm_ioctls", AnyVcpu, peer),
+    ),
+    (
+        Backend::Syscall,
+        ("instructions::shim_adds_at_most_12", AnyVcpu, shim),
+    ),
+];
+
+/// The call under count, in the child: `measured` is entered once to warm up
+/// lazily bound things, then once between two breakpoints.
+fn between_breakpoints(mut measured: impl FnMut()) -> ! {
+    let measured: &mut dyn FnMut() = black_box(&mut measured);
+    measured();
+    ptrace::traceme().unwrap();
+    raise(Signal::SIGSTOP).unwrap();
+    // SAFETY: the tracer goes on behind a breakpoint as if it were not there.
+    unsafe { asm!("int3") };
+    measured();
+    // SAFETY: as above.
+    unsafe { asm!("int3") };
+    // SAFETY: nothing of the parent's is touched on the way out.
+    unsafe { libc::_exit(0) }
+}
+
+/// Counts the instructions of what `set_up` gives, run in a child, which makes
+/// its own machine: those of this process would refuse it.
+fn count<F: FnMut()>(set_up: impl FnOnce() -> F) -> usize {
+    // SAFETY: this process has one thread that does anything, and the child
+    // leaves without unwinding.
+    let child = match unsafe { fork() }.unwrap() {
+        ForkResult::Child => {
+            let run = std::panic::AssertUnwindSafe(|| between_breakpoints(set_up()));
+            let _ = std::panic::catch_unwind(run);
+            // SAFETY: nothing of the parent's is touched on the way out.
+            unsafe { libc::_exit(1) }
+        }
+        ForkResult::Parent { child } => child,
+    };
+    let stepped = step(child);
+    let _ = kill(child, Signal::SIGKILL);
+    let _ = waitpid(child, None);
+    stepped.unwrap_or_else(|status| panic!("the child is {status:?}"))
+}
+
+/// Steps from the first breakpoint to the second.
+fn step(child: Pid) -> Result<usize, WaitStatus> {
+    let trapped = |expected| match waitpid(child, None).unwrap() {
+        WaitStatus::Stopped(_, signal) if signal == expected => Ok(()),
+        other => Err(other),
+    };
+    // A breakpoint's trap is from the kernel, a step's is a trace.
+    let at_breakpoint = || ptrace::getsiginfo(child).unwrap().si_code == libc::SI_KERNEL;
+    trapped(Signal::SIGSTOP)?;
+    ptrace::cont(child, None).unwrap();
+    trapped(Signal::SIGTRAP)?;
+    assert!(at_breakpoint());
+    let mut steps = 0;
+    loop {
+        ptrace::step(child, None).unwrap();
+        trapped(Signal::SIGTRAP)?;
+        if at_breakpoint() {
+            return Ok(steps);
+        }
+        steps += 1;
+    }
+}
+
+/// A backend, and a vcpu with its run mapping, that stay until the end. Where
+/// the vcpu starts there is nothing but halts.
+fn vcpu<K: Kvm + 'static>(kvm: K) -> (&'static K, BorrowedFd<'static>, RunMapping) {
+    let kvm: &K = Box::leak(Box::new(kvm));
+    let vm: &OwnedFd = Box::leak(Box::new(kvm.kvm_create_vm().unwrap()));
+    let page = vec![0xf4; 0x1000];
+    let reset = 0x1_0000_0000 - page.len() as u64;
+    kvm.kvm_set_memory_region(vm.as_fd(), 0, 0, reset, page.len() as u64)
+        .unwrap();
+    let mut memory = kvm.kvm_map_memory(vm.as_fd(), reset, page.len()).unwrap();
+    memory.write(0, &page).unwrap();
+    let vcpu: &OwnedFd = Box::leak(Box::new(kvm.kvm_create_vcpu(vm.as_fd()).unwrap()));
+    let size = kvm.kvm_get_vcpu_mmap_size(vm.as_fd()).unwrap();
+    let run = RunMapping::new(vcpu.as_fd(), size).unwrap();
+    (kvm, vcpu.as_fd(), run)
+}
+
+/// The same call on each backend: as a program has it, the backend's type known.
+macro_rules! calls {
+    ($kvm:ident, $vcpu:ident, $run:ident, $($name:literal => { $($set_up:tt)* } $call:expr;)*) => {
+        /// Counts each call on the backend that `open` opens.
+        fn counted<K: Kvm + 'static>(open: impl Fn() -> K + Copy) -> Vec<(&'static str, usize)> {
+            vec![$(($name, count(move || {
+                #[allow(unused_mut, unused_variables)]
+                let ($kvm, $vcpu, mut $run) = vcpu(open());
+                $($set_up)*
+                move || if let Err(error) = $call { failed(error) }
+            })),)*]
+        }
+    };
+}
+
+calls! { kvm, vcpu, run,
+    "kvm_get_regs" => { let mut regs = kvm_regs::default(); }
+        kvm.kvm_get_regs(vcpu, &mut regs);
+    "kvm_set_regs" => { let regs = kvm_regs { rflags: 2, ..Default::default() }; }
+        kvm.kvm_set_regs(vcpu, &regs);
+    "kvm_get_sregs" => { let mut sregs = kvm_sregs::default(); }
+        kvm.kvm_get_sregs(vcpu, &mut sregs);
+    "kvm_set_sregs" => {
+        let mut sregs = kvm_sregs::default();
+        kvm.kvm_get_sregs(vcpu, &mut sregs).unwrap();
+    }
+        kvm.kvm_set_sregs(vcpu, &sregs);
+    "kvm_debug_guest" => { let debug = kvm_guest_debug::default(); }
+        kvm.kvm_debug_guest(vcpu, &debug);
+    "kvm_get_msrs" => { let mut msrs = Msrs::from_entries(&[TSC]).unwrap(); }
+        kvm.kvm_get_msrs(vcpu, &mut msrs);
+    "kvm_set_msrs" => { let msrs = Msrs::from_entries(&[TSC]).unwrap(); }
+        kvm.kvm_set_msrs(vcpu, &msrs);
+    "kvm_set_cpuid" => { let cpuid = CpuId::new(0).unwrap(); }
+        kvm.kvm_set_cpuid(vcpu, &cpuid);
+    "kvm_set_fpu" => {
+        let mut fpu = kvm_fpu::default();
+        kvm.kvm_get_fpu(vcpu, &mut fpu).unwrap();
+    }
+        kvm.kvm_set_fpu(vcpu, &fpu);
+    "kvm_get_fpu" => { let mut fpu = kvm_fpu::default(); }
+        kvm.kvm_get_fpu(vcpu, &mut fpu);
+    "kvm_interrupt" => {}
+        kvm.kvm_interrupt(vcpu, 32);
+    "kvm_set_signal_mask" => { let mask = kvm_api::SigSet::empty(); }
+        kvm.kvm_set_signal_mask(vcpu, Some(&mask));
+    "kvm_translate" => { let (mut p, mut v, mut w, mut u) = (0, 0, 0, 0); }
+        kvm.kvm_translate(vcpu, 0, &mut p, &mut v, &mut w, &mut u);
+    "kvm_run" => {}
+        kvm.kvm_run(vcpu, &mut run);
+    "kvm_run, immediate_exit" => { run.set_immediate_exit(true); }
+        kvm.kvm_run(vcpu, &mut run);
+}
+
+/// An MSR that every vcpu has.
+const TSC: kvm_msr_entry = kvm_msr_entry {
+    index: 0x10,
+    reserved: 0,
+    data: 0,
+};
+
+/// What a program does with an error, away from its path when all is well.
+#[cold]
+fn failed<E>(error: E) {
+    black_box(error);
+}
+
+/// What stepping to and from an empty measurement takes.
+fn overhead() -> usize {
+    count(|| || ())
+}
+
+fn shim(_: &Stage) {
+    let overhead = overhead();
+    for (name, steps) in counted(|| Syscall::open().unwrap()) {
+        // All but the instruction itself.
+        let added = steps - overhead - 1;
+        println!("{name}: {added} instructions beside syscall");
+        // That is always an error, whose number is looked up.
+        let fails = name == "kvm_run, immediate_exit";
+        assert!(added <= 12 || fails, "{name}: {added}");
+    }
+}
+
+fn peer(_: &Stage) {
+    let overhead = overhead();
+    let ours = counted(|| Ioctl::open().unwrap());
+    for (name, peer) in peers() {
+        let (_, ours) = ours.iter().find(|(ours, _)| *ours == name).unwrap();
+        let (ours, peer) = (ours - overhead, peer - overhead);
+        println!("{name}: {ours} instructions, kvm-ioctls {peer}");
+        assert!(ours <= peer, "{name}: {ours}, but kvm-ioctls {peer}");
+    }
+}
+
+/// A vcpu of kvm-ioctls, whose machine stays until the end.
+fn peer_vcpu() -> kvm_ioctls::VcpuFd {
+    let kvm = kvm_ioctls::Kvm::new().unwrap();
+    let vm = Box::leak(Box::new(kvm.create_vm().unwrap()));
+    vm.create_vcpu(0).unwrap()
+}
+
+/// The same calls by kvm-ioctls, which gives what is read by value.
+macro_rules! peers {
+    ($vcpu:ident, $($name:literal => { $($set_up:tt)* } $call:expr;)*) => {
+        /// Counts each call that kvm-ioctls has.
+        fn peers() -> Vec<(&'static str, usize)> {
+            vec![$(($name, count(|| {
+                #[allow(unused_mut)]
+                let mut $vcpu = peer_vcpu();
+                $($set_up)*
+                move || if let Err(error) = $call { failed(error) }
+            })),)*]
+        }
+    };
+}
+
+peers! { vcpu,
+    "kvm_get_regs" => {}
+        vcpu.get_regs();
+    "kvm_set_regs" => { let regs = kvm_regs { rflags: 2, ..Default::default() }; }
+        vcpu.set_regs(&regs);
+    "kvm_get_sregs" => {}
+        vcpu.get_sregs();
+    "kvm_set_sregs" => { let sregs = vcpu.get_sregs().unwrap(); }
+        vcpu.set_sregs(&sregs);
+    "kvm_debug_guest" => { let debug = kvm_guest_debug::default(); }
+        vcpu.set_guest_debug(&debug);
+    "kvm_get_msrs" => { let mut msrs = Msrs::from_entries(&[TSC]).unwrap(); }
+        vcpu.get_msrs(&mut msrs);
+    "kvm_set_msrs" => { let msrs = Msrs::from_entries(&[TSC]).unwrap(); }
+        vcpu.set_msrs(&msrs);
+    "kvm_set_cpuid" => { let cpuid = CpuId::new(0).unwrap(); }
+        vcpu.set_cpuid2(&cpuid);
+    "kvm_get_fpu" => {}
+        vcpu.get_fpu();
+    "kvm_set_fpu" => { let fpu = vcpu.get_fpu().unwrap(); }
+        vcpu.set_fpu(&fpu);
+    "kvm_translate" => {}
+        vcpu.translate_gva(0);
+    "kvm_run, immediate_exit" => { vcpu.set_kvm_immediate_exit(1); }
+        vcpu.run();
+}

@@ -1,0 +1,53 @@
+//! The raw ABI of KVM as system calls: the numbers of the patched kernel, the
+//! ioctl request that each call replaces, and the structures that pass.
+//!
+//! Everything stands in one table, [`CALLS`], in the order of the proposal of
+//! July 2007. This crate has no logic: `kvm-api` makes calls of it.
+
+#![cfg(target_arch = "x86_64")]
+
+mod structs;
+mod table;
+
+/// The kernel's numbers for the reasons of an exit.
+pub mod exit {
+    pub use kvm_bindings::{
+        KVM_EXIT_DEBUG, KVM_EXIT_FAIL_ENTRY, KVM_EXIT_HLT, KVM_EXIT_INTERNAL_ERROR, KVM_EXIT_INTR,
+        KVM_EXIT_IO, KVM_EXIT_IO_IN, KVM_EXIT_IO_OUT, KVM_EXIT_IRQ_WINDOW_OPEN, KVM_EXIT_MMIO,
+        KVM_EXIT_SHUTDOWN,
+    };
+}
+
+/// The flags of a memory slot.
+pub mod slot {
+    pub use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
+}
+
+/// The switches of [`kvm_guest_debug`].
+pub mod debug {
+    pub use kvm_bindings::{
+        KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_INJECT_BP, KVM_GUESTDBG_INJECT_DB,
+        KVM_GUESTDBG_SINGLESTEP, KVM_GUESTDBG_USE_HW_BP, KVM_GUESTDBG_USE_SW_BP,
+    };
+}
+
+pub use structs::*;
+pub use table::*;
+
+/// The capability that stands for the system calls. Asked of KVM itself (fd -1),
+/// [`__NR_kvm_check_extension`] answers [`KVM_SYSCALLS_ABI`]; so does
+/// [`KVM_CHECK_EXTENSION`] on a kernel that has them.
+pub const KVM_CAP_SYSCALLS: u32 = 20070717;
+
+/// What a kernel with these system calls answers to [`KVM_CAP_SYSCALLS`]: the
+/// date of the proposal, then the ABI's revision in two digits.
+pub const KVM_SYSCALLS_ABI: i32 = 2007071701;
+
+/// How many memory aliases a virtual machine has: those of x86 in 2007.
+pub const KVM_ALIAS_SLOTS: u32 = 4;
+
+/// The capability that tells how many memory slots a virtual machine has.
+pub use kvm_bindings::KVM_CAP_NR_MEMSLOTS;
+
+/// The version of the ioctl interface that Linux has had since 2.6.22.
+pub const KVM_API_VERSION: i32 = kvm_bindings::KVM_API_VERSION as i32;

@@ -1,0 +1,58 @@
+//! The structures that pass: kvm-bindings' own where it has them, and those
+//! that it lacks.
+
+// The kernel's names are kept.
+#![allow(non_camel_case_types)]
+
+use std::mem::size_of;
+
+pub use kvm_bindings::{
+    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MAX_MSR_ENTRIES, MsrList, Msrs, kvm_cpuid_entry2, kvm_cpuid2,
+    kvm_dirty_log, kvm_fpu, kvm_guest_debug, kvm_interrupt, kvm_msr_entry, kvm_msr_list, kvm_msrs,
+    kvm_regs, kvm_run, kvm_segment, kvm_signal_mask, kvm_sregs, kvm_translation,
+    kvm_userspace_memory_region,
+};
+
+/// What `struct kvm_run` says of a [`exit::KVM_EXIT_MMIO`](crate::exit::KVM_EXIT_MMIO).
+pub use kvm_bindings::kvm_run__bindgen_ty_1__bindgen_ty_6 as kvm_run_mmio;
+
+/// A range of guest physical addresses that shows the memory of another range.
+///
+/// Linux had this structure until KVM_SET_MEMORY_ALIAS went in 2010; the layout
+/// is unchanged.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct kvm_memory_alias {
+    /// Which alias: less than [`KVM_ALIAS_SLOTS`](crate::KVM_ALIAS_SLOTS).
+    pub slot: u32,
+    /// None is defined: 0.
+    pub flags: u32,
+    /// Where the guest sees the alias. A multiple of the page size.
+    pub guest_phys_addr: u64,
+    /// Its size in bytes, a multiple of the page size. 0 deletes the alias.
+    pub memory_size: u64,
+    /// The guest physical address of the memory that it shows.
+    pub target_phys_addr: u64,
+}
+
+/// The kernel's own `sigset_t` on x86-64: a bit per signal, bit 0 for signal 1.
+pub type kernel_sigset = u64;
+
+/// [`kvm_signal_mask`] with the set in place of the open-ended array at its
+/// end, so that it can be built without an allocation.
+#[repr(C, packed(4))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct kvm_signal_mask_set {
+    /// The size of `sigset` in bytes. KVM takes no other than 8.
+    pub len: u32,
+    /// The signals that are blocked while the guest runs.
+    pub sigset: kernel_sigset,
+}
+
+const _: () = {
+    assert!(size_of::<kvm_memory_alias>() == 32);
+    assert!(
+        size_of::<kvm_signal_mask_set>()
+            == size_of::<kvm_signal_mask>() + size_of::<kernel_sigset>()
+    );
+};

@@ -1,0 +1,272 @@
+//! The table of the calls: one row each, in the proposal's order. The numbers,
+//! the request codes and [`CALLS`] all come from these rows.
+
+// The kernel's names are kept.
+#![allow(non_upper_case_globals)]
+
+use std::mem::size_of;
+
+use libc::{c_long, c_ulong};
+use nix::errno::Errno::{self, *};
+use nix::{request_code_none, request_code_read, request_code_readwrite, request_code_write};
+
+use crate::structs::*;
+
+/// The type byte of KVM's ioctl requests.
+const KVMIO: u8 = kvm_bindings::KVMIO as u8;
+
+/// One call: a row of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Call {
+    /// The system call's name, as in the proposal.
+    pub name: &'static str,
+    /// Its number in the patched kernel.
+    pub number: c_long,
+    /// Its parameters in C.
+    pub parameters: &'static str,
+    /// What its first argument has to be.
+    pub fd: Fd,
+    /// The ioctl that does the same; where Linux has removed it, the one that
+    /// did in 2007.
+    pub ioctl: &'static str,
+    /// That ioctl's request code, or `None` where Linux has removed it.
+    pub request: Option<c_ulong>,
+    /// The structure that passes, by the call itself or by its ioctl only.
+    pub structure: Option<Structure>,
+    /// The errors that are the call's own, beside those that its file
+    /// descriptor and its pointers give.
+    pub errors: &'static [Errno],
+    /// What has changed since 2007, or is special.
+    pub note: &'static str,
+}
+
+/// The kind of file descriptor that a call takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fd {
+    /// None at all.
+    None,
+    /// A virtual machine's, or that of `/dev/kvm`.
+    System,
+    /// A virtual machine's.
+    Vm,
+    /// A vcpu's.
+    Vcpu,
+}
+
+/// A structure that passes between a program and KVM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Structure {
+    /// Its name in C, without `struct`.
+    pub name: &'static str,
+    /// Its size in bytes, without the open-ended array that some end with.
+    pub size: usize,
+}
+
+macro_rules! calls {
+    ($(
+        $(#[doc = $doc:literal])*
+        $nr:ident = $number:literal ($parameters:literal) on $fd:ident {
+            $( ioctl $ioctl:ident = $code:expr; )?
+            $( removed $removed:ident; )?
+            $( passes $structure:ident; )?
+            $( errors $($errno:ident)+; )?
+            $( note $note:literal; )?
+        }
+    )*) => {
+        $(
+            $(#[doc = $doc])*
+            pub const $nr: c_long = $number;
+            $(
+                #[doc = concat!("The ioctl that [`", stringify!($nr), "`] replaces.")]
+                pub const $ioctl: c_ulong = $code;
+            )?
+        )*
+
+        /// Every call, in the order of the proposal.
+        pub static CALLS: [Call; [$($number),*].len()] = [$(
+            Call {
+                name: stringify!($nr).split_at("__NR_".len()).1,
+                number: $nr,
+                parameters: $parameters,
+                fd: Fd::$fd,
+                ioctl: concat!($(stringify!($ioctl))? $(stringify!($removed))?),
+                request: [$(Some($ioctl),)? None][0],
+                structure: [$(Some(Structure {
+                    name: stringify!($structure),
+                    size: size_of::<$structure>(),
+                }),)? None][0],
+                errors: &[$($($errno),+)?],
+                note: concat!($($note)?),
+            },
+        )*];
+    };
+}
+
+calls! {
+    /// Makes a virtual machine with neither memory nor vcpus.
+    __NR_kvm_create_vm = 600 ("void") on None {
+        ioctl KVM_CREATE_VM = request_code_none!(KVMIO, 0x01);
+        errors EPERM ENOMEM EMFILE ENFILE;
+        note "EPERM: needs CAP_SYS_ADMIN or the group in /proc/sys/kernel/kvm_group";
+    }
+
+    /// Lists the MSRs that KVM saves and restores.
+    __NR_kvm_get_msr_index_list = 601 ("int fd, struct kvm_msr_list *list") on System {
+        ioctl KVM_GET_MSR_INDEX_LIST = request_code_readwrite!(KVMIO, 0x02, size_of::<kvm_msr_list>());
+        passes kvm_msr_list;
+        errors E2BIG;
+    }
+
+    /// The size of a vcpu's run mapping in bytes.
+    __NR_kvm_get_vcpu_mmap_size = 602 ("int fd") on System {
+        ioctl KVM_GET_VCPU_MMAP_SIZE = request_code_none!(KVMIO, 0x04);
+    }
+
+    /// Gives the guest memory that the kernel allocates.
+    __NR_kvm_set_memory_region = 603 ("int fd, unsigned int slot, unsigned int flags, __u64 guest_phys_addr, __u64 size") on Vm {
+        removed KVM_SET_MEMORY_REGION;
+        errors EINVAL EEXIST EBUSY ENOMEM;
+        note "over ioctl: KVM_SET_USER_MEMORY_REGION over a memfd of the backend";
+    }
+
+    /// Makes a vcpu with the lowest id not in use.
+    __NR_kvm_create_vcpu = 604 ("int fd") on Vm {
+        ioctl KVM_CREATE_VCPU = request_code_none!(KVMIO, 0x41);
+        errors EINVAL ENOMEM EMFILE ENFILE;
+        note "the ioctl takes the id";
+    }
+
+    /// Fetches and resets the bitmap of the pages that were written.
+    __NR_kvm_get_dirty_log = 605 ("int fd, unsigned int slot, void *dirty_bitmap") on Vm {
+        ioctl KVM_GET_DIRTY_LOG = request_code_write!(KVMIO, 0x42, size_of::<kvm_dirty_log>());
+        passes kvm_dirty_log;
+        errors EINVAL ENOENT ENXIO;
+    }
+
+    /// Reads back an alias.
+    __NR_kvm_get_memory_alias = 606 ("int fd, struct kvm_memory_alias *alias") on Vm {
+        removed KVM_SET_MEMORY_ALIAS;
+        passes kvm_memory_alias;
+        errors EINVAL;
+        note "2007 had the setting side only; over ioctl: the backend's own record";
+    }
+
+    /// Runs the guest until it exits.
+    __NR_kvm_run = 607 ("int fd") on Vcpu {
+        ioctl KVM_RUN = request_code_none!(KVMIO, 0x80);
+        errors EINTR EAGAIN EFAULT EINVAL ENOMEM;
+    }
+
+    /// Reads the general registers.
+    __NR_kvm_get_regs = 608 ("int fd, struct kvm_regs *regs") on Vcpu {
+        ioctl KVM_GET_REGS = request_code_read!(KVMIO, 0x81, size_of::<kvm_regs>());
+        passes kvm_regs;
+    }
+
+    /// Sets the general registers.
+    __NR_kvm_set_regs = 609 ("int fd, const struct kvm_regs *regs") on Vcpu {
+        ioctl KVM_SET_REGS = request_code_write!(KVMIO, 0x82, size_of::<kvm_regs>());
+        passes kvm_regs;
+    }
+
+    /// Reads the segment, descriptor table and control registers.
+    __NR_kvm_get_sregs = 610 ("int fd, struct kvm_sregs *sregs") on Vcpu {
+        ioctl KVM_GET_SREGS = request_code_read!(KVMIO, 0x83, size_of::<kvm_sregs>());
+        passes kvm_sregs;
+    }
+
+    /// Sets the segment, descriptor table and control registers.
+    __NR_kvm_set_sregs = 611 ("int fd, const struct kvm_sregs *sregs") on Vcpu {
+        ioctl KVM_SET_SREGS = request_code_write!(KVMIO, 0x84, size_of::<kvm_sregs>());
+        passes kvm_sregs;
+        errors EINVAL;
+    }
+
+    /// Walks the guest's page tables.
+    __NR_kvm_translate = 612 ("int fd, __u64 linear_address, __u64 *physical_address, __u8 *valid, __u8 *writeable, __u8 *usermode") on Vcpu {
+        ioctl KVM_TRANSLATE = request_code_readwrite!(KVMIO, 0x85, size_of::<kvm_translation>());
+        passes kvm_translation;
+    }
+
+    /// Queues an interrupt.
+    __NR_kvm_interrupt = 613 ("int fd, __u32 irq") on Vcpu {
+        ioctl KVM_INTERRUPT = request_code_write!(KVMIO, 0x86, size_of::<kvm_interrupt>());
+        passes kvm_interrupt;
+        errors EINVAL ENXIO EEXIST;
+    }
+
+    /// Sets breakpoints and single-stepping.
+    __NR_kvm_debug_guest = 614 ("int fd, const struct kvm_guest_debug *debug") on Vcpu {
+        ioctl KVM_SET_GUEST_DEBUG = request_code_write!(KVMIO, 0x9b, size_of::<kvm_guest_debug>());
+        passes kvm_guest_debug;
+        errors EBUSY EINVAL;
+        note "was KVM_DEBUG_GUEST; KVM_SET_GUEST_DEBUG replaced it";
+    }
+
+    /// Reads model-specific registers.
+    __NR_kvm_get_msrs = 615 ("int fd, struct kvm_msrs *msrs") on Vcpu {
+        ioctl KVM_GET_MSRS = request_code_readwrite!(KVMIO, 0x88, size_of::<kvm_msrs>());
+        passes kvm_msrs;
+        errors E2BIG;
+    }
+
+    /// Sets model-specific registers.
+    __NR_kvm_set_msrs = 616 ("int fd, const struct kvm_msrs *msrs") on Vcpu {
+        ioctl KVM_SET_MSRS = request_code_write!(KVMIO, 0x89, size_of::<kvm_msrs>());
+        passes kvm_msrs;
+        errors E2BIG;
+    }
+
+    /// Sets what the guest's CPUID instruction answers.
+    __NR_kvm_set_cpuid = 617 ("int fd, const struct kvm_cpuid2 *cpuid") on Vcpu {
+        ioctl KVM_SET_CPUID2 = request_code_write!(KVMIO, 0x90, size_of::<kvm_cpuid2>());
+        passes kvm_cpuid2;
+        errors E2BIG EINVAL;
+        note "was KVM_SET_CPUID, which has no subleaves; KVM_SET_CPUID2 replaced it";
+    }
+
+    /// Sets which signals are blocked while the guest runs.
+    __NR_kvm_set_signal_mask = 618 ("int fd, const struct kvm_signal_mask *mask") on Vcpu {
+        ioctl KVM_SET_SIGNAL_MASK = request_code_write!(KVMIO, 0x8b, size_of::<kvm_signal_mask>());
+        passes kvm_signal_mask;
+        errors EINVAL;
+        note "NULL clears";
+    }
+
+    /// Reads the floating point and SSE registers.
+    __NR_kvm_get_fpu = 619 ("int fd, struct kvm_fpu *fpu") on Vcpu {
+        ioctl KVM_GET_FPU = request_code_read!(KVMIO, 0x8c, size_of::<kvm_fpu>());
+        passes kvm_fpu;
+    }
+
+    /// Sets the floating point and SSE registers.
+    __NR_kvm_set_fpu = 620 ("int fd, const struct kvm_fpu *fpu") on Vcpu {
+        ioctl KVM_SET_FPU = request_code_write!(KVMIO, 0x8d, size_of::<kvm_fpu>());
+        passes kvm_fpu;
+    }
+
+    /// Asks for a capability of KVM.
+    __NR_kvm_check_extension = 621 ("int fd, unsigned long extension") on System {
+        ioctl KVM_CHECK_EXTENSION = request_code_none!(KVMIO, 0x03);
+        note "fd -1 asks KVM itself";
+    }
+
+    /// Gives the guest a range of the caller's memory.
+    __NR_kvm_set_user_memory_region = 622 ("int fd, unsigned int slot, unsigned int flags, __u64 guest_phys_addr, __u64 size, __u64 userspace_addr") on Vm {
+        ioctl KVM_SET_USER_MEMORY_REGION = request_code_write!(KVMIO, 0x46, size_of::<kvm_userspace_memory_region>());
+        passes kvm_userspace_memory_region;
+        errors EINVAL EEXIST ENOMEM;
+    }
+
+    /// Shows the guest a range of its memory a second time.
+    __NR_kvm_set_memory_alias = 623 ("int fd, const struct kvm_memory_alias *alias") on Vm {
+        removed KVM_SET_MEMORY_ALIAS;
+        passes kvm_memory_alias;
+        errors EINVAL EEXIST ENOMEM;
+        note "over ioctl: a second memory slot over the same host memory";
+    }
+}
+
+/// The ioctl that says which version of the ioctl interface this is. It has no
+/// call: the proposal lets it go.
+pub const KVM_GET_API_VERSION: c_ulong = request_code_none!(KVMIO, 0x00);
