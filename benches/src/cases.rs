@@ -101,3 +101,35 @@ impl Case {
         all
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_call_has_a_case_in_the_order_of_the_table() {
+        let mut names: Vec<_> = Case::all()
+            .into_iter()
+            .map(|case| match case {
+                Case::Run(..) | Case::ImmediateExit => "kvm_run".to_owned(),
+                case => case.name(),
+            })
+            .filter(|name| name.starts_with("kvm_"))
+            .collect();
+        names.dedup();
+        let calls: Vec<_> = kvm_api::kvm_sys::CALLS
+            .iter()
+            .map(|call| call.name)
+            .collect();
+        assert_eq!(names, calls);
+    }
+
+    #[test]
+    fn names_are_unique() {
+        let mut names: Vec<_> = Case::all().into_iter().map(Case::name).collect();
+        let all = names.len();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), all);
+    }
+}

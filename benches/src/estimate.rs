@@ -76,7 +76,7 @@ fn instructions() -> Criterion<Instructions> {
         .plotting_backend(PlottingBackend::Plotters)
         .with_measurement(Instructions)
         .sample_size(10)
-        .nresamples(1000)
+        .nresamples(200)
         .warm_up_time(Duration::from_millis(1))
         .measurement_time(Duration::from_millis(2))
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::counter::{self, Unit};
 use crate::estimate::Criteria;
@@ -41,6 +41,10 @@ impl Selection {
 /// When there is no KVM, or a call does not do what it should.
 pub fn measure(selection: &Selection, progress: impl Fn(&str)) -> Result<Record> {
     let unit = counter::detect();
+    ensure!(
+        unit == Unit::Instructions || selection.criterion.is_some(),
+        "there are no instructions to count here, and criterion, which measures time, is left out"
+    );
     let interfaces = Interfaces::open()?;
     let home = selection.criterion.as_deref();
     let mut criteria = home.map(|home| Criteria::below(home, unit));

@@ -1,0 +1,124 @@
+//! The command line.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, ensure};
+use benches::Selection;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use kernel_patch::Accel;
+
+use crate::results::CRITERION;
+
+/// Compares the interfaces of KVM: what each call and each exit costs.
+///
+/// Builds the patched Linux, boots it in QEMU, measures in it, and prints a
+/// table. The first run takes about ten minutes, later ones about one. Figures
+/// are instructions, not cycles; with --native or --accel kvm they are
+/// nanoseconds of real hardware.
+#[derive(Parser)]
+#[command(name = "cargo compare", version)]
+pub struct Cli {
+    #[command(flatten)]
+    pub options: Options,
+    #[command(subcommand)]
+    pub inside: Option<Inside>,
+}
+
+#[derive(Args)]
+pub struct Options {
+    /// Measure only cases with TEXT in their names (and the floor)
+    #[arg(long, value_name = "TEXT", global = true)]
+    pub filter: Option<String>,
+
+    /// Leave out criterion, and so its report with the plots
+    #[arg(long, global = true)]
+    pub no_criterion: bool,
+
+    /// Write what was found as JSON to FILE too ("-" for standard output,
+    /// in place of the table)
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+
+    /// Whether the kernel guards against the processor's flaws
+    #[arg(long, value_enum, default_value_t = Switch::On)]
+    pub mitigations: Switch,
+
+    /// Measure on this machine and the kernel that it runs, not in QEMU
+    #[arg(long, conflicts_with_all = ["mitigations", "accel", "source", "no_criterion"])]
+    pub native: bool,
+
+    /// What runs the machine: tcg emulates and counts instructions, kvm needs
+    /// hardware with nested virtualization and measures time
+    #[arg(long, value_name = "tcg|kvm", default_value_t = Accel::Tcg)]
+    pub accel: Accel,
+
+    /// A tree or a tarball of Linux 6.12 to build from [default: Debian's]
+    #[arg(long, value_name = "PATH")]
+    pub source: Option<PathBuf>,
+
+    /// How long the machine may take, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
+    pub timeout: u64,
+}
+
+#[derive(Subcommand)]
+pub enum Inside {
+    /// Measure here and leave the record for the host.
+    #[command(hide = true)]
+    Measure,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    On,
+    Off,
+}
+
+impl fmt::Display for Switch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::On => "on",
+            Self::Off => "off",
+        })
+    }
+}
+
+impl Options {
+    /// What to measure, with criterion's files below `home`.
+    pub fn selection(&self, home: &Path) -> Result<Selection> {
+        let selection = Selection {
+            filter: self.filter.clone(),
+            criterion: (!self.no_criterion).then(|| home.join(CRITERION)),
+        };
+        if let Some(filter) = &self.filter {
+            // The floor is always among them.
+            ensure!(
+                selection.cases().len() > 1,
+                "no case has {filter:?} in its name"
+            );
+        }
+        Ok(selection)
+    }
+
+    /// What kind of run this is, as the name of its results.
+    pub fn kind(&self) -> String {
+        if self.native {
+            "native".into()
+        } else {
+            format!("{}-mitigations-{}", self.accel, self.mitigations)
+        }
+    }
+
+    /// This command's own words for the measuring inside.
+    pub fn inside(&self) -> Vec<String> {
+        let mut args = vec!["measure".to_owned()];
+        if let Some(filter) = &self.filter {
+            args.extend(["--filter".into(), filter.clone()]);
+        }
+        if self.no_criterion {
+            args.push("--no-criterion".into());
+        }
+        args
+    }
+}
