@@ -26,7 +26,6 @@ const VECTOR: u32 = 0x20;
 pub const SLOT: u32 = 1;
 /// See [`SLOT`].
 pub const PLACE: u64 = 0x20_0000;
-const MSR_LIST: usize = KVM_MAX_MSR_ENTRIES;
 
 /// Prepares `case` for `kvm`; `None` where it has nothing to do with a backend.
 ///
@@ -49,11 +48,9 @@ fn call<'b, B: Kvm>(kvm: &'b B, name: &str) -> Result<Box<dyn Subject + 'b>> {
         "kvm_create_vm" => Box::new(CreateVm { kvm, vm: None }),
         "kvm_get_msr_index_list" => {
             let dev = dev_kvm()?;
-            let mut list = MsrList::new(MSR_LIST).context("a list of MSRs")?;
+            let mut list = MsrList::new(KVM_MAX_MSR_ENTRIES).context("a list of MSRs")?;
             Box::new(Call(move || {
                 kvm.kvm_get_msr_index_list(dev.as_fd(), &mut list).unwrap();
-                // The kernel has put the length in, which it reads next time.
-                set_len(&mut list);
             }))
         }
         "kvm_get_vcpu_mmap_size" => {
@@ -218,11 +215,6 @@ fn dev_kvm() -> Result<File> {
         .write(true)
         .open("/dev/kvm")
         .context("/dev/kvm")
-}
-
-fn set_len(list: &mut MsrList) {
-    // SAFETY: the list was allocated with that many entries.
-    unsafe { list.as_mut_fam_struct() }.nmsrs = MSR_LIST as u32;
 }
 
 fn alias(memory_size: u64) -> kvm_memory_alias {

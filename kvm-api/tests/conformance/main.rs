@@ -1,9 +1,9 @@
 //! What each call does, on every backend: written once, run for each.
 //!
 //! A trial is named `backend::call::what`. KVM_API_EXPECT lists what this host
-//! was promised to have, of `ioctl`, `syscall`, `longmode`,
-//! `processor` and `breakpoints`, separated by commas: what is promised and missing fails. What is missing otherwise shows
-//! as ignored trials that say why.
+//! was promised to have, of `ioctl`, `syscall`, `longmode`, `processor` and
+//! `breakpoints`, separated by commas: what is promised and missing fails. What
+//! is missing otherwise shows as ignored trials that say why.
 
 #![allow(missing_docs)]
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
