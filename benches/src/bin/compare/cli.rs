@@ -17,7 +17,7 @@ use crate::results::CRITERION;
 /// are instructions, not cycles; with --native or --accel kvm they are
 /// nanoseconds of real hardware.
 #[derive(Parser)]
-#[command(name = "cargo compare", version)]
+#[command(name = "cargo compare", bin_name = "cargo compare", version)]
 pub struct Cli {
     #[command(flatten)]
     pub options: Options,
