@@ -34,13 +34,8 @@ fn bench() -> anyhow::Result<()> {
     }
     let mut criteria = Criteria::from_args(counter::detect());
     for case in Case::all() {
-        if !interfaces.can(case) {
-            continue;
-        }
-        for interface in &interfaces.open {
-            if let Some(mut subject) = interface.subject(case)? {
-                criteria.measure(&case.name(), interface.name(), &mut *subject);
-            }
+        if interfaces.can(case) {
+            criteria.measure(&case.name(), interfaces.subjects(case)?);
         }
     }
     criteria.finish();

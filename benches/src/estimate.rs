@@ -4,11 +4,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
-use criterion::{BenchmarkId, Criterion, PlottingBackend, Throughput};
+use criterion::{Criterion, PlottingBackend, Throughput};
 use serde::{Deserialize, Serialize};
 
 use crate::counter::{self, Unit};
-use crate::subject::Subject;
+use crate::interface::Subjects;
 
 /// Criterion's estimate of a mean, in the unit of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -48,15 +48,12 @@ impl Criteria {
         }
     }
 
-    /// Measures one subject under the id `case/interface`.
-    pub fn measure(&mut self, case: &str, interface: &str, subject: &mut dyn Subject) {
+    /// Measures a case on each of the interfaces that have a part in it, under
+    /// the ids `case/interface`; its report compares them.
+    pub fn measure(&mut self, case: &str, subjects: Subjects<'_>) {
         match self {
-            Self::Instructions(criterion) => {
-                measure(criterion, &Instructions, case, interface, subject);
-            }
-            Self::Nanoseconds(criterion) => {
-                measure(criterion, &WallTime, case, interface, subject);
-            }
+            Self::Instructions(criterion) => measure(criterion, &Instructions, case, subjects),
+            Self::Nanoseconds(criterion) => measure(criterion, &WallTime, case, subjects),
         }
     }
 
@@ -92,26 +89,27 @@ fn measure<M: Measurement + 'static>(
     criterion: &mut Criterion<M>,
     clock: &M,
     case: &str,
-    interface: &str,
-    subject: &mut dyn Subject,
+    subjects: Subjects<'_>,
 ) {
     let mut group = criterion.benchmark_group(case);
-    group.bench_function(BenchmarkId::from_parameter(interface), |bencher| {
-        if subject.apart() {
-            bencher.iter_custom(|calls| {
-                (0..calls).fold(clock.zero(), |sum, _| {
-                    subject.before();
-                    let start = clock.start();
-                    subject.call();
-                    let took = clock.end(start);
-                    subject.after();
-                    clock.add(&sum, &took)
-                })
-            });
-        } else {
-            bencher.iter(|| subject.call());
-        }
-    });
+    for (interface, mut subject) in subjects {
+        group.bench_function(interface, |bencher| {
+            if subject.apart() {
+                bencher.iter_custom(|calls| {
+                    (0..calls).fold(clock.zero(), |sum, _| {
+                        subject.before();
+                        let start = clock.start();
+                        subject.call();
+                        let took = clock.end(start);
+                        subject.after();
+                        clock.add(&sum, &took)
+                    })
+                });
+            } else {
+                bencher.iter(|| subject.call());
+            }
+        });
+    }
     group.finish();
 }
 

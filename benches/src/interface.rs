@@ -66,6 +66,9 @@ fn null_syscall() {
     }
 }
 
+/// A case on the interfaces that have a part in it, by their names.
+pub type Subjects<'a> = Vec<(&'static str, Box<dyn Subject + 'a>)>;
+
 /// The interfaces that this kernel has, and why it lacks the others.
 pub struct Interfaces {
     /// Those to measure.
@@ -100,6 +103,19 @@ impl Interfaces {
             no_syscalls,
             long_mode,
         })
+    }
+
+    /// Prepares `case` on each interface that has a part in it.
+    ///
+    /// # Errors
+    ///
+    /// When the kernel refuses something that the case begins with.
+    pub fn subjects(&self, case: Case) -> Result<Subjects<'_>> {
+        let prepared = self.open.iter().filter_map(|interface| {
+            let subject = interface.subject(case).transpose()?;
+            Some(subject.map(|subject| (interface.name(), subject)))
+        });
+        prepared.collect()
     }
 
     /// Whether this KVM can do what `case` is about.

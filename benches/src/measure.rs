@@ -57,21 +57,15 @@ pub fn measure(selection: &Selection, progress: impl Fn(&str)) -> Result<Record>
         let name = case.name();
         progress(&name);
         let mut figures = BTreeMap::new();
-        for interface in &interfaces.open {
-            let Some(mut subject) = interface.subject(case)? else {
-                continue;
-            };
+        for (interface, mut subject) in interfaces.subjects(case)? {
             let exact = (unit == Unit::Instructions)
                 .then(|| exact::count(&mut *subject))
                 .transpose()?;
-            drop(subject);
-
-            if let Some(criteria) = &mut criteria {
-                let mut subject = interface.subject(case)?.expect("as before");
-                criteria.measure(&name, interface.name(), &mut *subject);
-            }
             let criterion = None;
-            figures.insert(interface.name().into(), Figure { exact, criterion });
+            figures.insert(interface.into(), Figure { exact, criterion });
+        }
+        if let Some(criteria) = &mut criteria {
+            criteria.measure(&name, interfaces.subjects(case)?);
         }
         rows.push(Row {
             name,
