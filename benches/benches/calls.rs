@@ -35,7 +35,8 @@ fn bench() -> anyhow::Result<()> {
     let mut criteria = Criteria::from_args(counter::detect());
     for case in Case::all() {
         if interfaces.can(case) {
-            criteria.measure(&case.name(), interfaces.subjects(case)?);
+            let subjects = interfaces.subjects(case).collect::<anyhow::Result<_>>()?;
+            criteria.measure(&case.name(), subjects);
         }
     }
     criteria.finish();

@@ -8,7 +8,7 @@ use criterion::{Criterion, PlottingBackend, Throughput};
 use serde::{Deserialize, Serialize};
 
 use crate::counter::{self, Unit};
-use crate::interface::Subjects;
+use crate::interface::Named;
 
 /// Criterion's estimate of a mean, in the unit of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -50,7 +50,7 @@ impl Criteria {
 
     /// Measures a case on each of the interfaces that have a part in it, under
     /// the ids `case/interface`; its report compares them.
-    pub fn measure(&mut self, case: &str, subjects: Subjects<'_>) {
+    pub fn measure(&mut self, case: &str, subjects: Vec<Named<'_>>) {
         match self {
             Self::Instructions(criterion) => measure(criterion, &Instructions, case, subjects),
             Self::Nanoseconds(criterion) => measure(criterion, &WallTime, case, subjects),
@@ -89,7 +89,7 @@ fn measure<M: Measurement + 'static>(
     criterion: &mut Criterion<M>,
     clock: &M,
     case: &str,
-    subjects: Subjects<'_>,
+    subjects: Vec<Named<'_>>,
 ) {
     let mut group = criterion.benchmark_group(case);
     for (interface, mut subject) in subjects {

@@ -66,8 +66,8 @@ fn null_syscall() {
     }
 }
 
-/// A case on the interfaces that have a part in it, by their names.
-pub type Subjects<'a> = Vec<(&'static str, Box<dyn Subject + 'a>)>;
+/// A case on one interface, whose name it bears.
+pub type Named<'a> = (&'static str, Box<dyn Subject + 'a>);
 
 /// The interfaces that this kernel has, and why it lacks the others.
 pub struct Interfaces {
@@ -105,17 +105,14 @@ impl Interfaces {
         })
     }
 
-    /// Prepares `case` on each interface that has a part in it.
-    ///
-    /// # Errors
-    ///
-    /// When the kernel refuses something that the case begins with.
-    pub fn subjects(&self, case: Case) -> Result<Subjects<'_>> {
-        let prepared = self.open.iter().filter_map(|interface| {
+    /// Prepares `case` on each interface that has a part in it, one after the
+    /// other as they are asked for. Each may fail: when the kernel refuses
+    /// something that the case begins with.
+    pub fn subjects(&self, case: Case) -> impl Iterator<Item = Result<Named<'_>>> {
+        self.open.iter().filter_map(move |interface| {
             let subject = interface.subject(case).transpose()?;
             Some(subject.map(|subject| (interface.name(), subject)))
-        });
-        prepared.collect()
+        })
     }
 
     /// Whether this KVM can do what `case` is about.

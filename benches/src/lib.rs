@@ -24,6 +24,6 @@ mod subject;
 pub mod table;
 
 pub use cases::Case;
-pub use interface::{Interface, Interfaces, Subjects};
+pub use interface::{Interface, Interfaces, Named};
 pub use measure::{Selection, measure};
 pub use subject::Subject;

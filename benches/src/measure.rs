@@ -57,7 +57,9 @@ pub fn measure(selection: &Selection, progress: impl Fn(&str)) -> Result<Record>
         let name = case.name();
         progress(&name);
         let mut figures = BTreeMap::new();
-        for (interface, mut subject) in interfaces.subjects(case)? {
+        // One at a time, so that no other VM is there while it is counted.
+        for prepared in interfaces.subjects(case) {
+            let (interface, mut subject) = prepared?;
             let exact = (unit == Unit::Instructions)
                 .then(|| exact::count(&mut *subject))
                 .transpose()?;
@@ -65,7 +67,7 @@ pub fn measure(selection: &Selection, progress: impl Fn(&str)) -> Result<Record>
             figures.insert(interface.into(), Figure { exact, criterion });
         }
         if let Some(criteria) = &mut criteria {
-            criteria.measure(&name, interfaces.subjects(case)?);
+            criteria.measure(&name, interfaces.subjects(case).collect::<Result<_>>()?);
         }
         rows.push(Row {
             name,
