@@ -63,7 +63,8 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "PATH")]
     source: Option<PathBuf>,
 
-    /// Which kernel: with KVM as a module or builtin, or a stock one, unpatched
+    /// Which kernel: with KVM as a module or builtin, one that
+    /// checks itself (debug), or a stock one, unpatched
     #[arg(long, default_value = "module", value_parser = variant)]
     variant: Variant,
 
@@ -93,8 +94,9 @@ pub(crate) struct MachineArgs {
     #[arg(long, value_name = "SECS", default_value_t = 600)]
     timeout: u64,
 
-    /// What runs the instructions: tcg emulates and counts them, kvm needs hardware
-    #[arg(long, value_name = "tcg|kvm", default_value_t = Accel::Tcg)]
+    /// What runs the instructions: tcg emulates and counts them, mttcg emulates
+    /// in real time with a thread for each processor, kvm needs hardware
+    #[arg(long, value_name = "tcg|mttcg|kvm", default_value_t = Accel::Tcg)]
     accel: Accel,
 
     /// Where to put the files that are left in $KERNEL_PATCH_OUT inside

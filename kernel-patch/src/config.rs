@@ -20,6 +20,9 @@ pub(crate) const DEBIAN: &str = "/usr/src/linux-config-6.12/config.amd64_none_am
 /// What the series adds, which a stock kernel does not know.
 const SYSCALLS: &str = "CONFIG_KVM_SYSCALLS=y\n";
 
+/// What a kernel that checks itself has on top.
+const DEBUG: &str = "debug.config";
+
 /// What makes KVM a part of the kernel.
 const BUILT_IN: &str = "CONFIG_KVM=y\nCONFIG_KVM_INTEL=y\nCONFIG_KVM_AMD=y\n";
 
@@ -31,7 +34,8 @@ pub(crate) struct Config {
 impl Config {
     pub(crate) fn read(variant: Variant) -> Result<Self> {
         let mut text = String::new();
-        for path in FRAGMENTS.map(paths::fragment) {
+        let debug = (variant == Variant::Debug).then_some(DEBUG);
+        for path in FRAGMENTS.into_iter().chain(debug).map(paths::fragment) {
             text += &fs::read_to_string(&path).map_err(Error::io("read", &path))?;
         }
         if variant != Variant::Stock {
@@ -159,7 +163,9 @@ mod tests {
 
     #[test]
     fn the_variants_differ() {
-        let ids = [Variant::Module, Variant::BuiltIn].map(|it| Config::read(it).unwrap().id());
-        assert_ne!(ids[0], ids[1]);
+        let ids = Variant::NAMES.map(|(_, it)| Config::read(it).unwrap().id());
+        for (n, id) in ids.iter().enumerate() {
+            assert!(!ids[..n].contains(id));
+        }
     }
 }

@@ -34,7 +34,11 @@ pub fn install() -> io::Result<()> {
 }
 
 /// Fails once a signal has come.
-pub(crate) fn check() -> Result<()> {
+///
+/// # Errors
+///
+/// [`Error::Interrupted`].
+pub fn check() -> Result<()> {
     match PENDING.get().map_or(0, |it| it.load(Ordering::Relaxed)) {
         0 => Ok(()),
         signal => Err(Error::Interrupted(signal as i32)),

@@ -21,15 +21,20 @@ pub enum Variant {
     Module,
     /// Patched, with KVM built in.
     BuiltIn,
+    /// Patched, with KVM as modules, and with all that the kernel can check of
+    /// itself: KASAN, lockdep and more; faults can be injected into it, and it
+    /// knows which lines of KVM's code were reached.
+    Debug,
     /// The source as it is, with KVM as modules.
     Stock,
 }
 
 impl Variant {
     /// All of them, by the names that the command line uses.
-    pub const NAMES: [(&'static str, Self); 3] = [
+    pub const NAMES: [(&'static str, Self); 4] = [
         ("module", Self::Module),
         ("builtin", Self::BuiltIn),
+        ("debug", Self::Debug),
         ("stock", Self::Stock),
     ];
 
@@ -51,7 +56,7 @@ impl Variant {
 
     fn build_dir(self) -> Result<PathBuf> {
         let name = match self {
-            Self::BuiltIn => format!("{}-builtin", tree::BUILD),
+            Self::BuiltIn | Self::Debug => format!("{}-{}", tree::BUILD, self.name()),
             Self::Module | Self::Stock => tree::BUILD.into(),
         };
         Ok(self.tree()?.root().join(name))
@@ -60,10 +65,20 @@ impl Variant {
     fn series(self) -> Result<Series> {
         match self {
             Self::Stock => Ok(Series::default()),
-            Self::Module | Self::BuiltIn => Series::read(&paths::patches()),
+            Self::Module | Self::BuiltIn | Self::Debug => Series::read(&paths::patches()),
         }
     }
 }
+
+/// The objects that count how often their lines are reached: those that the
+/// series adds to or makes. Each is named as its own directory's make calls it.
+const GCOV: [&str; 5] = [
+    "syscalls.o",
+    "x86.o",
+    "../../../virt/kvm/kvm_main.o",
+    "../../../virt/kvm/kernel_memory.o",
+    "../../../virt/kvm/syscall_ops.o",
+];
 
 /// What is said of the kernel to be built.
 #[derive(Clone, Debug, Default)]
@@ -161,7 +176,12 @@ impl Builder {
         }
         tree.apply(series)?;
 
-        self.seed(build)?;
+        if self.variant == Variant::Debug {
+            // Of the usual build it could keep nothing.
+            fs::create_dir_all(build).map_err(Error::io("make", build))?;
+        } else {
+            self.seed(build)?;
+        }
         let stamp = stamp(build);
         let _ = fs::remove_file(&stamp);
         let log = paths::logs()?.join(format!("build-{}.log", self.variant.name()));
@@ -170,6 +190,11 @@ impl Builder {
             tree: tree.root(),
             build,
             log,
+            gcov: if self.variant == Variant::Debug {
+                &GCOV
+            } else {
+                &[]
+            },
             progress: Progress::start(format!(
                 "building Linux {} ({}, series {})",
                 crate::source::VERSION,

@@ -31,6 +31,9 @@ pub(crate) struct Make<'a> {
     pub(crate) tree: &'a Path,
     /// The directory that is built in.
     pub(crate) build: &'a Path,
+    /// Objects that are compiled such that they count how often their lines
+    /// are reached.
+    pub(crate) gcov: &'a [&'a str],
     /// Where all output goes.
     pub(crate) log: PathBuf,
     /// Where it is told how far it has come.
@@ -58,6 +61,11 @@ impl Make<'_> {
             .arg(output(self.build))
             .arg("ARCH=x86_64")
             .args(STAMPS)
+            .args(
+                self.gcov
+                    .iter()
+                    .map(|object| format!("GCOV_PROFILE_{object}=y")),
+            )
             .args(targets.split(' '));
         let mut objects = Objects::new(&self.log)?;
         run(command, &format!("make {targets}"), &self.log, || {

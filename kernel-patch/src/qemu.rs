@@ -21,6 +21,9 @@ pub enum Accel {
     /// Emulation; one instruction is one nanosecond of the machine's time.
     #[default]
     Tcg,
+    /// Emulation in real time, each processor a thread of its own: nothing is
+    /// counted, no two runs are alike, and processors race.
+    Mttcg,
     /// Hardware virtualization, and nested for what runs inside.
     Kvm,
 }
@@ -30,7 +33,7 @@ impl Accel {
     #[must_use]
     pub fn cpu(self) -> &'static str {
         match self {
-            Self::Tcg => "EPYC,+svm,+npt",
+            Self::Tcg | Self::Mttcg => "EPYC,+svm,+npt",
             Self::Kvm => "host",
         }
     }
@@ -63,6 +66,7 @@ impl Accel {
                 "-icount",
                 "shift=0,sleep=off",
             ],
+            Self::Mttcg => &["-accel", "tcg,thread=multi"],
             Self::Kvm => &["-accel", "kvm"],
         }
     }
@@ -72,6 +76,7 @@ impl Display for Accel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Tcg => "tcg",
+            Self::Mttcg => "mttcg",
             Self::Kvm => "kvm",
         })
     }
@@ -83,8 +88,9 @@ impl FromStr for Accel {
     fn from_str(text: &str) -> std::result::Result<Self, String> {
         match text {
             "tcg" => Ok(Self::Tcg),
+            "mttcg" => Ok(Self::Mttcg),
             "kvm" => Ok(Self::Kvm),
-            _ => Err("neither tcg nor kvm".into()),
+            _ => Err("none of tcg, mttcg and kvm".into()),
         }
     }
 }

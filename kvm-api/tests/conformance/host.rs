@@ -8,8 +8,9 @@ use kvm_api::{Kvm, Reason};
 use libtest_mimic::{Failed, Trial};
 
 use crate::interrupt::breakpoint_exit;
-use crate::machine::Machine;
-use crate::{Needs, Stage, guests};
+use crate::{Needs, Stage};
+use guests::Machine;
+use guests::programs;
 
 /// A backend of the library.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,8 +76,8 @@ impl Host {
         Self {
             ioctl: has(Backend::Ioctl),
             syscall: has(Backend::Syscall),
-            long_mode: runs(guests::HLT),
-            processor: runs(guests::FLD1),
+            long_mode: runs(programs::HLT),
+            processor: runs(programs::FLD1),
             breakpoints: any_backend().and_then(|kvm| match breakpoint_exit(&*kvm) {
                 Reason::Debug { .. } => Ok(()),
                 other => Err(format!("a guest with a breakpoint exits with {other:?}")),

@@ -6,9 +6,9 @@ use kvm_api::{Errno, Kvm, Reason, SigSet};
 use nix::sys::signal::{Signal, raise};
 
 use crate::Needs::{AnyVcpu, Breakpoints};
-use crate::guests::{self, HANDLER_AT, OUT_PORT};
-use crate::machine::{ENTRY, Machine};
 use crate::{Stage, Test};
+use guests::programs::{self, HANDLER_AT, OUT_PORT};
+use guests::{ENTRY, Machine};
 
 pub const TESTS: &[Test] = &[
     ("kvm_interrupt::reaches_the_handler", AnyVcpu, interrupt),
@@ -39,10 +39,10 @@ const VECTOR: u32 = 0x21;
 
 fn interrupt(stage: &Stage) {
     let mut machine = Machine::new(&*stage.kvm);
-    machine.load(guests::ENABLE_AND_SPIN);
+    machine.load(programs::ENABLE_AND_SPIN);
     machine
         .memory
-        .write(HANDLER_AT.into(), guests::HANDLER)
+        .write(HANDLER_AT.into(), programs::HANDLER)
         .unwrap();
     let entry = [HANDLER_AT.to_le_bytes(), [0, 0]].concat();
     machine.memory.write(4 * VECTOR as usize, &entry).unwrap();
@@ -76,7 +76,7 @@ fn assert_debug(reason: Reason, vector: u32, at: u64) {
 
 fn single_step(stage: &Stage) {
     let mut machine = Machine::new(&*stage.kvm);
-    machine.load(guests::NOPS);
+    machine.load(programs::NOPS);
     let debug = kvm_guest_debug {
         control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP,
         ..Default::default()
@@ -95,7 +95,7 @@ fn single_step(stage: &Stage) {
 pub fn breakpoint_exit(kvm: &dyn Kvm) -> Reason {
     const DR7_ENABLE_0: u64 = 1 << 1;
     let mut machine = Machine::new(kvm);
-    machine.load(guests::NOPS);
+    machine.load(programs::NOPS);
     let mut debug = kvm_guest_debug {
         control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP,
         ..Default::default()
@@ -134,7 +134,7 @@ impl Drop for Pending {
 
 fn mask_lets(stage: &Stage) {
     let mut machine = Machine::new(&*stage.kvm);
-    machine.load(guests::SPIN);
+    machine.load(programs::SPIN);
     stage
         .kvm
         .kvm_set_signal_mask(machine.vcpu(), Some(&SigSet::empty()))
@@ -146,7 +146,7 @@ fn mask_lets(stage: &Stage) {
 
 fn mask_keeps(stage: &Stage) {
     let mut machine = Machine::new(&*stage.kvm);
-    machine.load(guests::OUT);
+    machine.load(programs::OUT);
     let mask = SigSet::from(Pending::SIGNAL);
     stage
         .kvm

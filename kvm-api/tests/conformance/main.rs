@@ -8,10 +8,8 @@
 #![allow(missing_docs)]
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
-mod guests;
 mod host;
 mod interrupt;
-mod machine;
 mod memory;
 mod misuse;
 mod msrs;

@@ -8,9 +8,9 @@ use kvm_api::kvm_sys::{KVM_ALIAS_SLOTS, KVM_CAP_NR_MEMSLOTS, kvm_memory_alias};
 use kvm_api::{Errno, GuestMemory, Kvm, Reason};
 
 use crate::Needs::AnyVcpu;
-use crate::guests::{self, FAR, OUT_PORT};
-use crate::machine::{ENTRY, MEMORY, Machine, SLOT};
 use crate::{Stage, Test};
+use guests::programs::{self, FAR, OUT_PORT};
+use guests::{ENTRY, MEMORY, Machine, SLOT};
 
 pub const TESTS: &[Test] = &[
     (
@@ -104,7 +104,7 @@ fn region(stage: &Stage) {
         .kvm_map_memory(machine.vm(), FAR, 2 * PAGE as usize)
         .unwrap();
     memory.write(0, &[0x99]).unwrap();
-    machine.load(guests::FAR_COPY);
+    machine.load(programs::FAR_COPY);
     assert_eq!(machine.run_to_out(OUT_PORT), 0x99);
     machine.run_to_hlt();
     let mut seen = [0; 2];
@@ -149,7 +149,7 @@ fn region_moves(stage: &Stage) {
         kvm.kvm_map_memory(machine.vm(), away, PAGE as usize).err(),
         Some(Errno::ENODEV)
     );
-    machine.load(guests::FAR_COPY);
+    machine.load(programs::FAR_COPY);
     assert_eq!(machine.run_to_out(OUT_PORT), 0x42);
     // Flags change in place.
     kvm.kvm_set_memory_region(machine.vm(), 1, KVM_MEM_LOG_DIRTY_PAGES, FAR, PAGE)
@@ -173,7 +173,7 @@ fn region_deletes(stage: &Stage) {
         kvm.kvm_set_memory_region(machine.vm(), 1, 0, FAR, 0),
         Err(Errno::EINVAL)
     );
-    machine.load(guests::FAR_COPY);
+    machine.load(programs::FAR_COPY);
     assert_eq!(
         machine.run().reason(),
         Reason::Mmio {
@@ -247,7 +247,7 @@ fn dirty(kvm: &dyn Kvm, vm: BorrowedFd<'_>, slot: u32) -> kvm_api::Result<u64> {
 
 fn dirty_log(stage: &Stage) {
     let mut machine = Machine::with_flags(&*stage.kvm, KVM_MEM_LOG_DIRTY_PAGES);
-    machine.load(guests::WRITE_PAGE_3);
+    machine.load(programs::WRITE_PAGE_3);
     machine.run_to_hlt();
     // The first time KVM may count pages that it has mapped writable for a read.
     let written = dirty(&*stage.kvm, machine.vm(), SLOT).unwrap();
@@ -331,7 +331,7 @@ fn user_region(stage: &Stage) {
     let mut memory = GuestMemory::anonymous(PAGE as usize).unwrap();
     memory.write(0, &[0x66]).unwrap();
     give(&*stage.witness, machine.vm(), 1, 0, &memory).unwrap();
-    machine.load(guests::FAR_COPY);
+    machine.load(programs::FAR_COPY);
     assert_eq!(machine.run_to_out(OUT_PORT), 0x66);
     machine.run_to_hlt();
     let mut seen = [0];
@@ -358,7 +358,7 @@ fn user_region_readonly(stage: &Stage) {
     let mut memory = GuestMemory::anonymous(PAGE as usize).unwrap();
     memory.write(0, &[0x66]).unwrap();
     give(&*stage.kvm, machine.vm(), 1, KVM_MEM_READONLY, &memory).unwrap();
-    machine.load(guests::FAR_COPY);
+    machine.load(programs::FAR_COPY);
     assert_eq!(machine.run_to_out(OUT_PORT), 0x66);
     let exit = machine.run();
     assert_eq!(
@@ -426,7 +426,7 @@ fn alias(stage: &Stage) {
         .kvm
         .kvm_set_memory_alias(machine.vm(), &page_alias(0, 0x3000))
         .unwrap();
-    machine.load(guests::FAR_COPY);
+    machine.load(programs::FAR_COPY);
     assert_eq!(machine.run_to_out(OUT_PORT), 0x55);
     machine.run_to_hlt();
     let mut seen = [0];
@@ -447,7 +447,7 @@ fn alias_of_region(stage: &Stage) {
     let alias = page_alias(3, target + PAGE);
     kvm.kvm_set_memory_alias(machine.vm(), &alias).unwrap();
     assert_eq!(get_alias(kvm, machine.vm(), 3), alias);
-    machine.load(guests::FAR_COPY);
+    machine.load(programs::FAR_COPY);
     assert_eq!(machine.run_to_out(OUT_PORT), 0x31);
     machine.run_to_hlt();
     let mut seen = [0];

@@ -15,8 +15,8 @@ use nix::unistd::{ForkResult, fork};
 
 use crate::Needs::AnyVcpu;
 use crate::host::Backend;
-use crate::machine::{MEMORY, Machine, SLOT};
 use crate::{Stage, Test, raw};
+use guests::{MEMORY, Machine, SLOT};
 
 pub const TESTS: &[Test] = &[
     ("misuse::closed_fd", AnyVcpu, closed_fd),

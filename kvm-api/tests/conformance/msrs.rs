@@ -4,9 +4,9 @@ use kvm_api::kvm_sys::{CpuId, Msrs, kvm_cpuid_entry2, kvm_fpu, kvm_msr_entry};
 use kvm_api::{Errno, Kvm};
 
 use crate::Needs::{AnyVcpu, Processor};
-use crate::guests;
-use crate::machine::{ENTRY, Machine};
 use crate::{Stage, Test};
+use guests::programs;
+use guests::{ENTRY, Machine};
 
 pub const TESTS: &[Test] = &[
     ("kvm_get_msrs::shows_what_the_guest_did", AnyVcpu, msrs),
@@ -57,7 +57,7 @@ fn msrs(stage: &Stage) {
     let mut machine = Machine::new(&*stage.kvm);
     let set = list(&[(SYSENTER_CS, 0x10)]);
     assert_eq!(stage.kvm.kvm_set_msrs(machine.vcpu(), &set), Ok(1));
-    machine.load(guests::INCREMENT_SYSENTER_CS);
+    machine.load(programs::INCREMENT_SYSENTER_CS);
     machine.run_to_hlt();
     assert_eq!(get(&*stage.kvm, &machine, SYSENTER_CS), 0x11);
 }
@@ -104,7 +104,7 @@ fn cpuid(stage: &Stage) {
     };
     let cpuid = CpuId::from_entries(&[entry(0, 0), entry(0x4000_0001, 0xcafe)]).unwrap();
     stage.kvm.kvm_set_cpuid(machine.vcpu(), &cpuid).unwrap();
-    machine.load(guests::CPUID);
+    machine.load(programs::CPUID);
     machine.run_to_hlt();
     let regs = machine.regs();
     assert_eq!((regs.rax, regs.rbx), (0x4000_0001, 0xcafe));
@@ -118,7 +118,7 @@ fn get_fpu(kvm: &dyn Kvm, machine: &Machine<'_>) -> kvm_fpu {
 
 fn fpu(stage: &Stage) {
     let mut machine = Machine::new(&*stage.kvm);
-    machine.load(guests::SWAP_FCW);
+    machine.load(programs::SWAP_FCW);
     machine
         .memory
         .write(0x3002, &0x0f7f_u16.to_le_bytes())

@@ -4,9 +4,9 @@ use kvm_api::kvm_sys::{kvm_regs, kvm_sregs};
 use kvm_api::{Errno, Kvm};
 
 use crate::Needs::{AnyVcpu, LongMode};
-use crate::guests::{self, OUT_PORT};
-use crate::machine::{ELSEWHERE, ELSEWHERE_PHYS, ENTRY, Machine};
 use crate::{Stage, Test};
+use guests::programs::{self, OUT_PORT};
+use guests::{ELSEWHERE, ELSEWHERE_PHYS, ENTRY, Machine};
 
 pub const TESTS: &[Test] = &[
     ("kvm_get_regs::shows_what_the_guest_did", AnyVcpu, get_regs),
@@ -46,17 +46,17 @@ pub const TESTS: &[Test] = &[
 
 fn get_regs(stage: &Stage) {
     let mut machine = Machine::new(&*stage.kvm);
-    machine.load(guests::OUT);
+    machine.load(programs::OUT);
     machine.run_to_out(OUT_PORT);
     machine.run_to_hlt();
     let regs = machine.regs();
     assert_eq!(regs.rax & 0xff, 0x2a);
-    assert_eq!(regs.rip, ENTRY + guests::OUT.len() as u64);
+    assert_eq!(regs.rip, ENTRY + programs::OUT.len() as u64);
 }
 
 fn set_regs(stage: &Stage) {
     let mut machine = Machine::new(&*stage.kvm);
-    machine.load(guests::ADD);
+    machine.load(programs::ADD);
     machine.change_regs(|regs| (regs.rbx, regs.rcx) = (30, 12));
     machine.run_to_hlt();
     let mut regs = kvm_regs::default();
@@ -117,15 +117,15 @@ fn regs_both_ways(stage: &Stage) {
 
 fn get_sregs(stage: &Stage) {
     let mut machine = Machine::new(&*stage.kvm);
-    machine.load(guests::FAR_COPY);
+    machine.load(programs::FAR_COPY);
     machine.run();
     let sregs = machine.sregs();
-    assert_eq!((sregs.ds.selector, sregs.ds.base), (0x2000, guests::FAR));
+    assert_eq!((sregs.ds.selector, sregs.ds.base), (0x2000, programs::FAR));
 }
 
 fn set_sregs(stage: &Stage) {
     let mut machine = Machine::new(&*stage.kvm);
-    machine.load(guests::READ_ES);
+    machine.load(programs::READ_ES);
     machine.memory.write(0x3450, &[0x1e]).unwrap();
     machine.change_sregs(|sregs| (sregs.es.selector, sregs.es.base) = (0x345, 0x3450));
     assert_eq!(machine.run_to_out(OUT_PORT), 0x1e);
@@ -199,7 +199,7 @@ fn translate_long(stage: &Stage) {
         .memory
         .write(ELSEWHERE_PHYS as usize, &[0x3d])
         .unwrap();
-    machine.load(guests::LONG_ELSEWHERE);
+    machine.load(programs::LONG_ELSEWHERE);
     assert_eq!(machine.run_to_out(OUT_PORT), 0x3d);
     for kvm in [&*stage.kvm, &*stage.witness] {
         let elsewhere = translate(kvm, &machine, ELSEWHERE + 0x123);

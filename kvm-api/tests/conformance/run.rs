@@ -4,9 +4,9 @@ use kvm_api::kvm_sys::exit::KVM_EXIT_IO;
 use kvm_api::{Direction, Errno, Reason};
 
 use crate::Needs::{AnyVcpu, LongMode, Processor};
-use crate::guests::{self, IN_PORT, MMIO, OUT_PORT};
-use crate::machine::Machine;
 use crate::{Stage, Test};
+use guests::Machine;
+use guests::programs::{self, IN_PORT, MMIO, OUT_PORT};
 
 pub const TESTS: &[Test] = &[
     ("kvm_run::port_out", AnyVcpu, port_out),
@@ -28,7 +28,7 @@ pub const TESTS: &[Test] = &[
 
 fn port_out(stage: &Stage) {
     let mut machine = Machine::new(&*stage.kvm);
-    machine.load(guests::OUT);
+    machine.load(programs::OUT);
     assert_eq!(machine.run().exit_reason(), KVM_EXIT_IO);
     let exit = machine.run.exit();
     assert_eq!(
@@ -48,7 +48,7 @@ fn port_out(stage: &Stage) {
 
 fn port_in(stage: &Stage) {
     let mut machine = Machine::new(&*stage.kvm);
-    machine.load(guests::IN);
+    machine.load(programs::IN);
     let mut exit = machine.run();
     assert_eq!(
         exit.reason(),
@@ -66,7 +66,7 @@ fn port_in(stage: &Stage) {
 
 fn port_string(stage: &Stage) {
     let mut machine = Machine::new(&*stage.kvm);
-    machine.load(guests::OUT_STRING);
+    machine.load(programs::OUT_STRING);
     machine.memory.write(0x1040, b"flat").unwrap();
     let mut written = Vec::new();
     // KVM may make one exit of it or several.
@@ -92,7 +92,7 @@ fn port_string(stage: &Stage) {
 
 fn mmio_write(stage: &Stage) {
     let mut machine = Machine::new(&*stage.kvm);
-    machine.load(guests::MMIO_WRITE);
+    machine.load(programs::MMIO_WRITE);
     let exit = machine.run();
     assert_eq!(
         exit.reason(),
@@ -110,7 +110,7 @@ fn mmio_write(stage: &Stage) {
 
 fn mmio_read(stage: &Stage) {
     let mut machine = Machine::new(&*stage.kvm);
-    machine.load(guests::MMIO_READ);
+    machine.load(programs::MMIO_READ);
     let mut exit = machine.run();
     assert_eq!(
         exit.reason(),
@@ -127,7 +127,7 @@ fn mmio_read(stage: &Stage) {
 
 fn hlt(stage: &Stage) {
     let mut machine = Machine::new(&*stage.kvm);
-    machine.load(&[guests::HLT, guests::OUT].concat());
+    machine.load(&[programs::HLT, programs::OUT].concat());
     let mut exit = machine.run();
     assert_eq!(exit.reason(), Reason::Hlt);
     assert_eq!(exit.read_data(&mut [0; 8]), 0);
@@ -137,7 +137,7 @@ fn hlt(stage: &Stage) {
 
 fn immediate_exit(stage: &Stage) {
     let mut machine = Machine::new(&*stage.kvm);
-    machine.load(guests::IN);
+    machine.load(programs::IN);
     machine.run().write_data(&[0x10]);
     let before = machine.regs();
     machine.run.set_immediate_exit(true);
@@ -145,14 +145,14 @@ fn immediate_exit(stage: &Stage) {
     // The pending instruction is completed, and no other begun.
     let after = machine.regs();
     assert_eq!(after.rax & 0xff, 0x10);
-    assert_eq!(after.rip, before.rip.max(crate::machine::ENTRY + 2));
+    assert_eq!(after.rip, before.rip.max(guests::ENTRY + 2));
     machine.run.set_immediate_exit(false);
     assert_eq!(machine.run_to_out(OUT_PORT), 0x11);
 }
 
 fn either_interface(stage: &Stage) {
     let mut machine = Machine::new(&*stage.kvm);
-    machine.load(guests::IN);
+    machine.load(programs::IN);
     machine.run().write_data(&[1]);
     machine.kvm = &*stage.witness;
     assert_eq!(machine.run_to_out(OUT_PORT), 2);
@@ -171,7 +171,7 @@ fn shutdown(stage: &Stage) {
 fn long_mode(stage: &Stage) {
     let mut machine = Machine::new(&*stage.kvm);
     machine.enter_long_mode();
-    machine.load(guests::LONG);
+    machine.load(programs::LONG);
     assert_eq!(machine.run_to_out(OUT_PORT), 0x2a);
     machine.run_to_hlt();
     let mut word = [0; 8];
@@ -182,7 +182,7 @@ fn long_mode(stage: &Stage) {
 fn long_mode_mmio(stage: &Stage) {
     let mut machine = Machine::new(&*stage.kvm);
     machine.enter_long_mode();
-    machine.load(guests::LONG_MMIO);
+    machine.load(programs::LONG_MMIO);
     machine.change_regs(|regs| regs.r8 = 0x0102_0304_0506_0708);
     let exit = machine.run();
     assert_eq!(

@@ -8,8 +8,8 @@ use kvm_api::{Errno, RunMapping};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use crate::Needs::AnyVcpu;
-use crate::machine::Machine;
 use crate::{Stage, Test, raw};
+use guests::Machine;
 
 pub const TESTS: &[Test] = &[
     ("kvm_create_vm::gives_a_machine_to_both", AnyVcpu, create_vm),

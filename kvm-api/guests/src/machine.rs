@@ -21,11 +21,17 @@ pub const ELSEWHERE: u64 = 0x20_0000;
 /// The guest physical address of that page.
 pub const ELSEWHERE_PHYS: u64 = 0x5000;
 
+/// The machine. What fails in its methods panics.
 pub struct Machine<'k> {
+    /// What it is driven through.
     pub kvm: &'k dyn Kvm,
+    /// The vcpu's run mapping.
     pub run: RunMapping,
+    /// The vcpu.
     pub vcpu: OwnedFd,
+    /// The virtual machine.
     pub vm: OwnedFd,
+    /// The guest's memory.
     // After the machine, which uses it.
     pub memory: GuestMemory,
 }
@@ -64,18 +70,24 @@ impl<'k> Machine<'k> {
         machine
     }
 
+    /// The virtual machine, to hand over.
+    #[must_use]
     pub fn vm(&self) -> BorrowedFd<'_> {
         self.vm.as_fd()
     }
 
+    /// The vcpu, to hand over.
+    #[must_use]
     pub fn vcpu(&self) -> BorrowedFd<'_> {
         self.vcpu.as_fd()
     }
 
+    /// Puts a program at [`ENTRY`].
     pub fn load(&mut self, program: &[u8]) {
         self.memory.write(ENTRY as usize, program).unwrap();
     }
 
+    /// Clears the registers, but for a stack, and goes on at `rip`.
     pub fn start_at(&mut self, rip: u64) {
         let regs = kvm_regs {
             rip,
@@ -86,24 +98,30 @@ impl<'k> Machine<'k> {
         self.kvm.kvm_set_regs(self.vcpu(), &regs).unwrap();
     }
 
+    /// The general registers.
+    #[must_use]
     pub fn regs(&self) -> kvm_regs {
         let mut regs = kvm_regs::default();
         self.kvm.kvm_get_regs(self.vcpu(), &mut regs).unwrap();
         regs
     }
 
+    /// The special registers.
+    #[must_use]
     pub fn sregs(&self) -> kvm_sregs {
         let mut sregs = kvm_sregs::default();
         self.kvm.kvm_get_sregs(self.vcpu(), &mut sregs).unwrap();
         sregs
     }
 
+    /// Changes some of the general registers.
     pub fn change_regs(&mut self, change: impl FnOnce(&mut kvm_regs)) {
         let mut regs = self.regs();
         change(&mut regs);
         self.kvm.kvm_set_regs(self.vcpu(), &regs).unwrap();
     }
 
+    /// Changes some of the special registers.
     pub fn change_sregs(&mut self, change: impl FnOnce(&mut kvm_sregs)) {
         let mut sregs = self.sregs();
         change(&mut sregs);
@@ -116,6 +134,7 @@ impl<'k> Machine<'k> {
         self.kvm.kvm_run(self.vcpu.as_fd(), &mut self.run).unwrap()
     }
 
+    /// Runs to the next exit, or an error.
     pub fn try_run(&mut self) -> Result<Reason> {
         Ok(self.kvm.kvm_run(self.vcpu.as_fd(), &mut self.run)?.reason())
     }
@@ -138,6 +157,7 @@ impl<'k> Machine<'k> {
         data[0]
     }
 
+    /// Runs to the next exit, which is a halt.
     #[track_caller]
     pub fn run_to_hlt(&mut self) {
         assert_eq!(self.run().reason(), Reason::Hlt);

@@ -1,0 +1,94 @@
+//! What a test must leave as it was.
+
+use std::fs;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::cli::Options;
+
+/// Where KVM has a directory for each virtual machine, and what else KVM counts.
+const VMS: &str = "/sys/kernel/debug/kvm";
+const LEAKS: &str = "/sys/kernel/debug/kmemleak";
+
+/// How often what goes away later is looked for, and how long between.
+const TRIES: u32 = 50;
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// What there was before a test.
+pub struct Audit {
+    files: usize,
+    leaks: bool,
+}
+
+impl Audit {
+    pub fn begin(options: &Options) -> Result<Self> {
+        if options.debug {
+            // What the boot has left is not the test's.
+            fs::write(LEAKS, "scan").context(LEAKS)?;
+            fs::write(LEAKS, "clear").context(LEAKS)?;
+        }
+        Ok(Self {
+            files: open_files()?,
+            leaks: options.debug,
+        })
+    }
+
+    /// What has been left behind since.
+    pub fn end(self) -> Result<Vec<String>> {
+        let mut left = Vec::new();
+        let files = open_files()?;
+        if files != self.files {
+            left.push(format!("{} files are open, before {}", files, self.files));
+        }
+        let mut vms = machines()?;
+        for _ in 0..TRIES {
+            if vms.is_empty() {
+                break;
+            }
+            // The last reference is put after a grace period.
+            sleep(PAUSE);
+            vms = machines()?;
+        }
+        if !vms.is_empty() {
+            left.push(format!("KVM still has the machines {}", vms.join(", ")));
+        }
+        if self.leaks {
+            left.extend(leaks()?);
+        }
+        Ok(left)
+    }
+}
+
+fn open_files() -> Result<usize> {
+    Ok(fs::read_dir("/proc/self/fd")?.count())
+}
+
+/// The virtual machines that KVM has.
+fn machines() -> Result<Vec<String>> {
+    if !Path::new(VMS).exists() {
+        // KVM is not loaded.
+        return Ok(Vec::new());
+    }
+    let mut names = Vec::new();
+    for entry in fs::read_dir(VMS).context(VMS)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+    }
+    Ok(names)
+}
+
+/// The memory that nothing points to any more, by kmemleak's own report.
+fn leaks() -> Result<Option<String>> {
+    // What is in flight is taken for lost by one scan, hardly by both.
+    for _ in 0..2 {
+        sleep(Duration::from_secs(1));
+        fs::write(LEAKS, "scan").context(LEAKS)?;
+    }
+    let report = fs::read_to_string(LEAKS).context(LEAKS)?;
+    Ok((!report.is_empty()).then(|| format!("memory leaks:\n{report}")))
+}

@@ -1,0 +1,148 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use anyhow::{Result, ensure};
+use clap::{Args, Parser, Subcommand};
+use kernel_patch::Variant;
+
+use crate::property::{self, Kernels, Property};
+
+/// Holds KVM's system calls to what its ioctls do.
+///
+/// Builds the patched Linux, boots it in QEMU, one machine a property, and
+/// prints what holds. Exit status 1 says that something does not; the line
+/// below the table that begins with "again:" shows it once more.
+#[derive(Parser)]
+#[command(name = "cargo conform", bin_name = "cargo conform", version)]
+pub struct Cli {
+    #[command(flatten)]
+    pub options: Options,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+#[derive(Args)]
+pub struct Options {
+    /// On a kernel that checks itself: KASAN, UBSAN, lockdep, kmemleak and
+    /// more; faults are injected, and the lines of the new code that were
+    /// reached are counted
+    #[arg(long, global = true)]
+    pub debug: bool,
+
+    /// Fewer cases, for a check on each change
+    #[arg(long, global = true)]
+    pub sample: bool,
+
+    /// Only this property (repeatable); --list names them
+    #[arg(long, value_name = "PROPERTY")]
+    only: Vec<String>,
+
+    /// Begin the random cases with this number
+    #[arg(long, value_name = "N", default_value_t = 1, global = true)]
+    pub seed: u64,
+
+    /// Try so many random cases, whatever is usual
+    #[arg(long, value_name = "N", global = true)]
+    cases: Option<u64>,
+
+    /// Write what was found as JSON to FILE too
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+
+    /// How many machines may run at a time
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
+    pub jobs: u8,
+
+    /// How long one machine may take, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 1200)]
+    pub timeout: u64,
+
+    /// A tree or a tarball of Linux 6.12 to build from [default: Debian's]
+    #[arg(long, value_name = "PATH")]
+    pub source: Option<PathBuf>,
+
+    /// List the properties
+    #[arg(long)]
+    pub list: bool,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Test a property here and leave the outcome for the host.
+    #[command(hide = true)]
+    Inside { property: String },
+}
+
+impl Options {
+    /// The kernel to test.
+    pub fn variant(&self) -> Variant {
+        if self.debug {
+            Variant::Debug
+        } else {
+            Variant::Module
+        }
+    }
+
+    /// What to test on that kernel.
+    pub fn properties(&self) -> Result<Vec<&'static Property>> {
+        let fits = |property: &Property| match property.kernels {
+            Kernels::Both => true,
+            Kernels::Usual => !self.debug,
+            Kernels::Debug => self.debug,
+        };
+        for name in &self.only {
+            let property = property::find(name)?;
+            ensure!(
+                fits(property),
+                "{name} is tested {} --debug only",
+                if self.debug { "without" } else { "with" }
+            );
+        }
+        let asked = |property: &Property| {
+            self.only.is_empty() || self.only.iter().any(|name| name == property.name)
+        };
+        let wanted = property::ALL.iter().filter(|it| asked(it) && fits(it));
+        Ok(wanted.collect())
+    }
+
+    /// How many random cases to try: as many as the user says, else as many as
+    /// fit this kind of run.
+    pub fn cases(&self, usual: u64, debug: u64, sample: u64) -> u64 {
+        match self.cases {
+            Some(cases) => cases,
+            None if self.sample => sample,
+            None if self.debug => debug,
+            None => usual,
+        }
+    }
+
+    /// This command's own words for the test inside.
+    pub fn inside(&self, property: &str) -> Vec<String> {
+        let mut args = vec!["inside".to_owned(), property.to_owned()];
+        args.extend(["--seed".into(), self.seed.to_string()]);
+        if let Some(cases) = self.cases {
+            args.extend(["--cases".into(), cases.to_string()]);
+        }
+        if self.debug {
+            args.push("--debug".into());
+        }
+        if self.sample {
+            args.push("--sample".into());
+        }
+        args
+    }
+
+    /// The command that shows a failure again.
+    pub fn again(&self, property: &str, replay: Option<&str>) -> String {
+        let mut line = format!("cargo conform --only {property}");
+        if self.debug {
+            line += " --debug";
+        }
+        match replay {
+            Some(replay) => line + " " + replay,
+            None if self.sample => line + " --sample",
+            None => line,
+        }
+    }
+}

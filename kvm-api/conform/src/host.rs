@@ -1,0 +1,123 @@
+//! What a test from outside has: the kernel, and machines that run it.
+
+use std::io::{self, Write};
+use std::path::Path;
+use std::time::Duration;
+use std::{env, fs};
+
+use anyhow::{Context, Result, ensure};
+use kernel_patch::{Exit, Kernel, Machine};
+
+use crate::cli::Options;
+use crate::inside::OUTCOME;
+use crate::property::{Outcome, Say};
+
+/// The kernel under test.
+pub struct Host<'a> {
+    /// What the user asked for.
+    pub options: &'a Options,
+    kernel: Kernel,
+}
+
+impl<'a> Host<'a> {
+    /// Builds the kernel, as far as it is not built.
+    pub fn new(options: &'a Options) -> Result<Self> {
+        let mut builder = Kernel::builder().variant(options.variant());
+        if let Some(source) = &options.source {
+            builder = builder.source(source);
+        }
+        let kernel = builder.build()?;
+        Ok(Self { options, kernel })
+    }
+
+    /// The kernel that machines boot.
+    #[allow(dead_code, reason = "filled in with the properties")]
+    pub fn kernel(&self) -> &Kernel {
+        &self.kernel
+    }
+
+    /// A machine as every test has it: a warning of the kernel ends it.
+    pub fn machine(&self) -> Machine {
+        Machine::new()
+            .cmdline("panic_on_warn=1")
+            .timeout(Duration::from_secs(self.options.timeout))
+    }
+
+    /// Runs a program in `machine`. What it writes to stderr is told line by
+    /// line; when it fails, or the machine does, that is the error. What it
+    /// writes to stdout is returned.
+    pub fn run(
+        &self,
+        machine: &Machine,
+        program: &Path,
+        args: &[String],
+        say: &Say<'_>,
+    ) -> Result<(Exit, String)> {
+        let mut stdout = Vec::new();
+        let mut log = Log::default();
+        // The machine's ports are read by threads of their own.
+        let exit = std::thread::scope(|scope| {
+            let (sender, lines) = std::sync::mpsc::channel();
+            log.lines = Some(sender);
+            let run = scope.spawn(|| {
+                let exit = machine.run(&self.kernel, program, args, &mut stdout, &mut log);
+                log.lines = None;
+                exit
+            });
+            lines.iter().for_each(|line: String| say(&line));
+            run.join().expect("running a machine does not panic")
+        });
+        let exit = exit.with_context(|| log.said())?;
+        ensure!(exit.success(), "exit status {}{}", exit.code(), log.said());
+        Ok((exit, String::from_utf8_lossy(&stdout).into_owned()))
+    }
+
+    /// Tests a property in `machine`, by this program.
+    pub fn inside(&self, machine: Machine, property: &str, say: &Say<'_>) -> Result<Outcome> {
+        let out = tempfile::tempdir_in(kernel_patch::target_dir()?)?;
+        let machine = machine.out(out.path());
+        let this = env::current_exe()?;
+        self.run(&machine, &this, &self.options.inside(property), say)?;
+        let outcome = fs::read(out.path().join(OUTCOME)).context("no outcome")?;
+        Ok(serde_json::from_slice(&outcome)?)
+    }
+}
+
+/// What a machine says on stderr.
+#[derive(Default)]
+struct Log {
+    bytes: Vec<u8>,
+    lines: Option<std::sync::mpsc::Sender<String>>,
+}
+
+/// How many of the last lines an error shows.
+const TAIL: usize = 40;
+
+impl Log {
+    fn said(&self) -> String {
+        let said = String::from_utf8_lossy(&self.bytes);
+        let lines: Vec<_> = said.lines().collect();
+        let tail = &lines[lines.len().saturating_sub(TAIL)..];
+        if tail.is_empty() {
+            "it said nothing".into()
+        } else {
+            format!("it said:\n{}", tail.join("\n"))
+        }
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes.extend_from_slice(bytes);
+        if let (Some(line), Some(lines)) =
+            (String::from_utf8_lossy(bytes).lines().last(), &self.lines)
+        {
+            let _ = lines.send(line.to_owned());
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
