@@ -22,7 +22,7 @@ pub struct Host<'a> {
 impl<'a> Host<'a> {
     /// Builds the kernel, as far as it is not built.
     pub fn new(options: &'a Options) -> Result<Self> {
-        let mut builder = Kernel::builder().variant(options.variant());
+        let mut builder = Kernel::builder().variant(options.variant()).wait(true);
         if let Some(source) = &options.source {
             builder = builder.source(source);
         }
