@@ -50,7 +50,7 @@ pub struct Options {
 
     /// What runs the machine: tcg emulates and counts instructions, kvm needs
     /// hardware with nested virtualization and measures time
-    #[arg(long, value_name = "tcg|kvm", default_value_t = Accel::Tcg)]
+    #[arg(long, value_name = "tcg|kvm", default_value_t = Accel::Tcg, value_parser = accel)]
     pub accel: Accel,
 
     /// A tree or a tarball of Linux 6.12 to build from [default: Debian's]
@@ -120,5 +120,12 @@ impl Options {
             args.push("--no-criterion".into());
         }
         args
+    }
+}
+
+fn accel(text: &str) -> Result<Accel, String> {
+    match text.parse()? {
+        Accel::Mttcg => Err("that counts nothing; there are tcg and kvm".into()),
+        accel => Ok(accel),
     }
 }
