@@ -117,7 +117,10 @@ impl Boot<'_> {
             .args(["-display", "none"])
             .args(self.accel.args())
             .args(["-cpu", self.accel.cpu()])
-            .args(["-smp", &self.smp.to_string(), "-m", self.memory])
+            // The kernel finds processors by SeaBIOS' MP table, which has an entry
+            // a socket, not one a core.
+            .args(["-smp", &format!("{0},sockets={0}", self.smp)])
+            .args(["-m", self.memory])
             // The same random numbers and the same date each time.
             .args(["-seed", "1", "-rtc", "base=2024-01-01,clock=vm"])
             .arg("-kernel")

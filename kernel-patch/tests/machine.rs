@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
-use kernel_patch::{Error, Exit, Kernel, Machine, OUT, Result};
+use kernel_patch::{Accel, Error, Exit, Kernel, Machine, OUT, Result};
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     {
         inside(part);
     }
-    let tests: [(&str, fn()); 13] = [
+    let tests: [(&str, fn()); 14] = [
         ("exit_status", exit_status),
         ("signal", signal),
         ("files_come_back", files_come_back),
@@ -35,6 +35,7 @@ fn main() -> ExitCode {
         ("environment_is_defined", environment_is_defined),
         ("runs_repeat", runs_repeat),
         ("modules", modules),
+        ("processors", processors),
         ("panic", panic),
         ("hang", hang),
         ("qemu_refuses", qemu_refuses),
@@ -78,6 +79,10 @@ fn inside(part: &str) -> ! {
         }
         // Nanoseconds since the boot, and so instructions.
         "clock" => println!("{:?}", Instant::now()),
+        "processors" => {
+            let online = fs::read_to_string("/sys/devices/system/cpu/online");
+            print!("{}", online.unwrap());
+        }
         "kvm" => println!("{}", fs::exists("/dev/kvm").unwrap()),
         other => panic!("no part {other:?}"),
     }
@@ -156,6 +161,14 @@ fn modules() {
     for (load, expected) in [(true, "true\n"), (false, "false\n")] {
         let machine = Machine::new().load_modules(load);
         assert_eq!(run(&machine, "kvm").unwrap().1, expected);
+    }
+}
+
+fn processors() {
+    for accel in [Accel::Tcg, Accel::Mttcg] {
+        let machine = Machine::new().accel(accel).smp(2);
+        let (_, out, _) = run(&machine, "processors").unwrap();
+        assert_eq!(out, "0-1\n", "{accel}");
     }
 }
 
