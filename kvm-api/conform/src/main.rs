@@ -5,6 +5,7 @@
 mod audit;
 mod calls;
 mod cli;
+mod fuzz;
 mod host;
 mod inside;
 mod lanes;

@@ -6,13 +6,13 @@ use anyhow::{Context, Result};
 use kernel_patch::Machine;
 use serde::{Deserialize, Serialize};
 
-use crate::calls;
 use crate::cli::Options;
 use crate::host::Host;
 use crate::inside::Stage;
+use crate::{calls, fuzz};
 
 /// All properties, those that take longest first.
-pub const ALL: &[Property] = &[calls::PROPERTY];
+pub const ALL: &[Property] = &[fuzz::PROPERTY, calls::PROPERTY];
 
 /// One property of the interface, and how it is tested.
 pub struct Property {

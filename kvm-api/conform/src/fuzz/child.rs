@@ -1,0 +1,166 @@
+//! A child that makes calls until it is done, or dead.
+
+use std::os::fd::RawFd;
+
+use anyhow::Result;
+use fastrand::Rng;
+use kvm_sys::CALLS;
+use libc::{c_int, c_long};
+use nix::errno::Errno;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+use super::corpus;
+use super::pool::Pool;
+use super::step::{Arg, Step, Target};
+use super::tally::Tally;
+
+/// How long a guest may run before a signal ends it, in microseconds: it may
+/// well run in circles.
+const ALARM: libc::suseconds_t = 200;
+
+/// Makes `calls` calls on a pool of its own.
+pub fn run(seed: u64, calls: u64, tally: &Tally) -> Result<()> {
+    let mut rng = Rng::with_seed(seed);
+    let corpus = corpus::all();
+    let mut pool = Pool::new()?;
+    prepare_alarm()?;
+    let mut left = calls;
+    while left > 0 {
+        for step in sequence(&corpus, &mut rng) {
+            if take(&step, &mut pool, tally) {
+                left = left.saturating_sub(1);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Steps to take: made up, or those of the corpus with a few changes.
+fn sequence(corpus: &[Vec<Step>], rng: &mut Rng) -> Vec<Step> {
+    match rng.u8(..8) {
+        0 => (0..8).map(|_| Step::random(rng)).collect(),
+        1..=3 => (0..8).map(|_| Step::structured(rng)).collect(),
+        _ => {
+            let mut steps = corpus[rng.usize(..corpus.len())].clone();
+            for _ in 0..rng.u8(..3) {
+                let n = rng.usize(..steps.len());
+                steps[n].mutate(rng);
+            }
+            steps
+        }
+    }
+}
+
+/// Takes a step, and says whether it was a system call of KVM's.
+fn take(step: &Step, pool: &mut Pool, tally: &Tally) -> bool {
+    let args = step.args.map(|arg| resolve(arg, pool));
+    match step.target {
+        Target::Call(row) => {
+            let call = &CALLS[row];
+            if call.name == "kvm_set_signal_mask" {
+                pool.let_alarm_through();
+            }
+            let result = timed(call.name, || raw(call.number, &args));
+            if let Ok(fd) = result
+                && matches!(call.name, "kvm_create_vm" | "kvm_create_vcpu")
+            {
+                pool.keep(fd as RawFd);
+            }
+            tally.count(Some(row), result);
+        }
+        Target::Ioctl(row) => {
+            // What makes a descriptor does so by its own call.
+            if let Some(request) = CALLS[row].request
+                && !CALLS[row].name.contains("create")
+            {
+                let args = [args[0], request, args[1], 0, 0, 0];
+                let result = timed(CALLS[row].name, || raw(libc::SYS_ioctl, &args));
+                tally.count(None, result);
+            }
+        }
+        Target::Number(number) => tally.count(None, raw(number.into(), &args)),
+        Target::Map => map(&args),
+        Target::Poke => {
+            if let Arg::Place(place) = step.args[0] {
+                pool.poke(place, args[1], args[2]);
+            }
+        }
+    }
+    matches!(step.target, Target::Call(_) | Target::Number(_))
+}
+
+fn resolve(arg: Arg, pool: &Pool) -> u64 {
+    match arg {
+        Arg::Fd(fd) => pool.fd(fd) as u64,
+        Arg::Place(place) => pool.address(place),
+        Arg::Number(number) => number,
+    }
+}
+
+/// Makes a call, which the alarm ends if it runs a guest.
+fn timed<T>(name: &str, call: impl FnOnce() -> T) -> T {
+    if name != "kvm_run" {
+        return call();
+    }
+    set_alarm(ALARM);
+    let result = call();
+    set_alarm(0);
+    result
+}
+
+fn raw(number: c_long, args: &[u64; 6]) -> Result<i64, Errno> {
+    let [a, b, c, d, e, f] = *args;
+    // SAFETY: the kernel writes where it is told to. That is memory of the
+    // pool, but for numbers that happen to be addresses of this child's, which
+    // may die of it.
+    Errno::result(unsafe { libc::syscall(number, a, b, c, d, e, f) })
+}
+
+/// Maps a file for a moment.
+fn map(args: &[u64; 6]) {
+    let [fd, offset, size, ..] = *args;
+    let size = size as usize & 0xff_ffff;
+    // SAFETY: a new mapping, at a place that the kernel chooses, of which
+    // nobody learns.
+    unsafe {
+        let prot = libc::PROT_READ | libc::PROT_WRITE;
+        let null = std::ptr::null_mut();
+        let at = libc::mmap(
+            null,
+            size,
+            prot,
+            libc::MAP_SHARED,
+            fd as c_int,
+            offset as i64,
+        );
+        if at != libc::MAP_FAILED {
+            libc::munmap(at, size);
+        }
+    }
+}
+
+/// Has the alarm's signal do no more than end a call.
+fn prepare_alarm() -> Result<()> {
+    extern "C" fn nothing(_: c_int) {}
+    let handler = SigHandler::Handler(nothing);
+    let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler does nothing.
+    unsafe { sigaction(Signal::SIGALRM, &action) }?;
+    Ok(())
+}
+
+/// Has the alarm go off in that many microseconds; 0 for never.
+fn set_alarm(after: libc::suseconds_t) {
+    let timer = libc::itimerval {
+        it_interval: libc::timeval {
+            tv_sec: 0,
+            tv_usec: 0,
+        },
+        it_value: libc::timeval {
+            tv_sec: 0,
+            tv_usec: after,
+        },
+    };
+    // SAFETY: it reads a good structure. With one, it does not fail.
+    unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) };
+}

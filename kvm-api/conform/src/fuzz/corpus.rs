@@ -1,0 +1,45 @@
+//! Sequences that make sense, to begin with: the files of `corpus/`, a step a
+//! line, as [`Step`] is written.
+
+use super::step::Step;
+
+/// The files, by name, and how often each is taken: those that take long,
+/// seldom.
+const FILES: [(&str, &str, usize); 6] = [
+    ("registers", include_str!("../../corpus/registers"), 16),
+    ("msrs", include_str!("../../corpus/msrs"), 16),
+    ("run", include_str!("../../corpus/run"), 4),
+    ("memory", include_str!("../../corpus/memory"), 1),
+    ("aliases", include_str!("../../corpus/aliases"), 1),
+    ("machines", include_str!("../../corpus/machines"), 1),
+];
+
+/// Every sequence of the corpus, as often as it is to be taken.
+pub fn all() -> Vec<Vec<Step>> {
+    FILES
+        .iter()
+        .flat_map(|(name, text, times)| vec![parse(name, text); *times])
+        .collect()
+}
+
+fn parse(name: &str, text: &str) -> Vec<Step> {
+    text.lines()
+        .filter(|line| !line.starts_with('#') && !line.is_empty())
+        .map(|line| Step::parse(line).unwrap_or_else(|| panic!("corpus/{name}: no step: {line}")))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::step::Target;
+    use super::*;
+
+    #[test]
+    fn each_call_is_there() {
+        let steps: Vec<_> = all().concat();
+        for (row, call) in kvm_sys::CALLS.iter().enumerate() {
+            let there = steps.iter().any(|step| step.target == Target::Call(row));
+            assert!(there, "{}", call.name);
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! Raw calls with arguments of every kind: nothing that a program can say makes
+//! the kernel complain, or hang.
+
+mod child;
+mod corpus;
+mod pool;
+mod step;
+mod tally;
+
+use std::fs;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork};
+
+use crate::inside::Stage;
+use crate::property::{Failure, Kernels, Outcome, Property, Test};
+use tally::Tally;
+
+pub const PROPERTY: Property = Property {
+    name: "fuzz",
+    about: "raw calls with random, structured and mutated arguments do no harm",
+    backends: "syscall, ioctl",
+    kernels: Kernels::Both,
+    test: Test::Inside {
+        machine: |machine, _| machine,
+        test,
+    },
+};
+
+/// So many calls each child makes.
+const CALLS: u64 = 5000;
+/// In a run of so many calls, each does at least once what it is for.
+const MANY: u64 = 20_000;
+/// A child that makes no call for so long is killed, and gone so long after.
+const STILL: Duration = Duration::from_millis(500);
+const GONE: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(1);
+
+fn test(stage: &Stage<'_>) -> Result<Outcome> {
+    let calls = stage.options.cases(100_000, 1_000_000, 50_000);
+    let tally = Tally::new()?;
+    let mut outcome = Outcome::default();
+    let (mut died, mut stuck) = (0, 0);
+    for n in 0..calls.div_ceil(CALLS) {
+        let seed = stage.options.seed + n;
+        stage.say(&format!("{} of {calls} calls, seed {seed}", n * CALLS));
+        let calls = CALLS.min(calls - n * CALLS);
+        match one(seed, calls, &tally)? {
+            End::Done => {}
+            End::Died => died += 1,
+            End::Killed => stuck += 1,
+            End::Hung(stack) => {
+                outcome.failures.push(Failure {
+                    what: format!("a killed child does not go away; it is in\n{stack}"),
+                    replay: Some(format!("--seed {seed} --cases {calls}")),
+                });
+                break;
+            }
+        }
+    }
+    outcome.cases = tally.done();
+    if calls >= MANY {
+        for name in tally.never() {
+            outcome.fail(format!("{name} never did what it is for"));
+        }
+    }
+    outcome.notes.push(format!(
+        "{}\n  {died} children died of what they did to themselves, {stuck} ran a guest that no \
+         signal reached",
+        tally.lines()
+    ));
+    Ok(outcome)
+}
+
+/// How a child ended.
+enum End {
+    Done,
+    /// By a signal: guests and calls write to its memory.
+    Died,
+    /// By our hand, after it stood still.
+    Killed,
+    /// Not at all. Where it is.
+    Hung(String),
+}
+
+fn one(seed: u64, calls: u64, tally: &Tally) -> Result<End> {
+    // SAFETY: there are no other threads, so that the child may do anything.
+    let child = match unsafe { fork() }? {
+        ForkResult::Parent { child } => child,
+        ForkResult::Child => {
+            let code = match child::run(seed, calls, tally) {
+                Ok(()) => 0,
+                Err(error) => {
+                    eprintln!("fuzz: {error:#}");
+                    1
+                }
+            };
+            // SAFETY: nothing of the parent's is to be dropped here.
+            unsafe { libc::_exit(code) }
+        }
+    };
+    let mut done = tally.done();
+    let mut moved = Instant::now();
+    loop {
+        if let Some(status) = ended(child)? {
+            return match status {
+                WaitStatus::Exited(_, 0) => Ok(End::Done),
+                WaitStatus::Exited(_, code) => bail!("a child could not begin (status {code})"),
+                _ => Ok(End::Died),
+            };
+        }
+        if tally.done() != done {
+            done = tally.done();
+            moved = Instant::now();
+        } else if moved.elapsed() > STILL {
+            return end(child);
+        }
+        sleep(PAUSE);
+    }
+}
+
+/// Kills a child that stands still.
+fn end(child: Pid) -> Result<End> {
+    kill(child, Signal::SIGKILL)?;
+    let deadline = Instant::now() + GONE;
+    while Instant::now() < deadline {
+        if ended(child)?.is_some() {
+            return Ok(End::Killed);
+        }
+        sleep(PAUSE);
+    }
+    let stack = fs::read_to_string(format!("/proc/{child}/stack"));
+    Ok(End::Hung(stack.unwrap_or_else(|error| error.to_string())))
+}
+
+fn ended(child: Pid) -> Result<Option<WaitStatus>> {
+    let status = waitpid(child, Some(WaitPidFlag::WNOHANG))?;
+    Ok((status != WaitStatus::StillAlive).then_some(status))
+}

@@ -1,0 +1,194 @@
+//! What the steps of a child work on: descriptors, and memory that may be
+//! written to.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
+
+use anyhow::{Context, Result};
+use guests::programs;
+use kvm_api::ioctl::Ioctl;
+use kvm_api::syscall::Syscall;
+use kvm_api::{GuestMemory, Kvm};
+use kvm_sys::{kvm_fpu, kvm_regs, kvm_sregs};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, mprotect};
+
+use super::step::{Fd, Place};
+
+/// Each place has so many bytes, and a hole behind that is not mapped.
+const ROOM: usize = 0x4000;
+const PAGE: usize = 0x1000;
+/// An address of the kernel's half.
+const KERNEL: u64 = 0xffff_ffff_8100_0000;
+/// How many descriptors that calls have made are kept.
+const NEW: usize = 6;
+
+/// The pool of one child.
+pub struct Pool {
+    guests: [guests::Machine<'static>; 2],
+    device: File,
+    pipe: [OwnedFd; 2],
+    new: VecDeque<OwnedFd>,
+    arena: GuestMemory,
+    /// Where the run mapping of the first vcpu is, once more.
+    run: u64,
+}
+
+impl Pool {
+    /// One virtual machine made by each interface, and good structures.
+    pub fn new() -> Result<Self> {
+        // The child ends without dropping anything.
+        let syscall: &'static Syscall = Box::leak(Box::new(Syscall::open()?));
+        let ioctl: &'static Ioctl = Box::leak(Box::new(Ioctl::open()?));
+        let mut guests = [
+            guests::Machine::new(syscall as &dyn Kvm),
+            guests::Machine::new(ioctl as &dyn Kvm),
+        ];
+        guests[0].load(programs::FAR_COPY);
+        guests[1].load(programs::ENABLE_AND_SPIN);
+        let (reader, writer) = nix::unistd::pipe()?;
+        let size = guests[0].kvm.kvm_get_vcpu_mmap_size(guests[0].vm())?;
+        let size = size.try_into().context("the run mapping is empty")?;
+        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping, at a place that the kernel chooses. It stays
+        // for as long as the child lives.
+        let run = unsafe { mmap(None, size, prot, MapFlags::MAP_SHARED, guests[0].vcpu(), 0) }?;
+        let mut pool = Self {
+            run: run.as_ptr().expose_provenance() as u64,
+            guests,
+            device: File::options().read(true).write(true).open("/dev/kvm")?,
+            pipe: [reader, writer],
+            new: VecDeque::new(),
+            arena: GuestMemory::anonymous(2 * ROOM * Place::ALL.len())?,
+        };
+        pool.fill()?;
+        Ok(pool)
+    }
+
+    fn fill(&mut self) -> Result<()> {
+        let guest = &self.guests[0];
+        let (mut regs, mut sregs, mut fpu) = (
+            kvm_regs::default(),
+            kvm_sregs::default(),
+            kvm_fpu::default(),
+        );
+        guest.kvm.kvm_get_regs(guest.vcpu(), &mut regs)?;
+        guest.kvm.kvm_get_sregs(guest.vcpu(), &mut sregs)?;
+        guest.kvm.kvm_get_fpu(guest.vcpu(), &mut fpu)?;
+        let word = |words: &[u32]| {
+            words
+                .iter()
+                .flat_map(|it| it.to_le_bytes())
+                .collect::<Vec<_>>()
+        };
+        let list = word(&[256]);
+        // Two entries of {index, reserved, data}: SYSENTER_CS and _ESP.
+        let msrs = word(&[2, 0, 0x174, 0, 8, 0, 0x175, 0, 0x1000, 0]);
+        // One entry: leaf 1.
+        let cpuid = word(&[1, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
+        let mask = word(&[8, 0, 0]);
+        // Alias 0: page 0x40000 shows page 0x2000.
+        let alias = word(&[0, 0, 0x4_0000, 0, 0x1000, 0, 0x2000, 0]);
+        for (place, bytes) in [
+            (Place::Regs, bytes_of(&regs)),
+            (Place::Sregs, bytes_of(&sregs)),
+            (Place::Fpu, bytes_of(&fpu)),
+            (Place::Debug, &word(&[3, 0])[..]),
+            (Place::Msrs, &msrs),
+            (Place::Cpuid, &cpuid),
+            (Place::Mask, &mask),
+            (Place::List, &list),
+            (Place::Alias, &alias),
+            (Place::ReadOnly, bytes_of(&regs)),
+        ] {
+            self.arena.write(offset(place), bytes)?;
+        }
+        self.protect()
+    }
+
+    /// Lets nobody write to some places, nobody reach others, nor what is
+    /// behind any of them.
+    fn protect(&self) -> Result<()> {
+        let protect = |offset, prot| {
+            let arena = NonNull::new(self.arena.as_ptr()).context("no arena")?;
+            // SAFETY: the arena is this pool's, and read and written by the
+            // kernel alone from here on, which looks at the protection.
+            unsafe { mprotect(arena.byte_add(offset).cast(), ROOM, prot) }.context("mprotect")
+        };
+        protect(offset(Place::ReadOnly), ProtFlags::PROT_READ)?;
+        protect(offset(Place::Unmapped), ProtFlags::PROT_NONE)?;
+        for (_, place) in Place::ALL {
+            protect(offset(place) + ROOM, ProtFlags::PROT_NONE)?;
+        }
+        Ok(())
+    }
+
+    /// Where a place is.
+    pub fn address(&self, place: Place) -> u64 {
+        let at = |memory: &GuestMemory| memory.as_ptr().expose_provenance() as u64;
+        let arena = at(&self.arena) + offset(place) as u64;
+        match place {
+            Place::Null => 0,
+            Place::Kernel => KERNEL,
+            Place::Edge => arena + (ROOM - 12) as u64,
+            Place::Memory => at(&self.guests[0].memory),
+            Place::Run => self.run,
+            _ => arena,
+        }
+    }
+
+    /// The number of a descriptor.
+    pub fn fd(&self, fd: Fd) -> RawFd {
+        match fd {
+            Fd::Vm0 => self.guests[0].vm.as_raw_fd(),
+            Fd::Vm1 => self.guests[1].vm.as_raw_fd(),
+            Fd::Vcpu0 => self.guests[0].vcpu.as_raw_fd(),
+            Fd::Vcpu1 => self.guests[1].vcpu.as_raw_fd(),
+            Fd::Kvm => self.device.as_raw_fd(),
+            Fd::Pipe => self.pipe[0].as_raw_fd(),
+            Fd::Closed => 1000,
+            Fd::New => self.new.back().map_or(-1, AsRawFd::as_raw_fd),
+        }
+    }
+
+    /// Keeps a descriptor that a call has made, and closes an old one.
+    pub fn keep(&mut self, fd: RawFd) {
+        // SAFETY: a call has just made it, for us.
+        self.new.push_back(unsafe { OwnedFd::from_raw_fd(fd) });
+        if self.new.len() > NEW {
+            self.new.pop_front();
+        }
+    }
+
+    /// Changes eight bytes of a place.
+    pub fn poke(&mut self, place: Place, at: u64, value: u64) {
+        let at = at as usize % (PAGE - 8);
+        let pointer =
+            std::ptr::with_exposed_provenance_mut::<u64>(self.address(place) as usize + at);
+        // SAFETY: each place that can be poked has a page that is writable,
+        // and nobody but guests and the kernel looks at it.
+        unsafe { pointer.write_unaligned(value) };
+    }
+
+    /// Lets the alarm through to a vcpu that runs, whatever the mask is now.
+    pub fn let_alarm_through(&mut self) {
+        const WORDS: usize = 4;
+        let mask = self.address(Place::Mask) as usize + WORDS;
+        let pointer = std::ptr::with_exposed_provenance_mut::<u64>(mask);
+        let alarm = 1 << (libc::SIGALRM - 1);
+        // SAFETY: as for poke().
+        unsafe { pointer.write_unaligned(pointer.read_unaligned() & !alarm) };
+    }
+}
+
+fn offset(place: Place) -> usize {
+    let nth = Place::ALL.iter().position(|it| it.1 == place);
+    2 * ROOM * nth.expect("all are there")
+}
+
+fn bytes_of<T: Copy>(value: &T) -> &[u8] {
+    // SAFETY: these are structures of the kernel's interface: integers, with
+    // no padding.
+    unsafe { std::slice::from_raw_parts(std::ptr::from_ref(value).cast(), size_of::<T>()) }
+}

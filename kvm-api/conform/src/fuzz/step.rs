@@ -1,0 +1,375 @@
+//! One step of a sequence: what is called with what. A step is a value, so that
+//! it can be written down in the corpus, and changed.
+
+use std::fmt::Write;
+
+use fastrand::Rng;
+use kvm_sys::{CALLS, Call};
+
+/// A file descriptor of the pool.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fd {
+    Vm0,
+    Vm1,
+    Vcpu0,
+    Vcpu1,
+    Kvm,
+    Pipe,
+    Closed,
+    /// What a call has made, one of the last few.
+    New,
+}
+
+impl Fd {
+    pub const ALL: [(&'static str, Self); 8] = [
+        ("vm0", Self::Vm0),
+        ("vm1", Self::Vm1),
+        ("vcpu0", Self::Vcpu0),
+        ("vcpu1", Self::Vcpu1),
+        ("kvm", Self::Kvm),
+        ("pipe", Self::Pipe),
+        ("closed", Self::Closed),
+        ("new", Self::New),
+    ];
+}
+
+/// Memory of the pool: a structure that has begun as a good one, or a place
+/// that is none for a structure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Place {
+    Regs,
+    Sregs,
+    Fpu,
+    Debug,
+    Msrs,
+    Cpuid,
+    Mask,
+    List,
+    Alias,
+    Bitmap,
+    Bytes,
+    /// The run mapping of vcpu0.
+    Run,
+    /// What the guests have as their memory.
+    Memory,
+    ReadOnly,
+    /// The last bytes before what is not mapped.
+    Edge,
+    Unmapped,
+    Kernel,
+    Null,
+}
+
+impl Place {
+    pub const ALL: [(&'static str, Self); 18] = [
+        ("@regs", Self::Regs),
+        ("@sregs", Self::Sregs),
+        ("@fpu", Self::Fpu),
+        ("@debug", Self::Debug),
+        ("@msrs", Self::Msrs),
+        ("@cpuid", Self::Cpuid),
+        ("@mask", Self::Mask),
+        ("@list", Self::List),
+        ("@alias", Self::Alias),
+        ("@bitmap", Self::Bitmap),
+        ("@bytes", Self::Bytes),
+        ("@run", Self::Run),
+        ("@memory", Self::Memory),
+        ("@readonly", Self::ReadOnly),
+        ("@edge", Self::Edge),
+        ("@unmapped", Self::Unmapped),
+        ("@kernel", Self::Kernel),
+        ("@null", Self::Null),
+    ];
+
+    /// Those that can be written to: the first so many.
+    pub const WRITABLE: usize = 13;
+
+    /// The structure that a parameter of that type begins as.
+    fn of(parameter: &str) -> Self {
+        let types = [
+            ("kvm_regs", Self::Regs),
+            ("kvm_sregs", Self::Sregs),
+            ("kvm_fpu", Self::Fpu),
+            ("kvm_guest_debug", Self::Debug),
+            ("kvm_msrs", Self::Msrs),
+            ("kvm_cpuid2", Self::Cpuid),
+            ("kvm_signal_mask", Self::Mask),
+            ("kvm_msr_list", Self::List),
+            ("kvm_memory_alias", Self::Alias),
+            ("dirty_bitmap", Self::Bitmap),
+        ];
+        let word = |name: &str| parameter.split([' ', '*']).any(|word| word == name);
+        let named = types.into_iter().find(|(name, _)| word(name));
+        named.map_or(Self::Bytes, |(_, place)| place)
+    }
+}
+
+/// An argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Arg {
+    Fd(Fd),
+    Place(Place),
+    Number(u64),
+}
+
+/// What is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// The system call of a row of the table.
+    Call(usize),
+    /// The ioctl that it replaces.
+    Ioctl(usize),
+    /// A system call of another number.
+    Number(u16),
+    /// mmap of a file: descriptor, offset, size.
+    Map,
+    /// Nothing: eight bytes of a place are changed. Place, offset, value.
+    Poke,
+}
+
+/// One step. Each call gets six arguments, of which it takes what it takes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    pub target: Target,
+    pub args: [Arg; 6],
+}
+
+/// Numbers at which something begins or ends.
+const NUMBERS: [u64; 24] = [
+    0,
+    1,
+    2,
+    3,
+    7,
+    8,
+    0xff,
+    0x100,
+    0x101,
+    0xfff,
+    0x1000,
+    0x1001,
+    0x2000,
+    0x10000,
+    0x20000,
+    0x7fff_ffff,
+    0xffff_ffff,
+    0x1_0000_0000,
+    1 << 39,
+    1 << 52,
+    i64::MAX as u64,
+    1 << 63,
+    !0xfff,
+    u64::MAX,
+];
+
+/// The numbers next to those of the calls.
+const NEIGHBOURS: [u16; 4] = [599, 624, 625, 470];
+
+impl Step {
+    /// A step with arguments of the right kinds, most of them.
+    pub fn structured(rng: &mut Rng) -> Self {
+        let call = row(rng);
+        let target = match rng.u8(..100) {
+            0..=1 => Target::Number(NEIGHBOURS[rng.usize(..NEIGHBOURS.len())]),
+            2..=13 => Target::Ioctl(call),
+            14..=16 => Target::Map,
+            17..=26 => Target::Poke,
+            _ => Target::Call(call),
+        };
+        let mut args = [(); 6].map(|()| any(rng));
+        match target {
+            Target::Call(call) | Target::Ioctl(call) => {
+                for (arg, parameter) in args.iter_mut().zip(parameters(&CALLS[call])) {
+                    *arg = fitting(parameter, &CALLS[call], rng);
+                }
+            }
+            Target::Map => {
+                args[0] = Arg::Fd([Fd::Vm0, Fd::Vm1, Fd::Vcpu0, Fd::New][rng.usize(..4)]);
+                args[1] = Arg::Number(NUMBERS[rng.usize(..16)]);
+                args[2] = Arg::Number(NUMBERS[rng.usize(..16)]);
+            }
+            Target::Poke => {
+                args[0] = Arg::Place(Place::ALL[rng.usize(..Place::WRITABLE)].1);
+                args[1] = Arg::Number(rng.u64(..512));
+            }
+            Target::Number(_) => {}
+        }
+        Self { target, args }
+    }
+
+    /// A step with arguments of any kind.
+    pub fn random(rng: &mut Rng) -> Self {
+        Self {
+            target: Target::Call(row(rng)),
+            args: [(); 6].map(|()| any(rng)),
+        }
+    }
+
+    /// Changes one thing about it.
+    pub fn mutate(&mut self, rng: &mut Rng) {
+        let n = rng.usize(..6);
+        match rng.u8(..4) {
+            0 => self.args.swap(n, rng.usize(..6)),
+            1 => self.args[n] = any(rng),
+            2 => self.target = Self::structured(rng).target,
+            _ => {
+                self.args[n] = match self.args[n] {
+                    Arg::Number(number) => Arg::Number(number ^ (1 << rng.u8(..64))),
+                    _ => any(rng),
+                }
+            }
+        }
+    }
+
+    /// Reads what [`Display`](std::fmt::Display) writes.
+    pub fn parse(line: &str) -> Option<Self> {
+        let mut words = line.split_whitespace();
+        let name = words.next()?;
+        let row = |name: &str| CALLS.iter().position(|call| call.name == name);
+        let target = match name.split_once(':') {
+            Some(("ioctl", name)) => Target::Ioctl(row(name)?),
+            Some(("number", number)) => Target::Number(number.parse().ok()?),
+            Some(_) => return None,
+            None if name == "mmap" => Target::Map,
+            None if name == "poke" => Target::Poke,
+            None => Target::Call(row(name)?),
+        };
+        let mut args = [Arg::Number(0); 6];
+        for (n, word) in words.enumerate() {
+            *args.get_mut(n)? = parse(word)?;
+        }
+        Some(Self { target, args })
+    }
+}
+
+impl std::fmt::Display for Step {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut text = match self.target {
+            Target::Call(row) => CALLS[row].name.to_owned(),
+            Target::Ioctl(row) => format!("ioctl:{}", CALLS[row].name),
+            Target::Number(number) => format!("number:{number}"),
+            Target::Map => "mmap".into(),
+            Target::Poke => "poke".into(),
+        };
+        let name = |arg: &Arg| match arg {
+            Arg::Fd(fd) => Fd::ALL.into_iter().find(|it| it.1 == *fd).map(|it| it.0),
+            Arg::Place(at) => Place::ALL.into_iter().find(|it| it.1 == *at).map(|it| it.0),
+            Arg::Number(_) => None,
+        };
+        for arg in &self.args {
+            match (name(arg), arg) {
+                (Some(name), _) => write!(text, " {name}")?,
+                (None, Arg::Number(number)) => write!(text, " {number:#x}")?,
+                (None, _) => unreachable!("each has a name"),
+            }
+        }
+        f.write_str(&text)
+    }
+}
+
+fn parse(word: &str) -> Option<Arg> {
+    let fd = Fd::ALL.into_iter().find(|(name, _)| *name == word);
+    let place = Place::ALL.into_iter().find(|(name, _)| *name == word);
+    match (fd, place) {
+        (Some((_, fd)), _) => Some(Arg::Fd(fd)),
+        (_, Some((_, place))) => Some(Arg::Place(place)),
+        (None, None) => {
+            let number = match word.strip_prefix("0x") {
+                Some(hex) => u64::from_str_radix(hex, 16),
+                None => word.parse(),
+            };
+            Some(Arg::Number(number.ok()?))
+        }
+    }
+}
+
+/// A row of the table. What makes something, or waits for a grace period, takes
+/// a hundred times as long as the rest, and comes less often.
+fn row(rng: &mut Rng) -> usize {
+    loop {
+        let row = rng.usize(..CALLS.len());
+        let name = CALLS[row].name;
+        let slow = ["create", "set_memory", "set_user_memory"];
+        if rng.u8(..16) == 0 || !slow.iter().any(|part| name.contains(part)) {
+            return row;
+        }
+    }
+}
+
+/// The parameters of a call, as C has them.
+fn parameters(call: &Call) -> impl Iterator<Item = &'static str> {
+    call.parameters.split(", ").filter(|it| *it != "void")
+}
+
+/// An argument of any kind.
+fn any(rng: &mut Rng) -> Arg {
+    match rng.u8(..8) {
+        0 | 1 => Arg::Fd(Fd::ALL[rng.usize(..Fd::ALL.len())].1),
+        2 | 3 => Arg::Place(Place::ALL[rng.usize(..Place::ALL.len())].1),
+        4 => Arg::Number(rng.u64(..)),
+        _ => Arg::Number(NUMBERS[rng.usize(..NUMBERS.len())]),
+    }
+}
+
+/// An argument that the parameter may well take.
+fn fitting(parameter: &str, call: &Call, rng: &mut Rng) -> Arg {
+    if rng.u8(..16) == 0 {
+        return any(rng);
+    }
+    if parameter == "int fd" {
+        return Arg::Fd(match call.fd {
+            kvm_sys::Fd::Vcpu => [Fd::Vcpu0, Fd::Vcpu1, Fd::New][rng.usize(..3)],
+            kvm_sys::Fd::Vm => [Fd::Vm0, Fd::Vm1, Fd::New][rng.usize(..3)],
+            kvm_sys::Fd::System | kvm_sys::Fd::None => [Fd::Kvm, Fd::Vm0][rng.usize(..2)],
+        });
+    }
+    if parameter.contains('*') {
+        return Arg::Place(Place::of(parameter));
+    }
+    let name = parameter.rsplit(' ').next().unwrap_or_default();
+    match name {
+        "slot" => Arg::Number(rng.u64(..6)),
+        "flags" => Arg::Number(rng.u64(..4)),
+        "guest_phys_addr" => Arg::Number(rng.u64(..32) << 12),
+        "size" => Arg::Number(rng.u64(..6) << 12),
+        "userspace_addr" => Arg::Place(Place::Memory),
+        "irq" => Arg::Number(rng.u64(..260)),
+        _ => Arg::Number(rng.u64(..256)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_can_be_written_and_read() {
+        let mut rng = Rng::with_seed(7);
+        for _ in 0..2000 {
+            let mut step = Step::structured(&mut rng);
+            step.mutate(&mut rng);
+            assert_eq!(Step::parse(&step.to_string()), Some(step));
+        }
+    }
+
+    #[test]
+    fn what_is_no_step_is_refused() {
+        for line in [
+            "",
+            "kvm_fly vm0",
+            "ioctl:x",
+            "kvm_run vcpu9",
+            "poke 1 2 3 4 5 6 7",
+        ] {
+            assert_eq!(Step::parse(line), None, "{line}");
+        }
+    }
+
+    #[test]
+    fn parameters_get_their_structures() {
+        let call = CALLS.iter().find(|it| it.name == "kvm_set_sregs").unwrap();
+        let places: Vec<_> = parameters(call).map(Place::of).collect();
+        assert_eq!(places[1], Place::Sregs);
+    }
+}

@@ -1,0 +1,86 @@
+//! What became of the calls: counts that a child makes and its parent reads.
+
+use std::fmt::Write;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use anyhow::Result;
+use kvm_sys::CALLS;
+use nix::errno::Errno;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
+/// Errnos are below this.
+const ERRNOS: usize = 134;
+
+/// One count for success, one an errno; a row a call.
+type Counts = [[AtomicU64; ERRNOS]; CALLS.len()];
+
+#[repr(C)]
+struct Shared {
+    counts: Counts,
+    /// Calls of all kinds that have returned.
+    done: AtomicU64,
+}
+
+/// Counts in memory that is shared with children.
+pub struct Tally(NonNull<Shared>);
+
+impl Tally {
+    pub fn new() -> Result<Self> {
+        let size = size_of::<Shared>().try_into().expect("it is not empty");
+        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a new mapping, at a place that the kernel chooses.
+        let memory = unsafe { mmap_anonymous(None, size, prot, MapFlags::MAP_SHARED) }?;
+        // Zeroes are counts of nothing.
+        Ok(Self(memory.cast()))
+    }
+
+    fn shared(&self) -> &Shared {
+        // SAFETY: it is mapped until this is dropped, page-aligned, and holds
+        // atomics alone, of which every content is one.
+        unsafe { self.0.as_ref() }
+    }
+
+    /// How many calls have returned.
+    pub fn done(&self) -> u64 {
+        self.shared().done.load(Ordering::Relaxed)
+    }
+
+    /// Counts a call that has returned; `row` is its row of the table.
+    pub fn count(&self, row: Option<usize>, result: Result<i64, Errno>) {
+        if let Some(row) = row {
+            let errno = result.err().map_or(0, |errno| errno as usize);
+            self.shared().counts[row][errno.min(ERRNOS - 1)].fetch_add(1, Ordering::Relaxed);
+        }
+        self.shared().done.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The calls that never did what they are for.
+    pub fn never(&self) -> Vec<&'static str> {
+        let rows = CALLS.iter().zip(&self.shared().counts);
+        let never = rows.filter(|(_, counts)| counts[0].load(Ordering::Relaxed) == 0);
+        never.map(|(call, _)| call.name).collect()
+    }
+
+    /// A line a call: how often it did what it is for, and how it failed.
+    pub fn lines(&self) -> String {
+        let mut text = String::from("how often each call returned what");
+        for (call, counts) in CALLS.iter().zip(&self.shared().counts) {
+            let counts = counts.each_ref().map(|it| it.load(Ordering::Relaxed));
+            let _ = write!(text, "\n  {:27} {:7} done", call.name, counts[0]);
+            for (errno, count) in counts.iter().enumerate().skip(1) {
+                if *count > 0 {
+                    let _ = write!(text, ", {count} {:?}", Errno::from_raw(errno as i32));
+                }
+            }
+        }
+        text
+    }
+}
+
+impl Drop for Tally {
+    fn drop(&mut self) {
+        // SAFETY: nobody borrows it any more. It fails only for another size.
+        let _ = unsafe { munmap(self.0.cast(), size_of::<Shared>()) };
+    }
+}
