@@ -85,3 +85,44 @@ impl Record {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::table;
+
+    /// A record as a run has left it.
+    const RECORD: &str = include_str!("../../docs/results.json");
+
+    #[test]
+    fn what_is_written_can_be_read() {
+        let record: Record = serde_json::from_str(RECORD).unwrap();
+        let json = serde_json::to_string_pretty(&record).unwrap();
+        assert_eq!(serde_json::from_str::<Record>(&json).unwrap(), record);
+    }
+
+    proptest! {
+        #[test]
+        fn a_truncated_record_is_refused(length in 0..RECORD.trim_end().len()) {
+            let json = &RECORD.as_bytes()[..length];
+            prop_assert!(serde_json::from_slice::<Record>(json).is_err());
+        }
+
+        /// What still is a record can still be shown.
+        #[test]
+        fn a_damaged_record_does_no_harm(
+            changes in prop::collection::vec((0..RECORD.len(), any::<u8>()), 1..4),
+        ) {
+            let mut json = RECORD.as_bytes().to_vec();
+            for (at, byte) in changes {
+                json[at] = byte;
+            }
+            if let Ok(record) = serde_json::from_slice::<Record>(&json) {
+                let _ = table::tables(&record);
+                let _ = table::legend(&record);
+            }
+        }
+    }
+}

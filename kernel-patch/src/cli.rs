@@ -191,3 +191,66 @@ fn file(text: &str) -> Result<(PathBuf, PathBuf), String> {
         _ => Err("not FROM:TO with an absolute path TO".into()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Words that mean something somewhere, and others.
+    fn word() -> impl Strategy<Value = String> {
+        let known = prop::sample::select(vec![
+            "build",
+            "run",
+            "cargo",
+            "path",
+            "--",
+            "--variant",
+            "debug",
+            "--wait",
+            "--smp",
+            "2",
+            "9",
+            "--memory",
+            "1G",
+            "--timeout",
+            "--accel",
+            "mttcg",
+            "--env",
+            "A=b",
+            "=",
+            "--file",
+            "a:/b",
+            "a:b",
+            ":",
+            "--mitigations",
+            "on",
+            "--no-modules",
+            "--out",
+            "--help",
+        ]);
+        prop_oneof![
+            4 => known.prop_map(str::to_owned),
+            1 => "-{0,2}[a-z=:/,]{0,8}",
+            1 => any::<String>(),
+        ]
+    }
+
+    proptest! {
+        /// Whatever is typed is understood or refused.
+        #[test]
+        fn any_command_line(words in prop::collection::vec(word(), 0..8)) {
+            let line = ["kernel-patch".to_owned()].into_iter().chain(words);
+            if let Ok(cli) = Cli::try_parse_from(line) {
+                match cli.command {
+                    Action::Run { machine, .. } | Action::Cargo { machine, .. } => {
+                        let _ = machine.machine();
+                    }
+                    Action::Build(build) => drop(build.builder()),
+                    Action::Path { .. } => {}
+                }
+            }
+        }
+    }
+}

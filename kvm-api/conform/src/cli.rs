@@ -146,3 +146,54 @@ impl Options {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Words that mean something somewhere, and others.
+    fn word() -> impl Strategy<Value = String> {
+        let known = prop::sample::select(vec![
+            "inside",
+            "calls",
+            "fuzz",
+            "--debug",
+            "--sample",
+            "--only",
+            "--seed",
+            "7",
+            "-7",
+            "--cases",
+            "0",
+            "--json",
+            "x",
+            "--jobs",
+            "2",
+            "17",
+            "--timeout",
+            "--source",
+            "--list",
+            "99999999999999999999",
+            "--help",
+        ]);
+        prop_oneof![
+            4 => known.prop_map(str::to_owned),
+            1 => "-{0,2}[a-z=:/,]{0,8}",
+            1 => any::<String>(),
+        ]
+    }
+
+    proptest! {
+        /// Whatever is typed is understood or refused.
+        #[test]
+        fn any_command_line(words in prop::collection::vec(word(), 0..8)) {
+            let line = ["conform".to_owned()].into_iter().chain(words);
+            if let Ok(cli) = Cli::try_parse_from(line) {
+                let _ = cli.options.properties();
+                let _ = cli.options.inside("calls");
+            }
+        }
+    }
+}

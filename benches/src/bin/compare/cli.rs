@@ -129,3 +129,54 @@ fn accel(text: &str) -> Result<Accel, String> {
         accel => Ok(accel),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// Words that mean something somewhere, and others.
+    fn word() -> impl Strategy<Value = String> {
+        let known = prop::sample::select(vec![
+            "measure",
+            "--filter",
+            "kvm_run",
+            "x",
+            "--no-criterion",
+            "--json",
+            "-",
+            "--native",
+            "--mitigations",
+            "on",
+            "off",
+            "--accel",
+            "kvm",
+            "mttcg",
+            "--source",
+            "--timeout",
+            "1",
+            "-1",
+            "99999999999999999999",
+            "--help",
+            "--version",
+        ]);
+        prop_oneof![
+            4 => known.prop_map(str::to_owned),
+            1 => "-{0,2}[a-z=:/,]{0,8}",
+            1 => any::<String>(),
+        ]
+    }
+
+    proptest! {
+        /// Whatever is typed is understood or refused.
+        #[test]
+        fn any_command_line(words in prop::collection::vec(word(), 0..8)) {
+            let line = ["compare".to_owned()].into_iter().chain(words);
+            if let Ok(cli) = Cli::try_parse_from(line) {
+                let _ = cli.options.selection(Path::new(""));
+                let _ = cli.options.inside();
+            }
+        }
+    }
+}
