@@ -2,6 +2,7 @@
 //! difference between what KVM's system calls do and what its ioctls do, or a
 //! fault in what is new.
 
+mod arguments;
 mod audit;
 mod calls;
 mod cli;
@@ -9,6 +10,7 @@ mod fuzz;
 mod host;
 mod inside;
 mod lanes;
+mod module;
 mod property;
 mod table;
 

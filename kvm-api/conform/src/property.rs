@@ -9,10 +9,14 @@ use serde::{Deserialize, Serialize};
 use crate::cli::Options;
 use crate::host::Host;
 use crate::inside::Stage;
-use crate::{calls, fuzz};
+use crate::{calls, fuzz, module};
 
 /// All properties, those that take longest first.
-pub const ALL: &[Property] = &[fuzz::PROPERTY, calls::PROPERTY];
+pub const ALL: &[Property] = &[
+    fuzz::PROPERTY,
+    calls::PROPERTY,
+    module::PROPERTY,
+];
 
 /// One property of the interface, and how it is tested.
 pub struct Property {
@@ -70,6 +74,14 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    /// Counts a case, and what of it does not hold.
+    pub fn case(&mut self, name: &str, result: Result<()>) {
+        self.cases += 1;
+        if let Err(error) = result {
+            self.fail(format!("{name}: {error:#}"));
+        }
+    }
+
     /// Adds what does not hold.
     pub fn fail(&mut self, what: impl Into<String>) {
         self.failures.push(Failure {

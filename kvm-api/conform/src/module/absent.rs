@@ -1,0 +1,138 @@
+//! What the calls say as KVM comes and goes, one at a time.
+
+use std::fs::File;
+use std::io::pipe;
+use std::os::fd::{AsRawFd, RawFd};
+
+use anyhow::{Result, bail, ensure};
+use guests::Machine;
+use kvm_api::ioctl::Ioctl;
+use kvm_api::kvm_sys::*;
+use kvm_api::syscall::{OpenError, Syscall};
+use kvm_api::{Errno, Kvm};
+use nix::unistd::dup2_raw;
+
+use super::loading::{self, KVM, VENDOR};
+use crate::arguments::{Answer, Arguments};
+
+/// A file descriptor that is open nowhere: limits do not go that high.
+pub const CLOSED: RawFd = RawFd::MAX;
+
+/// Each call says that the kernel does not have it, whatever it is given, and
+/// so does the backend.
+pub fn refused() -> Result<()> {
+    let (reader, _writer) = pipe()?;
+    let null = File::open("/dev/null")?;
+    for fd in [-1, CLOSED, reader.as_raw_fd(), null.as_raw_fd()] {
+        each_refuses(fd, &CALLS, Errno::ENOSYS)?;
+    }
+    match Syscall::open() {
+        Err(OpenError::Missing { .. }) => Ok(()),
+        other => bail!("Syscall::open() gives {other:?}"),
+    }
+}
+
+/// Asserts that calls refuse `fd`, with good arguments behind it.
+fn each_refuses<'a>(
+    fd: RawFd,
+    calls: impl IntoIterator<Item = &'a Call>,
+    errno: Errno,
+) -> Result<()> {
+    let mut arguments = Arguments::new()?;
+    for call in calls {
+        let answer = arguments.flat(call, fd);
+        ensure!(
+            answer == Answer::refused(errno),
+            "{} of {fd} gives {answer:?}, not {errno:?}",
+            call.name
+        );
+    }
+    Ok(())
+}
+
+/// kvm.ko by itself is not yet KVM: the vendor's module registers the calls
+/// when it has made `/dev/kvm`.
+pub fn without_vendor() -> Result<()> {
+    loading::load("irqbypass")?;
+    loading::load(KVM)?;
+    refused()?;
+    ensure!(loading::references(KVM)? == 0, "a refused call holds kvm");
+    // Nor has its leaving anything to take back.
+    loading::unload(KVM)?;
+    refused()
+}
+
+/// With all loaded each call works, on what either interface has made.
+pub fn loaded() -> Result<()> {
+    loading::load_all()?;
+    let before = loading::references(VENDOR)?;
+    {
+        let (ioctl, syscall) = (Ioctl::open()?, Syscall::open()?);
+        let backends: [&dyn Kvm; 2] = [&ioctl, &syscall];
+        for kvm in backends {
+            each_works(kvm)?;
+        }
+    }
+    files_of_others()?;
+    loading::settle(VENDOR, before)?;
+    loading::unload(VENDOR)?;
+    refused()?;
+    loading::unload(KVM)?;
+    refused()
+}
+
+fn each_works(kvm: &dyn Kvm) -> Result<()> {
+    let mut machine = Machine::with_flags(kvm, slot::KVM_MEM_LOG_DIRTY_PAGES);
+    machine.run.set_immediate_exit(true);
+    let mut arguments = Arguments::new()?;
+    for call in &CALLS {
+        let fd = match call.fd {
+            Fd::Vcpu => machine.vcpu.as_raw_fd(),
+            _ => machine.vm.as_raw_fd(),
+        };
+        let answer = arguments.flat(call, fd);
+        ensure!(answer.succeeds(call), "{} gives {answer:?}", call.name);
+    }
+    Ok(())
+}
+
+/// What is not KVM's gets an answer that tells it from a kernel without KVM.
+fn files_of_others() -> Result<()> {
+    let (reader, _writer) = pipe()?;
+    let taking = CALLS.iter().filter(|call| call.fd != Fd::None);
+    each_refuses(CLOSED, taking.clone(), Errno::EBADF)?;
+    each_refuses(reader.as_raw_fd(), taking, Errno::ENOTTY)
+}
+
+/// The number of a file descriptor that was KVM's is worth nothing when it is
+/// another file's, whether KVM is gone or is there again.
+pub fn stale() -> Result<()> {
+    // Opened first, so that it has another number.
+    let null = File::open("/dev/null")?;
+    loading::load_all()?;
+    let kvm = Syscall::open()?;
+    let Machine { vm, vcpu, .. } = Machine::new(&kvm);
+    let numbers = [vm.as_raw_fd(), vcpu.as_raw_fd()];
+    drop((vm, vcpu));
+    loading::unload_soon(VENDOR)?;
+    for fd in numbers {
+        each_refuses(fd, &CALLS, Errno::ENOSYS)?;
+    }
+    let reused = numbers.map(|number| {
+        // SAFETY: the number is nobody's: it was closed above, and what was
+        // opened since is closed too.
+        unsafe { dup2_raw(&null, number) }
+    });
+    for fd in numbers {
+        each_refuses(fd, &CALLS, Errno::ENOSYS)?;
+    }
+    loading::load(VENDOR)?;
+    let taking = CALLS.iter().filter(|call| call.fd != Fd::None);
+    for fd in numbers {
+        each_refuses(fd, taking.clone(), Errno::ENOTTY)?;
+    }
+    for fd in reused {
+        fd?;
+    }
+    Ok(())
+}

@@ -1,0 +1,132 @@
+//! Threads that make calls, whatever becomes of KVM meanwhile.
+
+use std::fs::File;
+use std::io::pipe;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use kvm_api::Errno;
+use kvm_api::kvm_sys::*;
+use nix::unistd::dup2_raw;
+
+use super::absent::CLOSED;
+use crate::arguments::{Arguments, call};
+
+const PAUSE: Duration = Duration::from_millis(2);
+
+/// What the threads share.
+#[derive(Default)]
+pub struct Callers {
+    /// Tells them to end.
+    pub done: AtomicBool,
+    /// How often KVM was not there, and how often it was.
+    pub absent: AtomicU64,
+    pub present: AtomicU64,
+    /// How many virtual machines were made meanwhile.
+    pub made: AtomicU64,
+}
+
+impl Callers {
+    /// Makes every call, on files that are not KVM's, and on `shifting`, which is
+    /// now a virtual machine's and then a pipe's.
+    pub fn call_all(&self, shifting: RawFd) -> Result<()> {
+        let (reader, _writer) = pipe()?;
+        let null = File::open("/dev/null")?;
+        let mut arguments = Arguments::new()?;
+        let files = [
+            (CLOSED, Some(Errno::EBADF)),
+            (reader.as_raw_fd(), Some(Errno::ENOTTY)),
+            (null.as_raw_fd(), Some(Errno::ENOTTY)),
+            (shifting, None),
+        ];
+        while !self.done.load(Relaxed) {
+            for (fd, errno) in files {
+                for call in CALLS.iter().filter(|call| call.fd != Fd::None) {
+                    let answer = arguments.flat(call, fd);
+                    let (good, present) = match (answer.errno(), errno) {
+                        (Some(Errno::ENOSYS), _) => (true, false),
+                        (said, Some(errno)) => (said == Some(errno), true),
+                        // A virtual machine answers, or the pipe.
+                        (Some(said), None) => (documented(call, said), true),
+                        (None, None) => (call.fd != Fd::Vcpu, true),
+                    };
+                    ensure!(good, "{} of {fd} gives {answer:?}", call.name);
+                    self.count(present);
+                    self.probe()?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks KVM itself, without a file.
+    fn probe(&self) -> Result<()> {
+        // SAFETY: the call touches no memory.
+        let answer = unsafe { libc::syscall(__NR_kvm_check_extension, -1, KVM_CAP_SYSCALLS) };
+        let errno = Errno::result(answer).err();
+        let present = answer == i64::from(KVM_SYSCALLS_ABI);
+        ensure!(
+            present || errno == Some(Errno::ENOSYS),
+            "the probe gives {answer}, {errno:?}"
+        );
+        self.count(present);
+        Ok(())
+    }
+
+    /// Makes virtual machines, which have KVM stay as long as they live, and
+    /// puts each at the number `shifting`, where a pipe is before and after.
+    pub fn make(&self, shifting: RawFd) -> Result<()> {
+        let (reader, _writer) = pipe()?;
+        let mut arguments = Arguments::new()?;
+        while !self.done.load(Relaxed) {
+            // SAFETY: the call touches no memory.
+            let answer = unsafe { libc::syscall(__NR_kvm_create_vm) };
+            match Errno::result(answer) {
+                Ok(vm) => {
+                    let vm = vm as RawFd;
+                    shift(vm, shifting)?;
+                    // SAFETY: the number is this thread's, told to nobody.
+                    unsafe { libc::close(vm) };
+                    let size = arguments.flat(call("kvm_get_vcpu_mmap_size"), shifting);
+                    ensure!(size.number() > Some(0), "a VM that lives says {size:?}");
+                    sleep(PAUSE);
+                    shift(reader.as_raw_fd(), shifting)?;
+                    self.made.fetch_add(1, Relaxed);
+                }
+                Err(Errno::ENOSYS) => self.count(false),
+                Err(errno) => ensure!(false, "kvm_create_vm gives {errno}"),
+            }
+            // As long without a VM as with one.
+            sleep(PAUSE);
+        }
+        Ok(())
+    }
+
+    fn count(&self, present: bool) {
+        let which = if present { &self.present } else { &self.absent };
+        which.fetch_add(1, Relaxed);
+    }
+}
+
+/// Whether the table says that a call on a virtual machine's file, or on one
+/// that is not KVM's, may give this.
+fn documented(call: &Call, errno: Errno) -> bool {
+    errno == Errno::ENOTTY || call.fd != Fd::Vcpu && call.errors.contains(&errno)
+}
+
+/// Puts the file of `from` at the number `to`, in the place of what is there.
+fn shift(from: RawFd, to: RawFd) -> Result<()> {
+    // SAFETY: nobody takes what is at this number for anything in particular.
+    Ok(Errno::result(unsafe { libc::dup2(from, to) }).map(drop)?)
+}
+
+/// A number at which files may be shifted, with a file that is not KVM's.
+pub fn shifting() -> Result<OwnedFd> {
+    const NUMBER: RawFd = 200;
+    let null = File::open("/dev/null")?;
+    // SAFETY: numbers are given from the lowest up, and so many are not open.
+    Ok(unsafe { dup2_raw(&null, NUMBER) }?)
+}

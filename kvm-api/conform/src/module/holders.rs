@@ -1,0 +1,156 @@
+//! What keeps the vendor's module from being unloaded: whatever can still enter
+//! it, and nothing else, be the virtual machine of the one interface or of the
+//! other.
+
+use std::any::Any;
+use std::fs::File;
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::net::UnixStream;
+
+use anyhow::{Result, ensure};
+use guests::Machine;
+use kvm_api::ioctl::Ioctl;
+use kvm_api::syscall::Syscall;
+use kvm_api::{Errno, GuestMemory, Kvm};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+
+use super::absent::refused;
+use super::loading::{self, KVM, VENDOR};
+use crate::property::Outcome;
+
+/// What is left of a virtual machine, kept until it is dropped.
+type Held = Box<dyn Any>;
+
+struct Holder {
+    what: &'static str,
+    /// Whether KVM has to stay while it lives.
+    holds: bool,
+    make: fn(&dyn Kvm) -> Result<Held>,
+}
+
+const HOLDERS: &[Holder] = &[
+    Holder {
+        what: "/dev/kvm, open",
+        holds: true,
+        make: |_| Ok(Box::new(File::open("/dev/kvm")?)),
+    },
+    Holder {
+        what: "a VM's file descriptor",
+        holds: true,
+        make: |kvm| Ok(Box::new(kvm.kvm_create_vm()?)),
+    },
+    Holder {
+        what: "a VM's file descriptor on its way through a socket",
+        holds: true,
+        make: |kvm| Ok(Box::new(in_flight(kvm)?)),
+    },
+    Holder {
+        what: "a vcpu's file descriptor",
+        holds: true,
+        make: |kvm| Ok(Box::new(Machine::new(kvm).vcpu)),
+    },
+    // The mapping holds the vcpu's file.
+    Holder {
+        what: "a vcpu's run mapping",
+        holds: true,
+        make: |kvm| Ok(Box::new(Machine::new(kvm).run)),
+    },
+    Holder {
+        what: "memory that a guest was given",
+        holds: false,
+        make: |kvm| Ok(Box::new(Machine::new(kvm).memory)),
+    },
+    // It is a mapping of the memory, which is shmem's, and not of the VM.
+    Holder {
+        what: "a mapping of memory that the kernel has allocated",
+        holds: false,
+        make: |kvm| Ok(Box::new(allocated(kvm)?)),
+    },
+];
+
+/// A VM's file descriptor that is in a socket's queue only.
+fn in_flight(kvm: &dyn Kvm) -> Result<(UnixStream, UnixStream)> {
+    let (from, to) = UnixStream::pair()?;
+    let vm = kvm.kvm_create_vm()?;
+    sendmsg::<()>(
+        from.as_raw_fd(),
+        &[IoSlice::new(b"x")],
+        &[ControlMessage::ScmRights(&[vm.as_raw_fd()])],
+        MsgFlags::empty(),
+        None,
+    )?;
+    Ok((from, to))
+}
+
+const MARK: &[u8] = b"still here";
+
+/// Kernel-allocated memory whose VM is gone, and which has not changed by that.
+struct Allocated(GuestMemory);
+
+fn allocated(kvm: &dyn Kvm) -> Result<Allocated> {
+    let vm = kvm.kvm_create_vm()?;
+    kvm.kvm_set_memory_region(vm.as_fd(), 0, 0, 0, 0x1000)?;
+    let mut memory = kvm.kvm_map_memory(vm.as_fd(), 0, 0x1000)?;
+    memory.write(0, MARK)?;
+    Ok(Allocated(memory))
+}
+
+impl Drop for Allocated {
+    fn drop(&mut self) {
+        let mut mark = [0; MARK.len()];
+        self.0.read(0, &mut mark).expect("the mark is within");
+        assert_eq!(mark, MARK, "the memory went with the VM");
+        self.0.write(0, MARK).expect("the mark is within");
+    }
+}
+
+/// Tries each of them, on either interface.
+pub fn all(outcome: &mut Outcome) {
+    for holder in HOLDERS {
+        for (interface, open) in INTERFACES {
+            let name = format!("{} ({interface})", holder.what);
+            outcome.case(&name, hold(holder, open));
+        }
+    }
+}
+
+type Open = fn() -> Result<Box<dyn Kvm>>;
+
+const INTERFACES: [(&str, Open); 2] = [
+    ("ioctl", || Ok(Box::new(Ioctl::open()?))),
+    ("syscall", || Ok(Box::new(Syscall::open()?))),
+];
+
+fn hold(holder: &Holder, open: Open) -> Result<()> {
+    loading::load_all()?;
+    let before = [KVM, VENDOR].map(loading::references);
+    let held = {
+        // The ioctls' backend has /dev/kvm open.
+        let kvm = open()?;
+        (holder.make)(&*kvm)?
+    };
+    if holder.holds {
+        for module in [VENDOR, KVM] {
+            let refusal = loading::unload(module);
+            ensure!(
+                refusal == Err(Errno::EAGAIN),
+                "unloading {module} gives {refusal:?}"
+            );
+        }
+        // The attempt has changed nothing.
+        Syscall::open()?;
+        drop(held);
+        for (module, before) in [KVM, VENDOR].into_iter().zip(before) {
+            loading::settle(module, before?)?;
+        }
+        loading::unload(VENDOR)?;
+    } else {
+        for (module, before) in [KVM, VENDOR].into_iter().zip(before) {
+            loading::settle(module, before?)?;
+        }
+        loading::unload(VENDOR)?;
+        drop(held);
+    }
+    refused()
+}

@@ -1,0 +1,86 @@
+//! Loading and unloading KVM.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use nix::errno::Errno;
+use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module};
+
+/// The modules, as the kernel calls them, each after those that it needs.
+pub const MODULES: [&str; 3] = ["irqbypass", KVM, VENDOR];
+/// KVM's part that is the same for all processors.
+pub const KVM: &str = "kvm";
+/// The part for the machine's processor, which makes KVM of it.
+pub const VENDOR: &str = "kvm_amd";
+
+/// How long something may take to go away.
+pub const LIMIT: Duration = Duration::from_secs(10);
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// Loads one module.
+pub fn load(module: &str) -> Result<()> {
+    let path = format!("/lib/modules/{}.ko", module.replace('_', "-"));
+    let file = File::open(&path).context(path)?;
+    finit_module(file, c"", ModuleInitFlags::empty()).with_context(|| format!("loading {module}"))
+}
+
+/// Loads KVM, as far as it is not loaded.
+pub fn load_all() -> Result<()> {
+    let absent = MODULES.iter().filter(|module| !is_loaded(module));
+    absent.copied().try_for_each(load)
+}
+
+/// Unloads one module, or is refused.
+pub fn unload(module: &str) -> nix::Result<()> {
+    let name = CString::new(module).expect("no name has a NUL");
+    delete_module(&name, DeleteModuleFlags::O_NONBLOCK)
+}
+
+/// Unloads one module that nothing needs any more, but for what is just being
+/// put.
+pub fn unload_soon(module: &str) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        match unload(module) {
+            Err(Errno::EAGAIN) if start.elapsed() < LIMIT => sleep(PAUSE),
+            result => return result.with_context(|| format!("unloading {module}")),
+        }
+    }
+}
+
+/// Unloads all of KVM that is loaded.
+pub fn unload_all() -> Result<()> {
+    let loaded = MODULES.iter().rev().filter(|module| is_loaded(module));
+    loaded.copied().try_for_each(unload_soon)
+}
+
+/// How many hold a module.
+pub fn references(module: &str) -> Result<i32> {
+    let path = format!("/sys/module/{module}/refcnt");
+    let count = fs::read_to_string(&path).context(path)?;
+    Ok(count.trim().parse()?)
+}
+
+/// Waits until as many hold a module as have before.
+pub fn settle(module: &str, expected: i32) -> Result<()> {
+    let start = Instant::now();
+    loop {
+        let now = references(module)?;
+        if now == expected {
+            return Ok(());
+        }
+        ensure!(
+            start.elapsed() < LIMIT,
+            "{module} has {now} references, before {expected}"
+        );
+        sleep(PAUSE);
+    }
+}
+
+fn is_loaded(module: &str) -> bool {
+    Path::new("/sys/module").join(module).exists()
+}

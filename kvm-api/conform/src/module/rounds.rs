@@ -1,0 +1,82 @@
+//! KVM is loaded and unloaded again and again while other threads make calls.
+
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use kvm_api::Errno;
+
+use super::callers::{Callers, shifting};
+use super::loading::{self, KVM, LIMIT, VENDOR};
+use crate::inside::Stage;
+use crate::property::Outcome;
+
+/// Rounds, with the whole of KVM anew in every so many.
+const WHOLE: u64 = 4;
+
+pub fn test(stage: &Stage<'_>, outcome: &mut Outcome) -> Result<()> {
+    let rounds = stage.options.cases(24, 6, 6);
+    let callers = Callers::default();
+    let file = shifting()?;
+    let number = file.as_raw_fd();
+    let refused = thread::scope(|scope| {
+        let threads = [
+            scope.spawn(|| callers.call_all(number)),
+            scope.spawn(|| callers.make(number)),
+        ];
+        let refused = (1..=rounds).try_fold(0, |refused, round| {
+            stage.say(&format!("{round} of {rounds}"));
+            anyhow::Ok(refused + one(round, &callers)?)
+        });
+        callers.done.store(true, Relaxed);
+        for thread in threads {
+            thread.join().expect("a caller does not panic")?;
+        }
+        refused
+    })?;
+    outcome.cases += rounds;
+    let [absent, present, made] =
+        [&callers.absent, &callers.present, &callers.made].map(|count| count.load(Relaxed));
+    // Without all of these there was no race.
+    ensure!(
+        absent > 0 && present > 0 && made > 0,
+        "KVM was away {absent} times and there {present} times, {made} VMs were made"
+    );
+    outcome.notes.push(format!(
+        "{rounds} rounds of loading and unloading under callers: {absent} calls found no KVM, \
+         {present} found it, {made} VMs were made; unloading was refused {refused} times"
+    ));
+    Ok(())
+}
+
+/// One round, which the callers see; how often unloading was refused.
+fn one(round: u64, callers: &Callers) -> Result<u64> {
+    loading::load_all()?;
+    seen(&callers.made)?;
+    let mut refused = 0;
+    let start = Instant::now();
+    loop {
+        match loading::unload(VENDOR) {
+            Err(Errno::EAGAIN) if start.elapsed() < LIMIT => refused += 1,
+            result => break result.with_context(|| format!("unloading {VENDOR}"))?,
+        }
+        thread::yield_now();
+    }
+    seen(&callers.absent)?;
+    if round.is_multiple_of(WHOLE) {
+        loading::unload(KVM)?;
+    }
+    Ok(refused)
+}
+
+/// Waits until a caller has counted one more.
+fn seen(count: &AtomicU64) -> Result<()> {
+    let (start, before) = (Instant::now(), count.load(Relaxed));
+    while count.load(Relaxed) == before {
+        ensure!(start.elapsed() < LIMIT, "the callers do not get on");
+        thread::yield_now();
+    }
+    Ok(())
+}
