@@ -2,6 +2,7 @@
 //! difference between what KVM's system calls do and what its ioctls do, or a
 //! fault in what is new.
 
+mod access;
 mod arguments;
 mod audit;
 mod calls;

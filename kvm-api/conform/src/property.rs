@@ -9,13 +9,14 @@ use serde::{Deserialize, Serialize};
 use crate::cli::Options;
 use crate::host::Host;
 use crate::inside::Stage;
-use crate::{calls, fuzz, module};
+use crate::{access, calls, fuzz, module};
 
 /// All properties, those that take longest first.
 pub const ALL: &[Property] = &[
     fuzz::PROPERTY,
     calls::PROPERTY,
     module::PROPERTY,
+    access::PROPERTY,
 ];
 
 /// One property of the interface, and how it is tested.

@@ -1,0 +1,190 @@
+//! The device cgroup, in both of its versions: where it denies `/dev/kvm`, the
+//! call that opens no device is denied too.
+
+use std::fs::{self, File};
+use std::mem::size_of;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use kvm_api::Errno;
+use nix::mount::{MsFlags, mount, umount};
+
+use super::Case;
+use super::child::{self, create_vm};
+use super::creators::REFUSED;
+use crate::arguments::Answer;
+
+pub const CASES: &[Case] = &[
+    ("device cgroup, version 1", version_1),
+    ("device cgroup, by a program", by_program),
+];
+
+/// A group of processes, until it is dropped.
+struct Group;
+
+const ROOT: &str = "/tmp/cgroup";
+const GROUP: &str = "/tmp/cgroup/group";
+
+impl Group {
+    fn new(kind: &str, options: Option<&str>) -> Result<Self> {
+        fs::create_dir(ROOT)?;
+        mount(Some(kind), ROOT, Some(kind), MsFlags::empty(), options).context("mount")?;
+        fs::create_dir(GROUP)?;
+        Ok(Self)
+    }
+
+    /// Whether a member may open the node for both, and what `kvm_create_vm`
+    /// answers to it.
+    fn member(&self) -> Result<(Option<i32>, Answer)> {
+        child::run(|| {
+            fs::write(Path::new(GROUP).join("cgroup.procs"), "0")?;
+            let opened = File::options().read(true).write(true).open("/dev/kvm");
+            let errno = opened.err().and_then(|error| error.raw_os_error());
+            Ok((errno, create_vm()?))
+        })
+    }
+
+    fn check(&self, rule: &str, admitted: bool) -> Result<()> {
+        let expected = if admitted {
+            (None, Answer::DONE)
+        } else {
+            (Some(Errno::EPERM as i32), REFUSED)
+        };
+        let found = self.member()?;
+        ensure!(found == expected, "with {rule}: {found:?}");
+        Ok(())
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let removed = fs::remove_dir(GROUP).map_err(anyhow::Error::from);
+        removed
+            .and_then(|()| Ok(umount(ROOT)?))
+            .and_then(|()| Ok(fs::remove_dir(ROOT)?))
+            .expect("the group is empty");
+    }
+}
+
+fn version_1() -> Result<()> {
+    let group = Group::new("cgroup", Some("devices"))?;
+    group.check("no rule", true)?;
+    for (file, rule, admitted) in [
+        // Allowed is what is not denied.
+        ("devices.deny", "c 10:232 rwm", false),
+        ("devices.allow", "c 10:232 r", false),
+        ("devices.allow", "c 10:232 w", true),
+        ("devices.deny", "c 10:232 w", false),
+        // Denied is what is not allowed.
+        ("devices.deny", "a", false),
+        ("devices.allow", "c 10:232 r", false),
+        ("devices.allow", "c 10:* rw", true),
+    ] {
+        fs::write(Path::new(GROUP).join(file), rule).context(rule)?;
+        group.check(&format!("{file}: {rule}"), admitted)?;
+    }
+    // Root is not in it.
+    ensure!(create_vm()? == Answer::DONE, "who is not in it is denied");
+    Ok(())
+}
+
+/// The kinds of access to a device.
+const MKNOD: i32 = 1;
+const READ: i32 = 2;
+const WRITE: i32 = 4;
+
+fn by_program() -> Result<()> {
+    for (denied, admitted) in [
+        (0, true),
+        (MKNOD, true),
+        (READ, false),
+        (WRITE, false),
+        (READ | WRITE, false),
+    ] {
+        let group = Group::new("cgroup2", None)?;
+        deny(denied)?;
+        group.check(&format!("access {denied} denied"), admitted)?;
+    }
+    Ok(())
+}
+
+/// One instruction of a program.
+#[repr(C)]
+struct Instruction {
+    code: u8,
+    registers: u8,
+    offset: i16,
+    value: i32,
+}
+
+/// Attaches a program to the group that denies these kinds of access to
+/// character device 10:232, and nothing else. It goes with the group.
+fn deny(access: i32) -> Result<()> {
+    let i = |code, registers, offset, value| Instruction {
+        code,
+        registers,
+        offset,
+        value,
+    };
+    let program = [
+        i(0x61, 0x12, 4, 0),      // r2 = the major number
+        i(0x55, 0x02, 7, 10),     // if r2 != 10 goto allow
+        i(0x61, 0x12, 8, 0),      // r2 = the minor number
+        i(0x55, 0x02, 5, 232),    // if r2 != 232 goto allow
+        i(0x61, 0x12, 0, 0),      // r2 = the access, above 16 bits for the type
+        i(0x77, 0x02, 0, 16),     // r2 >>= 16
+        i(0x57, 0x02, 0, access), // r2 &= access
+        i(0x15, 0x02, 1, 0),      // if r2 == 0 goto allow
+        i(0x05, 0x00, 2, 0),      // goto deny
+        i(0xb7, 0x00, 0, 1),      // allow: r0 = 1
+        i(0x95, 0x00, 0, 0),      // exit
+        i(0xb7, 0x00, 0, 0),      // deny: r0 = 0
+        i(0x95, 0x00, 0, 0),      // exit
+    ];
+
+    #[repr(C)]
+    struct Load {
+        kind: u32,
+        length: u32,
+        instructions: *const Instruction,
+        license: *const libc::c_char,
+    }
+    const BPF_PROG_LOAD: i32 = 5;
+    const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
+    let load = Load {
+        kind: BPF_PROG_TYPE_CGROUP_DEVICE,
+        length: program.len() as u32,
+        instructions: program.as_ptr(),
+        license: c"GPL".as_ptr(),
+    };
+    let size = size_of::<Load>();
+    // SAFETY: the structure is the beginning of what the call takes, and the
+    // kernel takes what is missing for 0; what it points to is there.
+    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &load, size) };
+    let fd = Errno::result(fd).context("loading the program")?;
+    // SAFETY: it is a new file descriptor.
+    let loaded = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+
+    #[repr(C)]
+    struct Attach {
+        target: i32,
+        program: i32,
+        kind: u32,
+        flags: u32,
+    }
+    const BPF_PROG_ATTACH: i32 = 8;
+    const BPF_CGROUP_DEVICE: u32 = 6;
+    let group = File::open(GROUP)?;
+    let attach = Attach {
+        target: group.as_raw_fd(),
+        program: loaded.as_raw_fd(),
+        kind: BPF_CGROUP_DEVICE,
+        flags: 0,
+    };
+    let size = size_of::<Attach>();
+    // SAFETY: as above.
+    let attached = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, &attach, size) };
+    Errno::result(attached).context("attaching the program")?;
+    Ok(())
+}

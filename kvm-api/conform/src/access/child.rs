@@ -1,0 +1,91 @@
+//! A process of its own for what cannot be taken back.
+
+use std::any::Any;
+use std::io::{PipeReader, Read, Write, pipe};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use nix::sys::prctl::set_dumpable;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Gid, Pid, Uid, alarm, fork, setgroups, setresgid, setresuid};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::arguments::{Answer, Arguments, call};
+
+/// How many seconds a child may take.
+const LIMIT: u32 = 60;
+
+/// A child that has been started.
+pub struct Child {
+    pid: Pid,
+    said: PipeReader,
+}
+
+/// Has a child do `work`.
+pub fn start<T: Serialize>(work: impl FnOnce() -> Result<T>) -> Result<Child> {
+    let (said, mut say) = pipe()?;
+    // SAFETY: this process has no other thread, so the child may do what it
+    // could do itself; it leaves without unwinding.
+    match unsafe { fork() }? {
+        ForkResult::Child => {
+            alarm::set(LIMIT);
+            let done = catch_unwind(AssertUnwindSafe(work))
+                .unwrap_or_else(|panic| Err(anyhow!("{}", message(&*panic))))
+                .map_err(|error| format!("{error:#}"));
+            let sent = serde_json::to_vec(&done)
+                .map_err(anyhow::Error::from)
+                .and_then(|text| Ok(say.write_all(&text)?));
+            // SAFETY: nothing of the parent's is touched on the way out.
+            unsafe { libc::_exit(sent.is_err().into()) }
+        }
+        ForkResult::Parent { child: pid } => Ok(Child { pid, said }),
+    }
+}
+
+impl Child {
+    /// What came of the work.
+    pub fn finish<T: DeserializeOwned>(mut self) -> Result<T> {
+        let mut said = Vec::new();
+        self.said.read_to_end(&mut said)?;
+        let status = waitpid(self.pid, None)?;
+        ensure!(
+            matches!(status, WaitStatus::Exited(_, 0)),
+            "the child ends with {status:?}"
+        );
+        let done: Result<T, String> = serde_json::from_slice(&said).context("what it said")?;
+        done.map_err(|error| anyhow!("in the child: {error}"))
+    }
+}
+
+/// Has a child do `work`, and waits for it.
+pub fn run<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    start(work)?.finish()
+}
+
+fn message(panic: &dyn Any) -> &str {
+    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(text), _) => text,
+        (_, Some(text)) => text,
+        _ => "it panics",
+    }
+}
+
+/// The user who is nobody in particular.
+pub const NOBODY: u32 = 65534;
+
+/// Becomes a user without privileges, in these groups.
+pub fn become_user(user: u32, group: u32, supplementary: &[u32]) -> Result<()> {
+    let supplementary: Vec<_> = supplementary.iter().copied().map(Gid::from_raw).collect();
+    setgroups(&supplementary)?;
+    let (group, user) = (Gid::from_raw(group), Uid::from_raw(user));
+    setresgid(group, group, group)?;
+    setresuid(user, user, user)?;
+    // Else the process' own files in /proc are root's.
+    Ok(set_dumpable(true)?)
+}
+
+/// What `kvm_create_vm` answers here and now.
+pub fn create_vm() -> Result<Answer> {
+    Ok(Arguments::new()?.flat(call("kvm_create_vm"), 0))
+}

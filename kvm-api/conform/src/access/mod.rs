@@ -1,0 +1,48 @@
+//! Who may make a virtual machine, and what somebody may do with one that
+//! another has made: not more than over the ioctls.
+
+mod capabilities;
+mod cgroup;
+mod child;
+mod creators;
+mod landlock;
+mod namespace;
+mod seccomp;
+mod setting;
+mod socket;
+
+use anyhow::Result;
+
+use crate::inside::Stage;
+use crate::property::{Kernels, Outcome, Property, Test};
+
+pub const PROPERTY: Property = Property {
+    name: "access",
+    about: "who may not by ioctl may not by system call either",
+    backends: "ioctl, syscall",
+    kernels: Kernels::Both,
+    test: Test::Inside {
+        machine: |machine, _| machine,
+        test,
+    },
+};
+
+type Case = (&'static str, fn() -> Result<()>);
+
+fn test(stage: &Stage<'_>) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let cases = [
+        setting::CASES,
+        creators::CASES,
+        namespace::CASES,
+        cgroup::CASES,
+        socket::CASES,
+        landlock::CASES,
+        seccomp::CASES,
+    ];
+    for (name, case) in cases.into_iter().flatten() {
+        stage.say(name);
+        outcome.case(name, case());
+    }
+    Ok(outcome)
+}

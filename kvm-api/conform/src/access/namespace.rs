@@ -1,0 +1,84 @@
+//! User namespaces: whoever is root in one is nobody outside, and a group is
+//! the one that it is outside, whatever its number is within.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use nix::sched::{CloneFlags, unshare};
+use nix::unistd::{getegid, geteuid};
+
+use super::Case;
+use super::child::{NOBODY, become_user};
+use super::creators::{GROUP, OTHER, REFUSED, answers};
+use super::setting;
+use crate::arguments::Answer;
+
+pub const CASES: &[Case] = &[
+    ("root of a user namespace", roots),
+    ("groups of a user namespace", groups),
+];
+
+/// Enters a new user namespace, in which the user is `user`, and the group
+/// `group` or one without a number there.
+pub fn enter(user: u32, group: Option<u32>) -> Result<()> {
+    let (outer_user, outer_group) = (geteuid(), getegid());
+    unshare(CloneFlags::CLONE_NEWUSER)?;
+    let write = |file: &str, text: String| {
+        let file = format!("/proc/self/{file}");
+        fs::write(&file, text).context(file)
+    };
+    write("uid_map", format!("{user} {outer_user} 1"))?;
+    if let Some(group) = group {
+        // Without privileges outside a group is only mapped after this.
+        write("setgroups", "deny".into())?;
+        write("gid_map", format!("{group} {outer_group} 1"))?;
+    }
+    Ok(())
+}
+
+fn roots() -> Result<()> {
+    answers("a user who is root within", REFUSED, || {
+        become_user(NOBODY, OTHER, &[])?;
+        enter(0, Some(0))
+    })?;
+    answers("root who is root within", REFUSED, || enter(0, Some(0)))?;
+    answers("root who is a user within", REFUSED, || {
+        enter(1000, Some(1000))
+    })?;
+    answers("root within a namespace within", REFUSED, || {
+        enter(0, Some(0))?;
+        enter(0, Some(0))
+    })
+}
+
+fn groups() -> Result<()> {
+    setting::with(GROUP, || {
+        answers("a member by another number", Answer::DONE, || {
+            become_user(NOBODY, GROUP, &[])?;
+            enter(0, Some(5000))
+        })?;
+        answers("a member without a number", Answer::DONE, || {
+            become_user(NOBODY, GROUP, &[])?;
+            enter(0, None)
+        })?;
+        answers(
+            "a supplementary member without a number",
+            Answer::DONE,
+            || {
+                become_user(NOBODY, OTHER, &[GROUP])?;
+                enter(0, Some(OTHER))
+            },
+        )?;
+        answers("another group by the number of this", REFUSED, || {
+            become_user(NOBODY, OTHER, &[])?;
+            enter(0, Some(GROUP))
+        })
+    })?;
+    // A group without a number there is shown as 65534.
+    setting::with(65534, || {
+        answers("a group that shows as that number", REFUSED, || {
+            become_user(NOBODY, OTHER, &[])?;
+            enter(0, None)
+        })
+    })
+}

@@ -1,0 +1,65 @@
+//! A filter of system calls decides about each call by its number alone.
+
+use anyhow::{Result, ensure};
+use kvm_api::Errno;
+use kvm_api::kvm_sys::{CALLS, Call};
+use libc::{
+    BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO,
+    SECCOMP_SET_MODE_FILTER, sock_filter, sock_fprog,
+};
+use nix::sys::prctl::set_no_new_privs;
+
+use super::Case;
+use super::child;
+use crate::arguments::{Answer, Arguments};
+
+pub const CASES: &[Case] = &[("a filter by number", by_number)];
+
+/// What the filter answers: no call by itself.
+const DENIED: Errno = Errno::EXDEV;
+
+fn by_number() -> Result<()> {
+    for denied in &CALLS {
+        let answers: Vec<Answer> = child::run(|| {
+            deny(denied)?;
+            let mut arguments = Arguments::new()?;
+            Ok(CALLS.iter().map(|call| arguments.flat(call, -1)).collect())
+        })?;
+        for (call, answer) in CALLS.iter().zip(answers) {
+            ensure!(
+                (answer == Answer::refused(DENIED)) == (call.number == denied.number),
+                "with {} denied, {} gives {answer:?}",
+                denied.name,
+                call.name
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Denies this process one call.
+fn deny(call: &Call) -> Result<()> {
+    let step = |code: u32, jt, jf, k| sock_filter {
+        code: code as u16,
+        jt,
+        jf,
+        k,
+    };
+    let mut steps = [
+        // The number is the first field of what the filter sees.
+        step(BPF_LD | BPF_W | BPF_ABS, 0, 0, 0),
+        step(BPF_JMP | BPF_JEQ | BPF_K, 0, 1, call.number as u32),
+        step(BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ERRNO | DENIED as u32),
+        step(BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ALLOW),
+    ];
+    let program = sock_fprog {
+        len: steps.len() as u16,
+        filter: steps.as_mut_ptr(),
+    };
+    set_no_new_privs()?;
+    // SAFETY: the program is as the call takes it, and is copied.
+    Errno::result(unsafe {
+        libc::syscall(libc::SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program)
+    })?;
+    Ok(())
+}

@@ -1,0 +1,260 @@
+//! Files that are handed to another process through a socket: what that one
+//! may do with them by ioctl it may by system call, and nothing else.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+
+use anyhow::{Context, Result, ensure};
+use guests::Machine;
+use kvm_api::ioctl::Ioctl;
+use kvm_api::kvm_sys::*;
+use kvm_api::syscall::Syscall;
+use kvm_api::{Errno, Kvm, RunMapping};
+use nix::sched::{CloneFlags, clone};
+use nix::sys::signal::Signal;
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::wait::{WaitStatus, waitpid};
+use serde::{Deserialize, Serialize};
+
+use super::Case;
+use super::child::{self, NOBODY, become_user, create_vm};
+use super::creators::{OTHER, REFUSED};
+use crate::arguments::{Answer, Arguments, call};
+
+pub const CASES: &[Case] = &[
+    ("a VM and a vcpu for another process", another_process),
+    (
+        "a VM and a vcpu for a process in the same memory",
+        same_memory,
+    ),
+    ("/dev/kvm for a user", device),
+];
+
+/// The files that are handed over: `/dev/kvm`, a VM's and a vcpu's.
+type Files<F> = [F; 3];
+
+/// What one call gave.
+#[derive(Serialize, Deserialize)]
+struct Row {
+    name: String,
+    /// The ioctl on the same file, where there is one.
+    ioctl: Option<Answer>,
+    flat: Answer,
+    /// The same on `/dev/kvm`, for calls that take that one as well.
+    device: Option<(Option<Answer>, Answer)>,
+}
+
+/// Makes every call that takes a file.
+fn call_all(files: &Files<OwnedFd>) -> Result<Vec<Row>> {
+    let [device, vm, vcpu] = files.each_ref().map(AsRawFd::as_raw_fd);
+    let mut arguments = Arguments::new()?;
+    let mut both = |call: &Call, fd| {
+        // The system call takes the lowest id, the ioctl one out of the way.
+        (arguments.ioctl(call, fd, 9), arguments.flat(call, fd))
+    };
+    let taking = CALLS.iter().filter(|call| call.fd != Fd::None);
+    let row = |call: &Call| {
+        let (ioctl, flat) = both(call, if call.fd == Fd::Vcpu { vcpu } else { vm });
+        Row {
+            name: call.name.to_owned(),
+            ioctl,
+            flat,
+            device: (call.fd == Fd::System).then(|| both(call, device)),
+        }
+    };
+    Ok(taking.map(row).collect())
+}
+
+/// Either interface's virtual machine.
+fn for_both(test: impl Fn(&Ioctl, &dyn Kvm) -> Result<()>) -> Result<()> {
+    let (ioctl, syscall) = (Ioctl::open()?, Syscall::open()?);
+    test(&ioctl, &ioctl).context("a VM made by ioctl")?;
+    test(&ioctl, &syscall).context("a VM made by system call")
+}
+
+fn machine(kvm: &dyn Kvm) -> Machine<'_> {
+    let mut machine = Machine::with_flags(kvm, slot::KVM_MEM_LOG_DIRTY_PAGES);
+    machine.run.set_immediate_exit(true);
+    machine
+}
+
+fn another_process() -> Result<()> {
+    for_both(|ioctl, kvm| {
+        // The process is there before the files are: it has them through the
+        // socket alone.
+        let (here, there) = UnixStream::pair()?;
+        let child = child::start(|| {
+            become_user(NOBODY, OTHER, &[])?;
+            let files = receive(&there)?;
+            let rows = call_all(&files)?;
+            // Whoever has a vcpu's file may map the page, as ever; the VM's
+            // memory is its owner's.
+            let [device, vm, vcpu] = files.each_ref().map(AsFd::as_fd);
+            let syscall = Syscall::open()?;
+            let size = syscall.kvm_get_vcpu_mmap_size(device)?;
+            RunMapping::new(vcpu, size)?;
+            let memory = syscall.kvm_map_memory(vm, 0, 0x1000).err();
+            ensure!(
+                memory == Some(Errno::EIO),
+                "mapping memory gives {memory:?}"
+            );
+            Ok(rows)
+        })?;
+        let machine = machine(kvm);
+        send(&here, [ioctl.as_fd(), machine.vm(), machine.vcpu()])?;
+        let eio = Answer::refused(Errno::EIO);
+        for row in child.finish::<Vec<Row>>()? {
+            ensure!(
+                row.flat == eio && row.ioctl.is_none_or(|ioctl| ioctl == eio),
+                "{} gives {:?}, its ioctl {:?}",
+                row.name,
+                row.flat,
+                row.ioctl
+            );
+            works_on_device(&row)?;
+        }
+        Ok(())
+    })
+}
+
+/// Asserts that a call which takes `/dev/kvm` works on it as the ioctl does.
+fn works_on_device(row: &Row) -> Result<()> {
+    if let Some((ioctl, flat)) = row.device {
+        ensure!(
+            flat.number().is_some() && ioctl == Some(flat),
+            "{} of /dev/kvm gives {flat:?}, its ioctl {ioctl:?}",
+            row.name
+        );
+    }
+    Ok(())
+}
+
+fn same_memory() -> Result<()> {
+    for_both(|ioctl, kvm| {
+        let machine = machine(kvm);
+        let (here, there) = UnixStream::pair()?;
+        send(&here, [ioctl.as_fd(), machine.vm(), machine.vcpu()])?;
+        let rows = in_same_memory(|| {
+            drop_privileges()?;
+            call_all(&receive(&there)?)
+        })?;
+        for row in rows {
+            works_on_device(&row)?;
+            let same = match row.device {
+                // A VM does not answer all of these by ioctl.
+                Some((_, flat)) => row.flat == flat,
+                None => row.ioctl.is_none_or(|ioctl| row.flat == ioctl),
+            };
+            ensure!(
+                row.flat.succeeds(call(&row.name)) && same,
+                "{} gives {:?}, its ioctl {:?}",
+                row.name,
+                row.flat,
+                row.ioctl
+            );
+        }
+        Ok(())
+    })
+}
+
+/// Has a process do `work` that shares this one's memory, but neither its files
+/// nor its user. This one stands still meanwhile.
+fn in_same_memory<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    let (mut work, mut done) = (Some(work), None);
+    let mut stack = vec![0; 1 << 20];
+    let flags = CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK;
+    let body = Box::new(|| {
+        done = work.take().map(|work| work());
+        // Not by returning: the first run of a vcpu gives the process that makes
+        // it a thread, of KVM's, which has to end too.
+        // SAFETY: nothing of the parent's is touched on the way out.
+        unsafe { libc::_exit(0) }
+    });
+    // SAFETY: this thread, whose memory and thread-local values the process
+    // uses, waits until it has ended; there is no other thread.
+    let pid = unsafe { clone(body, &mut stack, flags, Some(Signal::SIGCHLD as i32)) }?;
+    let status = waitpid(pid, None)?;
+    ensure!(matches!(status, WaitStatus::Exited(_, 0)), "{status:?}");
+    done.context("nothing was done")?
+}
+
+/// Becomes a user, this process alone: the C library would want to tell all
+/// that it takes for its own threads.
+fn drop_privileges() -> Result<()> {
+    let user = NOBODY;
+    // SAFETY: the calls touch no memory.
+    let answers = unsafe {
+        [
+            libc::syscall(libc::SYS_setgroups, 0, 0),
+            libc::syscall(libc::SYS_setresgid, user, user, user),
+            libc::syscall(libc::SYS_setresuid, user, user, user),
+        ]
+    };
+    for answer in answers {
+        Errno::result(answer)?;
+    }
+    Ok(())
+}
+
+/// Whoever is handed `/dev/kvm` may make a VM of it by ioctl, and do with that
+/// one what can be done; but the system call asks who the caller is.
+fn device() -> Result<()> {
+    let (here, there) = UnixStream::pair()?;
+    let child = child::start(|| {
+        become_user(NOBODY, OTHER, &[])?;
+        let [device, _, _] = receive(&there)?;
+        // SAFETY: the request touches no memory.
+        let vm = unsafe { libc::ioctl(device.as_raw_fd(), KVM_CREATE_VM, 0) };
+        let vm = Errno::result(vm).context("KVM_CREATE_VM")?;
+        // SAFETY: it is a new file descriptor.
+        let vm = unsafe { OwnedFd::from_raw_fd(vm) };
+        let flat = create_vm()?;
+        ensure!(flat == REFUSED, "kvm_create_vm gives {flat:?}");
+        let kvm = Syscall::open()?;
+        let vcpu = kvm.kvm_create_vcpu(vm.as_fd())?;
+        let mut run = RunMapping::new(vcpu.as_fd(), kvm.kvm_get_vcpu_mmap_size(vm.as_fd())?)?;
+        run.set_immediate_exit(true);
+        kvm.kvm_set_memory_region(vm.as_fd(), 0, 0, 0, 0x1000)?;
+        kvm.kvm_map_memory(vm.as_fd(), 0, 0x1000)?;
+        let ran = kvm.kvm_run(vcpu.as_fd(), &mut run).map(drop);
+        ensure!(ran == Err(Errno::EINTR), "kvm_run gives {ran:?}");
+        Ok(())
+    })?;
+    let kvm = Ioctl::open()?;
+    send(&here, [kvm.as_fd(); 3])?;
+    child.finish()
+}
+
+/// Hands files over.
+fn send<F: AsFd>(socket: &UnixStream, files: Files<F>) -> Result<()> {
+    let files = files.each_ref().map(|file| file.as_fd().as_raw_fd());
+    sendmsg::<()>(
+        socket.as_raw_fd(),
+        &[IoSlice::new(b"x")],
+        &[ControlMessage::ScmRights(&files)],
+        MsgFlags::empty(),
+        None,
+    )?;
+    Ok(())
+}
+
+/// Takes the files that are handed over.
+fn receive(socket: &UnixStream) -> Result<Files<OwnedFd>> {
+    let mut byte = [0];
+    let mut data = [IoSliceMut::new(&mut byte)];
+    let mut space = nix::cmsg_space!(Files<RawFd>);
+    let message = recvmsg::<()>(
+        socket.as_raw_fd(),
+        &mut data,
+        Some(&mut space),
+        MsgFlags::MSG_CMSG_CLOEXEC,
+    )?;
+    let files = message.cmsgs()?.find_map(|message| match message {
+        ControlMessageOwned::ScmRights(files) => Files::<RawFd>::try_from(files).ok(),
+        _ => None,
+    });
+    // SAFETY: the files came with this message, and have these new numbers.
+    let owned = |fd| unsafe { OwnedFd::from_raw_fd(fd) };
+    Ok(files.context("no files came")?.map(owned))
+}
