@@ -8,6 +8,7 @@ mod audit;
 mod calls;
 mod cli;
 mod fuzz;
+mod hook;
 mod host;
 mod inside;
 mod lanes;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::cli::Options;
 use crate::host::Host;
 use crate::inside::Stage;
-use crate::{access, calls, fuzz, module};
+use crate::{access, calls, fuzz, hook, module};
 
 /// All properties, those that take longest first.
 pub const ALL: &[Property] = &[
@@ -17,6 +17,7 @@ pub const ALL: &[Property] = &[
     calls::PROPERTY,
     module::PROPERTY,
     access::PROPERTY,
+    hook::PROPERTY,
 ];
 
 /// One property of the interface, and how it is tested.

@@ -1,0 +1,112 @@
+//! A security module that denies an ioctl denies the system call that replaces
+//! it, and no other.
+
+mod attempts;
+mod tomoyo;
+
+use std::collections::BTreeSet;
+
+use anyhow::{Result, ensure};
+use guests::Machine;
+use kvm_api::ioctl::Ioctl;
+use kvm_api::kvm_sys::slot;
+use kvm_api::syscall::Syscall;
+use kvm_api::{Errno, Kvm};
+
+use self::attempts::{Attempt, answers};
+use self::tomoyo::{LOADER, Rules, TRIGGER};
+use crate::arguments::Answer;
+use crate::inside::Stage;
+use crate::property::{Kernels, Outcome, Property, Test};
+
+pub const PROPERTY: Property = Property {
+    name: "hook",
+    about: "what a security module denies by ioctl it denies by system call",
+    backends: "ioctl, syscall",
+    kernels: Kernels::Both,
+    test: Test::Inside {
+        machine: |machine, _| {
+            machine
+                .cmdline("lsm=tomoyo")
+                .cmdline(format!("TOMOYO_trigger={TRIGGER}"))
+                .cmdline(format!("TOMOYO_loader={LOADER}"))
+        },
+        test,
+    },
+};
+
+fn machine(kvm: &dyn Kvm) -> Machine<'_> {
+    let mut machine = Machine::with_flags(kvm, slot::KVM_MEM_LOG_DIRTY_PAGES);
+    machine.run.set_immediate_exit(true);
+    machine
+}
+
+const REFUSED: Answer = Answer::refused(Errno::EPERM);
+
+fn test(stage: &Stage<'_>) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let (ioctl, syscall) = (Ioctl::open()?, Syscall::open()?);
+    let attempts = Attempt::all();
+    let questions: BTreeSet<_> = attempts.iter().map(Attempt::question).collect();
+
+    let usual = answers(&attempts, &machine(&ioctl), &ioctl)?;
+    for (attempt, answer) in attempts.iter().zip(&usual) {
+        let told = attempt.told();
+        ensure!(answer.succeeds(attempt.call), "{told} gives {answer:?}");
+    }
+    let before = machine(&ioctl);
+    let mut rules = Rules::enforce()?;
+    outcome.case("no rule", {
+        let denied = answers(&attempts, &before, &ioctl)?;
+        compare(&attempts, &denied, |_, _| REFUSED)
+    });
+    // That one has no file to ask about.
+    outcome.case("the probe", Syscall::open().map(drop).map_err(Into::into));
+
+    for (path, command) in &questions {
+        rules.allow(path, *command)?;
+    }
+    // Whose the VM is makes no difference.
+    let backends: [(&str, &dyn Kvm); 2] = [("ioctl", &ioctl), ("system call", &syscall)];
+    for (done, (question, (maker, kvm))) in
+        questions.iter().zip(backends.iter().cycle()).enumerate()
+    {
+        stage.say(&format!("{done} of {}", questions.len()));
+        let (path, command) = *question;
+        let name = format!("{command:#x} on {path}, of a VM made by {maker}");
+        let machine_to_deny = machine(*kvm);
+        rules.forbid(path, command)?;
+        let denied = answers(&attempts, &machine_to_deny, &ioctl)?;
+        rules.allow(path, command)?;
+        outcome.case(
+            &format!("denied: {name}"),
+            compare(&attempts, &denied, |attempt, index| {
+                let asks = attempt.question() == *question;
+                if asks { REFUSED } else { usual[index] }
+            }),
+        );
+        let allowed = answers(&attempts, &machine(*kvm), &ioctl)?;
+        outcome.case(
+            &format!("allowed again: {name}"),
+            compare(&attempts, &allowed, |_, index| usual[index]),
+        );
+    }
+    Ok(outcome)
+}
+
+/// Asserts that each attempt gives what is expected.
+fn compare(
+    attempts: &[Attempt],
+    found: &[Answer],
+    expected: impl Fn(&Attempt, usize) -> Answer,
+) -> Result<()> {
+    for (index, (attempt, found)) in attempts.iter().zip(found).enumerate() {
+        let expected = expected(attempt, index);
+        ensure!(
+            *found == expected,
+            "{} gives {found:?}, not {expected:?}",
+            attempt.told()
+        );
+    }
+    Ok(())
+}

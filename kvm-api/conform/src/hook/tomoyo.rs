@@ -1,0 +1,88 @@
+//! TOMOYO, a security module that decides about ioctls by the path of the file
+//! and the number of the command, as it is told in its files.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+use std::process::{self, Command, Stdio};
+
+use anyhow::{Context, Result, ensure};
+use libc::c_ulong;
+use nix::mount::{MsFlags, mount};
+
+/// What is executed to have the policy take effect, from then on for good.
+pub const TRIGGER: &str = "/proc/self/exe";
+/// What the kernel would have load the policy: it only has to be there.
+pub const LOADER: &str = "/proc/version";
+
+const SECURITYFS: &str = "/sys/kernel/security";
+const TOMOYO: &str = "/sys/kernel/security/tomoyo";
+
+/// The rules of this process and of those that it starts.
+pub struct Rules(File);
+
+impl Rules {
+    /// Turns TOMOYO on: from now on this process may make no ioctl.
+    pub fn enforce() -> Result<Self> {
+        let none = MsFlags::empty();
+        mount(
+            Some("securityfs"),
+            SECURITYFS,
+            Some("securityfs"),
+            none,
+            None::<&str>,
+        )
+        .context("mount securityfs")?;
+        // Profile 0 is everybody's and forbids nothing.
+        write(
+            "profile",
+            "PROFILE_VERSION=20150505\n0-COMMENT=others\n1-COMMENT=this\n\
+             1-CONFIG::file::ioctl={ mode=enforcing grant_log=no reject_log=no }\n",
+        )?;
+        let this = fs::read_link("/proc/self/exe")?;
+        write("manager", &format!("{}\n", this.display()))?;
+        let activated = Command::new(TRIGGER)
+            .arg("--version")
+            .stdout(Stdio::null())
+            .status()?;
+        ensure!(activated.success(), "{TRIGGER} ends with {activated}");
+        let mut rules = Self(open("domain_policy")?);
+        rules.write(&format!("select pid={}\nuse_profile 1\n", process::id()))?;
+        Ok(rules)
+    }
+
+    /// Allows a command on the file at `path`.
+    pub fn allow(&mut self, path: &str, command: c_ulong) -> Result<()> {
+        self.write(&rule(path, command))
+    }
+
+    /// Takes that back.
+    pub fn forbid(&mut self, path: &str, command: c_ulong) -> Result<()> {
+        self.write(&format!("delete {}", rule(path, command)))
+    }
+
+    fn write(&mut self, text: &str) -> Result<()> {
+        // Whole lines, at once.
+        self.0.write_all(text.as_bytes()).context("domain_policy")
+    }
+}
+
+fn rule(path: &str, command: c_ulong) -> String {
+    format!("file ioctl {path} {command:#x}\n")
+}
+
+fn open(name: &str) -> Result<File> {
+    let path = Path::new(TOMOYO).join(name);
+    File::options().write(true).open(&path).with_context(|| {
+        format!(
+            "{} does not open; the kernel needs lsm=tomoyo",
+            path.display()
+        )
+    })
+}
+
+fn write(name: &str, text: &str) -> Result<()> {
+    open(name)?
+        .write_all(text.as_bytes())
+        .context(name.to_owned())
+}
