@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
 
 use sha2::{Digest, Sha256};
 
@@ -18,7 +17,7 @@ const FRAGMENTS: [&str; 2] = ["exit-path.config", "machine.config"];
 pub(crate) const DEBIAN: &str = "/usr/src/linux-config-6.12/config.amd64_none_amd64.xz";
 
 /// What the series adds, which a stock kernel does not know.
-const SYSCALLS: &str = "CONFIG_KVM_SYSCALLS=y\n";
+pub(crate) const SYSCALLS: &str = "CONFIG_KVM_SYSCALLS=y\n";
 
 /// What a kernel that checks itself has on top.
 const DEBUG: &str = "debug.config";
@@ -33,17 +32,26 @@ pub(crate) struct Config {
 
 impl Config {
     pub(crate) fn read(variant: Variant) -> Result<Self> {
+        let mut fragments = FRAGMENTS.to_vec();
+        fragments.extend((variant == Variant::Debug).then_some(DEBUG));
+        let syscalls = match variant {
+            Variant::Stock => "",
+            _ => SYSCALLS,
+        };
+        let built_in = match variant {
+            Variant::BuiltIn => BUILT_IN,
+            _ => "",
+        };
+        Self::of(&fragments, &format!("{syscalls}{built_in}"))
+    }
+
+    /// Asks for what the fragments of these names ask for, and for `more`.
+    pub(crate) fn of(fragments: &[&str], more: &str) -> Result<Self> {
         let mut text = String::new();
-        let debug = (variant == Variant::Debug).then_some(DEBUG);
-        for path in FRAGMENTS.into_iter().chain(debug).map(paths::fragment) {
+        for path in fragments.iter().map(|name| paths::fragment(name)) {
             text += &fs::read_to_string(&path).map_err(Error::io("read", &path))?;
         }
-        if variant != Variant::Stock {
-            text += SYSCALLS;
-        }
-        if variant == Variant::BuiltIn {
-            text += BUILT_IN;
-        }
+        text += more;
         Ok(Self { text })
     }
 
@@ -58,8 +66,8 @@ impl Config {
 
     /// Makes the configuration in the build directory, and holds it to what
     /// is asked for: an option whose dependencies fail is dropped silently.
-    pub(crate) fn make(&self, make: &Make<'_>, build: &Path) -> Result<()> {
-        let path = build.join(".config");
+    pub(crate) fn make(&self, make: &Make<'_>) -> Result<()> {
+        let path = make.build.join(".config");
         let read = || fs::read_to_string(&path).map_err(Error::io("read", &path));
         make.run("tinyconfig")?;
         files::write(&path, merged(&read()?, &self.text).as_bytes())?;

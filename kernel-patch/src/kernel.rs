@@ -124,7 +124,7 @@ impl Builder {
         let config = Config::read(self.variant)?;
         loop {
             let lock = Lock::shared(&root, self.wait)?;
-            if let Some(source) = self.current()?
+            if let Some(source) = current(self.source.as_deref())?
                 && files::read(&stamp(&build))? == Some(wanted(&source, &series, &config))
             {
                 let release = build.join("include/config/kernel.release");
@@ -143,29 +143,10 @@ impl Builder {
         }
     }
 
-    /// What to build from, as it is now; `None` when it must be got first.
-    fn current(&self) -> Result<Option<Source>> {
-        if let Some(path) = &self.source {
-            return Source::find(path).map(Some);
-        }
-        match Variant::Module.tree()?.source()? {
-            // What was unpacked serves on when its tarball is gone.
-            Some(last) if !last.path.exists() => Ok(Some(last)),
-            Some(last) => Source::find(&last.path).map(Some),
-            None => Ok(None),
-        }
-    }
-
     fn make(&self, build: &Path, series: &Series, config: &Config) -> Result<()> {
-        paths::sweep()?;
+        paths::sweep(&paths::root()?)?;
         host::ensure(host::BUILD)?;
-        let source = match self.current()? {
-            Some(source) => source,
-            None => {
-                host::ensure(host::SOURCE)?;
-                Source::find(Path::new(crate::source::DEBIAN))?
-            }
-        };
+        let source = source(self.source.as_deref())?;
         let first = Variant::Module.tree()?;
         if first.source()?.as_ref() != Some(&source) {
             first.unpack(&source)?;
@@ -186,15 +167,17 @@ impl Builder {
         let _ = fs::remove_file(&stamp);
         let log = paths::logs()?.join(format!("build-{}.log", self.variant.name()));
         let _ = fs::remove_file(&log);
+        let gcov = if self.variant == Variant::Debug {
+            GCOV.map(|object| format!("GCOV_PROFILE_{object}=y")).into()
+        } else {
+            Vec::new()
+        };
         let make = Make {
             tree: tree.root(),
             build,
             log,
-            gcov: if self.variant == Variant::Debug {
-                &GCOV
-            } else {
-                &[]
-            },
+            arch: "x86_64",
+            args: &gcov,
             progress: Progress::start(format!(
                 "building Linux {} ({}, series {})",
                 crate::source::VERSION,
@@ -202,7 +185,7 @@ impl Builder {
                 series.id()
             )),
         };
-        config.make(&make, build)?;
+        config.make(&make)?;
         // Headers as headers_install copies them, without the rsync it needs.
         make.run("bzImage modules headers")?;
         files::write(&stamp, &wanted(&source, series, config))
@@ -224,6 +207,28 @@ impl Builder {
         process::run(cp, "cp", &paths::logs()?.join("seed.log"), || ())?;
         fs::rename(&copy, build).map_err(Error::io("make", build))
     }
+}
+
+/// What to build from, as it is now; `None` when it must be got first.
+fn current(named: Option<&Path>) -> Result<Option<Source>> {
+    if let Some(path) = named {
+        return Source::find(path).map(Some);
+    }
+    match Variant::Module.tree()?.source()? {
+        // What was unpacked serves on when its tarball is gone.
+        Some(last) if !last.path.exists() => Ok(Some(last)),
+        Some(last) => Source::find(&last.path).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The source that is named, or the one last built from, or Debian's.
+pub(crate) fn source(named: Option<&Path>) -> Result<Source> {
+    if let Some(source) = current(named)? {
+        return Ok(source);
+    }
+    host::ensure(host::SOURCE)?;
+    Source::find(Path::new(crate::source::DEBIAN))
 }
 
 fn stamp(build: &Path) -> PathBuf {

@@ -1,13 +1,12 @@
 //! The kernel's own build.
 
-use std::env;
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::available_parallelism;
 
-use crate::process::run;
+use crate::process::{self, run};
 use crate::progress::Progress;
 use crate::{Error, Result};
 
@@ -21,19 +20,16 @@ const STAMPS: [&str; 5] = [
     "LOCALVERSION=",
 ];
 
-/// What the tools see of the environment: one's own CFLAGS, CROSS_COMPILE or
-/// MAKEFLAGS would make another kernel, or none.
-const PASSED: [&str; 3] = ["PATH", "HOME", "TMPDIR"];
-
 /// `make` in one build directory.
 pub(crate) struct Make<'a> {
     /// The source.
     pub(crate) tree: &'a Path,
     /// The directory that is built in.
     pub(crate) build: &'a Path,
-    /// Objects that are compiled such that they count how often their lines
-    /// are reached.
-    pub(crate) gcov: &'a [&'a str],
+    /// The architecture, as the kernel's make calls it.
+    pub(crate) arch: &'a str,
+    /// More options and variables of `make`.
+    pub(crate) args: &'a [String],
     /// Where all output goes.
     pub(crate) log: PathBuf,
     /// Where it is told how far it has come.
@@ -44,14 +40,9 @@ impl Make<'_> {
     /// Makes `targets`, separated by blanks.
     pub(crate) fn run(&self, targets: &str) -> Result<()> {
         let mut command = Command::new("make");
-        command
-            .env_clear()
-            .envs(
-                PASSED
-                    .iter()
-                    .filter_map(|name| Some((name, env::var_os(name)?))),
-            )
-            .env("LC_ALL", "C")
+        // One's own CFLAGS, CROSS_COMPILE or MAKEFLAGS would make another
+        // kernel, or none.
+        process::clean(&mut command)
             .arg(format!(
                 "-j{}",
                 available_parallelism().map_or(1, usize::from)
@@ -59,13 +50,9 @@ impl Make<'_> {
             .arg("-C")
             .arg(self.tree)
             .arg(output(self.build))
-            .arg("ARCH=x86_64")
+            .arg(format!("ARCH={}", self.arch))
             .args(STAMPS)
-            .args(
-                self.gcov
-                    .iter()
-                    .map(|object| format!("GCOV_PROFILE_{object}=y")),
-            )
+            .args(self.args)
             .args(targets.split(' '));
         let mut objects = Objects::new(&self.log)?;
         run(command, &format!("make {targets}"), &self.log, || {

@@ -38,6 +38,11 @@ pub(crate) fn root() -> Result<PathBuf> {
     made(target_dir()?.join("kernel"))
 }
 
+/// The directory of what the checks of the series need, with its own lock.
+pub(crate) fn check() -> Result<PathBuf> {
+    made(root()?.join("check"))
+}
+
 /// The directory of what the tools said.
 pub(crate) fn logs() -> Result<PathBuf> {
     made(root()?.join("logs"))
@@ -48,19 +53,22 @@ const SCRATCH: &str = "scratch-";
 
 /// A new directory that goes away with its value.
 pub(crate) fn scratch() -> Result<TempDir> {
-    let root = root()?;
+    scratch_in(&root()?)
+}
+
+/// The same in a directory with a lock of its own.
+pub(crate) fn scratch_in(dir: &Path) -> Result<TempDir> {
     tempfile::Builder::new()
         .prefix(SCRATCH)
-        .tempdir_in(&root)
-        .map_err(Error::io("make a directory in", &root))
+        .tempdir_in(dir)
+        .map_err(Error::io("make a directory in", dir))
 }
 
 /// Removes the scratch directories of those that were killed. For who holds
-/// the exclusive lock: nobody else has one then.
-pub(crate) fn sweep() -> Result<()> {
-    let root = root()?;
-    for entry in fs::read_dir(&root).map_err(Error::io("read", &root))? {
-        let entry = entry.map_err(Error::io("read", &root))?;
+/// the directory's exclusive lock: nobody else has one then.
+pub(crate) fn sweep(dir: &Path) -> Result<()> {
+    for entry in fs::read_dir(dir).map_err(Error::io("read", dir))? {
+        let entry = entry.map_err(Error::io("read", dir))?;
         if entry.file_name().to_string_lossy().starts_with(SCRATCH) {
             files::remove(&entry.path())?;
         }
@@ -68,7 +76,7 @@ pub(crate) fn sweep() -> Result<()> {
     Ok(())
 }
 
-fn made(dir: PathBuf) -> Result<PathBuf> {
+pub(crate) fn made(dir: PathBuf) -> Result<PathBuf> {
     fs::create_dir_all(&dir).map_err(Error::io("make", &dir))?;
     Ok(dir)
 }

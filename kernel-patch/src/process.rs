@@ -1,5 +1,6 @@
 //! Children that never outlive their use.
 
+use std::env;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::process::CommandExt;
@@ -13,6 +14,9 @@ use nix::sys::signal::{self, Signal};
 use nix::unistd::{self, Pid};
 
 use crate::{Error, Result, interrupt};
+
+/// What a tool needs of the environment.
+const PASSED: [&str; 3] = ["PATH", "HOME", "TMPDIR"];
 
 /// How often a wait looks around.
 const TICK: Duration = Duration::from_millis(10);
@@ -96,6 +100,15 @@ impl Drop for Process {
             let _ = self.child.wait();
         }
     }
+}
+
+/// Lets a tool see nothing of the environment but what each tool needs.
+pub(crate) fn clean(command: &mut Command) -> &mut Command {
+    let passed = PASSED.into_iter();
+    command
+        .env_clear()
+        .envs(passed.filter_map(|name| Some((name, env::var_os(name)?))))
+        .env("LC_ALL", "C")
 }
 
 /// Runs `command` to its end with all of its output at the end of `log`.

@@ -20,7 +20,7 @@ pub(crate) struct Series {
 }
 
 #[derive(Clone, Debug)]
-struct Patch {
+pub(crate) struct Patch {
     name: String,
     diffs: Vec<Diff>,
 }
@@ -71,10 +71,15 @@ impl Series {
         crate::hex(&hash.finalize()[..6])
     }
 
+    /// Its patches, in their order.
+    pub(crate) fn patches(&self) -> &[Patch] {
+        &self.patches
+    }
+
     /// The files that it changes, makes or removes.
     pub(crate) fn files(&self) -> BTreeSet<String> {
-        let diffs = self.patches.iter().flat_map(|patch| &patch.diffs);
-        diffs.map(|diff| diff.file.clone()).collect()
+        let files = self.patches.iter().flat_map(Patch::files);
+        files.map(String::from).collect()
     }
 
     /// Applies it in `dir`, which has the files of it and needs no others.
@@ -107,6 +112,18 @@ impl Series {
             }
         }
         Ok(())
+    }
+}
+
+impl Patch {
+    /// Its file name.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The files that it changes, makes or removes.
+    pub(crate) fn files(&self) -> impl Iterator<Item = &str> {
+        self.diffs.iter().map(|diff| diff.file.as_str())
     }
 }
 

@@ -50,7 +50,8 @@ impl Source {
     /// Makes a tree of it at `to`; it is not there before it is complete.
     pub(crate) fn unpack(&self, to: &Path) -> Result<()> {
         disk::check(&paths::root()?)?;
-        let scratch = paths::scratch()?;
+        // Beside it, below the lock that its maker holds.
+        let scratch = paths::scratch_in(to.parent().expect("a tree lies in a directory"))?;
         let tree = scratch.path().join("linux");
         let log = paths::logs()?.join("unpack.log");
         let progress = Progress::start(format!("unpacking {}", self.path.display()));
