@@ -66,6 +66,24 @@ pub enum Error {
         detail: String,
     },
 
+    /// There is no patch of this number.
+    #[error("the series has no patch {number}; it has {count}")]
+    NoSuchPatch {
+        /// What was asked for.
+        number: usize,
+        /// The number of the last one.
+        count: usize,
+    },
+
+    /// A line of the exceptions from checkpatch's remarks says too little.
+    #[error("{}: not PATCH TYPE FILE REASON: {line}", path.display())]
+    BadException {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: String,
+    },
+
     /// The kernel's configuration dropped what the fragments ask for.
     #[error("the kernel's configuration lost these options:\n{}", .0.join("\n"))]
     ConfigLost(Vec<String>),

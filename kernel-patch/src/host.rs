@@ -60,6 +60,22 @@ pub(crate) const BUILD: &[Need] = &[
 /// The source, when none is named.
 pub(crate) const SOURCE: &[Need] = &[file(source::DEBIAN, "linux-source-6.12")];
 
+/// To have the series as commits.
+pub(crate) const GIT: &[Need] = &[program("git", "git")];
+
+/// To check the series, beside what it takes to build. The kernel's scripts
+/// run Debian's Python, for which the modules are.
+pub(crate) const CHECK: &[Need] = &[
+    program("sparse", "sparse"),
+    program("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
+    file("/usr/bin/sphinx-build", "python3-sphinx"),
+    file("/usr/lib/python3/dist-packages/ply/lex.py", "python3-ply"),
+    file(
+        "/usr/lib/python3/dist-packages/git/__init__.py",
+        "python3-git",
+    ),
+];
+
 /// The distribution's configuration, to hold ours against.
 #[cfg(test)]
 pub(crate) const CONFIG: &[Need] = &[

@@ -21,6 +21,7 @@
 //! # Ok::<(), kernel_patch::Error>(())
 //! ```
 
+pub mod check;
 mod config;
 mod disk;
 mod error;

@@ -56,6 +56,14 @@ fn act(cli: Cli) -> Result<u8> {
         }
         Action::Run { machine, command } => run(&machine, &command),
         Action::Cargo { machine, args } => cargo(&machine, &args),
+        Action::Check(args) => {
+            let report = args.check().run()?;
+            if let Some(file) = &args.json {
+                report.write_json(file)?;
+            }
+            println!("{}", report.table());
+            Ok(u8::from(!report.holds()))
+        }
         Action::Path { variant } => {
             let build = kernel_patch::build_dir(variant)?;
             println!("source\t{}", build.parent().unwrap_or(&build).display());

@@ -1,0 +1,169 @@
+//! The kernels that each patch is built as.
+
+use crate::config::{self, Config};
+use crate::{Error, Result, process};
+
+use std::path::Path;
+use std::process::Command;
+
+/// What all of them have.
+const COMMON: &str = "check.config";
+
+/// What those for x86 have.
+const X86: &str = "check-x86.config";
+
+const X86_64: &str = "CONFIG_64BIT=y\nCONFIG_IA32_EMULATION=y\nCONFIG_X86_X32_ABI=y\n";
+const OFF: &str = "# CONFIG_KVM is not set\n";
+const BUILT_IN: &str = "CONFIG_KVM=y\nCONFIG_KVM_INTEL=y\nCONFIG_KVM_AMD=y\nCONFIG_KVM_SMM=y\n";
+const MODULE: &str = "CONFIG_KVM=m\nCONFIG_KVM_INTEL=m\nCONFIG_KVM_AMD=m\nCONFIG_KVM_SMM=y\n";
+const HYPERCALLS: &str = "CONFIG_KVM_HYPERV=y\nCONFIG_KVM_XEN=y\n";
+
+/// One way to build the kernel.
+#[derive(Debug)]
+pub(super) struct Configuration {
+    /// The column of the table.
+    pub(super) name: &'static str,
+    /// The architecture, as the kernel's make calls it.
+    pub(super) arch: &'static str,
+    /// Whether it has the calls, once the series has them.
+    calls: bool,
+    /// Whether a sample has it.
+    pub(super) in_sample: bool,
+    more: &'static [&'static str],
+}
+
+/// All of them. Where KVM is and the calls are not, its generic code is built as
+/// on the architectures that have no numbers for them.
+pub(super) const ALL: [Configuration; 7] = [
+    Configuration {
+        name: "module",
+        arch: "x86_64",
+        calls: true,
+        in_sample: true,
+        more: &[X86_64, MODULE, HYPERCALLS],
+    },
+    Configuration {
+        name: "builtin",
+        arch: "x86_64",
+        calls: true,
+        in_sample: true,
+        more: &[X86_64, BUILT_IN, HYPERCALLS],
+    },
+    Configuration {
+        name: "off",
+        arch: "x86_64",
+        calls: false,
+        in_sample: true,
+        more: &[X86_64, OFF],
+    },
+    Configuration {
+        name: "no calls",
+        arch: "x86_64",
+        calls: false,
+        in_sample: false,
+        more: &[X86_64, MODULE],
+    },
+    Configuration {
+        name: "i386",
+        arch: "i386",
+        calls: false,
+        in_sample: false,
+        more: &[MODULE],
+    },
+    Configuration {
+        name: "arm64",
+        arch: "arm64",
+        calls: false,
+        in_sample: true,
+        more: &["CONFIG_KVM=y\n"],
+    },
+    Configuration {
+        name: "arm64 off",
+        arch: "arm64",
+        calls: false,
+        in_sample: false,
+        more: &[OFF],
+    },
+];
+
+impl Configuration {
+    /// The one by which a sample builds each patch.
+    pub(super) fn is_sampled_by_patch(&self) -> bool {
+        self.name == ALL[0].name
+    }
+
+    /// Its name as a part of a file's.
+    pub(super) fn slug(&self) -> String {
+        self.name.replace(' ', "-")
+    }
+
+    /// What is asked for of the kernel's configuration, with the calls if there
+    /// are any.
+    pub(super) fn config(&self, calls: bool) -> Result<Config> {
+        let mut fragments = vec![COMMON];
+        fragments.extend((self.arch != "arm64").then_some(X86));
+        let mut more = self.more.concat();
+        if self.calls && calls {
+            more += config::SYSCALLS;
+        }
+        Config::of(&fragments, &more)
+    }
+
+    /// What its compiler's name begins with.
+    pub(super) fn cross(&self) -> &'static str {
+        match self.arch {
+            "arm64" => "aarch64-linux-gnu-",
+            _ => "",
+        }
+    }
+
+    /// Which compiler and which sparse there are: others remark other things.
+    pub(super) fn tools(&self, log: &Path) -> Result<String> {
+        let mut versions = String::new();
+        for tool in [&format!("{}gcc", self.cross()), "sparse"] {
+            let _ = std::fs::remove_file(log);
+            let mut command = Command::new(tool);
+            process::clean(&mut command).arg("--version");
+            process::run(command, tool, log, || ())?;
+            versions += &std::fs::read_to_string(log).map_err(Error::io("read", log))?;
+        }
+        Ok(versions)
+    }
+
+    /// What a sample builds: where the files lie that the series changes.
+    pub(super) fn sampled_targets(&self) -> &'static str {
+        match self.arch {
+            "arm64" => "prepare virt/ arch/arm64/kvm/ kernel/sys_ni.o",
+            _ => "prepare virt/ arch/x86/kvm/ arch/x86/entry/ kernel/sys_ni.o",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn they_differ() {
+        let ids: BTreeSet<_> = ALL
+            .iter()
+            .map(|it| (it.arch, it.config(true).unwrap().id()))
+            .collect();
+        assert_eq!(ids.len(), ALL.len());
+    }
+
+    #[test]
+    fn the_calls_are_in_those_that_have_them() {
+        for it in &ALL {
+            let differs = it.config(true).unwrap().id() != it.config(false).unwrap().id();
+            assert_eq!(
+                differs,
+                ["module", "builtin"].contains(&it.name),
+                "{}",
+                it.name
+            );
+        }
+    }
+}

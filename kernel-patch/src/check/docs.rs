@@ -1,0 +1,145 @@
+//! The documentation: what sphinx makes of the files that the series changes,
+//! and the comments that kernel-doc reads.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::warnings::{Known, Warnings};
+use crate::make::Make;
+use crate::process::{self, run};
+use crate::progress::Progress;
+use crate::series::Patch;
+use crate::tree::BUILD;
+use crate::{Error, Result, files};
+
+/// Where sphinx' files lie in the source.
+const DOCUMENTATION: &str = "Documentation/";
+
+/// The documentation of a series.
+pub(super) struct Docs {
+    /// Directories that sphinx is to read.
+    books: String,
+    build: PathBuf,
+    known: Known,
+}
+
+impl Docs {
+    /// Looks at which of the documentation the patches change.
+    pub(super) fn new(tree: &Path, patches: &[Patch]) -> Self {
+        let files = patches.iter().flat_map(Patch::files);
+        let books: BTreeSet<_> = files.filter_map(book).collect();
+        Self {
+            books: Vec::from_iter(books).join(" "),
+            build: tree.join(format!("{BUILD}-docs")),
+            known: Known::default(),
+        }
+    }
+
+    /// Has the files of `patch` read as they are before it: what is remarked
+    /// now is not the patch's fault.
+    pub(super) fn before(
+        &mut self,
+        tree: &Path,
+        patch: &Patch,
+        log: &Path,
+        what: &str,
+    ) -> Result<()> {
+        let (_, warnings) = self.read(tree, patch, log, what)?;
+        self.known.learn(&warnings);
+        Ok(())
+    }
+
+    /// Has them read with the patch. Gives what is new.
+    pub(super) fn after(
+        &self,
+        tree: &Path,
+        patch: &Patch,
+        log: &Path,
+        what: &str,
+    ) -> Result<Vec<String>> {
+        let (error, warnings) = self.read(tree, patch, log, what)?;
+        let new = warnings.new_to(&self.known).map(String::from);
+        Ok(error.into_iter().chain(new).collect())
+    }
+
+    fn read(
+        &self,
+        tree: &Path,
+        patch: &Patch,
+        log: &Path,
+        what: &str,
+    ) -> Result<(Option<String>, Warnings)> {
+        let _ = fs::remove_file(log);
+        let mut error = None;
+        if patch.files().any(|file| book(file).is_some()) {
+            error = failure(self.sphinx(tree, log, what))?;
+        }
+        let sources = patch
+            .files()
+            .filter(|it| it.ends_with(".c") || it.ends_with(".h"));
+        let sources: Vec<_> = sources.filter(|it| tree.join(it).exists()).collect();
+        if !sources.is_empty() {
+            let mut command = Command::new("perl");
+            process::clean(&mut command)
+                .current_dir(tree)
+                .args(["scripts/kernel-doc", "-none"])
+                .args(sources);
+            error = error.or(failure(run(command, "kernel-doc", log, || ()))?);
+        }
+        let output = files::read(log)?.unwrap_or_default();
+        Ok((error, Warnings::read(&String::from_utf8_lossy(&output))))
+    }
+
+    fn sphinx(&self, tree: &Path, log: &Path, what: &str) -> Result<()> {
+        // It says nothing of a file that it has read before.
+        files::remove(&self.build)?;
+        fs::create_dir(&self.build).map_err(Error::io("make", &self.build))?;
+        let args = [
+            format!("SPHINXDIRS={}", self.books),
+            "SPHINXBUILD=/usr/bin/sphinx-build".into(),
+            "PYTHON3=/usr/bin/python3".into(),
+        ];
+        let make = Make {
+            tree,
+            build: &self.build,
+            arch: "x86_64",
+            args: &args,
+            log: log.into(),
+            progress: Progress::start(format!("{what}: building the documentation")),
+        };
+        make.run("htmldocs")
+    }
+}
+
+/// Tells a tool's failure from one of ours.
+fn failure(result: Result<()>) -> Result<Option<String>> {
+    match result {
+        Ok(()) => Ok(None),
+        Err(error @ Error::ToolFailed { .. }) => Ok(Some(error.to_string())),
+        Err(error) => Err(error),
+    }
+}
+
+/// What sphinx has to read for the sake of a file: the directory that it lies
+/// in, which has an index of its own.
+fn book(file: &str) -> Option<&str> {
+    let inside = file.strip_prefix(DOCUMENTATION)?.strip_suffix(".rst")?;
+    Some(inside.rsplit_once('/')?.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_files_book_is_its_directory() {
+        assert_eq!(
+            book("Documentation/virt/kvm/syscalls.rst"),
+            Some("virt/kvm")
+        );
+        assert_eq!(book("Documentation/virt/kvm/x.txt"), None);
+        assert_eq!(book("tools/x.rst"), None);
+    }
+}

@@ -1,0 +1,310 @@
+//! The source in a git repository of its own, with the series' patches as
+//! commits on top of it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::progress::Progress;
+use crate::series::Series;
+use crate::source::Source;
+use crate::tree::BUILD;
+use crate::{Error, Result, files, host, process};
+
+/// Written last, so that half a repository is never taken for one.
+const STAMP: &str = ".git/kernel-patch";
+
+/// The first commit.
+const PRISTINE: &str = "pristine";
+
+/// Where the calls are offered to the architectures.
+const KCONFIG: &str = "virt/kvm/Kconfig";
+
+/// The option that an architecture selects when it has numbers for the calls.
+const OFFER: &str = "config HAVE_KVM_SYSCALLS\n       bool\n";
+
+/// The same, selected before the patch that does it.
+const OFFERED: &str = "config HAVE_KVM_SYSCALLS\n       def_bool X86_64\n";
+
+/// By what the option that is built with the calls is known to be there.
+const SYSCALLS: &str = "config KVM_SYSCALLS\n";
+
+/// A git repository with the source.
+pub(super) struct Worktree {
+    root: PathBuf,
+    log: PathBuf,
+}
+
+impl Worktree {
+    /// Takes the one at `root`, at the source's first commit, or makes it: when
+    /// it is of another source, or when git cannot bring it back to that.
+    pub(super) fn prepare(root: PathBuf, source: &Source, log: PathBuf) -> Result<Self> {
+        host::ensure(host::GIT)?;
+        let this = Self { root, log };
+        let wanted = format!("{source:?}");
+        let is_wanted =
+            files::read(&this.root.join(STAMP))?.is_some_and(|it| it == wanted.as_bytes());
+        if is_wanted {
+            match this.restore() {
+                Err(Error::ToolFailed { .. }) => {}
+                other => return other.map(|()| this),
+            }
+        }
+        files::remove(&this.root)?;
+        source.unpack(&this.root)?;
+        let progress = Progress::start("making a git repository of the source");
+        this.git(
+            &["init", "--quiet", "--initial-branch", PRISTINE],
+            &progress,
+        )?;
+        // The kernel ignores files that Debian's source has.
+        this.git(&["add", "--all", "--force"], &progress)?;
+        this.git(&["commit", "--quiet", "--message", PRISTINE], &progress)?;
+        let exclude = format!("/{BUILD}-*\n");
+        files::write(&this.root.join(".git/info/exclude"), exclude.as_bytes())?;
+        files::write(&this.root.join(STAMP), wanted.as_bytes())?;
+        Ok(this)
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Undoes what an interrupted run has left, and goes to the source itself.
+    fn restore(&self) -> Result<()> {
+        // Whoever made it is dead: the directory's lock is held here.
+        let _ = fs::remove_file(self.root.join(".git/index.lock"));
+        files::remove(&self.root.join(".git/rebase-apply"))?;
+        let progress = Progress::start("bringing the source back to what it was");
+        self.git(&["checkout", "--quiet", "--force", PRISTINE], &progress)?;
+        let builds = format!("/{BUILD}-*");
+        self.git(&["clean", "-ffdxq", "--exclude", &builds], &progress)
+    }
+
+    /// Commits the patches, one after another as a maintainer would. Gives the
+    /// commits, the source's first; fewer when one does not apply.
+    pub(super) fn apply(
+        &self,
+        patches: &[PathBuf],
+        log: impl Fn(usize) -> PathBuf,
+    ) -> Result<Vec<String>> {
+        let progress = Progress::start("applying the patches with git am");
+        self.git(
+            &["checkout", "--quiet", "--force", "--detach", PRISTINE],
+            &progress,
+        )?;
+        let mut commits = vec![self.head()?];
+        for (patch, number) in patches.iter().zip(1..) {
+            let patch = patch.to_string_lossy();
+            let mut command = self.command();
+            command.args(["am", "--quiet", &patch]);
+            match process::run(command, "git am", &log(number), || progress.tick()) {
+                Ok(()) => commits.push(self.head()?),
+                Err(Error::ToolFailed { .. }) => {
+                    self.git(&["am", "--abort"], &progress)?;
+                    break;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(commits)
+    }
+
+    /// Goes to a commit.
+    pub(super) fn checkout(&self, commit: &str) -> Result<()> {
+        let progress = Progress::start("going to another patch");
+        self.git(
+            &["checkout", "--quiet", "--force", "--detach", commit],
+            &progress,
+        )
+    }
+
+    /// Lets the calls be built on x86-64 from the patch on that adds them, not
+    /// only from the one that assigns their numbers. Gives whether there is
+    /// something to build.
+    pub(super) fn offer(&self) -> Result<bool> {
+        let path = self.root.join(KCONFIG);
+        let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+        let x86 = self.root.join("arch/x86/kvm/Kconfig");
+        let x86 = fs::read_to_string(&x86).map_err(Error::io("read", &x86))?;
+        if text.contains(OFFER) && !x86.contains("select HAVE_KVM_SYSCALLS") {
+            files::write(&path, text.replace(OFFER, OFFERED).as_bytes())?;
+        }
+        Ok(text.contains(SYSCALLS))
+    }
+
+    /// The files of the series that are otherwise here than `patch`, by which
+    /// kernels are built, makes them of the first commit's.
+    pub(super) fn differences(&self, series: &Series, pristine: &Path) -> Result<Vec<String>> {
+        series.apply(pristine)?;
+        let mut differ = Vec::new();
+        for file in series.files() {
+            if files::read(&self.root.join(&file))? != files::read(&pristine.join(&file))? {
+                differ.push(file);
+            }
+        }
+        Ok(differ)
+    }
+
+    /// Copies the files that a series changes.
+    pub(super) fn copy(&self, series: &Series, to: &Path) -> Result<()> {
+        for file in series.files() {
+            if let Some(content) = files::read(&self.root.join(&file))? {
+                files::write(&to.join(&file), &content)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn head(&self) -> Result<String> {
+        let path = self.root.join(".git/HEAD");
+        let head = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+        Ok(head.trim().into())
+    }
+
+    fn git(&self, args: &[&str], progress: &Progress) -> Result<()> {
+        let mut command = self.command();
+        command.args(args);
+        let what = format!("git {}", args[0]);
+        process::run(command, &what, &self.log, || progress.tick())
+    }
+
+    /// `git`, whatever its user has configured.
+    fn command(&self) -> Command {
+        let mut command = Command::new("git");
+        process::clean(&mut command)
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .arg("-C")
+            .arg(&self.root)
+            .args(["-c", "user.name=kernel-patch"])
+            .args(["-c", "user.email=kernel-patch@localhost"])
+            .args(["-c", "gc.auto=0", "-c", "core.fsync=none"]);
+        command
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATCH: &str = "\
+From 0 Mon Sep 17 00:00:00 2001
+From: A <a@b.example>
+Date: Mon, 23 Nov 2026 00:00:00 +0000
+Subject: [PATCH 1/1] KVM: Change a file
+
+Prose.
+---
+diff --git a/virt/kvm/Kconfig b/virt/kvm/Kconfig
+--- a/virt/kvm/Kconfig
++++ b/virt/kvm/Kconfig
+@@ -1 +1,5 @@
+ # KVM
++config HAVE_KVM_SYSCALLS
++       bool
++
++config KVM_SYSCALLS
+-- 
+2.1
+";
+
+    struct Fixture {
+        dir: tempfile::TempDir,
+        worktree: Worktree,
+        series: Series,
+    }
+
+    fn fixture(patch: &str) -> Fixture {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("source");
+        for (file, text) in [
+            ("Makefile", "VERSION = 6\nPATCHLEVEL = 12\nmrproper:\n"),
+            ("virt/kvm/Kconfig", "# KVM\n"),
+            ("arch/x86/kvm/Kconfig", "# x86\n"),
+            (".gitignore", "ignored\n"),
+            ("ignored", "and there\n"),
+        ] {
+            files::write(&source.join(file), text.as_bytes()).unwrap();
+        }
+        let patches = dir.path().join("patches");
+        files::write(&patches.join("0001-a.patch"), patch.as_bytes()).unwrap();
+        let source = Source::find(&source).unwrap();
+        let (root, log) = (dir.path().join("linux"), dir.path().join("log"));
+        Fixture {
+            worktree: Worktree::prepare(root, &source, log).unwrap(),
+            series: Series::read(&patches).unwrap(),
+            dir,
+        }
+    }
+
+    impl Fixture {
+        fn apply(&self) -> Vec<String> {
+            let patch = self.dir.path().join("patches/0001-a.patch");
+            let log = |_| self.dir.path().join("am.log");
+            self.worktree.apply(&[patch], log).unwrap()
+        }
+
+        fn read(&self, file: &str) -> String {
+            fs::read_to_string(self.worktree.root.join(file)).unwrap_or_default()
+        }
+    }
+
+    #[test]
+    fn a_patch_becomes_a_commit_and_what_patch_makes() {
+        let it = fixture(PATCH);
+        let pristine = tempfile::tempdir().unwrap();
+        it.worktree.copy(&it.series, pristine.path()).unwrap();
+        let commits = it.apply();
+        assert_eq!(commits.len(), 2);
+        let differ = it.worktree.differences(&it.series, pristine.path());
+        assert_eq!(differ.unwrap(), [""; 0]);
+
+        it.worktree.checkout(&commits[0]).unwrap();
+        assert_eq!(it.read(KCONFIG), "# KVM\n");
+        assert_eq!(it.read("ignored"), "and there\n");
+        assert!(!it.worktree.offer().unwrap());
+        it.worktree.checkout(&commits[1]).unwrap();
+        assert!(it.worktree.offer().unwrap());
+        assert!(it.read(KCONFIG).contains(OFFERED));
+        it.worktree.checkout(&commits[0]).unwrap();
+        assert_eq!(it.read(KCONFIG), "# KVM\n");
+    }
+
+    #[test]
+    fn one_that_does_not_apply_leaves_nothing() {
+        let it = fixture(&PATCH.replace(" # KVM", " # Xen"));
+        assert_eq!(it.apply().len(), 1);
+        assert_eq!(it.read(KCONFIG), "# KVM\n");
+    }
+
+    #[test]
+    fn what_was_interrupted_or_broken_is_mended() {
+        let it = fixture(PATCH);
+        let source = Source::find(&it.dir.path().join("source")).unwrap();
+        let again = || {
+            let (root, log) = (it.worktree.root.clone(), it.worktree.log.clone());
+            Worktree::prepare(root, &source, log).unwrap();
+        };
+        it.apply();
+        for (file, text) in [
+            (".git/index.lock", ""),
+            (".git/rebase-apply/next", "1"),
+            ("Makefile", "edited"),
+            ("left", "over"),
+            ("build-module/kept", "kept"),
+        ] {
+            files::write(&it.worktree.root.join(file), text.as_bytes()).unwrap();
+        }
+        again();
+        assert_eq!(it.read(KCONFIG), "# KVM\n");
+        assert!(it.read("Makefile").starts_with("VERSION"));
+        assert_eq!(it.read("left"), "");
+        assert_eq!(it.read("build-module/kept"), "kept");
+
+        fs::remove_dir_all(it.worktree.root.join(".git/objects")).unwrap();
+        again();
+        assert_eq!(it.read("build-module/kept"), "");
+        assert_eq!(it.apply().len(), 2);
+    }
+}
