@@ -58,7 +58,8 @@ pub(crate) enum Action {
     /// and off, with KVM and without the calls on x86-64 and i386, and for arm64
     /// with KVM and without; neither gcc with W=1, which has kernel-doc look at
     /// what it compiles, nor sparse has a warning that it did not have before;
-    /// and neither have sphinx and kernel-doc about the files that it changes.
+    /// and neither have sphinx and kernel-doc about the files that it changes. The
+    /// selftests that it changes are compiled.
     /// The kernels are small, so that they can be built whole, which shows what
     /// else a changed header breaks.
     ///
@@ -66,9 +67,9 @@ pub(crate) enum Action {
     /// that each patch's code is compiled.
     ///
     /// A sample takes minutes. It leaves out i386, the calls' absence, arm64
-    /// without KVM and the linking; of the kernels it compiles the directories
-    /// that the series changes only, with KVM as a module for each patch and
-    /// otherwise after the last one, where a warning may be of any patch.
+    /// without KVM and all linking. Of a kernel it compiles only the directories
+    /// that the series changes: with KVM as a module for each patch and with the
+    /// warnings, with the others after the last patch and without.
     ///
     /// The exit status is 1 when something is wrong.
     Check(CheckArgs),

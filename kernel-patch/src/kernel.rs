@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use crate::config::Config;
 use crate::lock::Lock;
@@ -11,7 +10,7 @@ use crate::progress::Progress;
 use crate::series::Series;
 use crate::source::Source;
 use crate::tree::{self, Tree};
-use crate::{Error, Result, files, host, paths, process};
+use crate::{Error, Result, files, host, paths};
 
 /// Which kernel to make of the source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -199,13 +198,7 @@ impl Builder {
             return fs::create_dir_all(build).map_err(Error::io("make", build));
         }
         let scratch = paths::scratch()?;
-        let copy = scratch.path().join("build");
-        let mut cp = Command::new("cp");
-        cp.args(["--archive", "--reflink=auto"])
-            .arg(&usual)
-            .arg(&copy);
-        process::run(cp, "cp", &paths::logs()?.join("seed.log"), || ())?;
-        fs::rename(&copy, build).map_err(Error::io("make", build))
+        tree::seed(&usual, build, scratch.path())
     }
 }
 

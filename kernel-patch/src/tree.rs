@@ -8,10 +8,11 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use crate::series::Series;
 use crate::source::Source;
-use crate::{Error, Result, files, paths};
+use crate::{Error, Result, files, paths, process};
 
 /// A source tree of our own. Its builds lie in it too, in directories named
 /// [`BUILD`] and more: the kernel's make then names the sources by `..`, and a
@@ -153,6 +154,18 @@ impl Tree {
         }
         Ok(())
     }
+}
+
+/// Makes the build directory `to` of another one: what they have in common is
+/// not built again. It is not there before it is complete.
+pub(crate) fn seed(from: &Path, to: &Path, scratch: &Path) -> Result<()> {
+    let copy = scratch.join(BUILD);
+    let mut cp = Command::new("cp");
+    cp.args(["--archive", "--reflink=auto"])
+        .arg(from)
+        .arg(&copy);
+    process::run(cp, "cp", &paths::logs()?.join("seed.log"), || ())?;
+    fs::rename(&copy, to).map_err(Error::io("make", to))
 }
 
 #[cfg(test)]

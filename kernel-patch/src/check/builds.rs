@@ -11,8 +11,8 @@ use super::configurations::Configuration;
 use super::warnings::{Known, Warnings, is_sparse};
 use crate::make::Make;
 use crate::progress::Progress;
-use crate::tree::BUILD;
-use crate::{Error, Result, files};
+use crate::tree::{self, BUILD};
+use crate::{Error, Result, files, paths};
 
 /// What is made of a kernel that is built whole.
 const WHOLE: &str = "vmlinux modules";
@@ -21,6 +21,8 @@ const WHOLE: &str = "vmlinux modules";
 pub(super) struct Builds {
     configuration: &'static Configuration,
     targets: &'static str,
+    /// Whether warnings are asked for.
+    warns: bool,
     build: PathBuf,
     known: Known,
     /// The configuration that was made last in the directory.
@@ -63,9 +65,10 @@ impl Builds {
         } else {
             WHOLE
         };
+        let warns = !sample || configuration.is_sampled_by_patch();
         let tools = configuration.tools(log)?;
         let config = configuration.config(false)?.id();
-        let of = format!("{source} {config} {targets} {tools}");
+        let of = format!("{source} {config} {targets} {warns} {tools}");
         let build = tree.join(format!("{BUILD}-{}", configuration.slug()));
         let baseline: Option<Baseline> = files::read(&stamp(&build))?
             .and_then(|json| serde_json::from_slice(&json).ok())
@@ -73,11 +76,11 @@ impl Builds {
         let fresh = baseline.is_none();
         if fresh {
             files::remove(&build)?;
-            fs::create_dir(&build).map_err(Error::io("make", &build))?;
         }
         Ok(Self {
             configuration,
             targets,
+            warns,
             build,
             known: baseline.map(|it| it.known).unwrap_or_default(),
             config: None,
@@ -90,15 +93,34 @@ impl Builds {
         self.configuration
     }
 
-    /// Builds the source itself, unless what it warns of is known.
+    /// The directory that is built in.
+    pub(super) fn dir(&self) -> &Path {
+        &self.build
+    }
+
+    /// Builds the source itself, unless what it warns of is known or of no
+    /// interest.
     ///
     /// Its own failure is no patch's fault and ends everything.
-    pub(super) fn begin(&mut self, tree: &Path, log: &Path) -> Result<()> {
+    ///
+    /// One of the same architecture, `other`, has built most of it already.
+    pub(super) fn begin(&mut self, tree: &Path, other: Option<&Self>, log: &Path) -> Result<()> {
         if !self.fresh {
             return Ok(());
         }
-        self.make(tree, false, log, "the source itself")?;
-        self.known.learn(&read(log)?);
+        match other.filter(|other| other.warns == self.warns) {
+            Some(other) => {
+                let dir = tree.parent().expect("the source lies in a directory");
+                tree::seed(&other.build, &self.build, paths::scratch_in(dir)?.path())?;
+                fs::remove_file(stamp(&self.build)).map_err(Error::io("remove", &self.build))?;
+                self.known = other.known.clone();
+            }
+            None => fs::create_dir(&self.build).map_err(Error::io("make", &self.build))?,
+        }
+        if self.warns {
+            self.make(tree, false, log, "the source itself")?;
+            self.known.learn(&read(log)?);
+        }
         let baseline = Baseline {
             of: self.of.clone(),
             known: self.known.clone(),
@@ -124,7 +146,11 @@ impl Builds {
             }
             Err(error) => return Err(error),
         };
-        let warnings = read(log)?;
+        let warnings = if self.warns {
+            read(log)?
+        } else {
+            Warnings::default()
+        };
         let new = warnings.new_to(&self.known).map(String::from);
         let (sparse, compiler) = new.partition(|line| is_sparse(line));
         self.known.learn(&warnings);
@@ -136,15 +162,15 @@ impl Builds {
     }
 
     fn make(&mut self, tree: &Path, calls: bool, log: &Path, what: &str) -> Result<()> {
-        let args = [
+        let mut args = vec![
             format!("CROSS_COMPILE={}", self.configuration.cross()),
-            "W=1".into(),
-            "C=1".into(),
-            "CF=-fdiagnostic-prefix".into(),
             // All that is wrong, with no line inside of another.
             "--keep-going".into(),
             "--output-sync=target".into(),
         ];
+        if self.warns {
+            args.extend(["W=1", "C=1", "CF=-fdiagnostic-prefix"].map(String::from));
+        }
         let _ = fs::remove_file(log);
         let make = Make {
             tree,

@@ -5,6 +5,7 @@ mod checkpatch;
 mod configurations;
 mod docs;
 mod report;
+mod selftests;
 mod warnings;
 mod worktree;
 
@@ -27,6 +28,7 @@ const CHECKPATCH: &str = "checkpatch";
 const EXTRA: &str = "W=1";
 const SPARSE: &str = "sparse";
 const DOCS: &str = "docs";
+const SELFTESTS: &str = "selftests";
 
 /// What is to be checked.
 #[derive(Clone, Debug, Default)]
@@ -219,8 +221,12 @@ impl Run<'_> {
         // Even where nothing is built of it: what a patch changes is newer than
         // what an earlier check has left only if it is written anew.
         self.tree.checkout(&commits[0])?;
-        for builds in &mut all {
-            builds.begin(tree, &self.log(0, &builds.configuration().slug()))?;
+        for n in 0..all.len() {
+            let (done, rest) = all.split_at_mut(n);
+            let arch = rest[0].configuration().arch;
+            let other = done.iter().find(|it| it.configuration().arch == arch);
+            let log = self.log(0, &rest[0].configuration().slug());
+            rest[0].begin(tree, other, &log)?;
         }
         let mut docs = Docs::new(tree, self.series.patches());
         for (number, commit) in self.numbers().zip(&commits[1..]) {
@@ -242,6 +248,12 @@ impl Run<'_> {
             }
             let calls = self.tree.offer()?;
             self.build_all(&mut all, number, calls, &what)?;
+            if wanted {
+                let log = self.log(number, SELFTESTS);
+                let build = all[0].dir();
+                let found = selftests::check(tree, build, self.patch(number), &log, &what)?;
+                self.report.judge(number, SELFTESTS, found, log);
+            }
         }
         Ok(())
     }

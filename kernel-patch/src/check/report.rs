@@ -7,7 +7,7 @@ use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{Cell, Color, ContentArrangement, Table};
 use serde::Serialize;
 
-use super::{AM, CHECKPATCH, DOCS, EXTRA, SPARSE, configurations};
+use super::{AM, CHECKPATCH, DOCS, EXTRA, SELFTESTS, SPARSE, configurations};
 use crate::series::Series;
 use crate::{Result, files};
 
@@ -80,7 +80,7 @@ impl Report {
         let columns: Vec<_> = [AM, CHECKPATCH]
             .into_iter()
             .chain(configurations)
-            .chain([EXTRA, SPARSE, DOCS])
+            .chain([EXTRA, SPARSE, DOCS, SELFTESTS])
             .collect();
         let rows = series.patches().iter().zip(1..).map(|(patch, number)| Row {
             number,

@@ -53,13 +53,14 @@ impl Worktree {
         files::remove(&this.root)?;
         source.unpack(&this.root)?;
         let progress = Progress::start("making a git repository of the source");
-        this.git(
-            &["init", "--quiet", "--initial-branch", PRISTINE],
-            &progress,
-        )?;
+        this.git(&["init", "--quiet", "--initial-branch", PRISTINE], || {
+            progress.tick()
+        })?;
         // The kernel ignores files that Debian's source has.
-        this.git(&["add", "--all", "--force"], &progress)?;
-        this.git(&["commit", "--quiet", "--message", PRISTINE], &progress)?;
+        this.git(&["add", "--all", "--force"], || progress.tick())?;
+        this.git(&["commit", "--quiet", "--message", PRISTINE], || {
+            progress.tick()
+        })?;
         let exclude = format!("/{BUILD}-*\n");
         files::write(&this.root.join(".git/info/exclude"), exclude.as_bytes())?;
         files::write(&this.root.join(STAMP), wanted.as_bytes())?;
@@ -76,9 +77,13 @@ impl Worktree {
         let _ = fs::remove_file(self.root.join(".git/index.lock"));
         files::remove(&self.root.join(".git/rebase-apply"))?;
         let progress = Progress::start("bringing the source back to what it was");
-        self.git(&["checkout", "--quiet", "--force", PRISTINE], &progress)?;
+        self.git(&["checkout", "--quiet", "--force", PRISTINE], || {
+            progress.tick()
+        })?;
         let builds = format!("/{BUILD}-*");
-        self.git(&["clean", "-ffdxq", "--exclude", &builds], &progress)
+        self.git(&["clean", "-ffdxq", "--exclude", &builds], || {
+            progress.tick()
+        })
     }
 
     /// Commits the patches, one after another as a maintainer would. Gives the
@@ -91,7 +96,7 @@ impl Worktree {
         let progress = Progress::start("applying the patches with git am");
         self.git(
             &["checkout", "--quiet", "--force", "--detach", PRISTINE],
-            &progress,
+            || progress.tick(),
         )?;
         let mut commits = vec![self.head()?];
         for (patch, number) in patches.iter().zip(1..) {
@@ -101,7 +106,7 @@ impl Worktree {
             match process::run(command, "git am", &log(number), || progress.tick()) {
                 Ok(()) => commits.push(self.head()?),
                 Err(Error::ToolFailed { .. }) => {
-                    self.git(&["am", "--abort"], &progress)?;
+                    self.git(&["am", "--abort"], || progress.tick())?;
                     break;
                 }
                 Err(error) => return Err(error),
@@ -112,10 +117,9 @@ impl Worktree {
 
     /// Goes to a commit.
     pub(super) fn checkout(&self, commit: &str) -> Result<()> {
-        let progress = Progress::start("going to another patch");
         self.git(
             &["checkout", "--quiet", "--force", "--detach", commit],
-            &progress,
+            || (),
         )
     }
 
@@ -162,11 +166,11 @@ impl Worktree {
         Ok(head.trim().into())
     }
 
-    fn git(&self, args: &[&str], progress: &Progress) -> Result<()> {
+    fn git(&self, args: &[&str], tick: impl FnMut()) -> Result<()> {
         let mut command = self.command();
         command.args(args);
         let what = format!("git {}", args[0]);
-        process::run(command, &what, &self.log, || progress.tick())
+        process::run(command, &what, &self.log, tick)
     }
 
     /// `git`, whatever its user has configured.
