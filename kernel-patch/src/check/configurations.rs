@@ -1,10 +1,11 @@
 //! The kernels that each patch is built as.
 
-use crate::config::{self, Config};
-use crate::{Error, Result, process};
-
+use std::fs;
 use std::path::Path;
 use std::process::Command;
+
+use crate::config::{self, Config};
+use crate::{Error, Result, process};
 
 /// What all of them have.
 const COMMON: &str = "check.config";
@@ -121,11 +122,11 @@ impl Configuration {
     pub(super) fn tools(&self, log: &Path) -> Result<String> {
         let mut versions = String::new();
         for tool in [&format!("{}gcc", self.cross()), "sparse"] {
-            let _ = std::fs::remove_file(log);
+            let _ = fs::remove_file(log);
             let mut command = Command::new(tool);
             process::clean(&mut command).arg("--version");
             process::run(command, tool, log, || ())?;
-            versions += &std::fs::read_to_string(log).map_err(Error::io("read", log))?;
+            versions += &fs::read_to_string(log).map_err(Error::io("read", log))?;
         }
         Ok(versions)
     }

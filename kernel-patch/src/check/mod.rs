@@ -90,6 +90,8 @@ impl Check {
     pub fn run(&self) -> Result<Report> {
         let started = Instant::now();
         let dir = self.patches.clone().unwrap_or_else(paths::patches);
+        // The tools start in the source.
+        let dir = std::path::absolute(&dir).map_err(Error::io("find", &dir))?;
         let series = Series::read(&dir)?;
         let exceptions = Exceptions::read(&dir)?;
         let count = series.patches().len();
