@@ -7,6 +7,7 @@ mod arguments;
 mod audit;
 mod calls;
 mod cli;
+mod faults;
 mod fuzz;
 mod hook;
 mod host;

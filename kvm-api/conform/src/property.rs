@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize};
 use crate::cli::Options;
 use crate::host::Host;
 use crate::inside::Stage;
-use crate::{access, calls, fuzz, hook, module};
+use crate::{access, calls, faults, fuzz, hook, module};
 
 /// All properties, those that take longest first.
 pub const ALL: &[Property] = &[
     fuzz::PROPERTY,
+    faults::PROPERTY,
     calls::PROPERTY,
     module::PROPERTY,
     access::PROPERTY,

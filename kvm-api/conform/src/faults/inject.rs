@@ -1,0 +1,78 @@
+//! The kernel's fault injection: the nth thing in a call that can fail fails.
+
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+
+use anyhow::{Context, Result, bail};
+
+const DEBUGFS: &str = "/sys/kernel/debug";
+const NTH: &str = "/proc/thread-self/fail-nth";
+
+/// What is made to fail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Copies from and to user space.
+    Copies,
+    /// Those, and allocations of slab objects and of pages.
+    All,
+}
+
+/// This thread's faults.
+pub struct Faults {
+    nth: File,
+}
+
+impl Faults {
+    /// Gets ready to inject faults of that kind.
+    pub fn new(kind: Kind) -> Result<Self> {
+        // An allocation that may wait is excepted unless one says otherwise,
+        // and so is a single page.
+        let (excepted, order) = match kind {
+            Kind::Copies => ("Y", "32"),
+            Kind::All => ("N", "0"),
+        };
+        set("failslab/ignore-gfp-wait", excepted)?;
+        set("fail_page_alloc/ignore-gfp-wait", excepted)?;
+        set("fail_page_alloc/ignore-gfp-highmem", excepted)?;
+        set("fail_page_alloc/min-order", order)?;
+        for what in ["failslab", "fail_page_alloc", "fail_usercopy"] {
+            // Not a stack for each on the console.
+            set(&format!("{what}/verbose"), "0")?;
+        }
+        let nth = File::options()
+            .read(true)
+            .write(true)
+            .open(NTH)
+            .context(NTH)?;
+        Ok(Self { nth })
+    }
+
+    /// Makes `call` with a fault at its `n`th chance, and says whether that
+    /// came.
+    pub fn during<T>(&self, n: u32, call: impl FnOnce() -> T) -> Result<(T, bool)> {
+        self.nth
+            .write_at(n.to_string().as_bytes(), 0)
+            .context(NTH)?;
+        let result = call();
+        let mut text = [0; 16];
+        // If the fault has not come yet, it may hit this very read.
+        let injected = matches!(self.nth.read_at(&mut text, 0), Ok(1..) if text[0] == b'0');
+        self.disarm()?;
+        Ok((result, injected))
+    }
+
+    fn disarm(&self) -> Result<()> {
+        // A fault that is still to come may hit this too; it is over then.
+        for _ in 0..3 {
+            if self.nth.write_at(b"0", 0).is_ok() {
+                return Ok(());
+            }
+        }
+        bail!("{NTH} cannot be written");
+    }
+}
+
+fn set(knob: &str, value: &str) -> Result<()> {
+    let path = format!("{DEBUGFS}/{knob}");
+    fs::write(&path, value).context(path)
+}

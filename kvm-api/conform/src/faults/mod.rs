@@ -1,0 +1,138 @@
+//! Each call, made to fail at its first allocation or copy, then at its second,
+//! and so on, until there is none left: the error is the right one, and nothing
+//! else has come of it.
+
+mod inject;
+mod situations;
+mod state;
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result, ensure};
+use guests::Machine;
+use kvm_api::ioctl::Ioctl;
+use kvm_api::syscall::Syscall;
+use kvm_api::{Errno, Kvm};
+
+use crate::inside::Stage;
+use crate::property::{Kernels, Outcome, Property, Test};
+use inject::{Faults, Kind};
+use situations::{ALL, Situation};
+use state::State;
+
+pub const PROPERTY: Property = Property {
+    name: "faults",
+    about: "a call whose allocations and copies fail says so, and has done nothing",
+    backends: "syscall, ioctl",
+    kernels: Kernels::Debug,
+    test: Test::Inside {
+        machine: |machine, _| machine,
+        test,
+    },
+};
+
+/// No call has so many chances to fail.
+const MANY: u32 = 1000;
+
+fn test(stage: &Stage<'_>) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let mut lines = String::from("how the calls took the faults");
+    for situation in ALL {
+        let mut line = format!("{:27} {:10}", situation.call, situation.name);
+        for (interface, kvm) in interfaces()? {
+            if interface == "ioctl" && !situation.ioctl {
+                continue;
+            }
+            stage.say(&format!(
+                "{} {} ({interface})",
+                situation.call, situation.name
+            ));
+            let what = format!("{} {} by {interface}", situation.call, situation.name);
+            let copies = one(stage, situation, &*kvm, Kind::Copies, &what, &mut outcome)?;
+            let all = one(stage, situation, &*kvm, Kind::All, &what, &mut outcome)?;
+            if !stage.options.sample && all.get("EFAULT") != copies.get("EFAULT") {
+                outcome.fail(format!(
+                    "{what}: failed copies alone gave {copies:?}, with allocations {all:?}"
+                ));
+            }
+            let counts: Vec<_> = all.iter().map(|(how, n)| format!("{n} {how}")).collect();
+            line += &format!("  {interface}: {:44}", counts.join(", "));
+        }
+        lines += "\n  ";
+        lines += line.trim_end();
+    }
+    outcome.notes.push(lines);
+    Ok(outcome)
+}
+
+fn interfaces() -> Result<[(&'static str, Box<dyn Kvm>); 2]> {
+    Ok([
+        ("syscall", Box::new(Syscall::open()?)),
+        ("ioctl", Box::new(Ioctl::open()?)),
+    ])
+}
+
+/// How often a call ended how.
+type Counts = BTreeMap<String, u32>;
+
+/// Makes one call with a fault at each of its chances.
+fn one(
+    stage: &Stage<'_>,
+    situation: &Situation,
+    kvm: &dyn Kvm,
+    kind: Kind,
+    what: &str,
+    outcome: &mut Outcome,
+) -> Result<Counts> {
+    let faults = Faults::new(kind)?;
+    let mut counts = Counts::new();
+    let mut machine = Machine::new(kvm);
+    let mut act = (situation.prepare)(&mut machine);
+    // A sample takes every seventh chance.
+    let step = if stage.options.sample { 7 } else { 1 };
+    for n in (1..MANY).step_by(step) {
+        if situation.fresh && n > 1 {
+            machine = Machine::new(kvm);
+            act = (situation.prepare)(&mut machine);
+        }
+        let before = State::of(&machine)?;
+        let (result, injected) = faults.during(n, || act(&mut machine))?;
+        let now = State::of(&machine)?;
+        if !injected {
+            result.with_context(|| format!("{what} fails without a fault"))?;
+            return Ok(counts);
+        }
+        outcome.cases += 1;
+        let how = match result {
+            // The kernel could do without.
+            Ok(()) => "done nevertheless".to_owned(),
+            Err(errno) => {
+                let differences = before.differences(&now);
+                if !differences.is_empty() {
+                    outcome.fail(format!(
+                        "{what}, fault {n}: {errno}, but {} changed",
+                        differences.join(", ")
+                    ));
+                }
+                if !right(errno, kind) {
+                    outcome.fail(format!("{what}, fault {n} of {kind:?}: {errno}"));
+                }
+                if let Err(errno) = act(&mut machine) {
+                    outcome.fail(format!("{what}, after fault {n}: {errno}"));
+                }
+                format!("{errno:?}")
+            }
+        };
+        *counts.entry(how).or_default() += 1;
+    }
+    ensure!(false, "{what}: faults go on for ever");
+    Ok(counts)
+}
+
+/// What failed copies and allocations are told as.
+fn right(errno: Errno, kind: Kind) -> bool {
+    match kind {
+        Kind::Copies => errno == Errno::EFAULT,
+        Kind::All => matches!(errno, Errno::EFAULT | Errno::ENOMEM),
+    }
+}
