@@ -17,6 +17,9 @@ use crate::{Error, Result, files, paths};
 /// What is made of a kernel that is built whole.
 const WHOLE: &str = "vmlinux modules";
 
+/// Lets sparse sign its warnings, and not end with the hundredth of a file.
+const SPARSE: &str = "CF=-fdiagnostic-prefix -fmax-warnings=unlimited";
+
 /// One configuration's builds.
 pub(super) struct Builds {
     configuration: &'static Configuration,
@@ -68,7 +71,7 @@ impl Builds {
         let warns = !sample || configuration.is_sampled_by_patch();
         let tools = configuration.tools(log)?;
         let config = configuration.config(false)?.id();
-        let of = format!("{source} {config} {targets} {warns} {tools}");
+        let of = format!("{source} {config} {targets} {warns} {SPARSE} {tools}");
         let build = tree.join(format!("{BUILD}-{}", configuration.slug()));
         let baseline: Option<Baseline> = files::read(&stamp(&build))?
             .and_then(|json| serde_json::from_slice(&json).ok())
@@ -169,7 +172,7 @@ impl Builds {
             "--output-sync=target".into(),
         ];
         if self.warns {
-            args.extend(["W=1", "C=1", "CF=-fdiagnostic-prefix"].map(String::from));
+            args.extend(["W=1", "C=1", SPARSE].map(String::from));
         }
         let _ = fs::remove_file(log);
         let make = Make {
