@@ -274,6 +274,7 @@ mod tests {
             "build",
             "run",
             "cargo",
+            "check",
             "path",
             "--",
             "--variant",
@@ -298,6 +299,8 @@ mod tests {
             "on",
             "--no-modules",
             "--out",
+            "--patch",
+            "--sample",
             "--help",
         ]);
         prop_oneof![
@@ -318,6 +321,7 @@ mod tests {
                         let _ = machine.machine();
                     }
                     Action::Build(build) => drop(build.builder()),
+                    Action::Check(args) => drop(args.check()),
                     Action::Path { .. } => {}
                 }
             }
