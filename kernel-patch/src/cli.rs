@@ -173,6 +173,11 @@ pub(crate) struct MachineArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) directory: Option<PathBuf>,
 
+    /// Fail when the kernel complains: of a warning, or of what its lock
+    /// checker and the like report
+    #[arg(long)]
+    strict: bool,
+
     /// Leave the kernel's modules unloaded, in /lib/modules
     #[arg(long)]
     no_modules: bool,
@@ -212,6 +217,7 @@ impl MachineArgs {
             .memory(&self.memory)
             .timeout(Duration::from_secs(self.timeout))
             .accel(self.accel)
+            .strict(self.strict)
             .load_modules(!self.no_modules);
         if let Some(out) = &self.out {
             machine = machine.out(out);

@@ -5,9 +5,8 @@ use std::fs;
 
 use sha2::{Digest, Sha256};
 
-use crate::kernel::Variant;
 use crate::make::Make;
-use crate::{Error, Result, files, paths};
+use crate::{Error, Result, Variant, files, paths};
 
 /// The fragments, in the order in which they are merged.
 const FRAGMENTS: [&str; 2] = ["exit-path.config", "machine.config"];
@@ -25,9 +24,43 @@ const DEBUG: &str = "debug.config";
 /// What makes KVM a part of the kernel.
 const BUILT_IN: &str = "CONFIG_KVM=y\nCONFIG_KVM_INTEL=y\nCONFIG_KVM_AMD=y\n";
 
+/// An object that counts how often its lines are reached.
+#[derive(Debug)]
+pub(crate) struct Counted {
+    /// Its file, below the build directory.
+    pub(crate) path: &'static str,
+    /// What the make that compiles it calls it, from that one's own directory.
+    pub(crate) target: &'static str,
+}
+
+/// In a kernel that checks itself: all that the series makes or adds code to.
+const COUNTED: [Counted; 5] = [
+    Counted {
+        path: "arch/x86/kvm/x86.o",
+        target: "x86.o",
+    },
+    Counted {
+        path: "virt/kvm/kernel_memory.o",
+        target: "../../../virt/kvm/kernel_memory.o",
+    },
+    Counted {
+        path: "virt/kvm/kvm_main.o",
+        target: "../../../virt/kvm/kvm_main.o",
+    },
+    Counted {
+        path: "virt/kvm/syscall_ops.o",
+        target: "../../../virt/kvm/syscall_ops.o",
+    },
+    Counted {
+        path: "virt/kvm/syscalls.o",
+        target: "kvm/syscalls.o",
+    },
+];
+
 /// What a variant asks for.
 pub(crate) struct Config {
     text: String,
+    counted: &'static [Counted],
 }
 
 impl Config {
@@ -42,7 +75,14 @@ impl Config {
             Variant::BuiltIn => BUILT_IN,
             _ => "",
         };
-        Self::of(&fragments, &format!("{syscalls}{built_in}"))
+        let counted: &[_] = match variant {
+            Variant::Debug => &COUNTED,
+            _ => &[],
+        };
+        Ok(Self {
+            counted,
+            ..Self::of(&fragments, &format!("{syscalls}{built_in}"))?
+        })
     }
 
     /// Asks for what the fragments of these names ask for, and for `more`.
@@ -52,7 +92,12 @@ impl Config {
             text += &fs::read_to_string(&path).map_err(Error::io("read", &path))?;
         }
         text += more;
-        Ok(Self { text })
+        Ok(Self { text, counted: &[] })
+    }
+
+    /// The objects that count how often their lines are reached.
+    pub(crate) fn counted(&self) -> &'static [Counted] {
+        self.counted
     }
 
     /// Names what is asked for.
@@ -60,6 +105,9 @@ impl Config {
         let mut hash = Sha256::new();
         for (option, value) in options(&self.text) {
             hash.update(format!("{option}={value}\n"));
+        }
+        for object in self.counted {
+            hash.update(format!("{}\n", object.target));
         }
         crate::hex(&hash.finalize()[..6])
     }
@@ -167,6 +215,19 @@ mod tests {
         let debian = String::from_utf8(xz.stdout).unwrap();
         let ours = fs::read_to_string(paths::fragment("exit-path.config")).unwrap();
         assert_eq!(lost(&ours, &debian), [""; 0]);
+    }
+
+    /// What is new is found out about, all of it.
+    #[test]
+    fn what_the_series_changes_is_counted() {
+        let series = crate::series::Series::read(&paths::patches()).unwrap();
+        let code = |file: &String| {
+            file.ends_with(".c") && (file.starts_with("virt/") || file.starts_with("arch/"))
+        };
+        let changed = series.files().into_iter().filter(code);
+        let objects = changed.map(|file| file.replace(".c", ".o"));
+        let counted = COUNTED.map(|object| object.path);
+        assert_eq!(objects.collect::<Vec<_>>(), counted);
     }
 
     #[test]

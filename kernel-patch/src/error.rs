@@ -66,6 +66,15 @@ pub enum Error {
         detail: String,
     },
 
+    /// A mutation does not say what it is.
+    #[error("{} has no proper line {header:?}", path.display())]
+    BadMutation {
+        /// The mutation's patch.
+        path: PathBuf,
+        /// The line's beginning.
+        header: &'static str,
+    },
+
     /// There is no patch of this number.
     #[error("the series has no patch {number}; it has {count}")]
     NoSuchPatch {
@@ -135,6 +144,15 @@ pub enum Error {
         console: PathBuf,
         /// Its last lines.
         tail: String,
+    },
+
+    /// The kernel inside complained, and went on.
+    #[error("the kernel complained (all of it is in {}):\n{report}", console.display())]
+    Complained {
+        /// The console's log.
+        console: PathBuf,
+        /// The complaint, and some of what follows it.
+        report: String,
     },
 
     /// The machine did not come to an end in time.

@@ -20,6 +20,7 @@ use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::wait::{WaitStatus, wait};
 use nix::unistd::Pid;
 
+use crate::counts;
 use crate::job::{Exit, JOB, Job, OUT, Report, WORK, port};
 
 /// Becomes the machine's init when this process is the machine's first, and
@@ -37,6 +38,7 @@ fn init() -> Result<Infallible, String> {
     mount_all()?;
     let mut ports = Ports::open()?;
     let report = run(&ports);
+    counts::leave().map_err(|error| error.to_string())?;
     // Each write returns once the host has the bytes.
     ports
         .send_files()

@@ -1,89 +1,25 @@
 //! A kernel that is built: where it lies, what it was made of, and its making.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::config::Config;
+use crate::config::{Config, Counted};
 use crate::lock::Lock;
 use crate::make::Make;
+use crate::mutation::Mutation;
 use crate::progress::Progress;
 use crate::series::Series;
 use crate::source::Source;
 use crate::tree::{self, Tree};
-use crate::{Error, Result, files, host, paths};
-
-/// Which kernel to make of the source.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Variant {
-    /// Patched, with KVM as modules, as distributions build it.
-    #[default]
-    Module,
-    /// Patched, with KVM built in.
-    BuiltIn,
-    /// Patched, with KVM as modules, and with all that the kernel can check of
-    /// itself: KASAN, lockdep and more; faults can be injected into it, and it
-    /// knows which lines of KVM's code were reached.
-    Debug,
-    /// The source as it is, with KVM as modules.
-    Stock,
-}
-
-impl Variant {
-    /// All of them, by the names that the command line uses.
-    pub const NAMES: [(&'static str, Self); 4] = [
-        ("module", Self::Module),
-        ("builtin", Self::BuiltIn),
-        ("debug", Self::Debug),
-        ("stock", Self::Stock),
-    ];
-
-    fn name(self) -> &'static str {
-        let named = Self::NAMES
-            .into_iter()
-            .find(|(_, variant)| *variant == self);
-        named.expect("each variant has a name").0
-    }
-
-    fn tree(self) -> Result<Tree> {
-        let patched = if self == Self::Stock {
-            "stock"
-        } else {
-            "patched"
-        };
-        Ok(Tree::new(paths::root()?.join(format!("linux-{patched}"))))
-    }
-
-    fn build_dir(self) -> Result<PathBuf> {
-        let name = match self {
-            Self::BuiltIn | Self::Debug => format!("{}-{}", tree::BUILD, self.name()),
-            Self::Module | Self::Stock => tree::BUILD.into(),
-        };
-        Ok(self.tree()?.root().join(name))
-    }
-
-    fn series(self) -> Result<Series> {
-        match self {
-            Self::Stock => Ok(Series::default()),
-            Self::Module | Self::BuiltIn | Self::Debug => Series::read(&paths::patches()),
-        }
-    }
-}
-
-/// The objects that count how often their lines are reached: those that the
-/// series adds to or makes. Each is named as its own directory's make calls it.
-const GCOV: [&str; 5] = [
-    "syscalls.o",
-    "x86.o",
-    "../../../virt/kvm/kvm_main.o",
-    "../../../virt/kvm/kernel_memory.o",
-    "../../../virt/kvm/syscall_ops.o",
-];
+use crate::{Error, Result, Variant, files, host, paths};
 
 /// What is said of the kernel to be built.
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
     variant: Variant,
     source: Option<PathBuf>,
+    mutation: Option<Mutation>,
     wait: bool,
 }
 
@@ -103,6 +39,14 @@ impl Builder {
         self
     }
 
+    /// Breaks that kernel in one place. All mutations are built in one tree,
+    /// one after the other, and leave the kernel proper alone.
+    #[must_use]
+    pub fn mutation(mut self, mutation: &Mutation) -> Self {
+        self.mutation = Some(mutation.clone());
+        self
+    }
+
     /// Whether to wait for another build to end, rather than to fail.
     #[must_use]
     pub fn wait(mut self, wait: bool) -> Self {
@@ -118,8 +62,17 @@ impl Builder {
     /// Whatever can go wrong with that: see [`Error`].
     pub fn build(&self) -> Result<Kernel> {
         let root = paths::root()?;
-        let build = self.variant.build_dir()?;
-        let series = self.variant.series()?;
+        let mut series = self.variant.series()?;
+        if let Some(mutation) = &self.mutation {
+            series.push(mutation.path())?;
+            // To begin with what that has built.
+            let proper = Self {
+                mutation: None,
+                ..self.clone()
+            };
+            proper.build()?;
+        }
+        let build = self.variant.build_dir(&self.tree()?);
         let config = Config::read(self.variant)?;
         loop {
             let lock = Lock::shared(&root, self.wait)?;
@@ -133,12 +86,20 @@ impl Builder {
                     release: release.trim().into(),
                     series: series.id(),
                     config: config.id(),
+                    counted: config.counted(),
                     _lock: lock,
                 });
             }
             drop(lock);
             let _lock = Lock::exclusive(&root, self.wait)?;
             self.make(&build, &series, &config)?;
+        }
+    }
+
+    fn tree(&self) -> Result<Tree> {
+        match self.mutation {
+            Some(_) => Ok(Tree::new(paths::root()?.join("linux-mutant"))),
+            None => self.variant.tree(),
         }
     }
 
@@ -150,33 +111,35 @@ impl Builder {
         if first.source()?.as_ref() != Some(&source) {
             first.unpack(&source)?;
         }
-        let tree = self.variant.tree()?;
+        let tree = self.tree()?;
         if tree.source()?.as_ref() != Some(&source) {
             tree.link(&first, &source)?;
         }
         tree.apply(series)?;
 
-        if self.variant == Variant::Debug {
+        let proper = self.variant.build_dir(&self.variant.tree()?);
+        match (self.variant, &self.mutation) {
             // Of the usual build it could keep nothing.
-            fs::create_dir_all(build).map_err(Error::io("make", build))?;
-        } else {
-            self.seed(build)?;
+            (Variant::Debug, None) => {
+                fs::create_dir_all(build).map_err(Error::io("make", build))?;
+            }
+            (_, None) => seed(build, &Variant::Module.build_dir(&first))?,
+            (_, Some(_)) => seed(build, &proper)?,
         }
         let stamp = stamp(build);
         let _ = fs::remove_file(&stamp);
         let log = paths::logs()?.join(format!("build-{}.log", self.variant.name()));
         let _ = fs::remove_file(&log);
-        let gcov = if self.variant == Variant::Debug {
-            GCOV.map(|object| format!("GCOV_PROFILE_{object}=y")).into()
-        } else {
-            Vec::new()
-        };
+        let counted = config.counted().iter();
+        let counted: Vec<_> = counted
+            .map(|object| format!("GCOV_PROFILE_{}=y", object.target))
+            .collect();
         let make = Make {
             tree: tree.root(),
             build,
             log,
             arch: "x86_64",
-            args: &gcov,
+            args: &counted,
             progress: Progress::start(format!(
                 "building Linux {} ({}, series {})",
                 crate::source::VERSION,
@@ -184,22 +147,38 @@ impl Builder {
                 series.id()
             )),
         };
-        config.make(&make)?;
-        // Headers as headers_install copies them, without the rsync it needs.
-        make.run("bzImage modules headers")?;
+        if self.mutation.is_some() {
+            // No mutation changes the configuration.
+            configure_as(build, &proper)?;
+            make.run("bzImage modules")?;
+        } else {
+            config.make(&make)?;
+            // Headers as headers_install copies them, without the rsync it needs.
+            make.run("bzImage modules headers")?;
+        }
         files::write(&stamp, &wanted(&source, series, config))
     }
+}
 
-    /// Lets a variant begin with what the usual one has built, if it has: only
-    /// what differs is made again.
-    fn seed(&self, build: &Path) -> Result<()> {
-        let usual = Variant::Module.build_dir()?;
-        if build.exists() || !stamp(&usual).exists() {
-            return fs::create_dir_all(build).map_err(Error::io("make", build));
-        }
-        let scratch = paths::scratch()?;
-        tree::seed(&usual, build, scratch.path())
+/// Lets a build begin with what another has built, if it has: only what
+/// differs is made again.
+fn seed(build: &Path, other: &Path) -> Result<()> {
+    if build.exists() || !stamp(other).exists() {
+        return fs::create_dir_all(build).map_err(Error::io("make", build));
     }
+    let scratch = paths::scratch()?;
+    tree::seed(other, build, scratch.path())
+}
+
+/// Gives a build the configuration of another. Its time stays when it is the
+/// same: `make` would look at everything anew.
+fn configure_as(build: &Path, other: &Path) -> Result<()> {
+    let (ours, theirs) = (build.join(".config"), other.join(".config"));
+    let wanted = fs::read(&theirs).map_err(Error::io("read", &theirs))?;
+    if files::read(&ours)?.is_some_and(|it| it == wanted) {
+        return Ok(());
+    }
+    files::write(&ours, &wanted)
 }
 
 /// What to build from, as it is now; `None` when it must be got first.
@@ -240,6 +219,7 @@ pub struct Kernel {
     release: String,
     series: String,
     config: String,
+    counted: &'static [Counted],
     _lock: Lock,
 }
 
@@ -286,6 +266,22 @@ impl Kernel {
         &self.config
     }
 
+    /// The objects that count how often their lines are reached, below the
+    /// build directory; none but in [`Variant::Debug`]. A machine brings their
+    /// counts back in [`COUNTS`](crate::COUNTS), below what it is told to bring.
+    pub fn counted(&self) -> impl Iterator<Item = &'static Path> {
+        self.counted.iter().map(|object| Path::new(object.path))
+    }
+
+    /// The lines that the series adds or changes, by file.
+    ///
+    /// # Errors
+    ///
+    /// When a file of the source cannot be read.
+    pub fn added_lines(&self) -> Result<BTreeMap<PathBuf, BTreeSet<u32>>> {
+        Tree::new(self.source_dir().into()).added_lines()
+    }
+
     /// Its headers for user space, to include from.
     #[must_use]
     pub fn headers(&self) -> PathBuf {
@@ -299,5 +295,5 @@ impl Kernel {
 ///
 /// When the directory above cannot be made.
 pub fn build_dir(variant: Variant) -> Result<PathBuf> {
-    variant.build_dir()
+    Ok(variant.build_dir(&variant.tree()?))
 }

@@ -23,6 +23,7 @@
 
 pub mod check;
 mod config;
+mod counts;
 mod disk;
 mod error;
 mod executable;
@@ -32,11 +33,13 @@ mod host;
 mod initramfs;
 pub mod interrupt;
 mod job;
+mod judge;
 mod kernel;
 mod lock;
 mod machine;
 mod make;
 mod modules;
+mod mutation;
 mod paths;
 mod process;
 mod progress;
@@ -45,15 +48,19 @@ mod run;
 mod series;
 mod source;
 mod tree;
+mod variant;
 
+pub use counts::COUNTS;
 pub use error::{Error, Result};
 pub use executable::check as check_executable;
 pub use guest::init_if_first;
 pub use job::{Exit, OUT, OUT_VARIABLE};
-pub use kernel::{Builder, Kernel, Variant, build_dir};
+pub use kernel::{Builder, Kernel, build_dir};
 pub use machine::Machine;
+pub use mutation::Mutation;
 pub use paths::target_dir;
 pub use qemu::Accel;
+pub use variant::Variant;
 
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()

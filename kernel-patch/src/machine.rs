@@ -18,6 +18,7 @@ pub struct Machine {
     pub(crate) memory: String,
     pub(crate) mitigations: bool,
     pub(crate) load_modules: bool,
+    pub(crate) strict: bool,
     pub(crate) cmdline: Vec<String>,
     pub(crate) timeout: Duration,
     pub(crate) env: BTreeMap<String, String>,
@@ -35,6 +36,7 @@ impl Default for Machine {
             memory: "1G".into(),
             mitigations: true,
             load_modules: true,
+            strict: false,
             cmdline: Vec::new(),
             timeout: Duration::from_secs(600),
             env: BTreeMap::new(),
@@ -89,6 +91,15 @@ impl Machine {
         self
     }
 
+    /// Whether what the kernel complains of is an error: a warning ends the
+    /// machine at once, and what is no more than a report (lockdep's, say) is
+    /// found at the end.
+    #[must_use]
+    pub fn strict(mut self, strict: bool) -> Self {
+        self.strict = strict;
+        self
+    }
+
     /// Adds a parameter to the kernel's command line.
     #[must_use]
     pub fn cmdline(mut self, parameter: impl Into<String>) -> Self {
@@ -123,6 +134,12 @@ impl Machine {
     pub fn out(mut self, dir: impl Into<PathBuf>) -> Self {
         self.out = Some(dir.into());
         self
+    }
+
+    /// That directory, if there is one.
+    #[must_use]
+    pub fn out_dir(&self) -> Option<&Path> {
+        self.out.as_deref()
     }
 
     /// The program whose image is the machine's first process: one that calls

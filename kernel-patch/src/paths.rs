@@ -15,6 +15,11 @@ pub(crate) fn patches() -> PathBuf {
     Path::new(CRATE).join("patches")
 }
 
+/// The patches that break the series.
+pub(crate) fn mutations() -> PathBuf {
+    Path::new(CRATE).join("mutations")
+}
+
 /// A fragment of the kernel's configuration.
 pub(crate) fn fragment(name: &str) -> PathBuf {
     Path::new(CRATE).join("config").join(name)

@@ -14,7 +14,8 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
 
 use crate::initramfs::Initramfs;
-use crate::job::{Exit, JOB, Job, OUT, OUT_VARIABLE, Report, WORK, port};
+use crate::job::{Exit, JOB, Job, OUT, OUT_VARIABLE, WORK, port};
+use crate::judge::judge;
 use crate::process::{self, Process};
 use crate::qemu::{Accel, Boot};
 use crate::{Error, Kernel, Machine, Result, executable, host, modules, paths};
@@ -28,9 +29,6 @@ const PASSED: [&str; 5] = [
     "CRITERION_",
     "PROPTEST_",
 ];
-
-/// Lines of the console that an error shows.
-const TAIL: usize = 30;
 
 /// What an output port may hold before the machine has to wait for us.
 const PIPE: i32 = 1 << 20;
@@ -58,23 +56,23 @@ pub(crate) fn run(
 }
 
 /// The files of one run.
-struct Dir<'a>(&'a Path);
+pub(crate) struct Dir<'a>(&'a Path);
 
 impl Dir<'_> {
     fn initramfs(&self) -> PathBuf {
         self.0.join("initramfs")
     }
 
-    fn console(&self) -> PathBuf {
+    pub(crate) fn console(&self) -> PathBuf {
         self.0.join("console.log")
     }
 
-    fn qemu_log(&self) -> PathBuf {
+    pub(crate) fn qemu_log(&self) -> PathBuf {
         self.0.join("qemu.log")
     }
 
     /// Saves the console's log from the end of the run.
-    fn keep_console(&self) -> Result<PathBuf> {
+    pub(crate) fn keep_console(&self) -> Result<PathBuf> {
         let name = self.0.file_name().unwrap_or_default().to_string_lossy();
         let kept = paths::logs()?.join(format!("{name}-console.log"));
         fs::copy(self.console(), &kept).map_err(Error::io("write", &kept))?;
@@ -168,6 +166,10 @@ fn kernel_cmdline(machine: &Machine) -> String {
         // of RDTSC and PAUSE, for which emulation needs 5 to 10 s of ours. The
         // PIT ticks instead.
         line.push("nolapic_timer");
+    }
+    if machine.strict {
+        // Warnings and worse go to the console.
+        line.extend(["panic_on_warn=1", "loglevel=5"]);
     }
     line.extend(machine.cmdline.iter().map(String::as_str));
     line.join(" ")
@@ -278,42 +280,6 @@ fn drain(mut from: PipeReader, to: &mut (dyn Write + Send)) -> io::Result<()> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
-    }
-}
-
-fn judge(
-    machine: &Machine,
-    status: Option<ExitStatus>,
-    report: &[u8],
-    dir: &Dir<'_>,
-) -> Result<Exit> {
-    let console = fs::read(dir.console()).unwrap_or_default();
-    let tail = process::tail(&dir.console(), TAIL);
-    if String::from_utf8_lossy(&console).contains("Kernel panic - not syncing") {
-        return Err(Error::Panicked {
-            console: dir.keep_console()?,
-            tail,
-        });
-    }
-    let Some(status) = status else {
-        return Err(Error::TimedOut {
-            after: machine.timeout,
-            console: dir.keep_console()?,
-            tail,
-        });
-    };
-    if !status.success() {
-        return Err(Error::QemuFailed {
-            status: status.to_string(),
-            stderr: process::tail(&dir.qemu_log(), TAIL),
-        });
-    }
-    match serde_json::from_slice::<Report>(report) {
-        Ok(report) => report.map_err(Error::Guest),
-        Err(_) => Err(Error::NoExitStatus {
-            console: dir.keep_console()?,
-            tail,
-        }),
     }
 }
 

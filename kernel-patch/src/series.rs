@@ -47,15 +47,22 @@ impl Series {
             return Err(Error::NoPatches(dir.into()));
         }
         names.sort_unstable();
-        let patches = names.into_iter().map(|name| {
-            let path = dir.join(&name);
-            let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
-            let diffs = diffs(&text);
-            Ok(Patch { name, diffs })
+        let mut series = Self::default();
+        for name in names {
+            series.push(&dir.join(name))?;
+        }
+        Ok(series)
+    }
+
+    /// Adds the patch of a file.
+    pub(crate) fn push(&mut self, path: &Path) -> Result<()> {
+        let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let name = path.file_name().unwrap_or_default();
+        self.patches.push(Patch {
+            name: name.to_string_lossy().into_owned(),
+            diffs: diffs(&text),
         });
-        Ok(Self {
-            patches: patches.collect::<Result<_>>()?,
-        })
+        Ok(())
     }
 
     /// Names what the series does to the source: prose and dates have no part

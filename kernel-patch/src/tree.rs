@@ -5,10 +5,13 @@
 //! the next run does not repair: whatever a series may have touched is listed
 //! before, and the series' name is written after.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use similar::{ChangeTag, TextDiff};
+use tempfile::TempDir;
 
 use crate::series::Series;
 use crate::source::Source;
@@ -77,13 +80,7 @@ impl Tree {
         for file in after.difference(&before) {
             self.save(file)?;
         }
-        let scratch = paths::scratch()?;
-        for file in &after {
-            if let Some(content) = files::read(&self.pristine(file))? {
-                files::write(&scratch.path().join(file), &content)?;
-            }
-        }
-        series.apply(scratch.path())?;
+        let scratch = self.patched(series)?;
 
         let both: BTreeSet<_> = before.union(&after).cloned().collect();
         self.set_touched(&both)?;
@@ -97,6 +94,40 @@ impl Tree {
         }
         files::write(&self.state(SERIES), id.as_bytes())?;
         self.set_touched(&after)
+    }
+
+    /// What `series` makes of those files of the source that it changes, all
+    /// of which a series has changed before.
+    pub(crate) fn patched(&self, series: &Series) -> Result<TempDir> {
+        let scratch = paths::scratch()?;
+        for file in series.files() {
+            if let Some(content) = files::read(&self.pristine(&file))? {
+                files::write(&scratch.path().join(&file), &content)?;
+            }
+        }
+        series.apply(scratch.path())?;
+        Ok(scratch)
+    }
+
+    /// The lines of its files that the source does not have, by file.
+    pub(crate) fn added_lines(&self) -> Result<BTreeMap<PathBuf, BTreeSet<u32>>> {
+        let mut added = BTreeMap::new();
+        for file in self.touched()? {
+            let text = |path: &Path| -> Result<String> {
+                let content = files::read(path)?.unwrap_or_default();
+                Ok(String::from_utf8_lossy(&content).into_owned())
+            };
+            let (old, new) = (text(&self.pristine(&file))?, text(&self.root.join(&file))?);
+            let diff = TextDiff::from_lines(&old, &new);
+            let lines = diff.iter_all_changes().filter_map(|change| {
+                let index = change
+                    .new_index()
+                    .filter(|_| change.tag() == ChangeTag::Insert);
+                Some(index? as u32 + 1)
+            });
+            added.insert(file.into(), lines.collect());
+        }
+        Ok(added)
     }
 
     fn state(&self, name: &str) -> PathBuf {
@@ -225,6 +256,19 @@ mod tests {
         assert_eq!(untouched, now);
         tree.apply(&Series::default()).unwrap();
         assert_eq!(contents(&dir), ["old", "old", "old", ""]);
+    }
+
+    #[test]
+    fn added_lines_are_those_that_the_source_lacks() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a"), "old\n2\n3\n4\n5\n").unwrap();
+        let tree = Tree::new(dir.path().into());
+        let diff = "diff --git a/a b/a\n--- a/a\n+++ b/a\n@@ -1,5 +1,6 @@\n\
+            -old\n+first\n+second\n 2\n-3\n 4\n 5\n+last\n";
+        tree.apply(&series(&(diff.to_owned() + &make("d/e"))))
+            .unwrap();
+        let expected = [("a".into(), [1, 2, 6].into()), ("d/e".into(), [1].into())];
+        assert_eq!(tree.added_lines().unwrap(), expected.into());
     }
 
     #[test]

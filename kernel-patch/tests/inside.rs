@@ -10,8 +10,7 @@ const EXPECT: &str = "KVM_API_EXPECT=ioctl,syscall,longmode,processor";
 fn kvm_api_in(variant: &str) {
     let status = Command::new(env!("CARGO_BIN_EXE_kernel-patch"))
         .args(["cargo", "--wait", "--variant", variant, "--env", EXPECT])
-        // A warning of the kernel is a failure too.
-        .args(["--cmdline", "panic_on_warn=1"])
+        .arg("--strict")
         .args(["--", "test", "--package", "kvm-api"])
         .status()
         .unwrap();

@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     {
         inside(part);
     }
-    let tests: [(&str, fn()); 14] = [
+    let tests: [(&str, fn()); 15] = [
         ("exit_status", exit_status),
         ("signal", signal),
         ("files_come_back", files_come_back),
@@ -37,6 +37,7 @@ fn main() -> ExitCode {
         ("modules", modules),
         ("processors", processors),
         ("panic", panic),
+        ("complaint", complaint),
         ("hang", hang),
         ("qemu_refuses", qemu_refuses),
         ("interrupt", interrupt),
@@ -56,6 +57,8 @@ fn inside(part: &str) -> ! {
     match part {
         "exit" => process::exit(7),
         "abort" => process::abort(),
+        // As the lock checker does it, which goes on then.
+        "complain" => fs::write("/dev/kmsg", "<4>WARNING: possible circular locking").unwrap(),
         "hang" => loop {
             println!("hanging");
             thread::sleep(Duration::from_secs(3600));
@@ -185,6 +188,22 @@ fn panic() {
             .contains(tail.lines().last().unwrap())
     );
     fs::remove_file(console).unwrap();
+}
+
+fn complaint() {
+    let (exit, _, _) = run(&Machine::new(), "complain").unwrap();
+    assert!(exit.success());
+    let error = run(&Machine::new().strict(true), "complain").unwrap_err();
+    let Error::Complained { console, report } = &error else {
+        panic!("{error}");
+    };
+    assert!(
+        report.starts_with("WARNING: possible circular locking"),
+        "{report}"
+    );
+    fs::remove_file(console).unwrap();
+    let (exit, _, _) = run(&Machine::new().strict(true), "exit").unwrap();
+    assert_eq!(exit, Exit::Code(7));
 }
 
 fn hang() {

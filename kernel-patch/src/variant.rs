@@ -1,0 +1,65 @@
+//! The kernels that can be made of the source.
+
+use std::path::PathBuf;
+
+use crate::series::Series;
+use crate::tree::{self, Tree};
+use crate::{Result, paths};
+
+/// Which kernel to make of the source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Variant {
+    /// Patched, with KVM as modules, as distributions build it.
+    #[default]
+    Module,
+    /// Patched, with KVM built in.
+    BuiltIn,
+    /// Patched, with KVM as modules, and with all that the kernel can check of
+    /// itself: KASAN, lockdep and more; faults can be injected into it, and it
+    /// knows which lines of KVM's code were reached.
+    Debug,
+    /// The source as it is, with KVM as modules.
+    Stock,
+}
+
+impl Variant {
+    /// All of them, by the names that the command line uses.
+    pub const NAMES: [(&'static str, Self); 4] = [
+        ("module", Self::Module),
+        ("builtin", Self::BuiltIn),
+        ("debug", Self::Debug),
+        ("stock", Self::Stock),
+    ];
+
+    /// What the command line calls it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        let named = Self::NAMES
+            .into_iter()
+            .find(|(_, variant)| *variant == self);
+        named.expect("each variant has a name").0
+    }
+
+    pub(crate) fn tree(self) -> Result<Tree> {
+        let patched = if self == Self::Stock {
+            "stock"
+        } else {
+            "patched"
+        };
+        Ok(Tree::new(paths::root()?.join(format!("linux-{patched}"))))
+    }
+
+    pub(crate) fn build_dir(self, tree: &Tree) -> PathBuf {
+        tree.root().join(match self {
+            Self::BuiltIn | Self::Debug => format!("{}-{}", tree::BUILD, self.name()),
+            Self::Module | Self::Stock => tree::BUILD.into(),
+        })
+    }
+
+    pub(crate) fn series(self) -> Result<Series> {
+        match self {
+            Self::Stock => Ok(Series::default()),
+            Self::Module | Self::BuiltIn | Self::Debug => Series::read(&paths::patches()),
+        }
+    }
+}
