@@ -22,7 +22,7 @@ pub struct Cli {
     pub command: Option<Command>,
 }
 
-#[derive(Args)]
+#[derive(Args, Clone)]
 pub struct Options {
     /// On a kernel that checks itself: KASAN, UBSAN, lockdep, kmemleak and
     /// more; faults are injected, and the lines of the new code that were
@@ -47,19 +47,19 @@ pub struct Options {
     cases: Option<u64>,
 
     /// Write what was found as JSON to FILE too
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     pub json: Option<PathBuf>,
 
     /// How many machines may run at a time
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
+    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16), global = true)]
     pub jobs: u8,
 
     /// How long one machine may take, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 1200)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 1200, global = true)]
     pub timeout: u64,
 
     /// A tree or a tarball of Linux 6.12 to build from [default: Debian's]
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", global = true)]
     pub source: Option<PathBuf>,
 
     /// List the properties
@@ -69,6 +69,16 @@ pub struct Options {
 
 #[derive(Subcommand)]
 pub enum Command {
+    /// Break the kernel on purpose, in one place after the other, and show
+    /// which property notices
+    ///
+    /// Each mutation is a patch in kernel-patch/mutations. Exit status 1 says
+    /// that one survived.
+    Mutations {
+        /// Only these
+        #[arg(value_name = "NAME")]
+        names: Vec<String>,
+    },
     /// Test a property here and leave the outcome for the host.
     #[command(hide = true)]
     Inside { property: String },
@@ -81,6 +91,15 @@ impl Options {
             Variant::Debug
         } else {
             Variant::Module
+        }
+    }
+
+    /// The same for some properties, or all, on a kernel of choice.
+    pub fn on(&self, variant: Variant, only: &[&str]) -> Self {
+        Self {
+            debug: variant == Variant::Debug,
+            only: only.iter().map(ToString::to_string).collect(),
+            ..self.clone()
         }
     }
 
@@ -115,6 +134,11 @@ impl Options {
             None if self.debug => debug,
             None => usual,
         }
+    }
+
+    /// Whether everything is tested, and as much of it as usual.
+    pub fn whole(&self) -> bool {
+        self.only.is_empty() && !self.sample && self.cases.is_none()
     }
 
     /// This command's own words for the test inside.

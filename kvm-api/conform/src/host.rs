@@ -2,13 +2,15 @@
 
 use std::io::{self, Write};
 use std::path::Path;
+use std::sync::Mutex;
 use std::time::Duration;
 use std::{env, fs};
 
 use anyhow::{Context, Result, ensure};
-use kernel_patch::{Exit, Kernel, Machine};
+use kernel_patch::{Builder, Exit, Kernel, Machine, Mutation};
 
 use crate::cli::Options;
+use crate::coverage::{Counts, Report};
 use crate::inside::OUTCOME;
 use crate::property::{Outcome, Say};
 
@@ -17,17 +19,26 @@ pub struct Host<'a> {
     /// What the user asked for.
     pub options: &'a Options,
     kernel: Kernel,
+    counts: Option<Mutex<Counts>>,
 }
 
 impl<'a> Host<'a> {
     /// Builds the kernel, as far as it is not built.
     pub fn new(options: &'a Options) -> Result<Self> {
-        let mut builder = Kernel::builder().variant(options.variant()).wait(true);
-        if let Some(source) = &options.source {
-            builder = builder.source(source);
-        }
-        let kernel = builder.build()?;
-        Ok(Self { options, kernel })
+        Ok(Self {
+            options,
+            kernel: builder(options).build()?,
+            counts: options.debug.then(Mutex::default),
+        })
+    }
+
+    /// Builds the kernel with one thing broken.
+    pub fn mutated(options: &'a Options, mutation: &Mutation) -> Result<Self> {
+        Ok(Self {
+            options,
+            kernel: builder(options).mutation(mutation).build()?,
+            counts: None,
+        })
     }
 
     /// The kernel that machines boot.
@@ -36,10 +47,18 @@ impl<'a> Host<'a> {
         &self.kernel
     }
 
-    /// A machine as every test has it: a warning of the kernel ends it.
+    /// Which lines of the new code the machines have reached so far; for a
+    /// kernel that counts them.
+    pub fn coverage(&self) -> Result<Option<Report>> {
+        let counts = self.counts.as_ref();
+        let counts = counts.map(|it| it.lock().expect("adding counts does not panic"));
+        counts.map(|it| it.report(&self.kernel)).transpose()
+    }
+
+    /// A machine as every test has it: its kernel may not complain.
     pub fn machine(&self) -> Machine {
         Machine::new()
-            .cmdline("panic_on_warn=1")
+            .strict(true)
             .timeout(Duration::from_secs(self.options.timeout))
     }
 
@@ -55,6 +74,9 @@ impl<'a> Host<'a> {
     ) -> Result<(Exit, String)> {
         let mut stdout = Vec::new();
         let mut log = Log::default();
+        let scratch = tempfile::tempdir_in(kernel_patch::target_dir()?)?;
+        let out = machine.out_dir().unwrap_or(scratch.path()).to_owned();
+        let machine = machine.clone().out(&out);
         // The machine's ports are read by threads of their own.
         let exit = std::thread::scope(|scope| {
             let (sender, lines) = std::sync::mpsc::channel();
@@ -68,6 +90,10 @@ impl<'a> Host<'a> {
             run.join().expect("running a machine does not panic")
         });
         let exit = exit.with_context(|| log.said())?;
+        if let Some(counts) = &self.counts {
+            let mut counts = counts.lock().expect("adding counts does not panic");
+            counts.add(&self.kernel, &out)?;
+        }
         ensure!(exit.success(), "exit status {}{}", exit.code(), log.said());
         Ok((exit, String::from_utf8_lossy(&stdout).into_owned()))
     }
@@ -80,6 +106,14 @@ impl<'a> Host<'a> {
         self.run(&machine, &this, &self.options.inside(property), say)?;
         let outcome = fs::read(out.path().join(OUTCOME)).context("no outcome")?;
         Ok(serde_json::from_slice(&outcome)?)
+    }
+}
+
+fn builder(options: &Options) -> Builder {
+    let builder = Kernel::builder().variant(options.variant()).wait(true);
+    match &options.source {
+        Some(source) => builder.source(source),
+        None => builder,
     }
 }
 

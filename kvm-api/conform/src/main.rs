@@ -7,6 +7,7 @@ mod arguments;
 mod audit;
 mod calls;
 mod cli;
+mod coverage;
 mod faults;
 mod fuzz;
 mod hook;
@@ -14,6 +15,7 @@ mod host;
 mod inside;
 mod lanes;
 mod module;
+mod mutations;
 mod property;
 mod table;
 
@@ -22,8 +24,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use serde::Serialize;
 
 use crate::cli::{Cli, Command, Options};
+use crate::coverage::Report;
 use crate::host::Host;
 use crate::property::Row;
 
@@ -32,6 +36,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     let done = match &cli.command {
         Some(Command::Inside { property }) => inside::run(property, &cli.options),
+        Some(Command::Mutations { names }) => mutated(&cli.options, names),
         None => outside(&cli.options),
     };
     match done {
@@ -56,12 +61,49 @@ fn outside(options: &Options) -> Result<bool> {
         return Ok(true);
     }
     let host = Host::new(options)?;
-    let rows = lanes::run(&host, &properties)?;
-    println!("{}", table::results(&rows, options));
-    if let Some(path) = &options.json {
-        let json = serde_json::to_string_pretty(&rows)? + "\n";
-        fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))?;
+    let mut rows = lanes::run(&host, &properties)?;
+    let coverage = host.coverage()?;
+    if let Some(coverage) = coverage.as_ref().filter(|_| options.whole()) {
+        rows.push(coverage.row());
     }
+    println!("{}", table::results(&rows, options));
+    if let Some(coverage) = &coverage {
+        println!("\n{}", table::coverage(coverage));
+    }
+    let holds = rows.iter().all(Row::holds);
+    write_json(
+        options,
+        &Found {
+            properties: &rows,
+            coverage,
+        },
+    )?;
     ensure!(!rows.is_empty(), "there was nothing to test");
-    Ok(rows.iter().all(Row::holds))
+    Ok(holds)
+}
+
+/// Shows what notices the mutations, and says whether all are caught.
+fn mutated(options: &Options, names: &[String]) -> Result<bool> {
+    kernel_patch::interrupt::install()?;
+    let verdicts = mutations::run(options, names)?;
+    println!("{}", table::verdicts(&verdicts));
+    write_json(options, &verdicts)?;
+    ensure!(!verdicts.is_empty(), "there was no mutation to try");
+    Ok(verdicts.iter().all(|verdict| verdict.caught.is_some()))
+}
+
+fn write_json(options: &Options, found: &impl Serialize) -> Result<()> {
+    let Some(path) = &options.json else {
+        return Ok(());
+    };
+    let json = serde_json::to_string_pretty(found)? + "\n";
+    fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// What was found, for programs.
+#[derive(Serialize)]
+struct Found<'a> {
+    properties: &'a [Row],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    coverage: Option<Report>,
 }

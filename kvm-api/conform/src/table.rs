@@ -4,6 +4,8 @@ use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table};
 
 use crate::cli::Options;
+use crate::coverage::{Report, percent};
+use crate::mutations::Verdict;
 use crate::property::{ALL, Kernels, Row};
 
 /// The properties that there are.
@@ -58,6 +60,74 @@ pub fn results(rows: &[Row], options: &Options) -> String {
                 "\n\nFAILED {}: {}\nagain: {again}",
                 row.property, failure.what
             );
+        }
+    }
+    text
+}
+
+/// Which lines of the new code were reached, and each that was not.
+pub fn coverage(report: &Report) -> String {
+    let mut table = new(["new code", "lines", "reached", "%"]);
+    let mut add = |name: &str, lines: usize, reached: usize| {
+        let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
+        table.add_row([
+            Cell::new(name),
+            right(lines.to_string()),
+            right(reached.to_string()),
+            right(format!("{:.1}", percent(reached, lines))),
+        ]);
+    };
+    for file in &report.files {
+        add(&file.file.to_string_lossy(), file.lines, file.reached());
+    }
+    add("all", report.lines(), report.reached());
+    let mut text = table.to_string();
+    for file in &report.files {
+        for missed in &file.missed {
+            let place = format!("{}:{}", file.file.display(), missed.line);
+            text += &format!("\nnot reached: {place}: {}", missed.text);
+        }
+    }
+    text
+}
+
+/// What noticed each mutation, and how it said so.
+pub fn verdicts(verdicts: &[Verdict]) -> String {
+    let mut table = new([
+        "mutation",
+        "kernel",
+        "caught by",
+        "build",
+        "test",
+        "what it breaks",
+    ]);
+    for verdict in verdicts {
+        let caught = match &verdict.caught {
+            Some(caught) if caught.property == verdict.expected => {
+                Cell::new(caught.property).fg(Color::Green)
+            }
+            Some(caught) => {
+                let text = format!("{}, not {}", caught.property, verdict.expected);
+                Cell::new(text).fg(Color::Yellow)
+            }
+            None => Cell::new("SURVIVES").fg(Color::Red),
+        };
+        let seconds =
+            |seconds| Cell::new(format!("{seconds} s")).set_alignment(CellAlignment::Right);
+        table.add_row([
+            Cell::new(&verdict.mutation),
+            Cell::new(verdict.kernel),
+            caught,
+            seconds(verdict.build_seconds),
+            seconds(verdict.seconds),
+            Cell::new(&verdict.breaks),
+        ]);
+    }
+    let mut text = table.to_string();
+    for verdict in verdicts {
+        if let Some(caught) = &verdict.caught {
+            let said = caught.said.lines().next().unwrap_or_default();
+            text += &format!("\n{}: {said}", verdict.mutation);
         }
     }
     text

@@ -1,0 +1,249 @@
+//! Which lines of the new kernel code the properties reach.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Component, Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use kernel_patch::{COUNTS, Kernel};
+use serde::{Deserialize, Serialize};
+
+use crate::property::{Outcome, Row};
+
+/// The share of the lines that a whole run reaches at least, in per cent.
+const WANTED: f64 = 95.0;
+
+/// How often each line was reached that has code, by file.
+#[derive(Debug, Default)]
+pub struct Counts(BTreeMap<PathBuf, BTreeMap<u32, u64>>);
+
+/// What gcov says of one object, as far as it is of use here.
+#[derive(Deserialize)]
+struct Said {
+    files: Vec<SaidFile>,
+}
+
+#[derive(Deserialize)]
+struct SaidFile {
+    file: PathBuf,
+    lines: Vec<SaidLine>,
+}
+
+/// A line, once for each function that it is a part of: what is inlined is
+/// part of several.
+#[derive(Deserialize)]
+struct SaidLine {
+    line_number: u32,
+    count: u64,
+}
+
+impl Counts {
+    /// Adds what a machine with `kernel` has brought back to `out`.
+    pub fn add(&mut self, kernel: &Kernel, out: &Path) -> Result<()> {
+        let scratch = tempfile::tempdir()?;
+        let brought = files(&out.join(COUNTS))?;
+        for object in kernel.counted() {
+            let data = object.with_extension("gcda");
+            let counts = brought.iter().find(|path| path.ends_with(&data));
+            let counts = counts.with_context(|| format!("no counts of {}", object.display()))?;
+            self.object(kernel, object, counts, scratch.path())?;
+        }
+        Ok(())
+    }
+
+    fn object(&mut self, kernel: &Kernel, object: &Path, counts: &Path, dir: &Path) -> Result<()> {
+        // gcov looks for both side by side.
+        let stem = dir.join(object.file_stem().context("an object has a name")?);
+        let notes = kernel.build_dir().join(object).with_extension("gcno");
+        symlink(&notes, stem.with_extension("gcno"))?;
+        symlink(counts, stem.with_extension("gcda"))?;
+        let output = Command::new("gcov")
+            .args(["--json-format", "--stdout"])
+            .arg(stem.with_extension("gcda"))
+            .current_dir(dir)
+            .output()
+            .context("cannot run gcov")?;
+        ensure!(
+            output.status.success(),
+            "gcov: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let said: Said = serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("what gcov says of {}", object.display()))?;
+        for file in said.files {
+            let lines = self.0.entry(in_source(&file.file)).or_default();
+            for line in file.lines {
+                *lines.entry(line.line_number).or_default() += line.count;
+            }
+        }
+        Ok(())
+    }
+
+    /// What of the lines that the series adds was reached.
+    pub fn report(&self, kernel: &Kernel) -> Result<Report> {
+        let mut files = Vec::new();
+        for (path, added) in kernel.added_lines()? {
+            let Some(counts) = self.0.get(&path) else {
+                continue;
+            };
+            let counts = || {
+                added
+                    .iter()
+                    .filter_map(|line| Some((line, counts.get(line)?)))
+            };
+            if counts().next().is_none() {
+                continue;
+            }
+            let source = kernel.source_dir().join(&path);
+            let source = fs::read_to_string(&source).with_context(|| path.display().to_string())?;
+            let text = |line: u32| source.lines().nth(line as usize - 1).unwrap_or_default();
+            let missed = counts().filter(|(_, count)| **count == 0);
+            let missed = missed.map(|(&line, _)| Missed {
+                line,
+                text: text(line).trim().to_owned(),
+            });
+            files.push(File {
+                lines: counts().count(),
+                missed: missed.collect(),
+                file: path,
+            });
+        }
+        Ok(Report { files })
+    }
+}
+
+/// The lines that the series adds and that have code, file by file.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub files: Vec<File>,
+}
+
+/// Those of one file.
+#[derive(Debug, Serialize)]
+pub struct File {
+    pub file: PathBuf,
+    pub lines: usize,
+    pub missed: Vec<Missed>,
+}
+
+/// A line that was never reached.
+#[derive(Debug, Serialize)]
+pub struct Missed {
+    pub line: u32,
+    pub text: String,
+}
+
+impl File {
+    pub fn reached(&self) -> usize {
+        self.lines - self.missed.len()
+    }
+}
+
+impl Report {
+    pub fn lines(&self) -> usize {
+        self.files.iter().map(|file| file.lines).sum()
+    }
+
+    pub fn reached(&self) -> usize {
+        self.files.iter().map(File::reached).sum()
+    }
+
+    /// What a whole run is held to, as a row among the properties'.
+    pub fn row(&self) -> Row {
+        let mut outcome = Outcome {
+            cases: self.lines() as u64,
+            ..Outcome::default()
+        };
+        let share = percent(self.reached(), self.lines());
+        if share < WANTED {
+            outcome.fail(format!("{share:.1} % of the lines, not {WANTED} %"));
+        }
+        Row {
+            property: "coverage",
+            about: "the lines of the new code are reached, all but a few",
+            backends: "syscall",
+            seconds: 0,
+            outcome,
+        }
+    }
+}
+
+/// A share in per cent; of nothing it is none.
+pub fn percent(part: usize, all: usize) -> f64 {
+    if all == 0 {
+        0.0
+    } else {
+        100.0 * part as f64 / all as f64
+    }
+}
+
+/// All files below a directory.
+fn files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut pending = vec![dir.to_path_buf()];
+    while let Some(dir) = pending.pop() {
+        for entry in fs::read_dir(&dir).with_context(|| dir.display().to_string())? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                pending.push(entry.path());
+            } else {
+                found.push(entry.path());
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// A file's path in the source, of how the compiler saw it from the build
+/// directory, which lies in the source.
+fn in_source(seen: &Path) -> PathBuf {
+    let mut path = PathBuf::new();
+    for component in seen.components() {
+        match component {
+            // Out of the build directory, and nothing is left to leave.
+            Component::ParentDir => drop(path.pop()),
+            other => path.push(other),
+        }
+    }
+    path
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_is_that_in_the_source() {
+        for (seen, path) in [
+            ("../virt/kvm/syscalls.c", "virt/kvm/syscalls.c"),
+            (
+                "../arch/x86/kvm/../../../virt/kvm/kvm_main.c",
+                "virt/kvm/kvm_main.c",
+            ),
+            ("include/generated/a.h", "include/generated/a.h"),
+        ] {
+            assert_eq!(in_source(Path::new(seen)), Path::new(path));
+        }
+    }
+
+    #[test]
+    fn enough_is_a_share() {
+        let report = |lines, missed: u32| Report {
+            files: vec![File {
+                file: "a".into(),
+                lines,
+                missed: (0..missed)
+                    .map(|line| Missed {
+                        line,
+                        text: String::new(),
+                    })
+                    .collect(),
+            }],
+        };
+        assert!(report(20, 1).row().holds());
+        assert!(!report(20, 2).row().holds());
+        assert!(!report(0, 0).row().holds());
+    }
+}
