@@ -17,6 +17,7 @@ mod lanes;
 mod module;
 mod mutations;
 mod property;
+mod races;
 mod table;
 
 use std::fs;

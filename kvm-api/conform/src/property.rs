@@ -9,12 +9,13 @@ use serde::{Deserialize, Serialize};
 use crate::cli::Options;
 use crate::host::Host;
 use crate::inside::Stage;
-use crate::{access, calls, faults, fuzz, hook, module};
+use crate::{access, calls, faults, fuzz, hook, module, races};
 
 /// All properties, those that take longest first.
 pub const ALL: &[Property] = &[
     fuzz::PROPERTY,
     faults::PROPERTY,
+    races::PROPERTY,
     calls::PROPERTY,
     module::PROPERTY,
     access::PROPERTY,

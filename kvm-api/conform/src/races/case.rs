@@ -1,0 +1,150 @@
+//! A race in a process of its own, and the watchdog over it.
+
+use std::ffi::CStr;
+use std::io::{self, PipeWriter, Read, Write};
+use std::panic;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use nix::errno::Errno;
+use nix::kmod::{DeleteModuleFlags, delete_module};
+use nix::sys::signal::{Signal, killpg};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, fork, setpgid};
+
+use super::random::Random;
+use super::round::{Round, Way};
+use super::{Race, kick, stacks};
+
+/// How long a race may take beyond what it was given.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How often the watchdog looks, and tries to unload.
+const STEP: Duration = Duration::from_millis(5);
+
+/// KVM's modules, the one that uses the other first.
+const MODULES: [&CStr; 2] = [c"kvm_amd", c"kvm"];
+
+/// When a race has been tried enough: what comes first.
+#[derive(Clone, Copy)]
+pub struct Limit {
+    pub rounds: u64,
+    pub time: Duration,
+}
+
+/// A race by one of the ways.
+pub struct Case<'a> {
+    pub race: &'a Race,
+    pub way: Way,
+    pub limit: Limit,
+    pub seed: u64,
+}
+
+/// What came of it.
+#[derive(Default)]
+pub struct Report {
+    pub rounds: u64,
+    /// How often KVM was not unloaded.
+    pub refused: u64,
+    pub failure: Option<String>,
+}
+
+/// What the process of a race writes after each round. What else it writes is
+/// what does not hold.
+const ROUND: u8 = 0;
+
+impl Case<'_> {
+    /// Tries the race.
+    pub fn run(&self) -> Result<Report> {
+        let (mut reader, writer) = io::pipe()?;
+        // SAFETY: this process has no other threads, so that the child may do
+        // whatever it could.
+        let child = match unsafe { fork() }? {
+            ForkResult::Child => self.rounds(writer),
+            ForkResult::Parent { child } => child,
+        };
+        drop(writer);
+        let mut report = Report::default();
+        let ended = self.watch(child, &mut report);
+        // What it has started goes with it; mostly there is nothing left.
+        let _ = killpg(child, Signal::SIGKILL);
+        let ended = ended?;
+        let mut said = Vec::new();
+        reader.read_to_end(&mut said)?;
+        report.rounds = said.iter().filter(|it| **it == ROUND).count() as u64;
+        said.retain(|it| *it != ROUND);
+        report.failure = match said.is_empty() {
+            true => ended,
+            false => Some(String::from_utf8_lossy(&said).into_owned()),
+        };
+        Ok(report)
+    }
+
+    /// The process of the race.
+    fn rounds(&self, writer: PipeWriter) -> ! {
+        let _ = setpgid(Pid::this(), Pid::this());
+        kick::ignore();
+        let mut rounds = writer.try_clone().expect("a file descriptor is left");
+        panic::set_hook(Box::new(move |panic| {
+            // Whichever thread it was: to unwind it would take the others.
+            let _ = write!(&writer, "{panic}");
+            // SAFETY: nothing of this process is needed any more.
+            unsafe { libc::_exit(1) }
+        }));
+        let began = Instant::now();
+        for number in 0..self.limit.rounds {
+            let random = Random::new(self.seed ^ number.rotate_left(32));
+            (self.race.round)(&Round::new(number, self.way, random));
+            rounds.write_all(&[ROUND]).expect("the watchdog lives");
+            if began.elapsed() > self.limit.time {
+                break;
+            }
+        }
+        // SAFETY: as above.
+        unsafe { libc::_exit(0) }
+    }
+
+    /// Waits for the process, for as long as it may take, and says what is
+    /// wrong with how it ends.
+    fn watch(&self, child: Pid, report: &mut Report) -> Result<Option<String>> {
+        let began = Instant::now();
+        loop {
+            match waitpid(child, Some(WaitPidFlag::WNOHANG))? {
+                WaitStatus::StillAlive => {}
+                WaitStatus::Exited(_, 0) => return Ok(None),
+                how => return Ok(Some(format!("the race's process: {how:?}"))),
+            }
+            for module in MODULES {
+                let answer = delete_module(module, DeleteModuleFlags::O_NONBLOCK);
+                if answer != Err(Errno::EWOULDBLOCK) {
+                    let what = format!("with a VM alive, unloading {module:?} gave {answer:?}");
+                    return Ok(Some(what));
+                }
+                report.refused += 1;
+            }
+            if began.elapsed() > self.limit.time + PATIENCE {
+                let what = format!("it hangs:\n{}", stacks::of_group(child));
+                kill(child)?;
+                return Ok(Some(what));
+            }
+            sleep(STEP);
+        }
+    }
+}
+
+/// Ends a process that hangs.
+fn kill(child: Pid) -> Result<()> {
+    killpg(child, Signal::SIGKILL)?;
+    let began = Instant::now();
+    while waitpid(child, Some(WaitPidFlag::WNOHANG))? == WaitStatus::StillAlive {
+        if began.elapsed() > PATIENCE {
+            bail!(
+                "a race hangs, and cannot be killed:\n{}",
+                stacks::of_group(child)
+            );
+        }
+        sleep(STEP);
+    }
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! The file descriptors of a vcpu that runs are closed, or become others.
+
+use std::io::pipe;
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::thread;
+
+use kvm_api::Errno;
+use kvm_api::kvm_sys::kvm_regs;
+use nix::unistd::close;
+
+use super::Race;
+use super::guest::{Guest, wait_for_count};
+use super::round::Round;
+use super::running::while_running;
+
+pub const RACES: &[Race] = &[
+    Race::new("a running vcpu's files are closed", closed),
+    Race::new("another file takes a running vcpu's place", replaced),
+    Race::new("a VM is closed in the middle of its calls", vm_closed),
+];
+
+/// Gives up a file descriptor, to be closed by its number.
+fn give_up(fd: OwnedFd) -> (RawFd, BorrowedFd<'static>) {
+    let number = fd.into_raw_fd();
+    // SAFETY: it is not what Rust promises, and that is the race: the number
+    // is used after it was closed. What opens files here is this round alone,
+    // and expects it.
+    (number, unsafe { BorrowedFd::borrow_raw(number) })
+}
+
+fn closed(round: &Round) {
+    let Guest {
+        run,
+        vcpu,
+        vm,
+        memory,
+    } = Guest::counting(round.runner());
+    // The vcpu's own mapping would keep its file.
+    let mut spare = Guest::counting(round.other()).run;
+    drop(run);
+    let (number, vcpu) = give_up(vcpu);
+    let (end, ()) = while_running(round.runner(), vcpu, &mut spare, &memory, |_| {
+        round.pause();
+        if round.random.coin() {
+            drop(vm);
+            close(number).unwrap();
+        } else {
+            close(number).unwrap();
+            drop(vm);
+        }
+        // The call that is under way goes on.
+        wait_for_count(&memory);
+        wait_for_count(&memory);
+    });
+    assert_eq!(end, Err(Errno::EINTR));
+    for n in 0..2 {
+        let kvm = round.interface(n);
+        assert_eq!(
+            kvm.kvm_get_regs(vcpu, &mut kvm_regs::default()),
+            Err(Errno::EBADF)
+        );
+        assert_eq!(kvm.kvm_run(vcpu, &mut spare).err(), Some(Errno::EBADF));
+    }
+}
+
+fn replaced(round: &Round) {
+    let mut guest = Guest::counting(round.runner());
+    let (reader, _writer) = pipe().unwrap();
+    let (number, vcpu) = give_up(guest.vcpu);
+    let (end, ()) = while_running(round.runner(), vcpu, &mut guest.run, &guest.memory, |_| {
+        round.pause();
+        // SAFETY: the call touches no memory; the number is ours.
+        Errno::result(unsafe { libc::dup2(reader.as_raw_fd(), number) }).unwrap();
+        // What comes now gets the pipe, and does not wait for the vcpu.
+        let answer = round.other().kvm_get_regs(vcpu, &mut kvm_regs::default());
+        assert_eq!(answer, Err(Errno::ENOTTY));
+        wait_for_count(&guest.memory);
+    });
+    assert_eq!(end, Err(Errno::EINTR));
+    close(number).unwrap();
+}
+
+/// The calls of two threads have nothing but themselves to keep the machine.
+fn vm_closed(round: &Round) {
+    let Guest {
+        vcpu, vm, memory, ..
+    } = Guest::counting(round.runner());
+    drop(vcpu);
+    let (number, vm) = give_up(vm);
+    let address = memory.as_ptr().expose_provenance() as u64;
+    thread::scope(|scope| {
+        let calls = |n: usize| {
+            let kvm = round.interface(n);
+            let slot = 1 + n as u32;
+            move || {
+                for n in 0.. {
+                    let size = if n % 2 == 0 { 0x1000 } else { 0 };
+                    let at = u64::from(slot) << 20;
+                    // SAFETY: the memory outlives the machine's files.
+                    let answer =
+                        unsafe { kvm.kvm_set_user_memory_region(vm, slot, 0, at, size, address) };
+                    match answer {
+                        Ok(()) => {}
+                        Err(Errno::EBADF) => return,
+                        other => panic!("{other:?}"),
+                    }
+                }
+            }
+        };
+        let threads = [scope.spawn(calls(0)), scope.spawn(calls(1))];
+        round.pause();
+        close(number).unwrap();
+        for thread in threads {
+            thread.join().expect("a panic ends all");
+        }
+    });
+}

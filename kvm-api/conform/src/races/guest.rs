@@ -1,0 +1,68 @@
+//! A guest that counts.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::thread::yield_now;
+
+use guests::{Machine, programs};
+use kvm_api::{Errno, GuestMemory, RunMapping};
+
+use super::round::Interface;
+
+/// A machine in parts, so that threads can have one each.
+pub struct Guest {
+    pub run: RunMapping,
+    pub vcpu: OwnedFd,
+    pub vm: OwnedFd,
+    // After the machine, which uses it.
+    pub memory: GuestMemory,
+}
+
+impl Guest {
+    pub fn new(kvm: &Interface, program: &[u8]) -> Self {
+        let mut machine = Machine::new(kvm);
+        machine.load(program);
+        let Machine {
+            run,
+            vcpu,
+            vm,
+            memory,
+            ..
+        } = machine;
+        Self {
+            run,
+            vcpu,
+            vm,
+            memory,
+        }
+    }
+
+    /// Runs without entering the guest. Before a vcpu's first run, KVM takes
+    /// the floating point registers that are set for ones that are not in use,
+    /// and forgets them; it does so by either interface.
+    pub fn settle(&mut self, kvm: &Interface) {
+        self.run.set_immediate_exit(true);
+        let end = kvm.kvm_run(self.vcpu.as_fd(), &mut self.run);
+        assert_eq!(end.err(), Some(Errno::EINTR));
+        self.run.set_immediate_exit(false);
+    }
+
+    /// A guest that counts in its memory and never exits.
+    pub fn counting(kvm: &Interface) -> Self {
+        Self::new(kvm, programs::COUNT)
+    }
+}
+
+/// How far the guest has counted.
+pub fn counted(memory: &GuestMemory) -> u32 {
+    let mut count = [0; 4];
+    memory.read(programs::COUNTER, &mut count).unwrap();
+    u32::from_le_bytes(count)
+}
+
+/// Waits for a guest to count on. If it does not the watchdog comes.
+pub fn wait_for_count(memory: &GuestMemory) {
+    let before = counted(memory);
+    while counted(memory) == before {
+        yield_now();
+    }
+}

@@ -1,0 +1,162 @@
+//! The host's memory behind a slot is protected, unmapped, emptied or cut off
+//! under a guest that writes there.
+
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, OwnedFd};
+use std::ptr::NonNull;
+use std::thread;
+
+use guests::programs;
+use kvm_api::Errno;
+use libc::c_void;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::mman::{
+    MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, munmap,
+};
+use nix::unistd::ftruncate;
+
+use super::Race;
+use super::guest::Guest;
+use super::round::Round;
+use super::running::Running;
+
+pub const RACES: &[Race] = &[
+    Race::new("a guest's memory is unmapped under it", |round| {
+        race(round, unmap);
+    }),
+    Race::new("a guest's memory is protected from it", |round| {
+        race(round, protect);
+    }),
+    Race::new("a guest's memory is emptied under it", |round| {
+        race(round, empty);
+    }),
+    Race::new("a guest's memory is cut off under it", |round| {
+        race(round, truncate);
+    }),
+];
+
+const FAR: u64 = 0x2_0000;
+const PAGE: NonZeroUsize = NonZeroUsize::new(0x1000).unwrap();
+const LEN: NonZeroUsize = NonZeroUsize::new(0x2_0000).unwrap();
+const CHANGES: u32 = 10;
+
+const WRITABLE: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
+
+/// Memory whose addresses are the round's own, until it is dropped.
+struct Range {
+    start: NonNull<c_void>,
+    file: OwnedFd,
+}
+
+impl Range {
+    fn new() -> Self {
+        let file = memfd_create(c"race", MFdFlags::MFD_CLOEXEC).unwrap();
+        ftruncate(&file, LEN.get() as i64).unwrap();
+        // SAFETY: no address is given, so no memory in use is replaced.
+        let start = unsafe { mmap(None, LEN, WRITABLE, MapFlags::MAP_SHARED, &file, 0) }.unwrap();
+        Self { start, file }
+    }
+
+    /// Puts memory into the range's place.
+    fn map(&self, private: bool) {
+        let at = Some(self.start.addr());
+        // SAFETY: the addresses are the range's own, and nothing refers to
+        // what is there.
+        let mapped = unsafe {
+            if private {
+                let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED;
+                mmap_anonymous(at, LEN, WRITABLE, flags)
+            } else {
+                let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
+                mmap(at, LEN, WRITABLE, flags, self.file.as_fd(), 0)
+            }
+        };
+        assert_eq!(mapped, Ok(self.start));
+    }
+}
+
+impl Drop for Range {
+    fn drop(&mut self) {
+        // SAFETY: nothing refers to it.
+        unsafe { munmap(self.start, LEN.get()) }.unwrap();
+    }
+}
+
+/// Changes the range, and leaves it such that the guest can write to it.
+type Change = fn(&Round, &Range);
+
+fn race(round: &Round, change: Change) {
+    // Before the guest, so that it outlives it.
+    let range = Range::new();
+    let mut guest = Guest::new(round.runner(), programs::COUNT_PAGES);
+    let address = range.start.as_ptr().expose_provenance() as u64;
+    // SAFETY: the addresses are the guest's while it is there.
+    unsafe {
+        round.other().kvm_set_user_memory_region(
+            guest.vm.as_fd(),
+            1,
+            0,
+            FAR,
+            LEN.get() as u64,
+            address,
+        )
+    }
+    .unwrap();
+    thread::scope(|scope| {
+        let vcpu = guest.vcpu.as_fd();
+        let runner = Running::begin(scope, round.runner(), vcpu, &mut guest.run, |end| {
+            // The guest goes on when its memory is back.
+            assert!(matches!(end, Err(Errno::EINTR | Errno::EFAULT)), "{end:?}");
+        });
+        for _ in 0..CHANGES {
+            change(round, &range);
+        }
+        wait_for_write(&range);
+        runner.end();
+    });
+}
+
+/// Waits until the guest has written to the first page.
+fn wait_for_write(range: &Range) {
+    let word = range.start.cast::<u32>();
+    // SAFETY: the memory is mapped; the guest writes it meanwhile, which a
+    // volatile access allows for.
+    let read = || unsafe { word.read_volatile() };
+    let before = read();
+    while read() == before {
+        thread::yield_now();
+    }
+}
+
+fn unmap(round: &Round, range: &Range) {
+    // SAFETY: nothing of this program refers to the memory.
+    unsafe { munmap(range.start, LEN.get()) }.unwrap();
+    round.pause();
+    range.map(round.random.coin());
+    round.pause();
+}
+
+fn protect(round: &Round, range: &Range) {
+    for protection in [ProtFlags::PROT_NONE, ProtFlags::PROT_READ, WRITABLE] {
+        // SAFETY: as above.
+        unsafe { mprotect(range.start, LEN.get(), protection) }.unwrap();
+        round.pause();
+    }
+}
+
+fn empty(round: &Round, range: &Range) {
+    range.map(round.random.coin());
+    round.pause();
+    let part = PAGE.get() * (1 + round.random.below(16) as usize);
+    // SAFETY: as above.
+    unsafe { madvise(range.start, part, MmapAdvise::MADV_DONTNEED) }.unwrap();
+    round.pause();
+}
+
+fn truncate(round: &Round, range: &Range) {
+    let part = PAGE.get() as u64 * round.random.below(16);
+    ftruncate(&range.file, part as i64).unwrap();
+    round.pause();
+    ftruncate(&range.file, LEN.get() as i64).unwrap();
+    round.pause();
+}

@@ -1,0 +1,34 @@
+//! The signal that ends a run.
+
+use kvm_api::Errno;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::unistd::{Pid, getpid};
+
+/// The signal that ends a run.
+pub const KICK: Signal = Signal::SIGUSR1;
+
+/// Lets the signal interrupt what it comes to, and do nothing else.
+pub fn ignore() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    let action = SigAction::new(
+        SigHandler::Handler(nothing),
+        SaFlags::empty(),
+        SigSet::empty(),
+    );
+    // SAFETY: the handler does nothing.
+    unsafe { sigaction(KICK, &action) }.unwrap();
+}
+
+/// Sends the signal to a thread of this process, if it is there still.
+pub fn kick(thread: Pid) {
+    // SAFETY: the call touches no memory.
+    let sent = unsafe {
+        libc::syscall(
+            libc::SYS_tgkill,
+            getpid().as_raw(),
+            thread.as_raw(),
+            KICK as i32,
+        )
+    };
+    assert!(matches!(Errno::result(sent), Ok(_) | Err(Errno::ESRCH)));
+}

@@ -1,0 +1,94 @@
+//! The thread that runs a vcpu is moved from processor to processor, in the
+//! middle of a run and between runs.
+
+use std::os::fd::AsFd;
+use std::thread;
+
+use guests::programs;
+use kvm_api::Errno;
+use kvm_api::kvm_sys::{kvm_fpu, kvm_regs};
+use nix::unistd::Pid;
+
+use super::Race;
+use super::guest::{Guest, wait_for_count};
+use super::round::Round;
+use super::running::Running;
+
+pub const RACES: &[Race] = &[Race::new("a vcpu keeps its state on any processor", race)];
+
+/// How often the thread is moved in a round.
+const MOVES: u64 = 20;
+
+fn race(round: &Round) {
+    let mut guest = Guest::new(round.runner(), programs::COUNT);
+    guest.settle(round.runner());
+    let vcpu = guest.vcpu.as_fd();
+    let memory = &guest.memory;
+    let (regs, fpu) = state(round);
+    round.runner().kvm_set_regs(vcpu, &regs).unwrap();
+    round.runner().kvm_set_fpu(vcpu, &fpu).unwrap();
+    thread::scope(|scope| {
+        let kvm = round.other();
+        let runner = Running::begin(scope, round.runner(), vcpu, &mut guest.run, move |end| {
+            assert_eq!(end, Err(Errno::EINTR));
+            // Read where it was run last, or already elsewhere.
+            let mut now = kvm_regs::default();
+            kvm.kvm_get_regs(vcpu, &mut now).unwrap();
+            (now.rip, now.rflags) = (regs.rip, regs.rflags);
+            assert_eq!(now, regs);
+            let mut now = kvm_fpu::default();
+            kvm.kvm_get_fpu(vcpu, &mut now).unwrap();
+            assert_eq!((now.fpr, now.xmm), (fpu.fpr, fpu.xmm));
+        });
+        for n in 0..MOVES {
+            pin(runner.thread(), 1 << (n % 2));
+            round.pause();
+            match round.random.below(3) {
+                0 => runner.interrupt(),
+                // It goes on where it is now.
+                1 => wait_for_count(memory),
+                _ => {}
+            }
+        }
+        pin(runner.thread(), 0b11);
+        runner.end();
+    });
+}
+
+/// Something to recognise.
+fn state(round: &Round) -> (kvm_regs, kvm_fpu) {
+    let word = || round.random.below(u64::MAX);
+    let regs = kvm_regs {
+        rax: word(),
+        rcx: word(),
+        rsi: word(),
+        r8: word(),
+        r15: word(),
+        rip: guests::ENTRY,
+        rflags: 2,
+        ..Default::default()
+    };
+    let mut fpu = kvm_fpu {
+        fcw: 0x37f,
+        mxcsr: 0x1f80,
+        ..Default::default()
+    };
+    for register in &mut fpu.xmm {
+        *register = (u128::from(word()) << 64 | u128::from(word())).to_le_bytes();
+    }
+    (regs, fpu)
+}
+
+/// Lets a thread run on these processors only.
+fn pin(thread: Pid, processors: u64) {
+    // SAFETY: the kernel reads the eight bytes.
+    let set = unsafe {
+        libc::syscall(
+            libc::SYS_sched_setaffinity,
+            thread.as_raw(),
+            size_of_val(&processors),
+            &raw const processors,
+        )
+    };
+    Errno::result(set).unwrap();
+}

@@ -1,0 +1,137 @@
+//! What happens at the same time: files closed, memory replaced, processes
+//! ended while a vcpu runs, by either interface and by both at once.
+//!
+//! A race is tried in a process of its own, round after round. Each round sets
+//! up what it needs and asserts what must hold whoever comes first; a panic is
+//! what it finds. Meanwhile the watchdog tries to unload KVM.
+
+mod accessors;
+mod case;
+mod close;
+mod create;
+mod dirty;
+mod guest;
+mod host_memory;
+mod immediate;
+mod kick;
+mod memory;
+mod migrate;
+mod process;
+mod random;
+mod round;
+mod running;
+mod signals;
+mod stacks;
+mod table;
+mod torn;
+
+use std::time::Duration;
+
+use anyhow::Result;
+use kernel_patch::{Accel, Machine};
+use kvm_api::syscall::Syscall;
+
+use self::case::{Case, Limit};
+use self::guest::Guest;
+use self::round::{Round, Way};
+use crate::cli::Options;
+use crate::inside::Stage;
+use crate::property::{Failure, Kernels, Outcome, Property, Test};
+
+pub const PROPERTY: Property = Property {
+    name: "races",
+    about: "whoever comes first, nothing is lost, torn or used after it is gone",
+    backends: "ioctl, syscall, mixed",
+    kernels: Kernels::Both,
+    test: Test::Inside { machine, test },
+};
+
+/// One kind of race.
+pub struct Race {
+    pub name: &'static str,
+    /// One round of it.
+    pub round: fn(&Round),
+}
+
+impl Race {
+    const fn new(name: &'static str, round: fn(&Round)) -> Self {
+        Self { name, round }
+    }
+}
+
+const RACES: &[&[Race]] = &[
+    close::RACES,
+    accessors::RACES,
+    torn::RACES,
+    memory::RACES,
+    host_memory::RACES,
+    dirty::RACES,
+    process::RACES,
+    signals::RACES,
+    immediate::RACES,
+    create::RACES,
+    table::RACES,
+    migrate::RACES,
+];
+
+fn machine(machine: Machine, _: &Options) -> Machine {
+    machine.accel(Accel::Mttcg).smp(2)
+}
+
+fn test(stage: &Stage<'_>) -> Result<Outcome> {
+    let options = stage.options;
+    let limit = Limit {
+        rounds: options.cases(1000, 1000, 200),
+        time: Duration::from_millis(match (options.sample, options.debug) {
+            (true, _) => 250,
+            (false, false) => 500,
+            (false, true) => 2000,
+        }),
+    };
+    // As long as a VM lives KVM may not be unloaded. This one also keeps KVM
+    // from patching the kernel's code each time that the first VM is made or the
+    // last one goes, which QEMU does not get right with a thread a processor:
+    // the other one may still run into the breakpoint that was there meanwhile.
+    let kept = Guest::counting(&Syscall::open()?);
+    let mut outcome = Outcome::default();
+    let mut refused = 0;
+    let mut least: Option<(u64, String)> = None;
+    for race in RACES.iter().copied().flatten() {
+        for way in Way::ALL {
+            let name = format!("{} ({way})", race.name);
+            stage.say(&name);
+            let seed = options.seed;
+            let report = Case {
+                race,
+                way,
+                limit,
+                seed,
+            }
+            .run()?;
+            outcome.cases += report.rounds;
+            refused += report.refused;
+            if let Some(what) = report.failure {
+                stage.say(&format!("{name} fails: {what}"));
+                outcome.failures.push(Failure {
+                    what: format!("{name}, after {} rounds: {what}", report.rounds),
+                    replay: Some(format!("--seed {}", options.seed)),
+                });
+            } else if least
+                .as_ref()
+                .is_none_or(|(rounds, _)| report.rounds < *rounds)
+            {
+                least = Some((report.rounds, name));
+            }
+        }
+    }
+    drop(kept);
+    let races = RACES.iter().map(|races| races.len()).sum::<usize>();
+    let fewest = least.map_or(String::new(), |(rounds, name)| {
+        format!(", the fewest {rounds}, of: {name}")
+    });
+    outcome.notes.push(format!(
+        "rounds of {races} races in {} ways{fewest}; meanwhile {refused} attempts to unload KVM were refused",
+        Way::ALL.len(),
+    ));
+    Ok(outcome)
+}

@@ -1,0 +1,100 @@
+//! Threads that run a guest while something happens.
+
+use std::os::fd::BorrowedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc;
+use std::thread::{self, Scope, ScopedJoinHandle, yield_now};
+
+use kvm_api::{GuestMemory, Reason, Result, RunMapping};
+use nix::unistd::{Pid, gettid};
+
+use super::guest::wait_for_count;
+use super::kick::kick;
+use super::round::Interface;
+
+/// A thread that runs a vcpu again and again.
+pub struct Running<'scope> {
+    thread: Pid,
+    over: Arc<AtomicBool>,
+    handle: ScopedJoinHandle<'scope, ()>,
+}
+
+impl<'scope> Running<'scope> {
+    /// Begins; what each run ends with is given to `look`, with the mapping.
+    pub fn begin(
+        scope: &'scope Scope<'scope, '_>,
+        kvm: &'scope Interface,
+        vcpu: BorrowedFd<'scope>,
+        run: &'scope mut RunMapping,
+        mut look: impl FnMut(Result<Reason>) + Send + 'scope,
+    ) -> Self {
+        let over = Arc::new(AtomicBool::new(false));
+        let (sender, receiver) = mpsc::channel();
+        let handle = scope.spawn({
+            let over = Arc::clone(&over);
+            move || {
+                sender.send(gettid()).expect("it is waited for");
+                while !over.load(Ordering::Relaxed) {
+                    look(kvm.kvm_run(vcpu, run).map(|exit| exit.reason()));
+                }
+            }
+        });
+        let thread = receiver.recv().expect("a thread begins");
+        Self {
+            thread,
+            over,
+            handle,
+        }
+    }
+
+    /// Ends the run that is under way, if one is.
+    pub fn interrupt(&self) {
+        kick(self.thread);
+    }
+
+    /// The thread's number.
+    pub fn thread(&self) -> Pid {
+        self.thread
+    }
+
+    /// Ends the thread.
+    pub fn end(self) {
+        self.over.store(true, Ordering::Relaxed);
+        while !self.handle.is_finished() {
+            self.interrupt();
+            yield_now();
+        }
+        self.handle.join().expect("a panic ends all");
+    }
+}
+
+/// Has a thread run a counting guest while `act` is done here; `act` gets what
+/// ends the run. It has ended when this returns, with what it gave.
+pub fn while_running<T>(
+    kvm: &Interface,
+    vcpu: BorrowedFd<'_>,
+    run: &mut RunMapping,
+    memory: &GuestMemory,
+    act: impl FnOnce(&dyn Fn()) -> T,
+) -> (Result<Reason>, T) {
+    thread::scope(|scope| {
+        let (sender, receiver) = mpsc::channel();
+        let runner = scope.spawn(move || {
+            sender.send(gettid()).expect("it is waited for");
+            kvm.kvm_run(vcpu, run).map(|exit| exit.reason())
+        });
+        let thread = receiver.recv().expect("a thread begins");
+        wait_for_count(memory);
+        let stop = || {
+            // The run may begin after the first.
+            while !runner.is_finished() {
+                kick(thread);
+                yield_now();
+            }
+        };
+        let done = act(&stop);
+        stop();
+        (runner.join().expect("a panic ends all"), done)
+    })
+}

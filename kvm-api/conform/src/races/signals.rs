@@ -1,0 +1,100 @@
+//! A signal that is blocked outside and let in by the vcpu's mask ends the run,
+//! whether it comes before, in or after the call.
+
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc;
+use std::thread::{self, yield_now};
+
+use kvm_api::{Errno, Kvm, SigSet};
+use nix::sys::signal::Signal;
+use nix::unistd::gettid;
+
+use super::Race;
+use super::guest::Guest;
+use super::kick::{KICK, kick};
+use super::round::Round;
+
+pub const RACES: &[Race] = &[
+    Race::new("a signal that the mask lets in ends the run", masked),
+    Race::new("a storm of signals ends runs and breaks nothing", storm),
+];
+
+/// How many signals are sent in a round.
+const SIGNALS: u64 = 50;
+
+fn masked(round: &Round) {
+    let mut guest = Guest::counting(round.runner());
+    let vcpu = guest.vcpu.as_fd();
+    let mut kick_only = SigSet::empty();
+    kick_only.add(KICK);
+    let taken = AtomicU64::new(0);
+    let run = &mut guest.run;
+    thread::scope(|scope| {
+        let (sender, receiver) = mpsc::channel();
+        let taken = &taken;
+        scope.spawn(move || {
+            kick_only.thread_block().unwrap();
+            // All may come while the guest runs.
+            let mask = Some(&SigSet::empty());
+            round.other().kvm_set_signal_mask(vcpu, mask).unwrap();
+            sender.send(gettid()).expect("it is waited for");
+            for n in 1..=SIGNALS {
+                let kvm = round.interface(n as usize);
+                let end = kvm.kvm_run(vcpu, run).map(|exit| exit.reason());
+                assert_eq!(end, Err(Errno::EINTR));
+                // It was not delivered, for it is blocked again.
+                assert_eq!(kick_only.wait(), Ok(KICK));
+                taken.store(n, Ordering::SeqCst);
+            }
+        });
+        let thread = receiver.recv().expect("a thread begins");
+        for n in 1..=SIGNALS {
+            round.pause();
+            kick(thread);
+            // One more before this one is taken would be the same one. If this
+            // one gets lost, the watchdog comes.
+            while taken.load(Ordering::SeqCst) < n {
+                yield_now();
+            }
+        }
+    });
+}
+
+/// Signals as fast as they can be sent, from two threads, while the mask
+/// changes; each call still gives a sensible answer.
+fn storm(round: &Round) {
+    let mut guest = Guest::counting(round.runner());
+    let vcpu = guest.vcpu.as_fd();
+    let run = &mut guest.run;
+    let outside = SigSet::thread_get_mask().unwrap();
+    let over = AtomicBool::new(false);
+    let over = &over;
+    thread::scope(|scope| {
+        let (sender, receiver) = mpsc::channel();
+        scope.spawn(move || {
+            sender.send(gettid()).expect("it is waited for");
+            let (none, mut another) = (SigSet::empty(), SigSet::empty());
+            another.add(Signal::SIGUSR2);
+            for n in 0..SIGNALS as usize {
+                let kvm: &dyn Kvm = round.interface(n);
+                let mask = [None, Some(&none), Some(&another)][n % 3];
+                kvm.kvm_set_signal_mask(vcpu, mask).unwrap();
+                let end = kvm.kvm_run(vcpu, run).map(|exit| exit.reason());
+                assert_eq!(end, Err(Errno::EINTR));
+                // The mask went with the run.
+                assert_eq!(SigSet::thread_get_mask(), Ok(outside));
+            }
+            over.store(true, Ordering::Relaxed);
+        });
+        let thread = receiver.recv().expect("a thread begins");
+        for _ in 0..2 {
+            scope.spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    kick(thread);
+                    round.pause();
+                }
+            });
+        }
+    });
+}

@@ -1,0 +1,186 @@
+//! State that several threads set at once is never read in part from one and
+//! in part from another.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use guests::{ENTRY, programs};
+use kvm_api::kvm_sys::*;
+use kvm_api::{Errno, Kvm};
+
+use super::Race;
+use super::guest::Guest;
+use super::round::Round;
+use super::running::Running;
+
+pub const RACES: &[Race] = &[
+    Race::new("general registers are not torn", |round| {
+        race(round, set_regs, get_regs);
+    }),
+    Race::new("special registers are not torn", |round| {
+        race(round, set_sregs, get_sregs);
+    }),
+    Race::new("floating point registers are not torn", |round| {
+        race(round, set_fpu, get_fpu);
+    }),
+    Race::new("MSRs are not torn", |round| race(round, set_msrs, get_msrs)),
+];
+
+type Set = fn(&dyn Kvm, BorrowedFd<'_>, u32);
+type Get = fn(&dyn Kvm, BorrowedFd<'_>) -> Vec<u64>;
+
+/// In how many pieces the guest runs in a round.
+const PIECES: u32 = 20;
+
+/// Two threads set all of it to their own values, two read it, and one runs the
+/// guest in pieces, which changes nothing of it.
+fn race(round: &Round, set: Set, get: Get) {
+    let mut guest = Guest::new(round.runner(), programs::SPIN);
+    guest.settle(round.runner());
+    let vcpu = guest.vcpu.as_fd();
+    set(round.runner(), vcpu, 1);
+    let over = AtomicBool::new(false);
+    let over = &over;
+    thread::scope(|scope| {
+        for n in 0..2 {
+            scope.spawn(move || {
+                for value in (1 + n as u32..).step_by(2) {
+                    if over.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    set(round.interface(n), vcpu, value);
+                    round.pause();
+                }
+            });
+            scope.spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    let values = get(round.interface(n), vcpu);
+                    let first = values[0];
+                    let whole = values.iter().all(|it| *it == first);
+                    assert!(whole && first != 0, "{values:x?}");
+                    round.pause();
+                }
+            });
+        }
+        let runner = Running::begin(scope, round.runner(), vcpu, &mut guest.run, |end| {
+            assert_eq!(end, Err(Errno::EINTR));
+        });
+        // The others get the vcpu when it is not run.
+        for _ in 0..PIECES {
+            round.pause();
+            round.pause();
+            runner.interrupt();
+        }
+        over.store(true, Ordering::Relaxed);
+        runner.end();
+    });
+}
+
+fn set_regs(kvm: &dyn Kvm, vcpu: BorrowedFd<'_>, value: u32) {
+    let v = u64::from(value);
+    #[rustfmt::skip]
+    let regs = kvm_regs {
+        rax: v, rbx: v, rcx: v, rdx: v, rsi: v, rdi: v, rsp: v, rbp: v,
+        r8: v, r9: v, r10: v, r11: v, r12: v, r13: v, r14: v, r15: v,
+        rip: ENTRY, rflags: 2,
+    };
+    kvm.kvm_set_regs(vcpu, &regs).unwrap();
+}
+
+fn get_regs(kvm: &dyn Kvm, vcpu: BorrowedFd<'_>) -> Vec<u64> {
+    let mut regs = kvm_regs::default();
+    kvm.kvm_get_regs(vcpu, &mut regs).unwrap();
+    let r = regs;
+    assert_eq!((r.rip, r.rflags), (ENTRY, 2));
+    #[rustfmt::skip]
+    let values = vec![
+        r.rax, r.rbx, r.rcx, r.rdx, r.rsi, r.rdi, r.rsp, r.rbp,
+        r.r8, r.r9, r.r10, r.r11, r.r12, r.r13, r.r14, r.r15,
+    ];
+    values
+}
+
+/// The bases of segments and tables that the guest does not use, and CR2.
+fn set_sregs(kvm: &dyn Kvm, vcpu: BorrowedFd<'_>, value: u32) {
+    let v = u64::from(value);
+    let mut sregs = kvm_sregs::default();
+    kvm.kvm_get_sregs(vcpu, &mut sregs).unwrap();
+    sregs.fs.base = v;
+    sregs.gs.base = v;
+    sregs.ldt.base = v;
+    sregs.gdt.base = v;
+    sregs.idt.base = v;
+    sregs.cr2 = v;
+    kvm.kvm_set_sregs(vcpu, &sregs).unwrap();
+}
+
+fn get_sregs(kvm: &dyn Kvm, vcpu: BorrowedFd<'_>) -> Vec<u64> {
+    let mut sregs = kvm_sregs::default();
+    kvm.kvm_get_sregs(vcpu, &mut sregs).unwrap();
+    vec![
+        sregs.fs.base,
+        sregs.gs.base,
+        sregs.ldt.base,
+        sregs.gdt.base,
+        sregs.idt.base,
+        sregs.cr2,
+    ]
+}
+
+fn set_fpu(kvm: &dyn Kvm, vcpu: BorrowedFd<'_>, value: u32) {
+    let mut register = [0; 16];
+    register[..4].copy_from_slice(&value.to_le_bytes());
+    let fpu = kvm_fpu {
+        // Of the x87 registers ten bytes are kept; these are within.
+        fpr: [register; 8],
+        xmm: [register; 16],
+        fcw: 0x37f,
+        mxcsr: 0x1f80,
+        ..Default::default()
+    };
+    kvm.kvm_set_fpu(vcpu, &fpu).unwrap();
+}
+
+fn get_fpu(kvm: &dyn Kvm, vcpu: BorrowedFd<'_>) -> Vec<u64> {
+    let mut fpu = kvm_fpu::default();
+    kvm.kvm_get_fpu(vcpu, &mut fpu).unwrap();
+    let registers = fpu.fpr.iter().chain(&fpu.xmm);
+    let low = |register: &[u8; 16]| {
+        let (low, _) = register.split_first_chunk().expect("16 are more than 8");
+        u64::from_le_bytes(*low)
+    };
+    registers.map(low).collect()
+}
+
+/// SYSENTER's three, STAR, LSTAR, CSTAR and KERNEL_GS_BASE.
+const MSRS: [u32; 7] = [
+    0x174,
+    0x175,
+    0x176,
+    0xc000_0081,
+    0xc000_0082,
+    0xc000_0083,
+    0xc000_0102,
+];
+
+fn msrs(value: u32) -> Msrs {
+    let entries = MSRS.map(|index| kvm_msr_entry {
+        index,
+        data: value.into(),
+        ..Default::default()
+    });
+    Msrs::from_entries(&entries).expect("few")
+}
+
+fn set_msrs(kvm: &dyn Kvm, vcpu: BorrowedFd<'_>, value: u32) {
+    // Of SYSENTER_CS 16 bits may be kept.
+    let set = kvm.kvm_set_msrs(vcpu, &msrs(value % 0xffff + 1)).unwrap();
+    assert_eq!(set, MSRS.len());
+}
+
+fn get_msrs(kvm: &dyn Kvm, vcpu: BorrowedFd<'_>) -> Vec<u64> {
+    let mut msrs = msrs(0);
+    assert_eq!(kvm.kvm_get_msrs(vcpu, &mut msrs).unwrap(), MSRS.len());
+    msrs.as_slice().iter().map(|msr| msr.data).collect()
+}
