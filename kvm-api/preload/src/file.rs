@@ -1,0 +1,125 @@
+//! What a file descriptor stands for.
+
+use libc::{c_int, c_ulong};
+
+/// The kinds of file that this library tells apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// `/dev/kvm`.
+    Kvm,
+    /// A virtual machine.
+    Vm,
+    /// A vcpu.
+    Vcpu,
+    /// Anything else, or nothing at all.
+    Other,
+}
+
+/// The device number of `/dev/kvm`, which Linux has assigned for good.
+const KVM: libc::dev_t = libc::makedev(10, 232);
+
+/// How /proc names a virtual machine. What has a path of its own begins with `/`
+/// there, so that nobody else's file can be named like this.
+const VM: &[u8] = b"anon_inode:kvm-vm";
+
+/// How /proc names a vcpu; its id follows.
+const VCPU: &[u8] = b"anon_inode:kvm-vcpu:";
+
+/// Longer than any of these names, or the beginning of another.
+type Name = [u8; 40];
+
+/// What the kernel says that `fd` is. Changes `errno`.
+pub(crate) fn kind(fd: c_int) -> Kind {
+    let mut name: Name = [0; _];
+    match name_of(fd, &mut name) {
+        VM => Kind::Vm,
+        name if name.starts_with(VCPU) => Kind::Vcpu,
+        _ if is_dev_kvm(fd) => Kind::Kvm,
+        _ => Kind::Other,
+    }
+}
+
+/// The id of the vcpu that `fd` stands for. Changes `errno`.
+pub(crate) fn vcpu_id(fd: c_int) -> Option<c_ulong> {
+    let mut name: Name = [0; _];
+    let id = name_of(fd, &mut name).strip_prefix(VCPU)?;
+    str::from_utf8(id).ok()?.parse().ok()
+}
+
+/// What /proc calls the file behind `fd`; nothing if there is none.
+fn name_of(fd: c_int, name: &mut Name) -> &[u8] {
+    let Ok(fd) = u32::try_from(fd) else {
+        return &[];
+    };
+    let link = link(fd);
+    // SAFETY: `link` ends with a zero, and `name` is as long as is said.
+    let length =
+        unsafe { libc::readlink(link.as_ptr().cast(), name.as_mut_ptr().cast(), name.len()) };
+    &name[..usize::try_from(length).unwrap_or(0)]
+}
+
+/// The link in /proc that names the file behind `fd`: the thread's own, since a
+/// thread may have file descriptors that its process has not.
+fn link(fd: u32) -> [u8; 32] {
+    const DIR: &[u8] = b"/proc/thread-self/fd/";
+    let mut link = [0; 32];
+    link[..DIR.len()].copy_from_slice(DIR);
+    let digits = fd.checked_ilog10().unwrap_or(0) as usize + 1;
+    let mut rest = fd;
+    for digit in link[DIR.len()..][..digits].iter_mut().rev() {
+        *digit = b'0' + (rest % 10) as u8;
+        rest /= 10;
+    }
+    link
+}
+
+fn is_dev_kvm(fd: c_int) -> bool {
+    // SAFETY: a `stat` is nothing but numbers.
+    let mut stat: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: `stat` is there to be written.
+    let done = unsafe { libc::fstat(fd, &mut stat) };
+    done == 0 && stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == KVM
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn links_are_written_out() {
+        for fd in [0, 9, 10, 1234, u32::MAX] {
+            let link = link(fd);
+            let end = link.iter().position(|byte| *byte == 0).unwrap();
+            let text = str::from_utf8(&link[..end]).unwrap();
+            assert_eq!(text, format!("/proc/thread-self/fd/{fd}"));
+        }
+    }
+
+    #[test]
+    fn names_are_the_kernels() {
+        let epoll =
+            nix::sys::epoll::Epoll::new(nix::sys::epoll::EpollCreateFlags::empty()).unwrap();
+        let mut name: Name = [0; _];
+        assert_eq!(
+            name_of(epoll.0.as_raw_fd(), &mut name),
+            b"anon_inode:[eventpoll]"
+        );
+        assert_eq!(name_of(-1, &mut name), b"");
+        assert_eq!(name_of(c_int::MAX, &mut name), b"");
+    }
+
+    #[test]
+    fn other_files_are_none_of_kvms() {
+        let null = File::open("/dev/null").unwrap();
+        assert_eq!(kind(null.as_raw_fd()), Kind::Other);
+        // As a virtual machine is named, but for the path.
+        let dir = tempfile::tempdir().unwrap();
+        let file = File::create(dir.path().join("anon_inode:kvm-vm")).unwrap();
+        assert_eq!(kind(file.as_raw_fd()), Kind::Other);
+        assert_eq!(vcpu_id(file.as_raw_fd()), None);
+        assert_eq!(kind(-1), Kind::Other);
+    }
+}

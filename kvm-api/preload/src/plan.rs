@@ -1,0 +1,160 @@
+//! Which way a request goes.
+
+use kvm_sys::{CALLS, Call, Fd};
+use libc::c_ulong;
+
+use crate::file::Kind;
+
+/// The type byte of KVM's requests, where a request has it.
+const TYPE: u32 = kvm_sys::KVM_CREATE_VM as u32 & TYPE_MASK;
+const TYPE_MASK: u32 = 0xff00;
+
+/// The way that a request goes.
+#[derive(Clone, Copy, Debug)]
+pub enum Plan {
+    /// To this system call.
+    Flat(&'static Call),
+    /// To the ioctl, although this system call replaces it: here it does not
+    /// come to the same.
+    Ioctl(&'static Call),
+    /// To the ioctl of KVM's that it is: no call replaces it.
+    NoCall,
+    /// To the ioctl that it is. It is none of KVM's.
+    NotKvm,
+}
+
+/// The call that replaces a request, if there is one.
+pub(crate) fn replacement(request: u32) -> Option<&'static Call> {
+    CALLS
+        .iter()
+        .find(|call| call.request == Some(c_ulong::from(request)))
+}
+
+/// Where a request goes that is made on a file of this kind with this argument.
+/// `next_vcpu` is the id that the call would give a vcpu, if that is known.
+///
+/// It goes to the call unless the two would part. They part where
+///
+/// - the file is not of the one kind that the ioctl takes. A call that asks KVM
+///   as a whole takes a VM too, whose ioctls are not all there; KVM_GET_MSRS is
+///   an ioctl of `/dev/kvm` besides, and reads something else there.
+/// - KVM_CREATE_VM asks for a type of VM, and the call has no type.
+/// - KVM_CREATE_VCPU asks for another id than the call would give.
+/// - an ioctl that wants its argument to be 0 is about to refuse it, and the
+///   call has no argument.
+#[must_use]
+pub fn plan(request: u32, kind: Kind, arg: c_ulong, next_vcpu: Option<c_ulong>) -> Plan {
+    let Some(call) = replacement(request) else {
+        return if request & TYPE_MASK == TYPE {
+            Plan::NoCall
+        } else {
+            Plan::NotKvm
+        };
+    };
+    let same = match c_ulong::from(request) {
+        kvm_sys::KVM_CREATE_VM | kvm_sys::KVM_GET_VCPU_MMAP_SIZE => kind == Kind::Kvm && arg == 0,
+        kvm_sys::KVM_GET_MSR_INDEX_LIST => kind == Kind::Kvm,
+        kvm_sys::KVM_CREATE_VCPU => kind == Kind::Vm && next_vcpu == Some(arg),
+        kvm_sys::KVM_RUN => kind == Kind::Vcpu && arg == 0,
+        _ => takes(call.fd, kind),
+    };
+    if same {
+        Plan::Flat(call)
+    } else {
+        Plan::Ioctl(call)
+    }
+}
+
+fn takes(fd: Fd, kind: Kind) -> bool {
+    match fd {
+        Fd::None => false,
+        Fd::System => matches!(kind, Kind::Kvm | Kind::Vm),
+        Fd::Vm => kind == Kind::Vm,
+        Fd::Vcpu => kind == Kind::Vcpu,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KINDS: [Kind; 4] = [Kind::Kvm, Kind::Vm, Kind::Vcpu, Kind::Other];
+
+    fn is_flat(request: c_ulong, kind: Kind, arg: c_ulong, next: Option<c_ulong>) -> bool {
+        matches!(plan(request as u32, kind, arg, next), Plan::Flat(_))
+    }
+
+    /// The kinds on which a request goes to its call.
+    fn flat_on(request: c_ulong, arg: c_ulong) -> Vec<Kind> {
+        let mut kinds = KINDS.to_vec();
+        kinds.retain(|kind| is_flat(request, *kind, arg, Some(0)));
+        kinds
+    }
+
+    #[test]
+    fn each_call_is_reached_by_its_ioctl() {
+        for call in &CALLS {
+            let Some(request) = call.request else {
+                continue;
+            };
+            let reached = KINDS
+                .map(|kind| plan(request as u32, kind, 0, Some(0)))
+                .into_iter()
+                .find_map(|plan| match plan {
+                    Plan::Flat(call) => Some(call.name),
+                    _ => None,
+                });
+            assert_eq!(reached, Some(call.name));
+        }
+    }
+
+    #[test]
+    fn none_goes_to_a_call_on_a_foreign_file() {
+        for request in CALLS.iter().filter_map(|call| call.request) {
+            assert!(!is_flat(request, Kind::Other, 0, Some(0)), "{request:#x}");
+        }
+    }
+
+    #[test]
+    fn what_only_dev_kvm_answers_by_ioctl_goes_flat_there_only() {
+        for request in [
+            kvm_sys::KVM_CREATE_VM,
+            kvm_sys::KVM_GET_MSR_INDEX_LIST,
+            kvm_sys::KVM_GET_VCPU_MMAP_SIZE,
+        ] {
+            assert_eq!(flat_on(request, 0), [Kind::Kvm]);
+        }
+        let extension = kvm_sys::KVM_CHECK_EXTENSION;
+        assert_eq!(flat_on(extension, 7), [Kind::Kvm, Kind::Vm]);
+        assert_eq!(flat_on(kvm_sys::KVM_GET_MSRS, 0x1000), [Kind::Vcpu]);
+    }
+
+    #[test]
+    fn an_argument_that_the_call_lacks_stays_with_the_ioctl() {
+        for request in [
+            kvm_sys::KVM_CREATE_VM,
+            kvm_sys::KVM_GET_VCPU_MMAP_SIZE,
+            kvm_sys::KVM_RUN,
+        ] {
+            assert_eq!(flat_on(request, 1), []);
+        }
+    }
+
+    #[test]
+    fn a_vcpu_goes_flat_with_the_id_that_it_would_get() {
+        let flat = |id, next| is_flat(kvm_sys::KVM_CREATE_VCPU, Kind::Vm, id, next);
+        assert!(flat(3, Some(3)));
+        assert!(!flat(3, Some(2)));
+        assert!(!flat(3, Some(4)));
+        assert!(!flat(0, None));
+        assert!(!flat(1 << 32, Some(0)));
+    }
+
+    #[test]
+    fn kvms_other_requests_are_told_from_foreign_ones() {
+        let version = kvm_sys::KVM_GET_API_VERSION as u32;
+        assert!(matches!(plan(version, Kind::Kvm, 0, None), Plan::NoCall));
+        let tcgets = libc::TCGETS as u32;
+        assert!(matches!(plan(tcgets, Kind::Other, 0, None), Plan::NotKvm));
+    }
+}
