@@ -137,6 +137,15 @@ pub enum Error {
         why: &'static str,
     },
 
+    /// The dynamic linker does not find what a program needs.
+    #[error("{} cannot be started as it is:\n{said}", program.display())]
+    LibraryMissing {
+        /// The program.
+        program: PathBuf,
+        /// What the dynamic linker says.
+        said: String,
+    },
+
     /// The kernel inside panicked.
     #[error("the kernel panicked; its last lines (all are in {}):\n{tail}", console.display())]
     Panicked {

@@ -35,6 +35,7 @@ pub mod interrupt;
 mod job;
 mod judge;
 mod kernel;
+mod libraries;
 mod lock;
 mod machine;
 mod make;
@@ -45,6 +46,7 @@ mod process;
 mod progress;
 mod qemu;
 mod run;
+mod selftests;
 mod series;
 mod source;
 mod tree;
@@ -56,10 +58,12 @@ pub use executable::check as check_executable;
 pub use guest::init_if_first;
 pub use job::{Exit, OUT, OUT_VARIABLE};
 pub use kernel::{Builder, Kernel, build_dir};
+pub use libraries::libraries;
 pub use machine::Machine;
 pub use mutation::Mutation;
 pub use paths::target_dir;
 pub use qemu::Accel;
+pub use selftests::{Selftest, selftests};
 pub use variant::Variant;
 
 fn hex(bytes: &[u8]) -> String {
