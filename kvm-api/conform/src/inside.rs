@@ -31,7 +31,8 @@ impl Stage<'_> {
 
 /// Tests one property here. What is left behind by the test is a failure too.
 pub fn run(property: &str, options: &Options) -> Result<bool> {
-    let Test::Inside { test, .. } = property::find(property)?.test else {
+    let (Test::Inside { test, .. } | Test::Prepared { test, .. }) = property::find(property)?.test
+    else {
         bail!("{property} is tested from outside");
     };
     let out = env::var_os(kernel_patch::OUT_VARIABLE).context("this is for inside")?;

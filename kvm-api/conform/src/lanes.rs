@@ -52,6 +52,7 @@ fn test(host: &Host<'_>, property: &Property, say: &Say<'_>) -> Result<Outcome> 
             let machine = machine(host.machine(), host.options);
             host.inside(machine, property.name, say)
         }
+        Test::Prepared { machine, .. } => host.inside(machine(host)?, property.name, say),
         Test::Outside(test) => test(host, say),
     }
 }

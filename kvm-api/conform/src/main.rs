@@ -18,6 +18,7 @@ mod module;
 mod mutations;
 mod property;
 mod races;
+mod selftests;
 mod table;
 
 use std::fs;

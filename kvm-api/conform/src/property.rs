@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 use crate::cli::Options;
 use crate::host::Host;
 use crate::inside::Stage;
-use crate::{access, calls, faults, fuzz, hook, module, races};
+use crate::{access, calls, faults, fuzz, hook, module, races, selftests};
 
 /// All properties, those that take longest first.
 pub const ALL: &[Property] = &[
+    selftests::PROPERTY,
     fuzz::PROPERTY,
     faults::PROPERTY,
     races::PROPERTY,
@@ -57,6 +58,13 @@ pub enum Test {
         machine: fn(Machine, &Options) -> Machine,
         /// What is done there. An error is a test that could not be made; what
         /// does not hold is a [`Failure`] of the outcome.
+        test: fn(&Stage<'_>) -> Result<Outcome>,
+    },
+    /// The same, where the machine takes some making.
+    Prepared {
+        /// Makes what goes into the machine, and the machine.
+        machine: fn(&Host<'_>) -> Result<Machine>,
+        /// As above.
         test: fn(&Stage<'_>) -> Result<Outcome>,
     },
     /// From here.

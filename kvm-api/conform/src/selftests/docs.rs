@@ -1,0 +1,62 @@
+//! The lists in docs/selftests.md are those of [`known`](super::known):
+//! `UPDATE_DOCS=1 cargo test -p conform selftests` writes them anew.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::{env, fs};
+
+use super::known::{KNOWN, SPECIALS};
+
+const BEGIN: &str = "<!-- lists: made from known.rs, see docs.rs beside it -->\n";
+const END: &str = "<!-- end of lists -->";
+
+fn lists() -> String {
+    let mut text = String::from("\n| do not pass | come to | why |\n| --- | --- | --- |\n");
+    for known in KNOWN {
+        let tests: Vec<_> = known.tests.iter().map(|it| format!("`{it}`")).collect();
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} |",
+            tests.join(", "),
+            known.verdict,
+            known.why
+        );
+    }
+    text += "\n| started otherwise | how | why |\n| --- | --- | --- |\n";
+    for special in SPECIALS {
+        let mut how = Vec::new();
+        if !special.start.args.is_empty() {
+            how.push(format!("`{}`", special.start.args.join(" ")));
+        }
+        for (file, value) in special.start.settings {
+            how.push(format!("`{file}`: {value}"));
+        }
+        if how.is_empty() {
+            how.push(format!("for {:?}", special.start.limit));
+        }
+        let _ = writeln!(
+            text,
+            "| `{}` | {} | {} |",
+            special.test,
+            how.join(", "),
+            special.why
+        );
+    }
+    text + "\n"
+}
+
+#[test]
+fn docs_list_what_is_known() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/selftests.md");
+    let page = fs::read_to_string(&path).expect("docs/selftests.md is there");
+    let (before, rest) = page.split_once(BEGIN).expect("it has a place for lists");
+    let (is, after) = rest.split_once(END).expect("the place has an end");
+    let lists = lists();
+    if env::var_os("UPDATE_DOCS").is_some() {
+        let new = [before, BEGIN, &lists, END, after].concat();
+        fs::write(&path, new).expect("docs/selftests.md can be written");
+    } else {
+        let mend = "UPDATE_DOCS=1 cargo test -p conform selftests";
+        assert!(is == lists, "docs/selftests.md is old: {mend}");
+    }
+}

@@ -1,0 +1,64 @@
+//! The kernel's own tests of KVM, as they are: each as it was written, over
+//! ioctl, and once more with a library preloaded that hands its ioctls to the
+//! system calls. What comes of a test must be the same.
+
+#[cfg(test)]
+mod docs;
+mod known;
+mod place;
+mod preload;
+mod report;
+mod run;
+
+use anyhow::{Context, Result};
+
+use crate::inside::Stage;
+use crate::property::{Kernels, Outcome, Property, Test};
+use place::{Settings, SharedMemory};
+use report::Both;
+
+pub const PROPERTY: Property = Property {
+    name: "selftests",
+    about: "the kernel's own tests come to the same by either interface",
+    backends: "ioctl, syscall",
+    kernels: Kernels::Usual,
+    test: Test::Prepared {
+        machine: place::machine,
+        test,
+    },
+};
+
+fn test(stage: &Stage<'_>) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let _shm = SharedMemory::mount()?;
+    place::settle()?;
+    let names = place::names()?;
+    let mut tests = Vec::new();
+    for name in &names {
+        stage.say(&format!("{} of {}: {name}", tests.len() + 1, names.len()));
+        let test = both(name).with_context(|| name.clone())?;
+        if let Some(problem) = test.problem() {
+            outcome.fail(format!("{name}: {problem}"));
+        }
+        tests.push(test);
+    }
+    for unknown in known::unknown(&names) {
+        outcome.fail(format!("{unknown} is said something of, and is no test"));
+    }
+    outcome.cases = 2 * tests.len() as u64;
+    outcome.notes.push(report::table(&tests));
+    Ok(outcome)
+}
+
+fn both(name: &str) -> Result<Both> {
+    let (start, _) = known::start(name);
+    let _settings = Settings::make(start.settings)?;
+    let ioctl = run::over_ioctl(name, &start)?;
+    let (flat, counts) = run::preloaded(name, &start)?;
+    Ok(Both {
+        name: name.to_owned(),
+        ioctl,
+        flat,
+        counts,
+    })
+}

@@ -1,0 +1,218 @@
+//! What came of the tests: what does not hold, and the table of all.
+
+use std::fmt::Write;
+
+use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
+use comfy_table::{Cell, CellAlignment, Table};
+use kvm_preload::{Counts, Row};
+
+use super::known;
+use super::run::{Ran, Verdict};
+
+/// A test that was run both ways.
+pub struct Both {
+    /// What its Makefile calls it.
+    pub name: String,
+    /// As it was written.
+    pub ioctl: Ran,
+    /// With the library preloaded.
+    pub flat: Ran,
+    /// Which way the calls of the second went.
+    pub counts: Counts,
+}
+
+impl Both {
+    /// What does not hold, if anything.
+    pub fn problem(&self) -> Option<String> {
+        let (ioctl, flat) = (&self.ioctl, &self.flat);
+        let (expected, why) = known::expected(&self.name);
+        if self.counts.processes == 0 {
+            return Some("the library was not loaded, or the kernel has no calls".into());
+        }
+        if ioctl.verdict != flat.verdict || ioctl.place != flat.place {
+            return Some(format!("by ioctl {ioctl}\nby system call {flat}"));
+        }
+        if ioctl.verdict != expected {
+            let known = if expected == Verdict::Pass {
+                String::new()
+            } else {
+                format!(", and is said to {expected} ({why})")
+            };
+            return Some(format!("either way {ioctl}{known}"));
+        }
+        None
+    }
+}
+
+/// The table of all tests, and of all calls.
+pub fn table(tests: &[Both]) -> String {
+    let mut table = new(&[
+        "test",
+        "over ioctl",
+        "preloaded",
+        "KVM's ioctls",
+        "with a call",
+        "went flat",
+        "share",
+        "arguments, and why; why it does not pass",
+    ]);
+    for test in tests {
+        let counts = &test.counts;
+        let (_, why) = known::expected(&test.name);
+        let (start, started_so) = known::start(&test.name);
+        let remark = [&start.args.join(" "), started_so, why];
+        let remark: Vec<_> = remark.into_iter().filter(|it| !it.is_empty()).collect();
+        table.add_row([
+            Cell::new(&test.name),
+            Cell::new(verdict(&test.ioctl)),
+            Cell::new(verdict(&test.flat)),
+            number(counts.all()),
+            number(counts.replaceable()),
+            number(counts.flat()),
+            Cell::new(share(counts.flat(), counts.all())).set_alignment(CellAlignment::Right),
+            Cell::new(remark.join("; ")),
+        ]);
+    }
+    format!("\n{table}\n\n{}", summary(tests))
+}
+
+/// How long a run took stands beside what came of it: it is the machine's time.
+fn verdict(ran: &Ran) -> String {
+    format!("{} {:.1} s", ran.verdict, ran.took.as_secs_f64())
+}
+
+fn summary(tests: &[Both]) -> String {
+    let mut text = String::new();
+    for verdict in Verdict::ALL {
+        let count = tests.iter().filter(|it| it.flat.verdict == verdict).count();
+        let _ = write!(text, "{count} {verdict}, ");
+    }
+    let of = |count: fn(&Counts) -> u64| tests.iter().map(|it| count(&it.counts)).sum::<u64>();
+    let (flat, replaceable, all) = (of(Counts::flat), of(Counts::replaceable), of(Counts::all));
+    let _ = writeln!(
+        text,
+        "{flat} of {all} ioctls went flat ({}), of the {replaceable} that have a call {}",
+        share(flat, all),
+        share(flat, replaceable),
+    );
+    let mut table = new(&["ioctl", "call", "went flat", "to the ioctl"]);
+    for row in by_call(tests) {
+        table.add_row([
+            Cell::new(row.call.ioctl),
+            Cell::new(row.call.name),
+            number(row.flat),
+            number(row.ioctl),
+        ]);
+    }
+    format!("{text}{table}")
+}
+
+/// What went which way, over all tests.
+fn by_call(tests: &[Both]) -> Vec<Row> {
+    let mut sum: Vec<Row> = Vec::new();
+    for row in tests.iter().flat_map(|it| &it.counts.rows) {
+        match sum.iter_mut().find(|it| it.call.number == row.call.number) {
+            Some(it) => {
+                it.flat += row.flat;
+                it.ioctl += row.ioctl;
+            }
+            None => sum.push(*row),
+        }
+    }
+    sum.retain(|row| row.call.request.is_some());
+    sum
+}
+
+fn share(part: u64, whole: u64) -> String {
+    match (part * 100).checked_div(whole) {
+        Some(share) => format!("{share} %"),
+        None => String::new(),
+    }
+}
+
+fn number(number: u64) -> Cell {
+    Cell::new(number).set_alignment(CellAlignment::Right)
+}
+
+fn new(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table.load_style(UTF8_HORIZONTAL_ONLY).set_header(header);
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn ran(verdict: Verdict, place: &str) -> Ran {
+        Ran {
+            verdict,
+            took: Duration::ZERO,
+            place: place.into(),
+            last: String::new(),
+        }
+    }
+
+    fn both(name: &str, ioctl: Ran, flat: Ran, processes: u64) -> Both {
+        Both {
+            name: name.into(),
+            ioctl,
+            flat,
+            counts: Counts {
+                processes,
+                no_call: 0,
+                rows: Vec::new(),
+            },
+        }
+    }
+
+    #[test]
+    fn what_is_expected_and_the_same_holds() {
+        let pass = ran(Verdict::Pass, "");
+        let test = both("steal_time", pass.clone(), pass, 1);
+        assert_eq!(test.problem(), None);
+        let fail = ran(Verdict::Fail, "a.c:1: b");
+        let test = both("x86_64/debug_regs", fail.clone(), fail, 1);
+        assert_eq!(test.problem(), None);
+    }
+
+    #[test]
+    fn what_differs_does_not_hold() {
+        let (pass, fail) = (ran(Verdict::Pass, ""), ran(Verdict::Fail, "a.c:1: b"));
+        let test = both("x86_64/debug_regs", fail.clone(), pass, 1);
+        let problem = test.problem().unwrap();
+        assert_eq!(problem, "by ioctl fail: a.c:1: b\nby system call pass");
+        let other = ran(Verdict::Fail, "a.c:2: c");
+        assert!(
+            both("x86_64/debug_regs", fail, other, 1)
+                .problem()
+                .is_some()
+        );
+    }
+
+    #[test]
+    fn what_is_not_expected_does_not_hold() {
+        let (pass, fail) = (ran(Verdict::Pass, ""), ran(Verdict::Fail, "a.c:1: b"));
+        let passes = both("x86_64/debug_regs", pass.clone(), pass.clone(), 1);
+        assert!(passes.problem().unwrap().contains("is said to fail"));
+        assert!(
+            both("steal_time", fail.clone(), fail, 1)
+                .problem()
+                .is_some()
+        );
+        let skip = ran(Verdict::Skip, "");
+        assert!(
+            both("steal_time", skip.clone(), skip, 1)
+                .problem()
+                .is_some()
+        );
+        // As if the library had not been loaded.
+        assert!(
+            both("steal_time", pass.clone(), pass, 0)
+                .problem()
+                .is_some()
+        );
+    }
+}

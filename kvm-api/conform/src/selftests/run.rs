@@ -1,0 +1,210 @@
+//! One test, one way.
+
+use std::fmt::{self, Display};
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use kvm_preload::{COUNTS_VARIABLE, Counts};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+
+use super::known::Start;
+use super::place::{LIBRARIES, PRELOADED, TESTS};
+
+/// What came of a test.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It found nothing amiss.
+    Pass,
+    /// It says that it cannot be made here.
+    Skip,
+    /// It found something amiss.
+    Fail,
+    /// It had not come to its end in time.
+    CutOff,
+}
+
+impl Verdict {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Pass, Self::Skip, Self::Fail, Self::CutOff];
+}
+
+impl Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pass => "pass",
+            Self::Skip => "skip",
+            Self::Fail => "fail",
+            Self::CutOff => "cut off",
+        })
+    }
+}
+
+/// One run of a test.
+#[derive(Clone, Debug)]
+pub struct Ran {
+    pub verdict: Verdict,
+    /// How long it took, by the machine's clock.
+    pub took: Duration,
+    /// Which assertion failed, with its place, or how else it ended.
+    pub place: String,
+    /// The last that it said.
+    pub last: String,
+}
+
+impl Display for Ran {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.verdict)?;
+        for text in [&self.place, &self.last] {
+            if !text.is_empty() {
+                write!(f, ": {text}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The exit status by which a test says that it cannot be made here.
+const SKIPPED: i32 = 4;
+
+/// How often a running test is looked at.
+const STEP: Duration = Duration::from_millis(5);
+
+const OUTPUT: &str = "/tmp/output";
+const COUNTS: &str = "/tmp/counts";
+
+/// Runs a test as it was written.
+pub fn over_ioctl(test: &str, start: &Start) -> Result<Ran> {
+    run(command(test, start), start)
+}
+
+/// Runs a test with the library preloaded, and tells which way its calls went.
+pub fn preloaded(test: &str, start: &Start) -> Result<(Ran, Counts)> {
+    let counts = Path::new(COUNTS);
+    Counts::prepare(counts).context(COUNTS)?;
+    let mut command = command(test, start);
+    command
+        .env("LD_PRELOAD", PRELOADED)
+        .env(COUNTS_VARIABLE.to_str()?, counts);
+    let ran = run(command, start)?;
+    Ok((ran, Counts::read(counts).context(COUNTS)?))
+}
+
+fn command(test: &str, start: &Start) -> Command {
+    let mut command = Command::new(Path::new(TESTS).join(test));
+    command
+        .args(start.args)
+        .env_clear()
+        .env("LD_LIBRARY_PATH", LIBRARIES)
+        .stdin(Stdio::null())
+        .process_group(0);
+    command
+}
+
+fn run(mut command: Command, start: &Start) -> Result<Ran> {
+    let output = File::create(OUTPUT).context(OUTPUT)?;
+    command.stdout(output.try_clone()?).stderr(output);
+    let started = Instant::now();
+    let mut child = command.spawn().context("cannot start it")?;
+    let ended = wait(&mut child, started + start.limit);
+    // Its children too, and itself if it is still there.
+    let _ = killpg(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
+    child.wait()?;
+    let took = started.elapsed();
+    let said = fs::read(OUTPUT).context(OUTPUT)?;
+    let said = String::from_utf8_lossy(&said);
+    let (verdict, place) = judge(ended?, &said);
+    Ok(Ran {
+        verdict,
+        took,
+        place,
+        last: last(&said),
+    })
+}
+
+fn wait(child: &mut Child, deadline: Instant) -> io::Result<Option<ExitStatus>> {
+    while Instant::now() < deadline {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        sleep(STEP);
+    }
+    Ok(None)
+}
+
+/// What a test's end means, and where it came to it.
+fn judge(ended: Option<ExitStatus>, said: &str) -> (Verdict, String) {
+    let Some(status) = ended else {
+        return (Verdict::CutOff, String::new());
+    };
+    match status.code() {
+        Some(0) => (Verdict::Pass, String::new()),
+        Some(SKIPPED) => (Verdict::Skip, String::new()),
+        _ => (
+            Verdict::Fail,
+            assertion(said).unwrap_or_else(|| end(status)),
+        ),
+    }
+}
+
+fn end(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit status {code}"),
+        (None, Some(signal)) => format!("signal {signal}"),
+        (None, None) => "an end that is none".into(),
+    }
+}
+
+/// The place and the text of the assertion that failed.
+fn assertion(said: &str) -> Option<String> {
+    let mut lines = said.lines();
+    lines.find(|line| line.contains("==== Test Assertion Failure"))?;
+    lines.next().map(|line| line.trim().to_owned())
+}
+
+fn last(said: &str) -> String {
+    let mut lines = said.lines().rev().map(str::trim);
+    let line = lines.find(|line| !line.is_empty()).unwrap_or_default();
+    line.to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn status(raw: i32) -> Option<ExitStatus> {
+        Some(ExitStatus::from_raw(raw))
+    }
+
+    const FAILED: &str = "Random seed: 0x1\n\
+                          ==== Test Assertion Failure ====\n  \
+                          x86_64/a_test.c:7: a == b\n  \
+                          pid=3 tid=3 errno=4 - Interrupted system call\n  \
+                          1 != 2\n\n";
+
+    #[test]
+    fn ends_are_told_apart() {
+        assert_eq!(judge(status(0), "said"), (Verdict::Pass, String::new()));
+        let skipped = judge(status(SKIPPED << 8), "1..0 # SKIP - no");
+        assert_eq!(skipped, (Verdict::Skip, String::new()));
+        assert_eq!(judge(None, "said"), (Verdict::CutOff, String::new()));
+        let failed = judge(status(254 << 8), FAILED);
+        assert_eq!(failed, (Verdict::Fail, "x86_64/a_test.c:7: a == b".into()));
+        let failed = judge(status(1 << 8), "said");
+        assert_eq!(failed, (Verdict::Fail, "exit status 1".into()));
+        let killed = judge(status(11), "said");
+        assert_eq!(killed, (Verdict::Fail, "signal 11".into()));
+    }
+
+    #[test]
+    fn the_last_line_is_the_last_that_says_something() {
+        assert_eq!(last(FAILED), "1 != 2");
+        assert_eq!(last(""), "");
+    }
+}
