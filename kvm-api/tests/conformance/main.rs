@@ -8,6 +8,7 @@
 #![allow(missing_docs)]
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
+mod backing;
 mod host;
 mod interrupt;
 mod memory;
@@ -80,7 +81,8 @@ fn main() -> ExitCode {
             trials.push(host.trial(backend, name, needs, test));
         }
     }
-    for &(backend, (name, needs, test)) in permission::TESTS.iter().chain(shim::TESTS) {
+    let of_one = [backing::TESTS, permission::TESTS, shim::TESTS].concat();
+    for (backend, (name, needs, test)) in of_one {
         trials.push(host.trial(backend, name, needs, test));
     }
     trials.push(Trial::test(

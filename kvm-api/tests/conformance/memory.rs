@@ -200,6 +200,7 @@ fn region_refuses(stage: &Stage) {
         ("address", 2, 0, other + 1, PAGE, Errno::EINVAL),
         ("size", 2, 0, other, PAGE + 1, Errno::EINVAL),
         ("too many pages", 2, 0, other, PAGE << 31, Errno::EINVAL),
+        ("no address space", 2, 0, other, PAGE << 35, Errno::EINVAL),
         (
             "wraps",
             2,
