@@ -5,7 +5,7 @@ use std::env;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use kernel_patch::Machine;
 use serde::Deserialize;
 
@@ -26,15 +26,41 @@ const EXPECT: &str = "ioctl,syscall,longmode,processor";
 fn test(host: &Host<'_>, say: &Say<'_>) -> Result<Outcome> {
     let suite = executable()?;
     let machine: Machine = host.machine().env("KVM_API_EXPECT", EXPECT);
-    let (_, said) = host.run(&machine, &suite, &["--test-threads=1".into()], say)?;
-    let cases = said
-        .lines()
-        .filter(|line| line.starts_with("test ") && line.ends_with("... ok"))
-        .count();
-    Ok(Outcome {
-        cases: cases as u64,
-        ..Outcome::default()
-    })
+    let ran = host.run(&machine, &suite, &["--test-threads=1".into()], say)?;
+    let outcome = outcome(&ran.stdout);
+    ensure!(
+        ran.succeeded || !outcome.failures.is_empty(),
+        "{}",
+        ran.ended
+    );
+    Ok(outcome)
+}
+
+/// What the suite says of its trials. Those that the machine cannot try do not
+/// count.
+fn outcome(said: &str) -> Outcome {
+    let mut outcome = Outcome::default();
+    for line in said.lines() {
+        let Some((name, result)) = line
+            .strip_prefix("test ")
+            .and_then(|trial| trial.rsplit_once(" ... "))
+        else {
+            continue;
+        };
+        match (name.trim(), result) {
+            (_, "ok") => outcome.case(name, Ok(())),
+            (name, "FAILED") => outcome.case(name, Err(anyhow!("{}", message(said, name)))),
+            _ => {}
+        }
+    }
+    outcome
+}
+
+/// What the suite says of a trial that has failed, below all trials.
+fn message<'a>(said: &'a str, name: &str) -> &'a str {
+    let block = said.split_once(&format!("---- {name} ----\n"));
+    let message = block.and_then(|(_, rest)| rest.split("\n\n").next());
+    message.unwrap_or("it does not say why").trim()
 }
 
 /// A line of what cargo says of what it makes.
@@ -65,4 +91,19 @@ fn executable() -> Result<PathBuf> {
         .lines()
         .filter_map(|line| serde_json::from_str::<Message>(line).ok()?.executable);
     executables.next_back().context("cargo names no executable")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trial_that_fails_says_why() {
+        let said = "test a::b   ... ok\ntest    a::c ... FAILED\ntest a::d   ... ignored\n\n\
+            failures:\n\n---- a::c ----\ntest panicked: no\nand no\n\n\nfailures:\n    a::c\n";
+        let outcome = outcome(said);
+        assert_eq!(outcome.cases, 2);
+        let failures: Vec<_> = outcome.failures.iter().map(|it| &it.what).collect();
+        assert_eq!(failures, ["a::c: test panicked: no\nand no"]);
+    }
 }

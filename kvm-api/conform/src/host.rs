@@ -7,7 +7,7 @@ use std::time::Duration;
 use std::{env, fs};
 
 use anyhow::{Context, Result, ensure};
-use kernel_patch::{Builder, Exit, Kernel, Machine, Mutation};
+use kernel_patch::{Builder, Kernel, Machine, Mutation};
 
 use crate::cli::Options;
 use crate::coverage::{Counts, Report};
@@ -63,15 +63,14 @@ impl<'a> Host<'a> {
     }
 
     /// Runs a program in `machine`. What it writes to stderr is told line by
-    /// line; when it fails, or the machine does, that is the error. What it
-    /// writes to stdout is returned.
+    /// line.
     pub fn run(
         &self,
         machine: &Machine,
         program: &Path,
         args: &[String],
         say: &Say<'_>,
-    ) -> Result<(Exit, String)> {
+    ) -> Result<Ran> {
         let mut stdout = Vec::new();
         let mut log = Log::default();
         let scratch = tempfile::tempdir_in(kernel_patch::target_dir()?)?;
@@ -90,12 +89,16 @@ impl<'a> Host<'a> {
             run.join().expect("running a machine does not panic")
         });
         let exit = exit.with_context(|| log.said())?;
+        let ended = format!("exit status {}; {}", exit.code(), log.said());
         if let Some(counts) = &self.counts {
             let mut counts = counts.lock().expect("adding counts does not panic");
             counts.add(&self.kernel, &out)?;
         }
-        ensure!(exit.success(), "exit status {}{}", exit.code(), log.said());
-        Ok((exit, String::from_utf8_lossy(&stdout).into_owned()))
+        Ok(Ran {
+            succeeded: exit.success(),
+            ended,
+            stdout: String::from_utf8_lossy(&stdout).into_owned(),
+        })
     }
 
     /// Tests a property in `machine`, by this program.
@@ -103,10 +106,19 @@ impl<'a> Host<'a> {
         let out = tempfile::tempdir_in(kernel_patch::target_dir()?)?;
         let machine = machine.out(out.path());
         let this = env::current_exe()?;
-        self.run(&machine, &this, &self.options.inside(property), say)?;
+        let ran = self.run(&machine, &this, &self.options.inside(property), say)?;
+        ensure!(ran.succeeded, "{}", ran.ended);
         let outcome = fs::read(out.path().join(OUTCOME)).context("no outcome")?;
         Ok(serde_json::from_slice(&outcome)?)
     }
+}
+
+/// What became of a program that ran in a machine.
+pub struct Ran {
+    pub succeeded: bool,
+    /// Its exit status, and what it said at the end.
+    pub ended: String,
+    pub stdout: String,
 }
 
 fn builder(options: &Options) -> Builder {
