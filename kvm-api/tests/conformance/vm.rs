@@ -87,10 +87,19 @@ fn msr_index_list(stage: &Stage) {
 
 fn msr_index_list_short(stage: &Stage) {
     let vm = stage.kvm.kvm_create_vm().unwrap();
-    let mut list = MsrList::new(1).unwrap();
-    let result = stage.kvm.kvm_get_msr_index_list(vm.as_fd(), &mut list);
-    assert_eq!(result, Err(Errno::E2BIG));
-    assert_eq!(list.as_slice(), [0]);
+    let list_of = |room| {
+        let mut list = MsrList::new(room).unwrap();
+        let result = stage.kvm.kvm_get_msr_index_list(vm.as_fd(), &mut list);
+        (result, list)
+    };
+    let (_, whole) = list_of(KVM_MAX_MSR_ENTRIES);
+    let all = whole.as_slice().len();
+    for short in [1, all - 1] {
+        let (result, list) = list_of(short);
+        assert_eq!(result, Err(Errno::E2BIG), "room for {short} of {all}");
+        assert_eq!(list.as_slice(), vec![0; short]);
+    }
+    assert_eq!(list_of(all), (Ok(()), whole));
 }
 
 fn mmap_size(stage: &Stage) {
