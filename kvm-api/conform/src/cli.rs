@@ -82,6 +82,10 @@ pub enum Command {
     /// Test a property here and leave the outcome for the host.
     #[command(hide = true)]
     Inside { property: String },
+
+    /// Make a system call of these words, on what is inherited.
+    #[command(hide = true)]
+    Heir { words: Vec<u64> },
 }
 
 impl Options {

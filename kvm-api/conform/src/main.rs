@@ -8,6 +8,7 @@ mod audit;
 mod calls;
 mod cli;
 mod coverage;
+mod errors;
 mod faults;
 mod fuzz;
 mod hook;
@@ -39,6 +40,7 @@ fn main() -> ExitCode {
     let done = match &cli.command {
         Some(Command::Inside { property }) => inside::run(property, &cli.options),
         Some(Command::Mutations { names }) => mutated(&cli.options, names),
+        Some(Command::Heir { words }) => errors::heir(words).map(|()| true),
         None => outside(&cli.options),
     };
     match done {

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::cli::Options;
 use crate::host::Host;
 use crate::inside::Stage;
-use crate::{access, calls, faults, fuzz, hook, module, races, selftests};
+use crate::{access, calls, errors, faults, fuzz, hook, module, races, selftests};
 
 /// All properties, those that take longest first.
 pub const ALL: &[Property] = &[
@@ -18,6 +18,7 @@ pub const ALL: &[Property] = &[
     faults::PROPERTY,
     races::PROPERTY,
     calls::PROPERTY,
+    errors::PROPERTY,
     module::PROPERTY,
     access::PROPERTY,
     hook::PROPERTY,

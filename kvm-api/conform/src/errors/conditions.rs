@@ -1,0 +1,282 @@
+//! What is wrong for the state that the machine is in, or by a value within a
+//! structure.
+
+use std::mem::offset_of;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+
+use anyhow::{Context, Result};
+use guests::{MEMORY, SLOT};
+use kvm_api::Kvm;
+use kvm_sys::debug::*;
+use kvm_sys::slot::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
+use kvm_sys::*;
+use libc::c_ulong;
+use nix::errno::Errno::{self, *};
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, mprotect, munmap};
+use nix::{request_code_none, request_code_write};
+
+use super::case::{Case, Made};
+use super::expected::Answer::{Fails, Gives};
+use super::expected::{Answer, both};
+use super::invocation::Invocation;
+use super::signature::calls;
+use super::subject::*;
+
+/// What is made of a new machine, and of the call.
+type Prepare = fn(&mut Subject<'_>, &mut Invocation) -> Result<()>;
+
+/// The call, what is wrong, what is expected, and how it comes to be.
+struct Condition(&'static str, &'static str, Answer, Prepare);
+
+#[rustfmt::skip]
+const CONDITIONS: &[Condition] = &[
+    Condition("kvm_set_memory_region", "a slot that is set, with another size", Fails(EINVAL),
+        |_, it| region(it, KERNEL_SLOT, 0, KERNEL_MEMORY, PAGE)),
+    Condition("kvm_set_memory_region", "a slot that has the caller's memory", Fails(EINVAL),
+        |_, it| region(it, SLOT, 0, 0, MEMORY as u64)),
+    Condition("kvm_set_memory_region", "a slot that is set, not to be written any more",
+        Fails(EINVAL), |_, it| region(it, KERNEL_SLOT, KVM_MEM_READONLY, KERNEL_MEMORY, KERNEL_SIZE)),
+    Condition("kvm_set_memory_region", "a slot that is set, moved to where another is",
+        Fails(EEXIST), |_, it| region(it, KERNEL_SLOT, KVM_MEM_LOG_DIRTY_PAGES, 0, KERNEL_SIZE)),
+    Condition("kvm_set_memory_region", "deletes what an alias shows", Fails(EBUSY), |subject, it| {
+        alias(subject)?;
+        region(it, KERNEL_SLOT, 0, 0, 0)
+    }),
+    Condition("kvm_create_vcpu", "as many as `KVM_CAP_MAX_VCPU_ID` was enabled for",
+        Fails(EINVAL), |subject, it| {
+            another_machine(subject, it, |vm| enable(vm, KVM_CAP_MAX_VCPU_ID, 1))?;
+            it.set("argument", 1);
+            it.words[0] = subject.machine.vm.as_raw_fd() as u64;
+            Ok(())
+        }),
+    Condition("kvm_get_dirty_log", "the machine has dirty rings", Fails(ENXIO), |subject, it| {
+        another_machine(subject, it, |vm| enable(vm, KVM_CAP_DIRTY_LOG_RING, 0x1_0000))?;
+        it.words[0] = subject.machine.vm.as_raw_fd() as u64;
+        Ok(())
+    }),
+    Condition("kvm_run", "the guest's memory cannot be reached", Fails(EFAULT), |subject, _| {
+        let memory = NonNull::new(subject.machine.memory.as_ptr()).context("no memory")?;
+        // SAFETY: nothing refers to the memory, which is not used any more.
+        Ok(unsafe { mprotect(memory.cast(), MEMORY, ProtFlags::PROT_NONE) }?)
+    }),
+    Condition("kvm_run", "`kvm_valid_regs` has a bit that means nothing", Fails(EINVAL),
+        |subject, _| valid_regs(subject, 1 << 31)),
+    Condition("kvm_run", "the vcpu waits for INIT, and something else comes", Fails(EAGAIN),
+        |subject, it| {
+            another_machine(subject, it, |vm| request(vm, KVM_CREATE_IRQCHIP, 0))?;
+            // Not the first, which is there by itself.
+            let vcpu = subject.kvm().kvm_create_vcpu(subject.machine.vm())?;
+            request(vcpu.as_fd(), KVM_NMI, 0)?;
+            use_vcpu(subject, it, vcpu);
+            Ok(())
+        }),
+    Condition("kvm_set_sregs", "CR4 has a bit that the processor lacks", Fails(EINVAL),
+        |_, it| field(it, offset_of!(kvm_sregs, cr4), 1 << 31)),
+    Condition("kvm_set_sregs", "CR0 has paging without protection", Fails(EINVAL),
+        |_, it| field(it, offset_of!(kvm_sregs, cr0), 1 << 31)),
+    Condition("kvm_set_sregs", "the APIC's base has a bit that means nothing", Fails(EINVAL),
+        |_, it| field(it, offset_of!(kvm_sregs, apic_base), 1)),
+    Condition("kvm_interrupt", "the interrupt controller is in the kernel", Fails(ENXIO),
+        |subject, it| another_machine(subject, it, |vm| request(vm, KVM_CREATE_IRQCHIP, 0))),
+    Condition("kvm_interrupt", "the local APIC is in the kernel, and has one already",
+        Fails(EEXIST), |subject, it| {
+            another_machine(subject, it, |vm| enable(vm, KVM_CAP_SPLIT_IRQCHIP, 24))?;
+            Ok(subject.both.ioctl.kvm_interrupt(subject.still.as_fd(), 33)?)
+        }),
+    Condition("kvm_debug_guest", "an exception to be injected, where one is pending", Fails(EBUSY),
+        |subject, it| {
+            let debug = kvm_guest_debug {
+                control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_INJECT_BP,
+                ..Default::default()
+            };
+            subject.both.ioctl.kvm_debug_guest(subject.still.as_fd(), &debug)?;
+            it.set("control", (KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_INJECT_DB).into());
+            Ok(())
+        }),
+    Condition("kvm_get_msrs", "an MSR that there is not", Gives(0),
+        |_, it| msr(it, 0x1234_5678, 0)),
+    Condition("kvm_set_msrs", "an MSR that there is not", Gives(0),
+        |_, it| msr(it, 0x1234_5678, 1)),
+    Condition("kvm_set_msrs", "a value that the MSR cannot have", Gives(0),
+        |_, it| msr(it, EFER, u64::MAX)),
+    Condition("kvm_set_cpuid", "more than before, and the vcpu has run", Fails(EINVAL),
+        |subject, it| {
+            subject.machine.run_to_hlt();
+            it.words[0] = subject.machine.vcpu.as_raw_fd() as u64;
+            it.set("nent", 1);
+            Ok(())
+        }),
+    Condition("kvm_set_cpuid", "addresses of 40 bits", Fails(EINVAL), |_, it| {
+        it.set("nent", 1);
+        let entry = size_of::<kvm_cpuid2>();
+        it.put(entry + offset_of!(kvm_cpuid_entry2, function), &0x8000_0008_u32.to_le_bytes());
+        it.put(entry + offset_of!(kvm_cpuid_entry2, eax), &(40_u32 << 8).to_le_bytes());
+        Ok(())
+    }),
+    Condition("kvm_set_user_memory_region", "a slot that is set, with another size",
+        Fails(EINVAL), |subject, it| {
+            user_region(subject, it);
+            region(it, SLOT, KVM_MEM_LOG_DIRTY_PAGES, 0, PAGE)
+        }),
+    Condition("kvm_set_user_memory_region", "a slot that is set, not to be written any more",
+        Fails(EINVAL), |subject, it| {
+            user_region(subject, it);
+            region(it, SLOT, KVM_MEM_READONLY, 0, MEMORY as u64)
+        }),
+    Condition("kvm_set_user_memory_region", "a slot that is set, moved to where another is",
+        Fails(EEXIST), |subject, it| {
+            user_region(subject, it);
+            region(it, SLOT, KVM_MEM_LOG_DIRTY_PAGES, KERNEL_MEMORY, MEMORY as u64)
+        }),
+    Condition("kvm_set_user_memory_region", "a slot that has the kernel's memory", Fails(EINVAL),
+        |_, it| region(it, KERNEL_SLOT, KVM_MEM_LOG_DIRTY_PAGES, KERNEL_MEMORY, KERNEL_SIZE)),
+    Condition("kvm_set_memory_alias", "of an alias", Fails(EINVAL), |subject, it| {
+        alias(subject)?;
+        it.set("slot", 1);
+        it.set("guest_phys_addr", 2 * FREE);
+        it.set("target_phys_addr", FREE);
+        Ok(())
+    }),
+    Condition("kvm_set_memory_alias", "one that is set, of something else", Fails(EINVAL),
+        |subject, it| {
+            alias(subject)?;
+            it.set("target_phys_addr", KERNEL_MEMORY + PAGE);
+            Ok(())
+        }),
+    Condition("kvm_set_memory_alias", "one that is set, with another size", Fails(EINVAL),
+        |subject, it| {
+            alias(subject)?;
+            it.set("memory_size", 2 * PAGE);
+            Ok(())
+        }),
+    Condition("kvm_map_memory", "memory that an alias shows, where it does", Fails(ENODEV),
+        |subject, it| {
+            alias(subject)?;
+            it.set("guest_phys_addr", FREE);
+            Ok(())
+        }),
+];
+
+/// A case for each, on a machine of its own.
+pub fn cases() -> Vec<Case> {
+    let case = |&Condition(name, text, answer, prepare): &Condition| {
+        let call = calls().find(|call| call.name == name);
+        let call = call.unwrap_or_else(|| panic!("no call {name}"));
+        Case::new(call, text, both(answer), move |subject, _| {
+            let mut own = Subject::new(subject.both, subject.way)?;
+            let mut invocation = Invocation::good(call, &own);
+            prepare(&mut own, &mut invocation).with_context(|| format!("{name}, {text}"))?;
+            let before = own.state()?;
+            let made = Made::of(&invocation, &mut own).with_slot(None);
+            let wrong = own.state()?.difference(&before);
+            Ok(made.but(wrong))
+        })
+    };
+    CONDITIONS.iter().map(case).collect()
+}
+
+const KVM_CREATE_IRQCHIP: c_ulong = request_code_none!(0xae, 0x60);
+const KVM_NMI: c_ulong = request_code_none!(0xae, 0x9a);
+const KVM_ENABLE_CAP: c_ulong = request_code_write!(0xae, 0xa3, 104);
+const KVM_CAP_SPLIT_IRQCHIP: u64 = 121;
+const KVM_CAP_MAX_VCPU_ID: u64 = 128;
+const KVM_CAP_DIRTY_LOG_RING: u64 = 192;
+const EFER: u32 = 0xc000_0080;
+
+fn region(it: &mut Invocation, slot: u32, flags: u32, address: u64, size: u64) -> Result<()> {
+    it.set("slot", slot.into());
+    it.set("flags", flags.into());
+    it.set("guest_phys_addr", address);
+    it.set("size", size);
+    Ok(())
+}
+
+/// The memory that the guest has from the beginning.
+fn user_region(subject: &Subject<'_>, it: &mut Invocation) {
+    let address = subject.machine.memory.as_ptr().expose_provenance();
+    it.set("userspace_addr", address as u64);
+}
+
+/// Sets alias 0: a page of the kernel's memory.
+fn alias(subject: &Subject<'_>) -> Result<()> {
+    let alias = kvm_memory_alias {
+        guest_phys_addr: FREE,
+        memory_size: PAGE,
+        target_phys_addr: KERNEL_MEMORY,
+        ..Default::default()
+    };
+    Ok(subject
+        .kvm()
+        .kvm_set_memory_alias(subject.machine.vm(), &alias)?)
+}
+
+fn field(it: &mut Invocation, offset: usize, value: u64) -> Result<()> {
+    it.put(offset, &value.to_le_bytes());
+    Ok(())
+}
+
+fn msr(it: &mut Invocation, index: u32, data: u64) -> Result<()> {
+    let entry = size_of::<kvm_msrs>();
+    it.put(
+        entry + offset_of!(kvm_msr_entry, index),
+        &index.to_le_bytes(),
+    );
+    it.put(entry + offset_of!(kvm_msr_entry, data), &data.to_le_bytes());
+    Ok(())
+}
+
+/// Gives the subject a machine with what can be had only before the first
+/// vcpu.
+fn another_machine(
+    subject: &mut Subject<'_>,
+    it: &mut Invocation,
+    change: fn(BorrowedFd<'_>) -> Result<()>,
+) -> Result<()> {
+    let kvm = subject.kvm();
+    let vm = kvm.kvm_create_vm()?;
+    change(vm.as_fd())?;
+    let vcpu = kvm.kvm_create_vcpu(vm.as_fd())?;
+    subject.forget_memory();
+    subject.machine.vm = vm;
+    use_vcpu(subject, it, vcpu);
+    Ok(())
+}
+
+/// Has the call made on another vcpu.
+fn use_vcpu(subject: &mut Subject<'_>, it: &mut Invocation, vcpu: OwnedFd) {
+    subject.still = vcpu;
+    it.words[0] = subject.still.as_raw_fd() as u64;
+}
+
+fn enable(vm: BorrowedFd<'_>, capability: u64, argument: u64) -> Result<()> {
+    let mut words = [0_u64; 13];
+    // The capability is the lower half of the first, the flags the upper.
+    words[0] = capability;
+    words[1] = argument;
+    request(vm, KVM_ENABLE_CAP, words.as_ptr().expose_provenance())
+}
+
+/// Makes a request that reads no more than what is pointed to.
+fn request(fd: BorrowedFd<'_>, request: c_ulong, argument: usize) -> Result<()> {
+    // SAFETY: the argument is 0 or points to what the request reads.
+    Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), request, argument) })
+        .with_context(|| format!("request {request:#x}"))?;
+    Ok(())
+}
+
+/// Asks the vcpu that runs for registers with each exit.
+fn valid_regs(subject: &Subject<'_>, bits: u64) -> Result<()> {
+    let size = (PAGE as usize).try_into()?;
+    let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    let vcpu = subject.machine.vcpu();
+    // SAFETY: no address is given, so no memory in use is replaced.
+    let run = unsafe { mmap(None, size, access, MapFlags::MAP_SHARED, vcpu, 0) }?;
+    // SAFETY: the page has the structure in it, and is not used after this.
+    unsafe {
+        let run: *mut kvm_run = run.as_ptr().cast();
+        (&raw mut (*run).kvm_valid_regs).write_volatile(bits);
+        munmap(NonNull::new_unchecked(run.cast()), PAGE as usize)?;
+    }
+    Ok(())
+}

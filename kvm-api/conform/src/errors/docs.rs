@@ -1,0 +1,141 @@
+//! The tables in docs/errors.md are those of the matrix:
+//! `UPDATE_DOCS=1 cargo test -p conform errors` writes them anew.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::{env, fs};
+
+use super::case::Case;
+use super::expected::{Answer, Expected, each_rule_counts};
+use super::signature::calls;
+use super::{FAMILIES, circumstances, files, numbers};
+
+const BEGIN: &str = "<!-- tables: made from the tables of the test, see docs.rs beside them -->\n";
+const END: &str = "<!-- end of tables -->";
+
+/// A row: the misuses of an argument that come to the same.
+#[derive(PartialEq)]
+struct Row {
+    argument: String,
+    misuses: Vec<String>,
+    expected: Expected,
+}
+
+impl Row {
+    fn of(family: &str, case: &Case) -> Self {
+        let (argument, misuse) = match case.misuse.strip_prefix('`') {
+            Some(named) if ["Pointers", "Numbers"].contains(&family) => {
+                named.split_once('`').expect("a name has an end")
+            }
+            _ if family == "File descriptors" => ("fd", case.misuse.as_str()),
+            _ => ("", case.misuse.as_str()),
+        };
+        Self {
+            argument: argument.to_owned(),
+            misuses: vec![misuse.trim_start_matches([',', ' ']).to_owned()],
+            expected: case.expected,
+        }
+    }
+
+    fn line(&self) -> String {
+        let argument = match self.argument.as_str() {
+            "" => String::new(),
+            name => format!("`{name}`"),
+        };
+        let Expected { ioctl, flat, why } = self.expected;
+        let misuses = self.misuses.join("; ");
+        format!(
+            "| {argument} | {misuses} | {} | {} | {why} |\n",
+            answer(ioctl),
+            answer(flat)
+        )
+    }
+
+    fn differs(&self) -> bool {
+        let Expected { ioctl, flat, .. } = self.expected;
+        ioctl.is_some() && flat.is_some() && ioctl != flat
+    }
+}
+
+fn answer(answer: Option<Answer>) -> String {
+    answer.map_or("-".into(), |answer| answer.to_string())
+}
+
+/// The rows of a call, the same answers for an argument put together.
+fn rows(name: &str) -> Vec<Row> {
+    let mut rows: Vec<Row> = Vec::new();
+    for (family, cases) in FAMILIES {
+        for case in cases().iter().filter(|it| it.call.name == name) {
+            let row = Row::of(family, case);
+            let like = |it: &&mut Row| it.argument == row.argument && it.expected == row.expected;
+            match rows.iter_mut().find(like) {
+                Some(like) => like.misuses.extend(row.misuses),
+                None => rows.push(row),
+            }
+        }
+    }
+    rows
+}
+
+/// The rows with two answers, each with the calls that have it.
+fn differences() -> Vec<(Row, Vec<&'static str>)> {
+    let mut found: Vec<(Row, Vec<_>)> = Vec::new();
+    for call in calls() {
+        for row in rows(call.name).into_iter().filter(Row::differs) {
+            match found.iter_mut().find(|it| it.0 == row) {
+                Some((_, names)) => names.push(call.name),
+                None => found.push((row, vec![call.name])),
+            }
+        }
+    }
+    found
+}
+
+const COLUMNS: &str = "argument | misuse | ioctl | system call | why |\n";
+const RULE: &str = "--- | --- | --- | --- | --- |\n";
+
+fn tables() -> String {
+    let mut text = format!("\n## Where the two differ\n\n| calls | {COLUMNS}| --- | {RULE}");
+    for (row, names) in differences() {
+        let _ = write!(text, "| `{}` {}", names.join("`, `"), row.line());
+    }
+    for call in calls() {
+        let _ = write!(text, "\n## {}\n\n| {COLUMNS}| {RULE}", call.name);
+        for row in rows(call.name) {
+            text += &row.line();
+        }
+    }
+    text + "\n"
+}
+
+#[test]
+fn docs_have_the_matrix() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/errors.md");
+    let page = fs::read_to_string(&path).expect("docs/errors.md is there");
+    let (before, rest) = page.split_once(BEGIN).expect("it has a place for tables");
+    let (is, after) = rest.split_once(END).expect("the place has an end");
+    let tables = tables();
+    if env::var_os("UPDATE_DOCS").is_some() {
+        let new = [before, BEGIN, &tables, END, after].concat();
+        fs::write(&path, new).expect("docs/errors.md can be written");
+    } else {
+        let mend = "UPDATE_DOCS=1 cargo test -p conform errors";
+        assert!(is == tables, "docs/errors.md is old: {mend}");
+    }
+}
+
+/// A rule or a row that no call has would be a promise that nobody tries.
+#[test]
+fn each_line_of_the_tables_counts() {
+    each_rule_counts(files::RULES, &files::ALL_WRONG.map(|it| it.0));
+    each_rule_counts(
+        circumstances::RULES,
+        &circumstances::ALL_CIRCUMSTANCES.map(|it| it.0),
+    );
+    for row in numbers::NUMBERS {
+        let takes = calls()
+            .filter(|call| call.name == row.call)
+            .any(|call| numbers::numbers(call).iter().any(|it| it.0 == row.name));
+        assert!(takes, "{} has no {}", row.call, row.name);
+    }
+}

@@ -1,0 +1,295 @@
+//! File descriptors that are not what the call is for.
+
+use std::fs::{self, File};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use anyhow::{Context, Result, bail};
+use kvm_sys::Fd;
+use libc::c_ulong;
+use nix::errno::Errno::{self, *};
+use nix::{request_code_none, request_code_readwrite};
+
+use self::Wrong::*;
+use super::case::{Case, Made};
+use super::expected::Answer::{Fails, Works};
+use super::expected::Of::{All, On, These};
+use super::expected::{Expected, Rule, both, differs, flat_only, ioctl_only, look_up, nothing};
+use super::signature::calls;
+use super::subject::Subject;
+
+/// What takes the place of the right file descriptor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wrong {
+    Closed,
+    MinusOne,
+    Lowest,
+    Pipe,
+    Event,
+    Regular,
+    Directory,
+    Path,
+    DevicePath,
+    Device,
+    Vm,
+    Vcpu,
+    KvmDevice,
+    VmStats,
+    VcpuStats,
+    GuestMemory,
+    OthersVm,
+    OthersVcpu,
+    DeadVm,
+    DeadVcpu,
+    Garbage,
+}
+
+pub const ALL_WRONG: [(Wrong, &str); 21] = [
+    (Closed, "closed"),
+    (MinusOne, "-1"),
+    (Lowest, "the lowest `int`"),
+    (Pipe, "a pipe"),
+    (Event, "an eventfd (an anonymous inode, as KVM's are)"),
+    (Regular, "a regular file"),
+    (Directory, "a directory"),
+    (Path, "a regular file, opened with `O_PATH`"),
+    (DevicePath, "`/dev/kvm`, opened with `O_PATH`"),
+    (Device, "`/dev/kvm`"),
+    (Vm, "a VM"),
+    (Vcpu, "a vcpu"),
+    (KvmDevice, "a device of KVM's (`KVM_CREATE_DEVICE`)"),
+    (VmStats, "a VM's statistics (`KVM_GET_STATS_FD`)"),
+    (VcpuStats, "a vcpu's statistics (`KVM_GET_STATS_FD`)"),
+    (GuestMemory, "a `guest_memfd`"),
+    (OthersVm, "a VM that another process has made"),
+    (OthersVcpu, "a vcpu that another process has made"),
+    (DeadVm, "a VM that is dead"),
+    (DeadVcpu, "a vcpu whose VM is dead"),
+    (Garbage, "the right one, the register's upper half not 0"),
+];
+
+const DEVICE_ONLY: &str = "the ioctl is one of `/dev/kvm`, where the call takes a VM as well, as \
+                           `kvm_create_vm` leaves no other descriptor";
+const KIND_FIRST: &str = "the call looks first of what kind the file is, in the entry point that \
+                          is built in; the ioctl gets to the file's own handler, which looks \
+                          first whose it is";
+const FEATURES: &str = "of `/dev/kvm` this code is another request, which reads MSRs that tell \
+                        features";
+const NO_FD: &str = "the call takes none";
+const MMAP: &str = "the call is mmap() itself, which maps what the file has to map; the library \
+                    asks first what the file is";
+const RIGHT: &str = "it is the right one";
+
+/// mmap() of a file that is not open for writing.
+const NOT_WRITABLE: Expected = differs(Fails(ENOTTY), Fails(EACCES), MMAP);
+
+/// mmap() of a file that has nothing to map.
+const NOT_MAPPED: Expected = differs(Fails(ENOTTY), Fails(ENODEV), MMAP);
+
+const CREATE_VM: &[&str] = &["kvm_create_vm"];
+const MAP: &[&str] = &["kvm_map_memory"];
+const EXTENSION: &[&str] = &["kvm_check_extension"];
+const LISTS: &[&str] = &["kvm_get_msr_index_list", "kvm_get_vcpu_mmap_size"];
+const LIBRARY: &[&str] = &[
+    "kvm_set_memory_region",
+    "kvm_get_memory_alias",
+    "kvm_set_memory_alias",
+];
+
+/// What the call that takes no descriptor answers: its ioctl takes `/dev/kvm`.
+const fn not_taken(errno: Errno) -> Expected {
+    ioctl_only(Fails(errno), NO_FD)
+}
+
+/// Mapping what is neither KVM's nor without memory works, for mmap().
+const ANY_MAPPED: Expected = differs(Fails(ENOTTY), Works, MMAP);
+
+#[rustfmt::skip]
+pub const RULES: &[Rule<Wrong>] = &[
+    Rule(All, Closed, both(Fails(EBADF))),
+    Rule(These(CREATE_VM), Closed, not_taken(EBADF)),
+    Rule(All, MinusOne, both(Fails(EBADF))),
+    Rule(These(CREATE_VM), MinusOne, not_taken(EBADF)),
+    Rule(These(EXTENSION), MinusOne, differs(Fails(EBADF), Works,
+        "without a descriptor the call asks KVM itself: it is how a program finds out that there \
+         are the calls")),
+    Rule(All, Lowest, both(Fails(EBADF))),
+    Rule(These(CREATE_VM), Lowest, not_taken(EBADF)),
+
+    Rule(All, Pipe, both(Fails(ENOTTY))),
+    Rule(These(CREATE_VM), Pipe, not_taken(ENOTTY)),
+    Rule(These(MAP), Pipe, NOT_WRITABLE),
+    Rule(All, Event, both(Fails(ENOTTY))),
+    Rule(These(CREATE_VM), Event, not_taken(ENOTTY)),
+    Rule(These(MAP), Event, NOT_MAPPED),
+    Rule(All, Regular, both(Fails(ENOTTY))),
+    Rule(These(CREATE_VM), Regular, not_taken(ENOTTY)),
+    Rule(These(MAP), Regular, ANY_MAPPED),
+    Rule(All, Directory, both(Fails(ENOTTY))),
+    Rule(These(CREATE_VM), Directory, not_taken(ENOTTY)),
+    Rule(These(MAP), Directory, NOT_WRITABLE),
+    Rule(All, Path, both(Fails(EBADF))),
+    Rule(These(CREATE_VM), Path, not_taken(EBADF)),
+    Rule(All, DevicePath, both(Fails(EBADF))),
+    Rule(These(CREATE_VM), DevicePath, not_taken(EBADF)),
+
+    Rule(On(Fd::None), Device, nothing(RIGHT)),
+    Rule(On(Fd::System), Device, both(Works)),
+    Rule(On(Fd::Vm), Device, both(Fails(EINVAL))),
+    Rule(On(Fd::Vcpu), Device, both(Fails(EINVAL))),
+    Rule(These(&["kvm_get_msrs"]), Device, differs(Works, Fails(EINVAL), FEATURES)),
+    Rule(These(MAP), Device, both(Fails(ENODEV))),
+
+    Rule(On(Fd::None), Vm, not_taken(ENOTTY)),
+    Rule(These(LISTS), Vm, differs(Fails(ENOTTY), Works, DEVICE_ONLY)),
+    Rule(These(EXTENSION), Vm, both(Works)),
+    Rule(On(Fd::Vm), Vm, nothing(RIGHT)),
+    Rule(On(Fd::Vcpu), Vm, both(Fails(ENOTTY))),
+
+    Rule(On(Fd::None), Vcpu, not_taken(EINVAL)),
+    Rule(On(Fd::System), Vcpu, both(Fails(EINVAL))),
+    Rule(On(Fd::Vm), Vcpu, both(Fails(EINVAL))),
+    Rule(On(Fd::Vcpu), Vcpu, nothing(RIGHT)),
+    Rule(These(MAP), Vcpu, differs(Fails(EINVAL), Works, MMAP)),
+
+    Rule(All, KvmDevice, both(Fails(ENOTTY))),
+    Rule(These(CREATE_VM), KvmDevice, not_taken(ENOTTY)),
+    Rule(These(MAP), KvmDevice, NOT_MAPPED),
+    Rule(All, VmStats, both(Fails(ENOTTY))),
+    Rule(These(CREATE_VM), VmStats, not_taken(ENOTTY)),
+    Rule(These(MAP), VmStats, NOT_WRITABLE),
+    Rule(All, VcpuStats, both(Fails(ENOTTY))),
+    Rule(These(CREATE_VM), VcpuStats, not_taken(ENOTTY)),
+    Rule(These(MAP), VcpuStats, NOT_WRITABLE),
+    Rule(All, GuestMemory, both(Fails(ENOTTY))),
+    Rule(These(CREATE_VM), GuestMemory, not_taken(ENOTTY)),
+    Rule(These(MAP), GuestMemory, NOT_MAPPED),
+
+    Rule(On(Fd::None), OthersVm, not_taken(EIO)),
+    Rule(On(Fd::System), OthersVm, both(Fails(EIO))),
+    Rule(On(Fd::Vm), OthersVm, both(Fails(EIO))),
+    Rule(On(Fd::Vcpu), OthersVm, differs(Fails(EIO), Fails(ENOTTY), KIND_FIRST)),
+    Rule(On(Fd::None), OthersVcpu, not_taken(EIO)),
+    Rule(On(Fd::System), OthersVcpu, differs(Fails(EIO), Fails(EINVAL), KIND_FIRST)),
+    Rule(On(Fd::Vm), OthersVcpu, differs(Fails(EIO), Fails(EINVAL), KIND_FIRST)),
+    Rule(On(Fd::Vcpu), OthersVcpu, both(Fails(EIO))),
+    Rule(These(MAP), OthersVcpu, differs(Fails(EIO), Works, MMAP)),
+    Rule(On(Fd::None), DeadVm, not_taken(EIO)),
+    Rule(On(Fd::System), DeadVm, both(Fails(EIO))),
+    Rule(On(Fd::Vm), DeadVm, both(Fails(EIO))),
+    Rule(On(Fd::Vcpu), DeadVm, differs(Fails(EIO), Fails(ENOTTY), KIND_FIRST)),
+    Rule(On(Fd::None), DeadVcpu, not_taken(EIO)),
+    Rule(On(Fd::System), DeadVcpu, differs(Fails(EIO), Fails(EINVAL), KIND_FIRST)),
+    Rule(On(Fd::Vm), DeadVcpu, differs(Fails(EIO), Fails(EINVAL), KIND_FIRST)),
+    Rule(On(Fd::Vcpu), DeadVcpu, both(Fails(EIO))),
+    Rule(These(MAP), DeadVcpu, differs(Fails(EIO), Works, MMAP)),
+
+    Rule(All, Garbage, both(Works)),
+    Rule(These(CREATE_VM), Garbage, ioctl_only(Works, NO_FD)),
+    Rule(These(LIBRARY), Garbage, flat_only(Works, BY_TYPE)),
+    Rule(These(MAP), Garbage, flat_only(Works, BY_TYPE)),
+];
+
+const BY_TYPE: &str = "the library's types rule it out";
+
+/// A case for each call and each wrong descriptor.
+pub fn cases() -> Vec<Case> {
+    let each = calls().flat_map(|call| ALL_WRONG.map(|(wrong, name)| (call, wrong, name)));
+    each.map(|(call, wrong, name)| {
+        let expected = look_up(RULES, call, wrong);
+        Case::new(call, name, expected, move |subject, mut invocation| {
+            let good = invocation.words[0];
+            let held;
+            invocation.words[0] = match wrong {
+                Garbage => good | 0xdead_beef << 32,
+                Vm => subject.machine.vm.as_raw_fd() as u64,
+                Vcpu => subject.still.as_raw_fd() as u64,
+                OthersVm => subject.both.others.vm.as_raw_fd() as u64,
+                OthersVcpu => subject.both.others.vcpu.as_raw_fd() as u64,
+                DeadVm => subject.both.dead.vm.as_raw_fd() as u64,
+                DeadVcpu => subject.both.dead.vcpu.as_raw_fd() as u64,
+                Closed => c_int_of(RawFd::MAX),
+                MinusOne => c_int_of(-1),
+                Lowest => c_int_of(RawFd::MIN),
+                _ => {
+                    held = open(wrong, subject)?;
+                    held.as_raw_fd() as u64
+                }
+            };
+            Ok(Made::of(&invocation, subject))
+        })
+    })
+    .collect()
+}
+
+/// A descriptor as the C library would pass it.
+fn c_int_of(fd: RawFd) -> u64 {
+    i64::from(fd) as u64
+}
+
+const KVM_CREATE_DEVICE: c_ulong = request_code_readwrite!(0xae, 0xe0, 12);
+const KVM_DEV_TYPE_VFIO: u32 = 4;
+const KVM_GET_STATS_FD: c_ulong = request_code_none!(0xae, 0xce);
+const KVM_CREATE_GUEST_MEMFD: c_ulong = request_code_readwrite!(0xae, 0xd4, 64);
+const KVM_X86_SW_PROTECTED_VM: c_ulong = 1;
+
+fn open(wrong: Wrong, subject: &Subject<'_>) -> Result<OwnedFd> {
+    let (vm, vcpu) = (&subject.machine.vm, &subject.still);
+    let made = |fd: libc::c_int| -> Result<OwnedFd> {
+        let fd = Errno::result(fd)?;
+        // SAFETY: it is new.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    };
+    let path = |path: &str| {
+        let flags = libc::O_PATH | libc::O_CLOEXEC;
+        let path = std::ffi::CString::new(path).expect("there is no zero in it");
+        // SAFETY: it reads a string that ends.
+        made(unsafe { libc::open(path.as_ptr(), flags) })
+    };
+    match wrong {
+        Pipe => Ok(std::io::pipe()?.0.into()),
+        // SAFETY: the call touches no memory.
+        Event => made(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) }),
+        Regular => Ok(regular()?.into()),
+        Directory => Ok(File::open("/proc")?.into()),
+        Path => {
+            drop(regular()?);
+            path(REGULAR)
+        }
+        DevicePath => path("/dev/kvm"),
+        Device => {
+            let device = File::options().read(true).write(true).open("/dev/kvm")?;
+            Ok(device.into())
+        }
+        KvmDevice => {
+            let mut device = [KVM_DEV_TYPE_VFIO, 0, 0];
+            let fd = vm.as_raw_fd();
+            // SAFETY: the kernel reads and writes three words.
+            Errno::result(unsafe { libc::ioctl(fd, KVM_CREATE_DEVICE, &raw mut device) })
+                .context("KVM_CREATE_DEVICE")?;
+            made(device[1] as RawFd)
+        }
+        // SAFETY: the request touches no memory.
+        VmStats => made(unsafe { libc::ioctl(vm.as_raw_fd(), KVM_GET_STATS_FD, 0) }),
+        // SAFETY: likewise.
+        VcpuStats => made(unsafe { libc::ioctl(vcpu.as_raw_fd(), KVM_GET_STATS_FD, 0) }),
+        GuestMemory => {
+            let device = subject.both.ioctl.as_fd().as_raw_fd();
+            let kind = KVM_X86_SW_PROTECTED_VM;
+            // SAFETY: the request touches no memory.
+            let vm = made(unsafe { libc::ioctl(device, kvm_sys::KVM_CREATE_VM, kind) })?;
+            let mut memory = [0x1000_u64, 0, 0, 0, 0, 0, 0, 0];
+            let fd = vm.as_raw_fd();
+            // SAFETY: the kernel reads eight words.
+            made(unsafe { libc::ioctl(fd, KVM_CREATE_GUEST_MEMFD, &raw mut memory) })
+        }
+        other => bail!("{other:?} is not opened"),
+    }
+}
+
+const REGULAR: &str = "/tmp-errors";
+
+/// A file with something in it.
+fn regular() -> Result<File> {
+    fs::write(REGULAR, [0; 0x1000]).context(REGULAR)?;
+    Ok(File::options().read(true).write(true).open(REGULAR)?)
+}

@@ -1,0 +1,329 @@
+//! A call about to be made: the words and the structure that it takes, good
+//! until they are changed.
+
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+
+use guests::SLOT;
+use kvm_api::Kvm;
+use kvm_api::ioctl::Ioctl;
+use kvm_sys::*;
+use nix::errno::Errno;
+
+use super::expected::Way;
+use super::signature::{Argument, Kind, MAP, Place, arguments, by_library};
+use super::subject::*;
+
+/// How many entries stand behind the header of a list: more than KVM takes.
+const ENTRIES: usize = 300;
+
+#[derive(Clone)]
+pub struct Invocation {
+    pub call: &'static Call,
+    pub way: Way,
+    /// What is passed in registers; the first is the file descriptor.
+    pub words: [u64; 6],
+    /// The structure, which stands at the arena's beginning.
+    object: Vec<u8>,
+    /// How much of it the kernel looks at, or writes.
+    pub used: usize,
+    pub arguments: Vec<Argument>,
+}
+
+impl Invocation {
+    /// One in which all is good.
+    pub fn good(call: &'static Call, subject: &Subject<'_>) -> Self {
+        let way = subject.way;
+        let arguments = arguments(call, way);
+        let mut this = Self {
+            call,
+            way,
+            words: [0; 6],
+            object: Vec::new(),
+            used: call.structure.map_or(0, |structure| structure.size),
+            arguments,
+        };
+        this.fill(subject);
+        this
+    }
+
+    fn fill(&mut self, subject: &Subject<'_>) {
+        let at = |memory: *mut u8| memory.expose_provenance() as u64;
+        let arena = at(subject.arena.as_ptr());
+        let room = arena + ROOM;
+        let (mut header, mut entry) = (vec![0; self.used], Vec::new());
+        let mut set: Vec<(&str, u64)> = Vec::new();
+        match self.call.name {
+            "kvm_get_msr_index_list" => {
+                set.push(("nmsrs", subject.facts.listed_msrs));
+                self.used += subject.facts.listed_msrs as usize * 4;
+                entry = vec![0; 4];
+            }
+            "kvm_set_memory_region" => set.extend([
+                ("slot", FREE_SLOT.into()),
+                ("guest_phys_addr", FREE),
+                ("size", PAGE),
+            ]),
+            "kvm_create_vcpu" => set.push(("argument", subject.next_id())),
+            "kvm_get_dirty_log" => set.extend([("slot", SLOT.into()), ("dirty_bitmap", room)]),
+            "kvm_translate" => set.extend([
+                ("physical_address", room),
+                ("valid", room + 8),
+                ("writeable", room + 9),
+                ("usermode", room + 10),
+            ]),
+            "kvm_interrupt" => set.push(("irq", 32)),
+            "kvm_get_msrs" | "kvm_set_msrs" => {
+                set.push(("nmsrs", 1));
+                entry = [u64::from(MSR), 0].map(u64::to_le_bytes).concat();
+                self.used += entry.len();
+            }
+            "kvm_set_cpuid" => entry = vec![0; size_of::<kvm_cpuid_entry2>()],
+            "kvm_set_signal_mask" => {
+                set.push(("len", 8));
+                self.used += 8;
+                entry = vec![0; 8];
+            }
+            "kvm_get_regs" | "kvm_get_sregs" | "kvm_get_fpu" => {}
+            "kvm_set_regs" => header = regs(subject, KVM_GET_REGS),
+            "kvm_set_sregs" => header = regs(subject, KVM_GET_SREGS),
+            "kvm_set_fpu" => header = regs(subject, KVM_GET_FPU),
+            "kvm_set_user_memory_region" => set.extend([
+                ("slot", FREE_SLOT.into()),
+                ("guest_phys_addr", FREE),
+                ("size", PAGE),
+                ("userspace_addr", at(subject.host.as_ptr())),
+            ]),
+            "kvm_set_memory_alias" => set.extend([
+                ("guest_phys_addr", FREE),
+                ("memory_size", PAGE),
+                ("target_phys_addr", KERNEL_MEMORY),
+            ]),
+            "kvm_map_memory" => set.extend([("guest_phys_addr", KERNEL_MEMORY), ("size", PAGE)]),
+            _ => {}
+        }
+        header.extend(entry.repeat(ENTRIES));
+        self.object = header;
+        self.words[0] = subject.fd(self.call) as u64;
+        // The one pointer that is left is that to the structure.
+        for argument in &self.arguments {
+            if let (Kind::Pointer(_), Place::Word(word)) = (argument.kind, argument.place) {
+                self.words[word] = arena;
+            }
+        }
+        for (name, value) in set {
+            self.set(name, value);
+        }
+    }
+
+    /// The argument of that name, if the call has it in this way.
+    pub fn argument(&self, name: &str) -> Option<Argument> {
+        self.arguments.iter().find(|it| it.name == name).copied()
+    }
+
+    /// Changes an argument; one that this way does not have is left out.
+    pub fn set(&mut self, name: &str, value: u64) {
+        let Some(argument) = self.argument(name) else {
+            return;
+        };
+        match argument.place {
+            Place::Word(word) => self.words[word] = value,
+            Place::Field(offset) => {
+                let bytes = match argument.kind {
+                    Kind::Number(bytes) => bytes,
+                    Kind::Pointer(_) | Kind::Fd => 8,
+                };
+                self.object[offset..offset + bytes].copy_from_slice(&value.to_le_bytes()[..bytes]);
+            }
+        }
+    }
+
+    /// What an argument is now.
+    pub fn get(&self, name: &str) -> Option<u64> {
+        let argument = self.argument(name)?;
+        Some(match argument.place {
+            Place::Word(word) => self.words[word],
+            Place::Field(offset) => {
+                let mut value = [0; 8];
+                let bytes = match argument.kind {
+                    Kind::Number(bytes) => bytes,
+                    Kind::Pointer(_) | Kind::Fd => 8,
+                };
+                value[..bytes].copy_from_slice(&self.object[offset..offset + bytes]);
+                u64::from_le_bytes(value)
+            }
+        })
+    }
+
+    /// The memory slot that the call is about, if it sets one.
+    pub fn slot(&self, subject: &Subject<'_>) -> Option<u32> {
+        let slot = self.get("slot")? as u32;
+        match self.call.name {
+            "kvm_set_memory_region" | "kvm_set_user_memory_region" => Some(slot),
+            "kvm_set_memory_alias" => (subject.facts.slots as u32 - 1).checked_sub(slot),
+            _ => None,
+        }
+    }
+
+    /// The structure, as far as it is looked at.
+    pub fn object(&self) -> &[u8] {
+        &self.object[..self.used]
+    }
+
+    /// Changes bytes of the structure.
+    pub fn put(&mut self, offset: usize, bytes: &[u8]) {
+        self.object[offset..offset + bytes.len()].copy_from_slice(bytes);
+    }
+
+    /// Puts the structure where it is pointed to.
+    pub fn place(&self, subject: &mut Subject<'_>) {
+        let placed = subject.arena.write(0, &self.object);
+        placed.expect("the arena has room");
+    }
+
+    /// Makes the call. What it makes is closed and told as 0.
+    pub fn make(&self, subject: &mut Subject<'_>) -> Result<i64, Errno> {
+        self.place(subject);
+        self.placed(subject.both)()
+    }
+
+    /// The call, for any thread to make once the structure is in its place.
+    pub fn placed<'a>(
+        &'a self,
+        both: &'a Interfaces,
+    ) -> impl Fn() -> Result<i64, Errno> + Send + Sync + 'a {
+        move || {
+            if self.way == Way::Ioctl && by_library(self.call) {
+                self.by_library(&both.ioctl)
+            } else {
+                self.raw().make()
+            }
+        }
+    }
+
+    /// The call as the bare words.
+    pub fn raw(&self) -> Raw {
+        let [fd, a, b, ..] = self.words;
+        let number = self.call.number;
+        let (number, words) = match (self.way, self.call.request) {
+            (Way::Ioctl, Some(request)) => (libc::SYS_ioctl, [fd, request, a, 0, 0, 0]),
+            _ if number == MAP.number => {
+                let access = (libc::PROT_READ | libc::PROT_WRITE) as u64;
+                (number, [0, b, access, libc::MAP_SHARED as u64, fd, a])
+            }
+            (Way::Flat, _) => (number, self.words),
+            (Way::Ioctl, None) => panic!("{} has no ioctl", self.call.name),
+        };
+        let makes = match self.call.name {
+            "kvm_create_vm" | "kvm_create_vcpu" => Makes::File,
+            "kvm_map_memory" => Makes::Mapping(b),
+            _ => Makes::Nothing,
+        };
+        Raw {
+            number,
+            words,
+            makes,
+        }
+    }
+
+    /// What the library does where Linux has no ioctl.
+    fn by_library(&self, kvm: &Ioctl) -> Result<i64, Errno> {
+        let [fd, a, b, c, d, _] = self.words;
+        let fd = fd as RawFd;
+        if fd == -1 {
+            // It is no descriptor that the library could be given.
+            return Err(Errno::EBADF);
+        }
+        // SAFETY: whether it is open is under test; it is closed by nobody
+        // meanwhile.
+        let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+        let alias = || {
+            let mut alias = kvm_memory_alias::default();
+            let bytes: *mut kvm_memory_alias = &raw mut alias;
+            // SAFETY: the object is as long as the structure, which has only
+            // integers.
+            unsafe {
+                bytes
+                    .cast::<u8>()
+                    .copy_from(self.object.as_ptr(), size_of_val(&alias))
+            };
+            alias
+        };
+        match self.call.name {
+            "kvm_set_memory_region" => kvm.kvm_set_memory_region(fd, a as u32, b as u32, c, d),
+            "kvm_get_memory_alias" => kvm.kvm_get_memory_alias(fd, &mut alias()),
+            "kvm_set_memory_alias" => kvm.kvm_set_memory_alias(fd, &alias()),
+            "kvm_map_memory" => kvm.kvm_map_memory(fd, a, b as usize).map(drop),
+            other => panic!("{other} has an ioctl"),
+        }
+        .map(|()| 0)
+    }
+}
+
+/// What a call makes that has to be put away.
+#[derive(Clone, Copy)]
+enum Makes {
+    Nothing,
+    File,
+    Mapping(u64),
+}
+
+/// A call as the bare words, which any thread can make.
+#[derive(Clone, Copy)]
+pub struct Raw {
+    number: libc::c_long,
+    words: [u64; 6],
+    makes: Makes,
+}
+
+impl Raw {
+    /// The call as numbers; what it makes is left out.
+    pub fn to_words(self) -> [u64; 7] {
+        let [a, b, c, d, e, f] = self.words;
+        [self.number as u64, a, b, c, d, e, f]
+    }
+
+    /// Whether the call gives a new file descriptor.
+    pub fn makes_file(self) -> bool {
+        matches!(self.makes, Makes::File)
+    }
+
+    /// The call of these numbers, which makes nothing that has to be put away.
+    pub fn of_words(words: &[u64]) -> Option<Self> {
+        let (&number, words) = words.split_first()?;
+        Some(Self {
+            number: number as libc::c_long,
+            words: words.try_into().ok()?,
+            makes: Makes::Nothing,
+        })
+    }
+
+    pub fn make(self) -> Result<i64, Errno> {
+        let answer = self.make_only()?;
+        match self.makes {
+            Makes::Nothing => return Ok(answer),
+            // SAFETY: it has just been made, and nobody has been told.
+            Makes::File => unsafe { libc::close(answer as RawFd) },
+            // SAFETY: likewise.
+            Makes::Mapping(size) => unsafe { libc::munmap(answer as *mut _, size as usize) },
+        };
+        Ok(0)
+    }
+
+    /// Makes the call and leaves what it makes.
+    pub fn make_only(self) -> Result<i64, Errno> {
+        let [a, b, c, d, e, f] = self.words;
+        // SAFETY: the kernel writes where it is told to: to the arena, or to
+        // memory that was made to be misused.
+        Errno::result(unsafe { libc::syscall(self.number, a, b, c, d, e, f) })
+    }
+}
+
+/// What the vcpu has, to be set again.
+fn regs(subject: &Subject<'_>, request: libc::c_ulong) -> Vec<u8> {
+    let mut bytes = vec![0; request as usize >> 16 & 0x3fff];
+    let vcpu = subject.still.as_raw_fd();
+    // SAFETY: the kernel writes as many bytes as the request says.
+    let read = unsafe { libc::ioctl(vcpu, request, bytes.as_mut_ptr()) };
+    assert_eq!(Errno::result(read), Ok(0), "{request:#x}");
+    bytes
+}

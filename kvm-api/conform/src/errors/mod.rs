@@ -1,0 +1,73 @@
+//! What each call refuses, and with which errno: every call, misused in every
+//! way, over either interface. The tables are in `files.rs`, `pointers.rs`,
+//! `numbers.rs`, `circumstances.rs` and `conditions.rs`; docs/errors.md is made
+//! of them.
+
+mod case;
+mod circumstances;
+mod conditions;
+#[cfg(test)]
+mod docs;
+mod expected;
+mod files;
+mod invocation;
+mod numbers;
+mod others;
+mod pointers;
+mod processes;
+mod signals;
+mod signature;
+mod subject;
+mod threads;
+
+pub use processes::heir;
+
+use anyhow::Result;
+use kernel_patch::Machine;
+
+use self::case::{Case, Trial};
+use self::expected::Way;
+use self::subject::{Interfaces, Subject};
+use crate::cli::Options;
+use crate::inside::Stage;
+use crate::property::{Kernels, Outcome, Property, Test};
+
+pub const PROPERTY: Property = Property {
+    name: "errors",
+    about: "each call refuses each misuse with its errno, and nothing else happens",
+    backends: "ioctl, syscall",
+    kernels: Kernels::Both,
+    test: Test::Inside { machine, test },
+};
+
+fn machine(machine: Machine, _: &Options) -> Machine {
+    machine
+}
+
+/// A group of misuses, by the name that the page has.
+type Family = (&'static str, fn() -> Vec<Case>);
+
+const FAMILIES: &[Family] = &[
+    ("File descriptors", files::cases),
+    ("Pointers", pointers::cases),
+    ("Numbers", numbers::cases),
+    ("Circumstances", circumstances::cases),
+    ("Conditions", conditions::cases),
+];
+
+fn test(stage: &Stage<'_>) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    let both = Interfaces::open()?;
+    signals::handle()?;
+    for way in Way::ALL {
+        for (name, cases) in FAMILIES {
+            stage.say(&format!("{way:?}: {name}"));
+            let mut subject = Subject::new(&both, way)?;
+            let mut trial = Trial::new(&mut subject)?;
+            for case in cases() {
+                trial.try_one(&case, &mut outcome)?;
+            }
+        }
+    }
+    Ok(outcome)
+}

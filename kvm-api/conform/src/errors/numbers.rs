@@ -1,0 +1,330 @@
+//! Numbers at their limits, and beyond.
+
+use anyhow::Result;
+use kvm_sys::{Call, KVM_ALIAS_SLOTS, KVM_CAP_SYSCALLS, KVM_SYSCALLS_ABI};
+use nix::errno::Errno::*;
+
+use self::Limit::*;
+use super::case::{Case, Made};
+use super::expected::Answer::{Fails, Gives, Works};
+use super::expected::Way;
+use super::expected::{Expected, both, differs, ioctl_only, nothing};
+use super::signature::{Kind, arguments, by_library, calls};
+use super::subject::{Facts, KERNEL_MEMORY, KERNEL_SIZE, PAGE};
+
+/// The last number that is taken.
+#[derive(Clone, Copy)]
+pub enum Limit {
+    Is(u64),
+    /// `KVM_CAP_NR_MEMSLOTS`, less 1.
+    LastSlot,
+    /// `KVM_CAP_MAX_VCPU_ID`, less 1.
+    LastVcpuId,
+    /// How many MSRs `kvm_get_msr_index_list` lists: fewer are too few.
+    Listed,
+    /// The address of the last page that the processor can address.
+    LastPage,
+}
+
+impl Limit {
+    fn find(self, facts: &Facts) -> u64 {
+        match self {
+            Is(number) => number,
+            LastSlot => facts.slots - 1,
+            LastVcpuId => facts.vcpu_ids - 1,
+            Listed => facts.listed_msrs,
+            LastPage => (1 << facts.physical_bits) - PAGE,
+        }
+    }
+
+    fn text(self) -> String {
+        match self {
+            Is(number) if number > 0xffff => format!("{number:#x}"),
+            Is(number) => number.to_string(),
+            LastSlot => "`KVM_CAP_NR_MEMSLOTS` - 1".into(),
+            LastVcpuId => "`KVM_CAP_MAX_VCPU_ID` - 1".into(),
+            Listed => "as many as there are".into(),
+            LastPage => "the last physical page".into(),
+        }
+    }
+}
+
+/// A number that a call takes, and what is expected of it at each point.
+pub struct Number {
+    pub call: &'static str,
+    pub name: &'static str,
+    pub limit: Limit,
+    /// How far one number is from the next that makes sense.
+    pub step: u64,
+    pub zero: Expected,
+    pub one: Expected,
+    pub below: Expected,
+    pub at: Expected,
+    pub above: Expected,
+    pub most: Expected,
+    /// Others of interest.
+    pub more: &'static [(u64, Expected)],
+}
+
+const WORKS: Expected = both(Works);
+const INVALID: Expected = both(Fails(EINVAL));
+const NONE: Expected = nothing("there is none such");
+
+/// The argument of an ioctl that takes none.
+const UNUSED: &str = "the call has no such argument";
+const UNTAKEN: Expected = ioctl_only(Fails(EINVAL), UNUSED);
+const UNTAKEN_WORKS: Expected = ioctl_only(Works, UNUSED);
+const UNTAKEN_EXISTS: Expected = ioctl_only(Fails(EEXIST), "the call finds an id by itself");
+const ID: Expected = ioctl_only(Works, "the call finds an id by itself");
+const BAD_ID: Expected = ioctl_only(Fails(EINVAL), "the call finds an id by itself");
+const EXISTS: Expected = both(Fails(EEXIST));
+const NO_LOG: Expected = both(Fails(ENOENT));
+const TOO_BIG: Expected = both(Fails(E2BIG));
+const ABSENT: Expected = both(Gives(0));
+const UNBACKED: Expected = both(Fails(ENODEV));
+
+const MMAP_LIMIT: &str = "mmap() itself refuses so much, before KVM is asked";
+
+/// The flags of a slot, of which the two lowest are taken: those one by one
+/// that are not.
+const NO_FLAGS: &[(u64, Expected)] = &bits();
+
+const fn bits() -> [(u64, Expected); 30] {
+    let mut bits = [(0, INVALID); 30];
+    let mut bit = 0;
+    while bit < bits.len() {
+        bits[bit].0 = 1 << (bit + 2);
+        bit += 1;
+    }
+    bits
+}
+
+/// Less the page size, an address around which a region wraps.
+const TOP: u64 = PAGE.wrapping_neg();
+const MOST_PAGES: u64 = ((1 << 31) - 1) * PAGE;
+/// The other address space of x86, that of system management mode; and one
+/// that is none.
+const SMM: u64 = 1 << 16;
+const NO_SPACE: u64 = 2 << 16;
+const USER_END: u64 = (1 << 47) - PAGE;
+
+#[rustfmt::skip]
+pub const NUMBERS: &[Number] = &[
+    Number { call: "kvm_create_vm", name: "argument", limit: Is(1), step: 1,
+        zero: UNTAKEN_WORKS, one: UNTAKEN_WORKS, below: UNTAKEN_WORKS, at: UNTAKEN_WORKS,
+        above: UNTAKEN, most: UNTAKEN, more: &[] },
+    Number { call: "kvm_get_msr_index_list", name: "nmsrs", limit: Listed, step: 1,
+        zero: TOO_BIG, one: TOO_BIG, below: TOO_BIG, at: WORKS, above: WORKS, most: WORKS,
+        more: &[] },
+    Number { call: "kvm_get_vcpu_mmap_size", name: "argument", limit: Is(0), step: 1,
+        zero: UNTAKEN_WORKS, one: UNTAKEN, below: NONE, at: UNTAKEN_WORKS, above: UNTAKEN,
+        most: UNTAKEN, more: &[] },
+
+    Number { call: "kvm_set_memory_region", name: "slot", limit: LastSlot, step: 1,
+        zero: INVALID, one: INVALID, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
+        more: &[(SMM, WORKS), (NO_SPACE, INVALID)] },
+    Number { call: "kvm_set_memory_region", name: "flags", limit: Is(3), step: 1,
+        zero: WORKS, one: WORKS, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
+        more: NO_FLAGS },
+    Number { call: "kvm_set_memory_region", name: "guest_phys_addr", limit: LastPage, step: PAGE,
+        zero: EXISTS, one: INVALID, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
+        more: &[(KERNEL_MEMORY, EXISTS), (TOP, INVALID)] },
+    Number { call: "kvm_set_memory_region", name: "size", limit: Is(MOST_PAGES), step: PAGE,
+        zero: INVALID, one: INVALID, below: INVALID, at: INVALID, above: INVALID, most: INVALID,
+        more: &[(PAGE + 1, INVALID), (TOP, INVALID)] },
+
+    Number { call: "kvm_create_vcpu", name: "argument", limit: LastVcpuId, step: 1,
+        zero: UNTAKEN_EXISTS, one: UNTAKEN_EXISTS, below: ID, at: ID, above: BAD_ID, most: BAD_ID,
+        more: &[(1 << 32, BAD_ID)] },
+    Number { call: "kvm_get_dirty_log", name: "slot", limit: LastSlot, step: 1,
+        zero: WORKS, one: WORKS, below: NO_LOG, at: NO_LOG, above: INVALID, most: INVALID,
+        more: &[(SMM, NO_LOG), (NO_SPACE, INVALID)] },
+    Number { call: "kvm_get_memory_alias", name: "slot", limit: Is(KVM_ALIAS_SLOTS as u64 - 1),
+        step: 1, zero: WORKS, one: WORKS, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
+        more: &[] },
+    Number { call: "kvm_run", name: "argument", limit: Is(0), step: 1,
+        zero: UNTAKEN_WORKS, one: UNTAKEN, below: NONE, at: UNTAKEN_WORKS, above: UNTAKEN,
+        most: UNTAKEN, more: &[] },
+    Number { call: "kvm_translate", name: "linear_address", limit: Is((1 << 47) - 1), step: 1,
+        zero: WORKS, one: WORKS, below: WORKS, at: WORKS, above: WORKS, most: WORKS, more: &[] },
+    Number { call: "kvm_interrupt", name: "irq", limit: Is(255), step: 1,
+        zero: WORKS, one: WORKS, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
+        more: &[] },
+    Number { call: "kvm_debug_guest", name: "control", limit: Is(0x1f_0003), step: 1,
+        zero: WORKS, one: WORKS, below: WORKS, at: WORKS, above: WORKS, most: WORKS, more: &[] },
+    Number { call: "kvm_get_msrs", name: "nmsrs", limit: Is(255), step: 1,
+        zero: both(Gives(0)), one: WORKS, below: both(Gives(254)), at: both(Gives(255)),
+        above: TOO_BIG, most: TOO_BIG, more: &[] },
+    Number { call: "kvm_set_msrs", name: "nmsrs", limit: Is(255), step: 1,
+        zero: both(Gives(0)), one: WORKS, below: both(Gives(254)), at: both(Gives(255)),
+        above: TOO_BIG, most: TOO_BIG, more: &[] },
+    Number { call: "kvm_set_cpuid", name: "nent", limit: Is(256), step: 1,
+        zero: WORKS, one: WORKS, below: WORKS, at: WORKS, above: TOO_BIG, most: TOO_BIG,
+        more: &[] },
+    Number { call: "kvm_set_signal_mask", name: "len", limit: Is(8), step: 1,
+        zero: INVALID, one: INVALID, below: INVALID, at: WORKS, above: INVALID, most: INVALID,
+        more: &[(4, INVALID), (128, INVALID)] },
+    Number { call: "kvm_check_extension", name: "extension", limit: Is(KVM_CAP_SYSCALLS as u64),
+        step: 1, zero: both(Gives(1)), one: both(Gives(1)), below: ABSENT,
+        at: both(Gives(KVM_SYSCALLS_ABI as i64)), above: ABSENT, most: ABSENT,
+        more: &[(1 << 32, ABSENT), (1 << 32 | KVM_CAP_SYSCALLS as u64, ABSENT)] },
+
+    Number { call: "kvm_set_user_memory_region", name: "slot", limit: LastSlot, step: 1,
+        zero: INVALID, one: INVALID, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
+        more: &[(SMM, WORKS), (NO_SPACE, INVALID)] },
+    Number { call: "kvm_set_user_memory_region", name: "flags", limit: Is(3), step: 1,
+        zero: WORKS, one: WORKS, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
+        more: NO_FLAGS },
+    Number { call: "kvm_set_user_memory_region", name: "guest_phys_addr", limit: LastPage,
+        step: PAGE, zero: EXISTS, one: INVALID, below: WORKS, at: WORKS, above: INVALID,
+        most: INVALID, more: &[(KERNEL_MEMORY, EXISTS), (TOP, INVALID)] },
+    Number { call: "kvm_set_user_memory_region", name: "size", limit: Is(MOST_PAGES), step: PAGE,
+        zero: INVALID, one: INVALID, below: INVALID, at: INVALID, above: INVALID, most: INVALID,
+        more: &[(PAGE + 1, INVALID), (TOP, INVALID)] },
+    Number { call: "kvm_set_user_memory_region", name: "userspace_addr",
+        limit: Is(USER_END - PAGE), step: PAGE,
+        zero: WORKS, one: INVALID, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
+        more: &[(1 << 47, INVALID), (1 << 63, INVALID), (TOP, INVALID)] },
+
+    Number { call: "kvm_set_memory_alias", name: "slot", limit: Is(KVM_ALIAS_SLOTS as u64 - 1),
+        step: 1, zero: WORKS, one: WORKS, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
+        more: &[] },
+    Number { call: "kvm_set_memory_alias", name: "flags", limit: Is(0), step: 1,
+        zero: WORKS, one: INVALID, below: NONE, at: WORKS, above: INVALID, most: INVALID,
+        more: NO_FLAGS },
+    Number { call: "kvm_set_memory_alias", name: "guest_phys_addr", limit: LastPage, step: PAGE,
+        zero: EXISTS, one: INVALID, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
+        more: &[(TOP, INVALID)] },
+    Number { call: "kvm_set_memory_alias", name: "memory_size", limit: Is(KERNEL_SIZE),
+        step: PAGE, zero: INVALID, one: INVALID, below: WORKS, at: WORKS, above: INVALID,
+        most: INVALID, more: &[(TOP, INVALID)] },
+    Number { call: "kvm_set_memory_alias", name: "target_phys_addr",
+        limit: Is(KERNEL_MEMORY + KERNEL_SIZE - PAGE), step: PAGE,
+        zero: WORKS, one: INVALID, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
+        more: &[(TOP, INVALID)] },
+
+    Number { call: "kvm_map_memory", name: "guest_phys_addr",
+        limit: Is(KERNEL_MEMORY + KERNEL_SIZE - PAGE), step: PAGE,
+        zero: UNBACKED, one: INVALID, below: WORKS, at: WORKS, above: UNBACKED, most: INVALID,
+        more: &[(TOP, differs(Fails(ENODEV), Fails(EOVERFLOW), MMAP_LIMIT))] },
+    Number { call: "kvm_map_memory", name: "size", limit: Is(KERNEL_SIZE), step: PAGE,
+        zero: INVALID, one: WORKS, below: WORKS, at: WORKS, above: UNBACKED,
+        most: differs(Fails(ENODEV), Fails(ENOMEM), MMAP_LIMIT),
+        more: &[(TOP, differs(Fails(ENODEV), Fails(ENOMEM), MMAP_LIMIT))] },
+];
+
+/// The numbers that a call takes, in either way, and their size.
+pub fn numbers(call: &'static Call) -> Vec<(&'static str, usize)> {
+    let mut numbers: Vec<(&str, usize)> = Vec::new();
+    for way in [Way::Flat, Way::Ioctl] {
+        for argument in arguments(call, way) {
+            if let Kind::Number(bytes) = argument.kind
+                && numbers.iter().all(|(name, _)| *name != argument.name)
+            {
+                numbers.push((argument.name, bytes));
+            }
+        }
+    }
+    numbers
+}
+
+/// A case for each number and each point, and one for what a register holds
+/// beyond a number.
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for call in calls() {
+        let numbers = numbers(call);
+        if numbers.is_empty() {
+            cases.push(Case::new(
+                call,
+                "a number",
+                nothing("it has no numbers"),
+                |_, _| unreachable!("nothing is expected"),
+            ));
+        }
+        for (name, bytes) in numbers {
+            let row = NUMBERS
+                .iter()
+                .find(|it| it.call == call.name && it.name == name);
+            let row = row.unwrap_or_else(|| panic!("nothing is expected of {}: {name}", call.name));
+            cases.extend(points(call, row, bytes));
+            if bytes == 4 {
+                cases.push(garbage(call, name));
+            }
+        }
+    }
+    cases
+}
+
+fn points(call: &'static Call, row: &'static Number, bytes: usize) -> Vec<Case> {
+    let Number {
+        name, limit, step, ..
+    } = *row;
+    let most = u64::MAX >> (64 - 8 * bytes);
+    type Find = Box<dyn Fn(&Facts) -> u64>;
+    let text = limit.text();
+    let points: [(String, Expected, Find); 6] = [
+        ("0".into(), row.zero, Box::new(|_| 0)),
+        ("1".into(), row.one, Box::new(|_| 1)),
+        (
+            format!("the limit ({text}), less {step:#x}"),
+            row.below,
+            Box::new(move |facts| limit.find(facts) - step),
+        ),
+        (
+            format!("the limit ({text})"),
+            row.at,
+            Box::new(move |facts| limit.find(facts)),
+        ),
+        (
+            format!("the limit ({text}), and {step:#x}"),
+            row.above,
+            Box::new(move |facts| limit.find(facts) + step),
+        ),
+        (format!("{most:#x}"), row.most, Box::new(move |_| most)),
+    ];
+    let more = row
+        .more
+        .iter()
+        .map(|&(number, expected)| -> (String, Expected, Find) {
+            (format!("{number:#x}"), expected, Box::new(move |_| number))
+        });
+    let case = |(text, expected, find): (String, Expected, Find)| {
+        Case::new(
+            call,
+            format!("`{name}` {text}"),
+            expected,
+            move |subject, mut it| {
+                it.set(name, find(&subject.facts));
+                Ok(Made::of(&it, subject))
+            },
+        )
+    };
+    points.into_iter().chain(more).map(case).collect()
+}
+
+/// The kernel takes the lower half of the register for a number of four bytes.
+fn garbage(call: &'static Call, name: &'static str) -> Case {
+    let in_register = |way| {
+        let argument = arguments(call, way).into_iter().find(|it| it.name == name);
+        argument.is_some_and(|it| matches!(it.place, super::signature::Place::Word(_)))
+            && !(way == Way::Ioctl && by_library(call))
+    };
+    let mut expected = both(Works);
+    for way in Way::ALL {
+        if !in_register(way) {
+            expected = expected.but_for(way, "it is not in a register of its own");
+        }
+    }
+    let misuse = format!("`{name}`, the register's upper half not 0");
+    Case::new(
+        call,
+        misuse,
+        expected,
+        move |subject, mut it| -> Result<Made> {
+            let good = it.get(name).expect("the call has the argument");
+            it.set(name, good | 0xdead_beef << 32);
+            Ok(Made::of(&it, subject))
+        },
+    )
+}

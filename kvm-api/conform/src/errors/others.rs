@@ -1,0 +1,88 @@
+//! Virtual machines that answer nobody here: another process', and a dead one.
+
+use std::io::{Read, Write, pipe};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+
+use anyhow::{Context, Result, ensure};
+use guests::Machine;
+use kvm_api::Kvm;
+use nix::errno::Errno;
+use nix::request_code_none;
+use nix::sys::wait::waitpid;
+use nix::unistd::{ForkResult, Pid, fork};
+
+/// The file descriptors of a virtual machine and its vcpu.
+pub struct Others {
+    pub vm: OwnedFd,
+    pub vcpu: OwnedFd,
+}
+
+impl Others {
+    /// Those of another process, which has ended.
+    pub fn make(kvm: &dyn Kvm) -> Result<Self> {
+        let (mut said, mut say) = pipe()?;
+        let (wait, go) = pipe()?;
+        // SAFETY: this process has one thread only, so the child may do what it
+        // could do itself; it leaves without unwinding.
+        match unsafe { fork() }? {
+            ForkResult::Child => {
+                drop(go);
+                let made = kvm
+                    .kvm_create_vm()
+                    .and_then(|vm| Ok((kvm.kvm_create_vcpu(vm.as_fd())?, vm)));
+                if let Ok((vcpu, vm)) = &made {
+                    for fd in [vm.as_raw_fd(), vcpu.as_raw_fd()] {
+                        let _ = say.write_all(&fd.to_ne_bytes());
+                    }
+                }
+                drop(say);
+                // Until the parent has them, or is no more.
+                let _ = (&wait).read(&mut [0]);
+                // SAFETY: nothing of the parent's is touched on the way out.
+                unsafe { libc::_exit(0) }
+            }
+            ForkResult::Parent { child } => {
+                drop((wait, say));
+                let mut fds = [[0; size_of::<RawFd>()]; 2];
+                let read = said.read_exact(fds.as_flattened_mut());
+                let taken = read.map_err(anyhow::Error::from).and_then(|()| {
+                    let [vm, vcpu] = fds.map(|fd| take(child, RawFd::from_ne_bytes(fd)));
+                    Ok(Self {
+                        vm: vm?,
+                        vcpu: vcpu?,
+                    })
+                });
+                drop(go);
+                waitpid(child, None)?;
+                taken.context("another process' machine")
+            }
+        }
+    }
+}
+
+/// Takes a copy of another process' file descriptor.
+fn take(process: Pid, fd: RawFd) -> Result<OwnedFd> {
+    let owned = |fd: libc::c_long| -> Result<OwnedFd> {
+        let fd = Errno::result(fd)? as RawFd;
+        // SAFETY: it is new.
+        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    };
+    // SAFETY: the call touches no memory.
+    let process = owned(unsafe { libc::syscall(libc::SYS_pidfd_open, process.as_raw(), 0) })?;
+    // SAFETY: likewise.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), fd, 0) })
+}
+
+const KVM_SMI: libc::c_ulong = request_code_none!(0xae, 0xb7);
+
+/// A virtual machine that KVM has given up. It does so when a vcpu enters
+/// system management mode and there is no memory to save its state to.
+pub fn dead(kvm: &dyn Kvm) -> Result<Others> {
+    let mut machine = Machine::new(kvm);
+    // SAFETY: the request touches no memory.
+    Errno::result(unsafe { libc::ioctl(machine.vcpu.as_raw_fd(), KVM_SMI, 0) })?;
+    let run = machine.try_run();
+    ensure!(run == Err(Errno::EIO), "the machine lives: {run:?}");
+    let Machine { vm, vcpu, .. } = machine;
+    Ok(Others { vm, vcpu })
+}

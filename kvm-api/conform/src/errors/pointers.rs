@@ -1,0 +1,293 @@
+//! Pointers to where nothing can be read or written.
+
+use std::num::NonZeroUsize;
+use std::ptr::NonNull;
+
+use anyhow::{Context, Result};
+use kvm_sys::Call;
+use nix::errno::Errno::EFAULT;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
+
+use self::Bad::*;
+use super::case::{Case, Made};
+use super::expected::Answer::{Fails, Works};
+use super::expected::{Answer, Expected, Way, nothing};
+use super::invocation::Invocation;
+use super::signature::{Kind, Place, Use, arguments, by_library, calls};
+use super::subject::{PAGE, Subject};
+
+/// What is wrong with a pointer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bad {
+    Null,
+    Unmapped,
+    NoAccess,
+    ReadOnly,
+    Kernel,
+    NotCanonical,
+    LastOfUser,
+    Wraps,
+    Straddles,
+    Misaligned,
+}
+
+pub const ALL_BAD: [(Bad, &str); 10] = [
+    (Null, "NULL"),
+    (Unmapped, "where nothing is mapped"),
+    (NoAccess, "to memory without access"),
+    (ReadOnly, "to memory that can be read only"),
+    (Kernel, "to the kernel's memory"),
+    (NotCanonical, "to an address that is not canonical"),
+    (
+        LastOfUser,
+        "to the last bytes of the user's half, and beyond",
+    ),
+    (Wraps, "to the last bytes of all, and around"),
+    (Straddles, "to a page's end, nothing mapped behind"),
+    (Misaligned, "to memory, at an odd address"),
+];
+
+/// What is expected of a pointer to what the kernel reads, or writes.
+fn rule(usage: Use, bad: Bad) -> Answer {
+    match (bad, usage) {
+        (Misaligned, _) | (ReadOnly, Use::Read) => Works,
+        _ => Fails(EFAULT),
+    }
+}
+
+const NULL_CLEARS: &str = "NULL takes the mask away, in either way";
+const ONE_BYTE: &str = "of one byte";
+const WITHIN: &str = "over ioctl it is within the structure";
+const REFERENCES: &str = "the library takes references";
+const NO_POINTER: &str = "the call takes its numbers in registers";
+
+/// What is expected in one way, or why nothing is.
+fn of_way(call: &'static Call, name: &str, bad: Bad, way: Way) -> Result<Answer, &'static str> {
+    if way == Way::Ioctl && by_library(call) {
+        return Err(REFERENCES);
+    }
+    let arguments = arguments(call, way);
+    let Some(argument) = arguments.iter().find(|it| it.name == name) else {
+        return Err(if way == Way::Ioctl {
+            WITHIN
+        } else {
+            NO_POINTER
+        });
+    };
+    let Kind::Pointer(usage) = argument.kind else {
+        unreachable!("{name} is no pointer");
+    };
+    if matches!(bad, LastOfUser | Wraps | Straddles | Misaligned) && is_byte(name) {
+        return Err(ONE_BYTE);
+    }
+    if bad == Null && call.name == "kvm_set_signal_mask" {
+        return Ok(Works);
+    }
+    Ok(rule(usage, bad))
+}
+
+fn is_byte(name: &str) -> bool {
+    ["valid", "writeable", "usermode"].contains(&name)
+}
+
+/// What is expected of a pointer of a call's.
+pub fn expected(call: &'static Call, name: &str, bad: Bad) -> Expected {
+    let (ioctl, flat) = (
+        of_way(call, name, bad, Way::Ioctl),
+        of_way(call, name, bad, Way::Flat),
+    );
+    let why = match (ioctl, flat) {
+        (Err(why), _) | (_, Err(why)) => why,
+        _ if bad == Null && call.name == "kvm_set_signal_mask" => NULL_CLEARS,
+        _ => "",
+    };
+    Expected {
+        ioctl: ioctl.ok(),
+        flat: flat.ok(),
+        why,
+    }
+}
+
+/// The pointers of a call, in either way.
+pub fn pointers(call: &'static Call) -> Vec<&'static str> {
+    let mut names = Vec::new();
+    for way in [Way::Flat, Way::Ioctl] {
+        for argument in arguments(call, way) {
+            let pointer = matches!(argument.kind, Kind::Pointer(_));
+            if pointer && !names.contains(&argument.name) {
+                names.push(argument.name);
+            }
+        }
+    }
+    names
+}
+
+/// A case for each pointer and each thing that is wrong with it.
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    for call in calls() {
+        let names = pointers(call);
+        if names.is_empty() {
+            cases.push(none(call));
+        }
+        for name in names {
+            for (bad, what) in ALL_BAD {
+                let expected = expected(call, name, bad);
+                let misuse = format!("`{name}` {what}");
+                cases.push(Case::new(call, misuse, expected, move |subject, it| {
+                    attempt(subject, it, name, bad)
+                }));
+            }
+        }
+    }
+    cases
+}
+
+/// A call without pointers has a row as well, which says so.
+fn none(call: &'static Call) -> Case {
+    let expected = nothing("it has no pointers");
+    Case::new(call, "a pointer", expected, |_, _| {
+        unreachable!("nothing is expected")
+    })
+}
+
+fn attempt(
+    subject: &mut Subject<'_>,
+    mut invocation: Invocation,
+    name: &'static str,
+    bad: Bad,
+) -> Result<Made> {
+    let argument = invocation.argument(name).context("no such argument")?;
+    // What the structure is pointed to by, if not something else in the arena.
+    let whole = argument.place == Place::Word(1) && !invocation.object().is_empty();
+    let mut object = match (whole, name) {
+        (true, _) => invocation.object().to_vec(),
+        (false, name) if is_byte(name) => vec![0; 1],
+        (false, _) => vec![0; 8],
+    };
+    if argument.kind == Kind::Pointer(Use::Written) {
+        object.fill(FILL);
+    }
+    let size = object.len() as u64;
+    let field = Field::new(bad, &object)?;
+    let half = size / 2;
+    invocation.set(
+        name,
+        match bad {
+            Null => 0,
+            Unmapped | NoAccess | ReadOnly => field.page(),
+            Kernel => 0xffff_ffff_8100_0000,
+            NotCanonical => 1 << 47,
+            // The last page is never mapped.
+            LastOfUser => (1 << 47) - PAGE - half,
+            Wraps => half.wrapping_neg(),
+            Straddles => field.page() + PAGE - half,
+            Misaligned => field.page() + 1,
+        },
+    );
+    let made = Made::of(&invocation, subject);
+    let written = match argument.kind {
+        Kind::Pointer(Use::Written) if bad == Straddles => {
+            let first = &field.bytes()[(PAGE - half) as usize..];
+            let untouched = first == &object[..half as usize];
+            (untouched != by_one_store(name)).then(|| match untouched {
+                true => "nothing was written to the first page".to_owned(),
+                false => "the first page was written to".to_owned(),
+            })
+        }
+        _ => None,
+    };
+    Ok(made.but(written))
+}
+
+/// What put_user() writes is written whole or not at all, where a structure is
+/// copied as far as it goes.
+fn by_one_store(name: &str) -> bool {
+    name == "physical_address"
+}
+
+/// A page, and one behind it that is not mapped.
+struct Field {
+    start: NonNull<u8>,
+    mapped: usize,
+}
+
+/// What memory holds that nothing has been written to.
+const FILL: u8 = 0x5a;
+
+impl Field {
+    /// With the object where the pointer is to go.
+    fn new(bad: Bad, object: &[u8]) -> Result<Self> {
+        let page = PAGE as usize;
+        let twice = NonZeroUsize::new(2 * page).context("a page has a size")?;
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: no address is given, so no memory in use is replaced.
+        let start = unsafe { mmap_anonymous(None, twice, access, MapFlags::MAP_PRIVATE) }?;
+        // SAFETY: it is the second of the two pages that have just been mapped.
+        unsafe { munmap(start.byte_add(page), page) }?;
+        let field = Self {
+            start: start.cast(),
+            mapped: page,
+        };
+        let at = match bad {
+            Misaligned => 1,
+            Straddles => page - object.len() / 2,
+            _ => 0,
+        };
+        let length = object.len().min(page - at);
+        // SAFETY: the page is mapped, writable and this value's own; the object
+        // is cut where the page ends.
+        unsafe {
+            field
+                .start
+                .byte_add(at)
+                .copy_from_nonoverlapping(NonNull::from(object).cast(), length);
+        }
+        let protection = match bad {
+            NoAccess => Some(ProtFlags::PROT_NONE),
+            ReadOnly => Some(ProtFlags::PROT_READ),
+            _ => None,
+        };
+        if let Some(protection) = protection {
+            // SAFETY: the page is this value's own, and nothing refers to it.
+            unsafe { mprotect(start, page, protection) }?;
+        }
+        if bad == Unmapped {
+            return Ok(field.unmap());
+        }
+        Ok(field)
+    }
+
+    /// Without the first page too.
+    fn unmap(mut self) -> Self {
+        // SAFETY: the page is this value's own, and nothing refers to it.
+        unsafe { munmap(self.start.cast(), self.mapped) }.expect("it is mapped");
+        self.mapped = 0;
+        self
+    }
+
+    fn page(&self) -> u64 {
+        self.start.as_ptr().expose_provenance() as u64
+    }
+
+    /// A copy of the page.
+    fn bytes(&self) -> Vec<u8> {
+        let mut bytes = vec![FILL; self.mapped];
+        // SAFETY: so much is mapped, and can be read where this is called.
+        unsafe {
+            bytes
+                .as_mut_ptr()
+                .copy_from(self.start.as_ptr(), self.mapped)
+        };
+        bytes
+    }
+}
+
+impl Drop for Field {
+    fn drop(&mut self) {
+        if self.mapped != 0 {
+            // SAFETY: the page is this value's own, and nothing refers to it.
+            let _ = unsafe { munmap(self.start.cast(), self.mapped) };
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! Calls from other processes, and from one that may open no more files.
+
+use std::env;
+use std::io::{Read, Write, pipe};
+use std::os::fd::RawFd;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, alarm, fork};
+
+use super::case::Made;
+use super::invocation::{Invocation, Raw};
+use super::subject::{ROOM, Subject};
+
+/// How many seconds another process may take.
+const LIMIT: u32 = 60;
+
+/// Has a child make the call.
+pub fn forked(subject: &mut Subject<'_>, invocation: &Invocation) -> Result<Made> {
+    let (mut said, mut say) = pipe()?;
+    // SAFETY: this process has one thread only, so the child may do what it
+    // could do itself; it leaves without unwinding.
+    match unsafe { fork() }? {
+        ForkResult::Child => {
+            alarm::set(LIMIT);
+            let answer = invocation.make(subject);
+            let sent = say.write_all(&coded(answer).to_ne_bytes());
+            // SAFETY: nothing of the parent's is touched on the way out.
+            unsafe { libc::_exit(sent.is_err().into()) }
+        }
+        ForkResult::Parent { child } => {
+            drop(say);
+            let mut answer = [0; 8];
+            let read = said.read_exact(&mut answer);
+            let status = waitpid(child, None)?;
+            ensure!(status == WaitStatus::Exited(child, 0), "{status:?}");
+            read?;
+            Ok(Made::said(decoded(i64::from_ne_bytes(answer))))
+        }
+    }
+}
+
+/// Has this program, executed anew, make the call on the descriptor that it
+/// inherits, with memory where it is pointed to.
+pub fn executed(subject: &mut Subject<'_>, invocation: &Invocation) -> Result<Made> {
+    let fd = subject.fd(invocation.call);
+    let raw = invocation.raw();
+    let mut header = [0; 8];
+    let known = invocation.object().len().min(header.len());
+    header[..known].copy_from_slice(&invocation.object()[..known]);
+    let arena = subject.arena.as_ptr().expose_provenance() as u64;
+    inherited(fd, true)?;
+    let heir = Command::new(env::current_exe()?)
+        .arg("heir")
+        .args([arena, u64::from_ne_bytes(header)].map(|word| word.to_string()))
+        .args(raw.to_words().map(|word| word.to_string()))
+        .output();
+    inherited(fd, false)?;
+    let heir = heir.context("the program cannot be executed")?;
+    let said = String::from_utf8_lossy(&heir.stdout);
+    let answer = said.trim().parse().with_context(|| {
+        let error = String::from_utf8_lossy(&heir.stderr);
+        format!("the program says {said:?} {error:?}")
+    })?;
+    // The number of a file is the other program's.
+    let answer = decoded(answer).map(|number| if raw.makes_file() { 0 } else { number });
+    Ok(Made::said(answer))
+}
+
+/// What the program does that is executed so: makes the call, and prints what
+/// came of it.
+pub fn heir(words: &[u64]) -> Result<()> {
+    let [arena, header, rest @ ..] = words else {
+        anyhow::bail!("no words");
+    };
+    alarm::set(LIMIT);
+    let access = libc::PROT_READ | libc::PROT_WRITE;
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+    let place = std::ptr::with_exposed_provenance_mut(*arena as usize);
+    // SAFETY: memory that is in use is not replaced, by these flags.
+    let memory = unsafe { libc::mmap(place, 2 * ROOM as usize, access, flags, -1, 0) };
+    ensure!(memory == place, "there is something at {arena:#x}");
+    // SAFETY: it has just been mapped, for this.
+    unsafe { memory.cast::<u64>().write(*header) };
+    let raw = Raw::of_words(rest).context("not the words of a call")?;
+    println!("{}", coded(raw.make()));
+    Ok(())
+}
+
+/// Whether a program that is executed has the descriptor too.
+fn inherited(fd: RawFd, inherited: bool) -> Result<()> {
+    // SAFETY: it is open for as long as this takes.
+    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
+    let flags = if inherited {
+        FdFlag::empty()
+    } else {
+        FdFlag::FD_CLOEXEC
+    };
+    fcntl(fd, FcntlArg::F_SETFD(flags))?;
+    Ok(())
+}
+
+/// An answer as one number: that of an errno is negative.
+fn coded(answer: Result<i64, Errno>) -> i64 {
+    answer.unwrap_or_else(|errno| -(errno as i64))
+}
+
+fn decoded(answer: i64) -> Result<i64, Errno> {
+    if answer < 0 {
+        return Err(Errno::from_raw(-answer as i32));
+    }
+    Ok(answer)
+}
+
+/// Does something while no more files may be opened.
+pub fn without_files(act: impl FnOnce() -> Made) -> Result<Made> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, 0, hard)?;
+    let made = act();
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
+    Ok(made)
+}

@@ -1,0 +1,64 @@
+//! Calls that a signal waits for.
+
+use std::os::fd::{BorrowedFd, RawFd};
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use kvm_api::Kvm;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
+use nix::sys::signal::{pthread_sigmask, raise, sigaction};
+
+use super::case::Made;
+use super::invocation::Invocation;
+use super::subject::Subject;
+
+/// The signal of all this.
+pub const SIGNAL: Signal = Signal::SIGUSR1;
+
+/// Has the signal end what can be ended by it, and nothing else.
+pub fn handle() -> Result<()> {
+    extern "C" fn nothing(_: libc::c_int) {}
+    let handler = SigHandler::Handler(nothing);
+    let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler does nothing.
+    unsafe { sigaction(SIGNAL, &action) }?;
+    Ok(())
+}
+
+/// Makes the call while the signal is blocked and pending. `open` is a vcpu
+/// whose mask lets it through.
+pub fn pending(
+    subject: &mut Subject<'_>,
+    invocation: &Invocation,
+    open: Option<RawFd>,
+) -> Result<Made> {
+    let set: SigSet = [SIGNAL].into_iter().collect();
+    pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&set), None)?;
+    raise(SIGNAL)?;
+    if let Some(vcpu) = open {
+        // SAFETY: the subject's vcpu is open for as long as this takes.
+        let vcpu = unsafe { BorrowedFd::borrow_raw(vcpu) };
+        let nothing = SigSet::empty();
+        subject
+            .both
+            .ioctl
+            .kvm_set_signal_mask(vcpu, Some(&nothing))?;
+    }
+    let made = Made::of(invocation, subject);
+    let taken = take(&set);
+    pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&set), None)?;
+    taken.context("the signal is not pending any more")?;
+    Ok(made)
+}
+
+/// Takes the pending signal, which is there.
+fn take(set: &SigSet) -> Result<()> {
+    let no_time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: Duration::ZERO.subsec_nanos().into(),
+    };
+    // SAFETY: it reads a good set and a good time, and writes nothing.
+    let signal = unsafe { libc::sigtimedwait(set.as_ref(), std::ptr::null_mut(), &no_time) };
+    nix::errno::Errno::result(signal)?;
+    Ok(())
+}

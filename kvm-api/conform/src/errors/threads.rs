@@ -1,0 +1,244 @@
+//! Calls that meet another thread's.
+
+use std::fs;
+use std::num::NonZeroUsize;
+use std::os::fd::AsRawFd;
+use std::sync::mpsc;
+use std::thread::{self, sleep};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use guests::{ENTRY, programs};
+use kvm_sys::{__NR_kvm_run, KVM_RUN};
+use libc::{c_int, c_void};
+use nix::errno::Errno;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{Pid, alarm, gettid};
+
+use super::case::Made;
+use super::invocation::{Invocation, Raw};
+use super::signals::SIGNAL;
+use super::subject::Subject;
+
+/// How many seconds anything here may take; then the signal ends it all.
+const LIMIT: u32 = 60;
+/// How long something may be waited for that is about to happen.
+const SOON: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_micros(200);
+
+/// From a thread that is new.
+pub fn another(subject: &mut Subject<'_>, invocation: &Invocation) -> Result<Made> {
+    invocation.place(subject);
+    let call = invocation.placed(subject.both);
+    let answer = thread::scope(|scope| scope.spawn(call).join());
+    let answer = answer.ok().context("the thread has panicked")?;
+    Ok(Made::said(answer).with_slot(invocation.slot(subject)))
+}
+
+/// While another thread runs the vcpu, which a call on it waits for.
+pub fn while_running(
+    subject: &mut Subject<'_>,
+    mut invocation: Invocation,
+    waits: bool,
+    signal: bool,
+) -> Result<Made> {
+    if waits {
+        invocation.words[0] = subject.machine.vcpu.as_raw_fd() as u64;
+    }
+    invocation.place(subject);
+    let both = subject.both;
+    let call = invocation.placed(both);
+    let done = run_meanwhile(subject, |subject, stop| {
+        let (sender, receiver) = mpsc::channel();
+        thread::scope(|scope| {
+            let caller = scope.spawn(|| {
+                sender.send(gettid()).expect("it is waited for");
+                call()
+            });
+            let thread = receiver.recv()?;
+            let waited = until(|| caller.is_finished() || waits && is_waiting(thread));
+            let mut wrong = waited.err().map(|error| format!("{error:#}"));
+            if waits && caller.is_finished() {
+                wrong = Some("it has not waited for the vcpu".into());
+            }
+            if signal {
+                kick(thread);
+                // It goes on waiting: this takes no more than a few ticks.
+                sleep(10 * PAUSE);
+                if caller.is_finished() {
+                    wrong = Some("the signal has ended it".into());
+                }
+            }
+            // A run that has waited is not to go on for good.
+            let immediate = invocation.call.number == __NR_kvm_run;
+            subject.machine.run.set_immediate_exit(immediate);
+            stop();
+            let answer = caller.join().ok().context("the thread has panicked")?;
+            subject.machine.run.set_immediate_exit(false);
+            Ok(Made::said(answer).but(wrong))
+        })
+    })?;
+    Ok(done.with_slot(invocation.slot(subject)))
+}
+
+/// While this process runs the vcpu, from another that has the same memory and
+/// files, and is killed while it waits: the run goes on.
+pub fn killed(subject: &mut Subject<'_>, mut invocation: Invocation) -> Result<Made> {
+    invocation.words[0] = subject.machine.vcpu.as_raw_fd() as u64;
+    invocation.place(subject);
+    let raw = invocation.raw();
+    run_meanwhile(subject, |subject, stop| {
+        let stack = Stack::new()?;
+        let process = twin(&stack, &raw)?;
+        let mut ended = None;
+        let mut wrong = until(|| {
+            ended = ended_now(process);
+            ended.is_some() || is_waiting(process)
+        });
+        kill(process, Signal::SIGKILL).ok();
+        let gone = until(|| {
+            ended = ended.or_else(|| ended_now(process));
+            ended.is_some()
+        });
+        if gone.is_err() {
+            // It waits for a vcpu that is not going to be free by itself.
+            wrong = wrong.and(Err(anyhow::anyhow!("SIGKILL does not end it")));
+        } else if !counts(subject)? {
+            bail!("the vcpu has stopped");
+        }
+        stop();
+        if gone.is_err() {
+            waitpid(process, None)?;
+        }
+        let made = match ended {
+            Some(WaitStatus::Signaled(_, Signal::SIGKILL, _)) => Made::died(),
+            // The twin's answer is its exit status.
+            Some(WaitStatus::Exited(_, code)) => Made::said(Ok(code.into())),
+            other => bail!("the process ends with {other:?}"),
+        };
+        Ok(made.but(wrong.err().map(|error| format!("{error:#}"))))
+    })
+}
+
+/// Runs a guest that counts, in another thread, while something is done; it is
+/// given what ends the run.
+fn run_meanwhile<'k>(
+    subject: &mut Subject<'k>,
+    act: impl FnOnce(&mut Subject<'k>, &dyn Fn()) -> Result<Made>,
+) -> Result<Made> {
+    alarm::set(LIMIT);
+    subject.machine.load(programs::COUNT);
+    subject.machine.start_at(ENTRY);
+    let vcpu = subject.machine.vcpu.as_raw_fd();
+    let (sender, receiver) = mpsc::channel();
+    let made = thread::scope(|scope| {
+        let runner = scope.spawn(move || {
+            sender.send(gettid()).expect("it is waited for");
+            // SAFETY: the request touches no memory but the guest's.
+            Errno::result(unsafe { libc::ioctl(vcpu, KVM_RUN, 0) })
+        });
+        let thread = receiver.recv()?;
+        let stop = || {
+            // The run may begin after the first.
+            while !runner.is_finished() {
+                kick(thread);
+                sleep(PAUSE);
+            }
+        };
+        let made = until(|| counts(subject).unwrap_or(false)).and_then(|()| act(subject, &stop));
+        stop();
+        made
+    });
+    alarm::cancel();
+    subject.machine.load(programs::HLT);
+    subject.machine.start_at(ENTRY);
+    made
+}
+
+/// Whether the guest counts at this time.
+fn counts(subject: &Subject<'_>) -> Result<bool> {
+    let count = || -> Result<[u8; 4]> {
+        let mut count = [0; 4];
+        subject.machine.memory.read(programs::COUNTER, &mut count)?;
+        Ok(count)
+    };
+    let before = count()?;
+    sleep(PAUSE);
+    Ok(count()? != before)
+}
+
+/// Waits until something is so.
+fn until(mut so: impl FnMut() -> bool) -> Result<()> {
+    let deadline = Instant::now() + SOON;
+    while !so() {
+        if Instant::now() > deadline {
+            bail!("it takes more than {SOON:?}");
+        }
+        sleep(PAUSE);
+    }
+    Ok(())
+}
+
+/// Whether a thread sleeps so that only a fatal signal would end it.
+fn is_waiting(thread: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{thread}/stat")).unwrap_or_default();
+    let state = stat.rsplit(')').next().unwrap_or_default();
+    state.trim_start().starts_with('D')
+}
+
+fn kick(thread: Pid) {
+    let (process, thread, signal) = (Pid::this().as_raw(), thread.as_raw(), SIGNAL as c_int);
+    // SAFETY: the call touches no memory. A thread that is gone is no concern.
+    unsafe { libc::syscall(libc::SYS_tgkill, process, thread, signal) };
+}
+
+/// What has become of a child, if it has ended.
+fn ended_now(process: Pid) -> Option<WaitStatus> {
+    let status = waitpid(process, Some(WaitPidFlag::WNOHANG)).ok()?;
+    (status != WaitStatus::StillAlive).then_some(status)
+}
+
+/// A stack for a process that shares this one's memory.
+struct Stack(std::ptr::NonNull<c_void>);
+
+const STACK: NonZeroUsize = NonZeroUsize::new(0x1_0000).unwrap();
+
+impl Stack {
+    fn new() -> Result<Self> {
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: no address is given, so no memory in use is replaced.
+        let start = unsafe { mmap_anonymous(None, STACK, access, MapFlags::MAP_PRIVATE) }?;
+        Ok(Self(start))
+    }
+}
+
+impl Drop for Stack {
+    fn drop(&mut self) {
+        // SAFETY: the process that used it has ended.
+        let _ = unsafe { munmap(self.0, STACK.get()) };
+    }
+}
+
+/// A process of its own that has this one's memory and files, and makes the
+/// call.
+fn twin(stack: &Stack, raw: &Raw) -> Result<Pid> {
+    extern "C" fn call(raw: *mut c_void) -> c_int {
+        // SAFETY: it is the value that was handed over, which is there until
+        // the process has ended.
+        let raw = unsafe { *raw.cast::<Raw>() };
+        raw.make_only().is_err().into()
+    }
+    let flags = libc::CLONE_VM | libc::CLONE_FILES | libc::SIGCHLD;
+    let argument = std::ptr::from_ref(raw).cast_mut().cast();
+    // SAFETY: the stack is as long as it says, and grows down. What the process
+    // does on it is one system call; it allocates nothing. With the memory it
+    // shares this thread's errno, which it writes only if it is not killed as
+    // it should be.
+    let process = unsafe {
+        let top = stack.0.as_ptr().byte_add(STACK.get());
+        libc::clone(call, top, flags, argument)
+    };
+    Ok(Pid::from_raw(Errno::result(process)?))
+}
