@@ -20,6 +20,7 @@ mod mutations;
 mod property;
 mod races;
 mod selftests;
+mod sequences;
 mod table;
 
 use std::fs;

@@ -9,11 +9,12 @@ use serde::{Deserialize, Serialize};
 use crate::cli::Options;
 use crate::host::Host;
 use crate::inside::Stage;
-use crate::{access, calls, errors, faults, fuzz, hook, module, races, selftests};
+use crate::{access, calls, errors, faults, fuzz, hook, module, races, selftests, sequences};
 
 /// All properties, those that take longest first.
 pub const ALL: &[Property] = &[
     selftests::PROPERTY,
+    sequences::PROPERTY,
     fuzz::PROPERTY,
     faults::PROPERTY,
     races::PROPERTY,

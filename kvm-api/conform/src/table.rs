@@ -1,7 +1,7 @@
 //! What a person reads.
 
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
-use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table};
+use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, LineStyle, Table};
 
 use crate::cli::Options;
 use crate::coverage::{Report, percent};
@@ -133,10 +133,11 @@ pub fn verdicts(verdicts: &[Verdict]) -> String {
     text
 }
 
-fn new<const N: usize>(header: [&str; N]) -> Table {
+/// A table with a line below its header, and none between its rows.
+pub fn new<const N: usize>(header: [&str; N]) -> Table {
     let mut table = Table::new();
     table
-        .load_style(UTF8_HORIZONTAL_ONLY)
+        .load_style(UTF8_HORIZONTAL_ONLY.row_separator(LineStyle::none()))
         .set_content_arrangement(ContentArrangement::Dynamic)
         .set_header(header);
     table

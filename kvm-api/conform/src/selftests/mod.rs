@@ -46,7 +46,7 @@ fn test(stage: &Stage<'_>) -> Result<Outcome> {
         outcome.fail(format!("{unknown} is said something of, and is no test"));
     }
     outcome.cases = 2 * tests.len() as u64;
-    outcome.notes.push(report::table(&tests));
+    outcome.notes.push(report::of_all(&tests));
     Ok(outcome)
 }
 

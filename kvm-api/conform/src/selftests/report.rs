@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 
-use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
-use comfy_table::{Cell, CellAlignment, Table};
+use comfy_table::{Cell, CellAlignment};
 use kvm_preload::{Counts, Row};
 
 use super::known;
 use super::run::{Ran, Verdict};
+use crate::table;
 
 /// A test that was run both ways.
 pub struct Both {
@@ -45,8 +45,8 @@ impl Both {
 }
 
 /// The table of all tests, and of all calls.
-pub fn table(tests: &[Both]) -> String {
-    let mut table = new(&[
+pub fn of_all(tests: &[Both]) -> String {
+    let mut table = table::new([
         "test",
         "over ioctl",
         "preloaded",
@@ -95,7 +95,7 @@ fn summary(tests: &[Both]) -> String {
         share(flat, all),
         share(flat, replaceable),
     );
-    let mut table = new(&["ioctl", "call", "went flat", "to the ioctl"]);
+    let mut table = table::new(["ioctl", "call", "went flat", "to the ioctl"]);
     for row in by_call(tests) {
         table.add_row([
             Cell::new(row.call.ioctl),
@@ -132,12 +132,6 @@ fn share(part: u64, whole: u64) -> String {
 
 fn number(number: u64) -> Cell {
     Cell::new(number).set_alignment(CellAlignment::Right)
-}
-
-fn new(header: &[&str]) -> Table {
-    let mut table = Table::new();
-    table.load_style(UTF8_HORIZONTAL_ONLY).set_header(header);
-    table
 }
 
 #[cfg(test)]

@@ -1,0 +1,72 @@
+//! What the model does not know by itself, because it is this kernel's or this
+//! processor's: asked for once, over ioctl.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use anyhow::Result;
+use kvm_api::Kvm;
+use kvm_api::ioctl::Ioctl;
+use kvm_api::kvm_sys::*;
+
+use super::steps::EXTENSIONS;
+use crate::errors::Others;
+
+pub struct Facts {
+    pub slots: u32,
+    pub msrs: Vec<u32>,
+    pub mmap_size: usize,
+    pub extensions: BTreeMap<u32, i32>,
+    /// The registers that a vcpu begins with.
+    pub regs: kvm_regs,
+    pub fcw: u16,
+    /// A machine that is another process'.
+    others: Mutex<Option<Arc<Others>>>,
+}
+
+static FACTS: OnceLock<Facts> = OnceLock::new();
+
+impl Facts {
+    /// Finds them out; to be done first.
+    pub fn find() -> Result<()> {
+        let kvm = Ioctl::open()?;
+        let vm = kvm.kvm_create_vm()?;
+        let vcpu = kvm.kvm_create_vcpu(vm.as_fd())?;
+        let mut msrs = MsrList::new(KVM_MAX_MSR_ENTRIES)?;
+        kvm.kvm_get_msr_index_list(vm.as_fd(), &mut msrs)?;
+        let mut extensions = BTreeMap::new();
+        for extension in EXTENSIONS {
+            let answer = kvm.kvm_check_extension(vm.as_fd(), extension)?;
+            extensions.insert(extension, answer);
+        }
+        let (mut regs, mut fpu) = (kvm_regs::default(), kvm_fpu::default());
+        kvm.kvm_get_regs(vcpu.as_fd(), &mut regs)?;
+        kvm.kvm_get_fpu(vcpu.as_fd(), &mut fpu)?;
+        let facts = Self {
+            slots: kvm.kvm_check_extension(vm.as_fd(), KVM_CAP_NR_MEMSLOTS)? as u32,
+            msrs: msrs.as_slice().to_vec(),
+            mmap_size: kvm.kvm_get_vcpu_mmap_size(vm.as_fd())?,
+            extensions,
+            regs,
+            fcw: fpu.fcw,
+            others: Mutex::new(Some(Arc::new(Others::make(&kvm)?))),
+        };
+        FACTS.get_or_init(|| facts);
+        Ok(())
+    }
+
+    pub fn get() -> &'static Self {
+        FACTS.get().expect("the facts are found out first")
+    }
+
+    pub fn others(&self) -> Arc<Others> {
+        let others = self.others.lock().expect("nobody panics with it");
+        others.clone().expect("sequences are not over")
+    }
+
+    /// Closes what is open.
+    pub fn close(&self) {
+        *self.others.lock().expect("nobody panics with it") = None;
+    }
+}

@@ -1,0 +1,410 @@
+//! A machine that takes the steps, by one interface or by both in turns.
+
+mod pointers;
+pub mod traits;
+mod vcpu;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Mutex;
+
+use kvm_api::ioctl::Ioctl;
+use kvm_api::kvm_sys::*;
+use kvm_api::syscall::Syscall;
+use kvm_api::{Errno, GuestMemory, Kvm, RunMapping};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::Signal;
+
+use self::traits::OF_TRAIT;
+use super::facts::Facts;
+use super::model::guest::PROGRAM_AT;
+use super::model::memory::{Owner, PAGE, POOL, Place};
+use super::model::{Answer, FIRST_REGION, Model, Value, alias_of, entry, numbers, regs_at};
+use super::steps::{Room, Step, Taken, Wrong};
+
+/// The signal that may be pending.
+pub const SIGNAL: Signal = Signal::SIGUSR1;
+
+/// By what a machine takes its steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    Ioctl,
+    Syscall,
+    /// As each step says.
+    Mixed,
+}
+
+impl Way {
+    pub const ALL: [Self; 3] = [Self::Ioctl, Self::Syscall, Self::Mixed];
+}
+
+/// How often each call was made on each machine, with success and without: on
+/// each the same, as they agree.
+pub static MADE: Mutex<BTreeMap<&str, [u64; 2]>> = Mutex::new(BTreeMap::new());
+
+/// Both interfaces, of which a machine uses one or both.
+struct Interfaces {
+    way: Way,
+    ioctl: Ioctl,
+    syscall: Syscall,
+}
+
+impl Interfaces {
+    /// The one for a step that would have the system call, or the ioctl.
+    fn pick(&self, flat: bool) -> &dyn Kvm {
+        match self.way {
+            Way::Mixed if !flat => &self.ioctl,
+            Way::Ioctl => &self.ioctl,
+            Way::Syscall | Way::Mixed => &self.syscall,
+        }
+    }
+}
+
+struct Vcpu {
+    fd: OwnedFd,
+    run: RunMapping,
+}
+
+pub struct Subject {
+    interfaces: Interfaces,
+    vcpus: Vec<Vcpu>,
+    /// What the kernel has allocated, as the model counts it.
+    kernel: BTreeMap<u32, GuestMemory>,
+    vm: OwnedFd,
+    // After the machine, which uses it.
+    pool: GuestMemory,
+}
+
+impl fmt::Debug for Subject {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.interfaces.way)
+    }
+}
+
+impl Subject {
+    pub fn new(way: Way) -> Self {
+        let interfaces = Interfaces {
+            way,
+            ioctl: Ioctl::open().expect("KVM is there"),
+            syscall: Syscall::open().expect("its calls are there"),
+        };
+        let vm = interfaces.pick(true).kvm_create_vm();
+        let pool = GuestMemory::anonymous((POOL * PAGE) as usize).expect("there is memory");
+        let mut subject = Self {
+            interfaces,
+            vcpus: Vec::new(),
+            kernel: BTreeMap::new(),
+            vm: vm.expect("a VM can be made"),
+            pool,
+        };
+        let [slot, flags, address, size, offset] = FIRST_REGION;
+        let first = Step::SetUserMemoryRegion {
+            slot: slot as u32,
+            flags: flags as u32,
+            address,
+            size,
+            offset,
+        };
+        for step in [first, Step::CreateVcpu { full: false }] {
+            let model = Model::without_machine();
+            let answer = subject.step(&step, true, &model);
+            assert_eq!(answer, Ok(Value::Nothing), "{step:?}");
+        }
+        subject
+    }
+
+    fn kvm(&self, flat: bool) -> &dyn Kvm {
+        self.interfaces.pick(flat)
+    }
+
+    /// For the calls that have no ioctl: what the library does instead, it does
+    /// from its own record, which has to be of all.
+    fn lost(&self) -> &dyn Kvm {
+        self.kvm(true)
+    }
+
+    fn vcpu(&self, vcpu: usize) -> BorrowedFd<'_> {
+        self.vcpus[vcpu].fd.as_fd()
+    }
+
+    /// Takes a step; `model` has taken it.
+    pub fn take(&mut self, taken: &Taken, model: &Model) -> Answer {
+        let answer = self.step(&taken.step, taken.flat, model);
+        if let Some(name) = call_of(&taken.step) {
+            self.count(name, answer.is_err());
+        }
+        answer
+    }
+
+    fn step(&mut self, step: &Step, flat: bool, model: &Model) -> Answer {
+        let kvm = self.kvm(flat);
+        let vm = self.vm.as_fd();
+        match *step {
+            Step::CreateVm { full } => done(with_files(full, || kvm.kvm_create_vm().map(drop))),
+            Step::CreateVcpu { full } => {
+                let fd = with_files(full, || kvm.kvm_create_vcpu(vm))?;
+                let mut sregs = kvm_sregs::default();
+                kvm.kvm_get_sregs(fd.as_fd(), &mut sregs)?;
+                (sregs.cs.base, sregs.cs.selector) = (0, 0);
+                kvm.kvm_set_sregs(fd.as_fd(), &sregs)?;
+                let run = RunMapping::new(fd.as_fd(), Facts::get().mmap_size)?;
+                self.vcpus.push(Vcpu { fd, run });
+                Ok(Value::Nothing)
+            }
+            Step::MsrIndexList { room } => {
+                let all = Facts::get().msrs.len();
+                let room = match room {
+                    Room::One => 1,
+                    Room::OneLess => all - 1,
+                    Room::Enough => all,
+                };
+                let mut list = MsrList::new(room).expect("there is room");
+                kvm.kvm_get_msr_index_list(vm, &mut list)?;
+                let numbers = list.as_slice().iter().map(|&msr| msr.into());
+                Ok(Value::Numbers(numbers.collect()))
+            }
+            Step::VcpuMmapSize => {
+                let size = kvm.kvm_get_vcpu_mmap_size(vm)?;
+                Ok(Value::Number(size as u64))
+            }
+            Step::CheckExtension { extension } => {
+                let answer = kvm.kvm_check_extension(vm, extension)?;
+                Ok(Value::Number(answer as u64))
+            }
+            Step::SetMemoryRegion {
+                slot,
+                flags,
+                address,
+                size,
+            } => {
+                let kvm = self.lost();
+                kvm.kvm_set_memory_region(vm, slot, flags, address, size)?;
+                self.map_kernel_memory(address, size, model)?;
+                Ok(Value::Nothing)
+            }
+            Step::SetUserMemoryRegion {
+                slot,
+                flags,
+                address,
+                size,
+                offset,
+            } => {
+                let memory = self.pool.as_ptr().expose_provenance() as u64 + offset;
+                // SAFETY: the memory is the guest's alone for as long as there
+                // is a machine.
+                done(unsafe {
+                    kvm.kvm_set_user_memory_region(vm, slot, flags, address, size, memory)
+                })
+            }
+            Step::SetMemoryAlias { .. } => {
+                done(self.lost().kvm_set_memory_alias(vm, &alias_of(step)))
+            }
+            Step::GetMemoryAlias { slot } => {
+                let mut alias = kvm_memory_alias {
+                    slot,
+                    ..Default::default()
+                };
+                self.lost().kvm_get_memory_alias(vm, &mut alias)?;
+                Ok(Value::Alias(alias))
+            }
+            Step::MapMemory { address, size } => done(
+                self.lost()
+                    .kvm_map_memory(vm, address, size as usize)
+                    .map(drop),
+            ),
+            Step::GetDirtyLog { slot } => {
+                let mut bitmap = [0];
+                // SAFETY: no slot of these tests has more than 64 pages.
+                unsafe { kvm.kvm_get_dirty_log(vm, slot, &mut bitmap) }?;
+                Ok(Value::Dirty(bitmap[0], bitmap[0]))
+            }
+            Step::Start {
+                vcpu,
+                page,
+                program,
+            } => {
+                let rip = page * PAGE + PROGRAM_AT;
+                let regs = regs_at(rip, &self.regs(kvm, vcpu)?);
+                let mut sregs = kvm_sregs::default();
+                kvm.kvm_get_sregs(self.vcpu(vcpu), &mut sregs)?;
+                (sregs.cs.base, sregs.cs.selector) = (0, 0);
+                kvm.kvm_set_sregs(self.vcpu(vcpu), &sregs)?;
+                kvm.kvm_set_regs(self.vcpu(vcpu), &regs)?;
+                let place = model.memory.place(rip).expect("it is known");
+                self.put(place, &program.bytes());
+                Ok(Value::Nothing)
+            }
+            Step::Vector { vector, page } => {
+                let place = model.memory.place(0).expect("it is known");
+                let offset = place.offset + u64::from(vector) * 4;
+                self.put(Place { offset, ..place }, &entry(page));
+                Ok(Value::Nothing)
+            }
+            Step::Run {
+                vcpu,
+                data,
+                signal,
+                immediate_exit,
+            } => self.run(flat, vcpu, data, signal, immediate_exit),
+            Step::WrongFd { call, fd } => self.wrong_fd(kvm, call, fd),
+            _ => self.of_vcpu(kvm, step, flat),
+        }
+    }
+
+    fn wrong_fd(&self, kvm: &dyn Kvm, call: usize, fd: Wrong) -> Answer {
+        let call = &OF_TRAIT[call % OF_TRAIT.len()];
+        let others = Facts::get().others();
+        let pipe;
+        let fd = match fd {
+            // SAFETY: that no file is open by this number is what it is for.
+            Wrong::Closed => unsafe { BorrowedFd::borrow_raw(RawFd::MAX) },
+            Wrong::Pipe => {
+                pipe = std::io::pipe().expect("a pipe can be made").0;
+                pipe.as_fd()
+            }
+            Wrong::Kind if call.on_vcpu => self.vm.as_fd(),
+            Wrong::Kind => self.vcpu(0),
+            Wrong::Foreign if call.on_vcpu => others.vcpu.as_fd(),
+            Wrong::Foreign => others.vm.as_fd(),
+        };
+        let result = (call.make)(kvm, fd);
+        self.count(call.name, result.is_err());
+        done(result)
+    }
+
+    fn count(&self, name: &'static str, refused: bool) {
+        if self.interfaces.way == Way::Mixed {
+            let mut made = MADE.lock().expect("nobody panics with it");
+            made.entry(name).or_default()[usize::from(refused)] += 1;
+        }
+    }
+
+    /// Maps what the kernel has allocated for a slot, and forgets what has gone
+    /// with one.
+    fn map_kernel_memory(&mut self, address: u64, size: u64, model: &Model) -> Result<(), Errno> {
+        self.kernel
+            .retain(|which, _| model.memory.kernel.contains_key(which));
+        let place = model.memory.place(address).filter(|_| size != 0);
+        if let Some(Place {
+            owner: Owner::Kernel(which),
+            ..
+        }) = place
+            && !self.kernel.contains_key(&which)
+        {
+            let vm = self.vm.as_fd();
+            let memory = self.lost().kvm_map_memory(vm, address, size as usize)?;
+            self.kernel.insert(which, memory);
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, place: Place, data: &[u8]) {
+        let memory = match place.owner {
+            Owner::Pool => &mut self.pool,
+            Owner::Kernel(which) => self.kernel.get_mut(&which).expect("it is mapped"),
+        };
+        memory
+            .write(place.offset as usize, data)
+            .expect("it is within the memory");
+    }
+
+    fn regs(&self, kvm: &dyn Kvm, vcpu: usize) -> Result<kvm_regs, Errno> {
+        let mut regs = kvm_regs::default();
+        kvm.kvm_get_regs(self.vcpu(vcpu), &mut regs)?;
+        Ok(regs)
+    }
+
+    /// What is not as the model has it.
+    pub fn difference(&self, model: &Model) -> Option<String> {
+        let kvm = self.kvm(false);
+        for (vcpu, expected) in model.vcpus.iter().enumerate() {
+            let regs = self.regs(kvm, vcpu);
+            let regs = regs.map(|regs| numbers(&regs));
+            let expected = numbers(&expected.regs);
+            if regs != Ok(expected.clone()) {
+                return Some(format!("vcpu {vcpu} has {regs:x?}, not {expected:x?}"));
+            }
+        }
+        let same = |memory: &GuestMemory, expected: &[u8]| {
+            let mut bytes = vec![0; memory.len()];
+            memory.read(0, &mut bytes).expect("all of it can be read");
+            let differs = bytes.iter().zip(expected).position(|(a, b)| a != b);
+            differs.map(|at| format!("{at:#x} is {:#x}, not {:#x}", bytes[at], expected[at]))
+        };
+        if let Some(what) = same(&self.pool, &model.memory.pool) {
+            return Some(format!("the caller's memory at {what}"));
+        }
+        for (which, memory) in &self.kernel {
+            if let Some(expected) = model.memory.kernel.get(which)
+                && let Some(what) = same(memory, expected)
+            {
+                return Some(format!("the kernel's memory {which} at {what}"));
+            }
+        }
+        None
+    }
+
+    /// What else the machine's vcpus have, to compare machines by.
+    pub fn state(&self) -> Vec<(kvm_sregs, kvm_fpu)> {
+        let kvm = self.kvm(true);
+        let of = |vcpu: &Vcpu| {
+            let (mut sregs, mut fpu) = (kvm_sregs::default(), kvm_fpu::default());
+            let vcpu = vcpu.fd.as_fd();
+            kvm.kvm_get_sregs(vcpu, &mut sregs)
+                .expect("a vcpu has them");
+            kvm.kvm_get_fpu(vcpu, &mut fpu).expect("a vcpu has them");
+            (sregs, fpu)
+        };
+        self.vcpus.iter().map(of).collect()
+    }
+}
+
+/// Calls with no file to be opened, if so.
+fn with_files<T>(full: bool, call: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+    if !full {
+        return call();
+    }
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, 0, hard)?;
+    let result = call();
+    setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
+    result
+}
+
+fn done(result: Result<(), Errno>) -> Answer {
+    result.map(|()| Value::Nothing)
+}
+
+/// The call that a step makes; one with a wrong descriptor counts by itself.
+fn call_of(step: &Step) -> Option<&'static str> {
+    Some(match step {
+        Step::CreateVm { .. } => "kvm_create_vm",
+        Step::CreateVcpu { .. } => "kvm_create_vcpu",
+        Step::MsrIndexList { .. } => "kvm_get_msr_index_list",
+        Step::VcpuMmapSize => "kvm_get_vcpu_mmap_size",
+        Step::CheckExtension { .. } => "kvm_check_extension",
+        Step::SetMemoryRegion { .. } => "kvm_set_memory_region",
+        Step::SetUserMemoryRegion { .. } => "kvm_set_user_memory_region",
+        Step::SetMemoryAlias { .. } => "kvm_set_memory_alias",
+        Step::GetMemoryAlias { .. } => "kvm_get_memory_alias",
+        Step::MapMemory { .. } => "kvm_map_memory",
+        Step::GetDirtyLog { .. } => "kvm_get_dirty_log",
+        Step::Run { .. } => "kvm_run",
+        Step::GetRegs { .. } => "kvm_get_regs",
+        Step::SetRegs { .. } => "kvm_set_regs",
+        Step::GetSregs { .. } => "kvm_get_sregs",
+        Step::SetSregs { .. } => "kvm_set_sregs",
+        Step::Translate { .. } => "kvm_translate",
+        Step::Interrupt { .. } => "kvm_interrupt",
+        Step::DebugGuest { .. } => "kvm_debug_guest",
+        Step::GetMsrs { .. } | Step::ManyMsrs { .. } => "kvm_get_msrs",
+        Step::SetMsrs { .. } => "kvm_set_msrs",
+        Step::SetCpuid { .. } | Step::ManyCpuid { .. } => "kvm_set_cpuid",
+        Step::SetSignalMask { .. } => "kvm_set_signal_mask",
+        Step::GetFpu { .. } => "kvm_get_fpu",
+        Step::SetFpu { .. } => "kvm_set_fpu",
+        Step::WrongPointer { call, .. } => call.call().name,
+        Step::Start { .. } | Step::Vector { .. } | Step::WrongFd { .. } => return None,
+    })
+}

@@ -1,0 +1,142 @@
+//! Calls with pointers that no reference can be: raw, by either interface.
+
+use std::num::NonZeroUsize;
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::ptr::NonNull;
+
+use kvm_api::Errno;
+use kvm_api::kvm_sys::*;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
+
+use crate::arguments::call;
+use crate::sequences::model::memory::PAGE;
+use crate::sequences::steps::{Pointer, Registers};
+
+impl Registers {
+    pub fn call(self) -> &'static Call {
+        call(match self {
+            Self::GetRegs => "kvm_get_regs",
+            Self::SetRegs => "kvm_set_regs",
+            Self::GetSregs => "kvm_get_sregs",
+            Self::SetSregs => "kvm_set_sregs",
+            Self::GetFpu => "kvm_get_fpu",
+            Self::SetFpu => "kvm_set_fpu",
+        })
+    }
+
+    /// The call that gets what this one gets or sets.
+    fn getter(self) -> &'static Call {
+        match self {
+            Self::SetRegs => Self::GetRegs.call(),
+            Self::SetSregs => Self::GetSregs.call(),
+            Self::SetFpu => Self::GetFpu.call(),
+            _ => self.call(),
+        }
+    }
+
+    fn size(self) -> usize {
+        match self {
+            Self::GetRegs | Self::SetRegs => size_of::<kvm_regs>(),
+            Self::GetSregs | Self::SetSregs => size_of::<kvm_sregs>(),
+            Self::GetFpu | Self::SetFpu => size_of::<kvm_fpu>(),
+        }
+    }
+}
+
+/// Makes the call with such a pointer. What is set is what is there already;
+/// what is got has to arrive.
+pub fn point(
+    registers: Registers,
+    pointer: Pointer,
+    vcpu: BorrowedFd<'_>,
+    flat: bool,
+) -> Result<(), Errno> {
+    let size = registers.size();
+    let pages = Pages::new()?;
+    let page = PAGE as usize;
+    let at = match pointer {
+        Pointer::Null => 0,
+        Pointer::Straddling | Pointer::HalfMapped => pages.address() + page - size / 2,
+        Pointer::Odd => pages.address() + 1,
+        Pointer::Unmapped | Pointer::ReadOnly => pages.address(),
+    };
+    let now = pages.address() + page + page / 2;
+    make(registers.getter(), vcpu, now, flat)?;
+    if at != 0 {
+        pages.copy(now, at, size);
+    }
+    match pointer {
+        Pointer::Unmapped => pages.protect(0, ProtFlags::PROT_NONE)?,
+        Pointer::ReadOnly => pages.protect(0, ProtFlags::PROT_READ)?,
+        Pointer::HalfMapped => pages.protect(1, ProtFlags::PROT_NONE)?,
+        _ => {}
+    }
+    make(registers.call(), vcpu, at, flat)?;
+    if pointer == Pointer::ReadOnly {
+        return Ok(());
+    }
+    assert!(
+        pages.same(now, at, size),
+        "what arrives is not what there is"
+    );
+    Ok(())
+}
+
+fn make(call: &Call, vcpu: BorrowedFd<'_>, at: usize, flat: bool) -> Result<(), Errno> {
+    let fd = vcpu.as_raw_fd();
+    let answer = if flat {
+        // SAFETY: what is pointed to is not what Rust takes to be its own.
+        unsafe { libc::syscall(call.number, fd, at) }
+    } else {
+        let request = call.request.expect("Linux has the ioctls of registers");
+        // SAFETY: likewise.
+        unsafe { libc::ioctl(fd, request, at) }.into()
+    };
+    Errno::result(answer).map(drop)
+}
+
+/// Two pages of memory, of which one may be as if it were not there.
+struct Pages(NonNull<u8>);
+
+const SIZE: NonZeroUsize = NonZeroUsize::new(2 * PAGE as usize).expect("two pages are some");
+
+impl Pages {
+    fn new() -> Result<Self, Errno> {
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: no address is given, so no memory in use is replaced.
+        let start = unsafe { mmap_anonymous(None, SIZE, access, MapFlags::MAP_PRIVATE) }?;
+        Ok(Self(start.cast()))
+    }
+
+    fn address(&self) -> usize {
+        self.0.as_ptr().expose_provenance()
+    }
+
+    fn at(&self, address: usize) -> *mut u8 {
+        self.0.as_ptr().with_addr(address)
+    }
+
+    fn copy(&self, from: usize, to: usize, size: usize) {
+        // SAFETY: both are within the pages, which can be read and written yet.
+        unsafe { self.at(from).copy_to(self.at(to), size) };
+    }
+
+    fn same(&self, a: usize, b: usize, size: usize) -> bool {
+        // SAFETY: both are within the pages, nothing of which is written now.
+        let [a, b] = [a, b].map(|at| unsafe { std::slice::from_raw_parts(self.at(at), size) });
+        a == b
+    }
+
+    fn protect(&self, page: usize, access: ProtFlags) -> Result<(), Errno> {
+        let size = PAGE as usize;
+        // SAFETY: the page is this value's own, and nothing refers to it.
+        unsafe { mprotect(self.0.byte_add(page * size).cast(), size, access) }
+    }
+}
+
+impl Drop for Pages {
+    fn drop(&mut self) {
+        // SAFETY: the pages are this value's own, and nothing refers to them.
+        let _ = unsafe { munmap(self.0.cast(), SIZE.get()) };
+    }
+}

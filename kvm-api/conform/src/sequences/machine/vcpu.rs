@@ -1,0 +1,211 @@
+//! What is done to a vcpu alone.
+
+use std::os::fd::AsFd;
+
+use kvm_api::kvm_sys::*;
+use kvm_api::{Direction, Kvm, Reason, SigSet};
+use nix::sys::signal::raise;
+
+use super::{SIGNAL, Subject, Vcpu, Way, done, pointers};
+use crate::sequences::model::guest::{GuestExit, MSRS, PROGRAM_AT};
+use crate::sequences::model::memory::PAGE;
+use crate::sequences::model::{Answer, MANY_FUNCTION, Value, numbers, regs_at};
+use crate::sequences::steps::Step;
+
+impl Subject {
+    /// What is done to a vcpu alone.
+    pub(super) fn of_vcpu(&self, kvm: &dyn Kvm, step: &Step, flat: bool) -> Answer {
+        match *step {
+            Step::GetRegs { vcpu } => Ok(Value::Numbers(numbers(&self.regs(kvm, vcpu)?))),
+            Step::SetRegs {
+                vcpu,
+                rax,
+                rbx,
+                rcx,
+                page,
+            } => {
+                let rip = page * PAGE + PROGRAM_AT;
+                let regs = kvm_regs {
+                    rax,
+                    rbx,
+                    rcx,
+                    ..regs_at(rip, &self.regs(kvm, vcpu)?)
+                };
+                done(kvm.kvm_set_regs(self.vcpu(vcpu), &regs))
+            }
+            Step::GetSregs { vcpu } => {
+                let mut sregs = kvm_sregs::default();
+                kvm.kvm_get_sregs(self.vcpu(vcpu), &mut sregs)?;
+                Ok(Value::Numbers(known_sregs(&sregs)))
+            }
+            Step::SetSregs { vcpu, ds, cr2, bad } => {
+                let mut sregs = kvm_sregs::default();
+                kvm.kvm_get_sregs(self.vcpu(vcpu), &mut sregs)?;
+                (sregs.cs.selector, sregs.cs.base) = (0, 0);
+                (sregs.ds.selector, sregs.ds.base) = (ds, u64::from(ds) * 16);
+                sregs.cr2 = cr2;
+                sregs.cr4 |= u64::from(bad) << 31;
+                done(kvm.kvm_set_sregs(self.vcpu(vcpu), &sregs))
+            }
+            Step::Translate { vcpu, address } => {
+                let (mut physical, mut valid, mut writeable, mut usermode) = (0, 9, 9, 9);
+                kvm.kvm_translate(
+                    self.vcpu(vcpu),
+                    address,
+                    &mut physical,
+                    &mut valid,
+                    &mut writeable,
+                    &mut usermode,
+                )?;
+                let bytes = [valid, writeable, usermode].map(u64::from);
+                Ok(Value::Numbers([&[physical][..], &bytes].concat()))
+            }
+            Step::Interrupt { vcpu, irq } => done(kvm.kvm_interrupt(self.vcpu(vcpu), irq)),
+            Step::DebugGuest { vcpu, single_step } => {
+                let control = if single_step {
+                    debug::KVM_GUESTDBG_ENABLE | debug::KVM_GUESTDBG_SINGLESTEP
+                } else {
+                    0
+                };
+                let debug = kvm_guest_debug {
+                    control,
+                    ..Default::default()
+                };
+                done(kvm.kvm_debug_guest(self.vcpu(vcpu), &debug))
+            }
+            Step::GetMsrs { vcpu, ref indices } => {
+                let entries = indices.iter().map(|&index| (index, 0));
+                let mut msrs = msrs(entries);
+                let count = kvm.kvm_get_msrs(self.vcpu(vcpu), &mut msrs)?;
+                let values = msrs.as_slice().iter().take(count).map(|entry| entry.data);
+                Ok(Value::Numbers(values.collect()))
+            }
+            Step::SetMsrs { vcpu, ref entries } => {
+                let msrs = msrs(entries.iter().copied());
+                let count = kvm.kvm_set_msrs(self.vcpu(vcpu), &msrs)?;
+                Ok(Value::Number(count as u64))
+            }
+            Step::ManyMsrs { vcpu, count } => {
+                let mut msrs = msrs(std::iter::repeat_n((MSRS, 0), count));
+                let count = kvm.kvm_get_msrs(self.vcpu(vcpu), &mut msrs)?;
+                Ok(Value::Number(count as u64))
+            }
+            Step::SetCpuid {
+                vcpu,
+                ref functions,
+            } => done(kvm.kvm_set_cpuid(self.vcpu(vcpu), &cpuid(functions))),
+            Step::ManyCpuid { vcpu, count } => {
+                let functions = vec![MANY_FUNCTION; count];
+                done(kvm.kvm_set_cpuid(self.vcpu(vcpu), &cpuid(&functions)))
+            }
+            Step::SetSignalMask { vcpu, mask } => {
+                let mask = mask.map(|blocked| {
+                    let mut set = SigSet::empty();
+                    if blocked {
+                        set.add(SIGNAL);
+                    }
+                    set
+                });
+                done(kvm.kvm_set_signal_mask(self.vcpu(vcpu), mask.as_ref()))
+            }
+            Step::GetFpu { vcpu } => {
+                let mut fpu = kvm_fpu::default();
+                kvm.kvm_get_fpu(self.vcpu(vcpu), &mut fpu)?;
+                Ok(Value::Numbers(vec![fpu.fcw.into(), fpu.xmm[0][0].into()]))
+            }
+            Step::SetFpu { vcpu, fcw, xmm } => {
+                let mut fpu = kvm_fpu::default();
+                kvm.kvm_get_fpu(self.vcpu(vcpu), &mut fpu)?;
+                fpu.fcw = fcw;
+                fpu.xmm[0][0] = xmm;
+                done(kvm.kvm_set_fpu(self.vcpu(vcpu), &fpu))
+            }
+            Step::WrongPointer {
+                vcpu,
+                call,
+                pointer,
+            } => {
+                let flat = match self.interfaces.way {
+                    Way::Ioctl => false,
+                    Way::Syscall => true,
+                    Way::Mixed => flat,
+                };
+                done(pointers::point(call, pointer, self.vcpu(vcpu), flat))
+            }
+            _ => unreachable!("{step:?} is of no vcpu"),
+        }
+    }
+
+    pub(super) fn run(
+        &mut self,
+        flat: bool,
+        vcpu: usize,
+        data: u8,
+        signal: bool,
+        immediate_exit: bool,
+    ) -> Answer {
+        let kvm = self.interfaces.pick(flat);
+        let Vcpu { fd, run } = &mut self.vcpus[vcpu];
+        run.exit().write_data(&[data]);
+        run.set_immediate_exit(immediate_exit);
+        if signal {
+            raise(SIGNAL)?;
+        }
+        let result = kvm.kvm_run(fd.as_fd(), run).map(|exit| {
+            let reason = exit.reason();
+            let mut data = vec![0; 8];
+            let reads = matches!(
+                reason,
+                Reason::Io {
+                    direction: Direction::In,
+                    ..
+                } | Reason::Mmio {
+                    is_write: false,
+                    ..
+                }
+            );
+            let length = if reads { 0 } else { exit.read_data(&mut data) };
+            data.truncate(length);
+            GuestExit { reason, data }
+        });
+        if signal {
+            let mut sent = SigSet::empty();
+            sent.add(SIGNAL);
+            assert_eq!(sent.wait(), Ok(SIGNAL));
+        }
+        result.map(Value::Exit)
+    }
+}
+
+/// What the model knows of the special registers.
+fn known_sregs(sregs: &kvm_sregs) -> Vec<u64> {
+    let of = |segment: &kvm_segment| [segment.selector.into(), segment.base];
+    let words = sregs.interrupt_bitmap.iter().zip((0_u64..).step_by(64));
+    let mut pending = words
+        .filter(|(word, _)| **word != 0)
+        .map(|(word, at)| at + u64::from(word.trailing_zeros()));
+    let pending = pending.next().unwrap_or(u64::MAX);
+    [of(&sregs.cs), of(&sregs.ds), [sregs.cr2, pending]].concat()
+}
+
+fn msrs(entries: impl Iterator<Item = (u32, u32)>) -> Msrs {
+    let entries: Vec<_> = entries
+        .map(|(index, data)| kvm_msr_entry {
+            index,
+            data: data.into(),
+            ..Default::default()
+        })
+        .collect();
+    Msrs::from_entries(&entries).expect("they are not too many")
+}
+
+fn cpuid(functions: &[u32]) -> CpuId {
+    let entries: Vec<_> = functions
+        .iter()
+        .map(|&function| kvm_cpuid_entry2 {
+            function,
+            ..Default::default()
+        })
+        .collect();
+    CpuId::from_entries(&entries).expect("they are not too many")
+}

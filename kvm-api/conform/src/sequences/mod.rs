@@ -1,0 +1,182 @@
+//! Random sequences of calls, in lockstep on a model in plain Rust, on a
+//! machine by ioctl, on one by system call, and on one where each step picks
+//! its interface. After each step all agree: what the call gives, the vcpus'
+//! registers, memory, dirty pages, and the exit with its data.
+
+mod facts;
+mod lockstep;
+mod machine;
+mod model;
+mod steps;
+
+use std::cell::Cell;
+use std::panic::{self, PanicHookInfo};
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+
+use anyhow::{Context, Result};
+use kvm_api::SigSet;
+use kvm_api::kvm_sys::CALLS;
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
+use proptest_state_machine::{ReferenceStateMachine, StateMachineTest};
+
+use self::facts::Facts;
+use self::lockstep::{Lockstep, Reference, STEPS, TAKEN};
+use self::machine::{MADE, SIGNAL};
+use self::model::Model;
+use self::steps::Taken;
+use crate::inside::Stage;
+use crate::property::{Failure, Kernels, Outcome, Property, Test};
+
+pub const PROPERTY: Property = Property {
+    name: "sequences",
+    about: "whatever comes after whatever, a model and both interfaces agree",
+    backends: "model, ioctl, syscall, mixed",
+    kernels: Kernels::Both,
+    test: Test::Inside {
+        machine: |machine, _| machine,
+        test,
+    },
+};
+
+/// Sequences that once failed, or that are worth keeping: they come first.
+const KEPT: &str = include_str!("../../corpus/sequences.json");
+
+/// How many sequences make a run from which no call may be missing.
+const MANY: u64 = 1000;
+
+fn test(stage: &Stage<'_>) -> Result<Outcome> {
+    Facts::find()?;
+    let mut blocked = SigSet::empty();
+    blocked.add(SIGNAL);
+    blocked.thread_block()?;
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(remember));
+    let outcome = sequences(stage);
+    panic::set_hook(hook);
+    blocked.thread_unblock()?;
+    Facts::get().close();
+    outcome
+}
+
+fn sequences(stage: &Stage<'_>) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    for (number, steps) in kept()?.into_iter().enumerate() {
+        outcome.cases += 1;
+        if panic::catch_unwind(|| take(steps)).is_err() {
+            let what = format!("the sequence {number} of those kept: {}", said());
+            outcome.fail(what);
+        }
+    }
+    let cases = stage.options.cases(2000, 400, 60);
+    let mut runner = runner(stage.options.seed, cases);
+    let done = Cell::new(0);
+    let strategy = Reference::sequential_strategy(1..=STEPS);
+    let result = runner.run(&strategy, |(model, steps, seen)| {
+        done.set(done.get() + 1);
+        if done.get() % 50 == 0 {
+            stage.say(&format!("{} of {cases}", done.get()));
+        }
+        let run = panic::AssertUnwindSafe(|| {
+            Lockstep::test_sequential(Config::default(), model, steps, seen);
+        });
+        panic::catch_unwind(run).map_err(|_| TestCaseError::fail(said()))
+    });
+    outcome.cases += cases;
+    if let Err(error) = result {
+        outcome.failures.push(Failure {
+            what: describe(error)?,
+            replay: Some(format!("--seed {}", stage.options.seed)),
+        });
+    }
+    let made = tally(&mut outcome, cases >= MANY);
+    let steps = TAKEN.load(Ordering::Relaxed);
+    outcome
+        .notes
+        .push(format!("{steps} steps on each machine, of which{made}"));
+    Ok(outcome)
+}
+
+fn kept() -> Result<Vec<Vec<Taken>>> {
+    serde_json::from_str(KEPT).context("the sequences kept")
+}
+
+/// Takes steps that are known.
+fn take(steps: Vec<Taken>) {
+    let mut model = Model::new();
+    for taken in &steps {
+        assert!(model.knows(&taken.step), "not known: {taken:?}");
+        model.take(&taken.step);
+    }
+    Lockstep::test_sequential(Config::default(), Model::new(), steps, None);
+}
+
+fn runner(seed: u64, cases: u64) -> TestRunner {
+    let config = Config {
+        cases: cases.try_into().unwrap_or(u32::MAX),
+        // They are kept in a file of the repository's instead.
+        failure_persistence: None,
+        max_local_rejects: u32::MAX,
+        max_shrink_iters: 4000,
+        ..Config::default()
+    };
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
+}
+
+/// The shortest sequence that fails, to read and to keep.
+fn describe(error: TestError<(Model, Vec<Taken>, impl Sized)>) -> Result<String> {
+    Ok(match error {
+        TestError::Abort(reason) => format!("no sequences: {reason}"),
+        TestError::Fail(reason, (_, steps, _)) => {
+            let mut text = format!("{reason}\nby the last of these steps:");
+            for taken in &steps {
+                let by = if taken.flat { "syscall" } else { "ioctl" };
+                text += &format!("\n  {:?} (mixed: by {by})", taken.step);
+            }
+            let json = serde_json::to_string(&steps)?;
+            text + "\nto keep it, add to corpus/sequences.json:\n" + &json
+        }
+    })
+}
+
+/// What the last panic said.
+static SAID: Mutex<String> = Mutex::new(String::new());
+
+/// Instead of telling each on the way to the shortest sequence.
+fn remember(panic: &PanicHookInfo<'_>) {
+    if let Ok(mut said) = SAID.lock() {
+        *said = panic.to_string();
+    }
+}
+
+fn said() -> String {
+    SAID.lock().map(|said| said.clone()).unwrap_or_default()
+}
+
+/// How often each call was made. With `all` none may be missing that has
+/// succeeded, and none that has failed.
+fn tally(outcome: &mut Outcome, all: bool) -> String {
+    let made = MADE.lock().expect("nobody panics with it");
+    let mut text = String::new();
+    let names = CALLS.iter().map(|call| call.name);
+    for name in names.chain(["kvm_map_memory"]) {
+        let [done, refused] = made.get(name).copied().unwrap_or_default();
+        text += &format!("\n  {name:27} {done:6} done, {refused:6} refused");
+        if all && (done == 0 || refused == 0) {
+            outcome.fail(format!("{name}: {done} done, {refused} refused"));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sequences_kept_can_be_read() {
+        assert!(kept().unwrap().iter().all(|steps| !steps.is_empty()));
+    }
+}
