@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 use std::{env, fs};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use kernel_patch::{Builder, Kernel, Machine, Mutation};
 
 use crate::cli::Options;
@@ -42,7 +42,6 @@ impl<'a> Host<'a> {
     }
 
     /// The kernel that machines boot.
-    #[allow(dead_code, reason = "filled in with the properties")]
     pub fn kernel(&self) -> &Kernel {
         &self.kernel
     }
@@ -88,7 +87,7 @@ impl<'a> Host<'a> {
             lines.iter().for_each(|line: String| say(&line));
             run.join().expect("running a machine does not panic")
         });
-        let exit = exit.with_context(|| log.said())?;
+        let exit = exit.map_err(|error| anyhow!("{error}; {}", log.said()))?;
         let ended = format!("exit status {}; {}", exit.code(), log.said());
         if let Some(counts) = &self.counts {
             let mut counts = counts.lock().expect("adding counts does not panic");

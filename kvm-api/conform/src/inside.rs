@@ -17,13 +17,11 @@ pub struct Stage<'a> {
     /// What the user asked for.
     pub options: &'a Options,
     /// The directory whose files go to the host.
-    #[allow(dead_code, reason = "filled in with the properties")]
     pub out: PathBuf,
 }
 
 impl Stage<'_> {
     /// Tells whoever waits how far the test has come.
-    #[allow(dead_code, reason = "filled in with the properties")]
     pub fn say(&self, what: &str) {
         eprintln!("{what}");
     }

@@ -19,7 +19,7 @@ pub fn run(host: &Host<'_>, properties: &[&'static Property]) -> Result<Vec<Row>
     thread::scope(|scope| {
         for _ in 0..host.options.jobs {
             scope.spawn(|| {
-                loop {
+                while kernel_patch::interrupt::check().is_ok() {
                     let next = queue.lock().expect("no lane panics").next();
                     let Some((place, property)) = next else {
                         return;

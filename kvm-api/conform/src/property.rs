@@ -41,7 +41,6 @@ pub struct Property {
 
 /// The kernels that a property is tested on.
 #[derive(Clone, Copy, PartialEq, Eq)]
-#[allow(dead_code, reason = "filled in with the properties")]
 pub enum Kernels {
     /// The one that is measured, and the one that checks itself.
     Both,
@@ -54,7 +53,6 @@ pub enum Kernels {
 /// How a property is tested.
 pub enum Test {
     /// In a machine of its own, by this program.
-    #[allow(dead_code, reason = "filled in with the properties")]
     Inside {
         /// What the machine has beyond the ordinary.
         machine: fn(Machine, &Options) -> Machine,
