@@ -55,7 +55,7 @@ pub struct Options {
     pub jobs: u8,
 
     /// How long one machine may take, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 1200, global = true)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 1800, global = true)]
     pub timeout: u64,
 
     /// A tree or a tarball of Linux 6.12 to build from [default: Debian's]

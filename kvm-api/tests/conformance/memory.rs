@@ -46,6 +46,11 @@ pub const TESTS: &[Test] = &[
         alias_reads_back,
     ),
     (
+        "kvm_get_memory_alias::tells_neighbours_apart",
+        AnyVcpu,
+        alias_of_neighbour,
+    ),
+    (
         "kvm_set_user_memory_region::guest_reads_and_writes_it",
         AnyVcpu,
         user_region,
@@ -325,6 +330,30 @@ fn alias_reads_back(stage: &Stage) {
     let mut out_of_range = unset(KVM_ALIAS_SLOTS);
     let result = kvm.kvm_get_memory_alias(machine.vm(), &mut out_of_range);
     assert_eq!(result, Err(Errno::EINVAL));
+}
+
+/// One range of the host, two regions of the guest that are far apart: an
+/// address of the host alone does not say where the first of them ends.
+fn alias_of_neighbour(stage: &Stage) {
+    let kvm = &*stage.kvm;
+    let machine = Machine::new(kvm);
+    let memory = GuestMemory::anonymous(2 * PAGE as usize).unwrap();
+    let host = memory.as_ptr().expose_provenance() as u64;
+    let [first, second] = [FAR + 16 * PAGE, FAR + 32 * PAGE];
+    for (slot, address, host) in [(1, first, host), (2, second, host + PAGE)] {
+        // SAFETY: the machine is dropped before the memory.
+        unsafe { kvm.kvm_set_user_memory_region(machine.vm(), slot, 0, address, PAGE, host) }
+            .unwrap();
+    }
+    for (slot, target) in [(0, first), (1, second)] {
+        let alias = kvm_memory_alias {
+            guest_phys_addr: FAR + u64::from(slot) * PAGE,
+            ..page_alias(slot, target)
+        };
+        kvm.kvm_set_memory_alias(machine.vm(), &alias).unwrap();
+        assert_eq!(get_alias(kvm, machine.vm(), slot), alias);
+    }
+    drop(machine);
 }
 
 fn user_region(stage: &Stage) {

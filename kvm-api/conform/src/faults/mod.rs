@@ -48,13 +48,10 @@ fn test(stage: &Stage<'_>) -> Result<Outcome> {
                 situation.call, situation.name
             ));
             let what = format!("{} {} by {interface}", situation.call, situation.name);
-            let copies = one(stage, situation, &*kvm, Kind::Copies, &what, &mut outcome)?;
+            // The copies alone, for where an allocation comes or not from one
+            // call to the next, the chance of a copy is not always the same.
+            one(stage, situation, &*kvm, Kind::Copies, &what, &mut outcome)?;
             let all = one(stage, situation, &*kvm, Kind::All, &what, &mut outcome)?;
-            if !stage.options.sample && all.get("EFAULT") != copies.get("EFAULT") {
-                outcome.fail(format!(
-                    "{what}: failed copies alone gave {copies:?}, with allocations {all:?}"
-                ));
-            }
             let counts: Vec<_> = all.iter().map(|(how, n)| format!("{n} {how}")).collect();
             line += &format!("  {interface}: {:44}", counts.join(", "));
         }
@@ -88,8 +85,9 @@ fn one(
     let mut counts = Counts::new();
     let mut machine = Machine::new(kvm);
     let mut act = (situation.prepare)(&mut machine);
-    // A sample takes every seventh chance.
-    let step = if stage.options.sample { 7 } else { 1 };
+    // A sample takes every seventh chance of what the ioctls do as well.
+    let sampled = stage.options.sample && situation.ioctl;
+    let step = if sampled { 7 } else { 1 };
     for n in (1..MANY).step_by(step) {
         if situation.fresh && n > 1 {
             machine = Machine::new(kvm);

@@ -16,7 +16,7 @@ use super::tally::Tally;
 
 /// How long a guest may run before a signal ends it, in microseconds: it may
 /// well run in circles.
-const ALARM: libc::suseconds_t = 200;
+const ALARM: libc::suseconds_t = 100;
 
 /// Makes `calls` calls on a pool of its own.
 pub fn run(seed: u64, calls: u64, tally: &Tally) -> Result<()> {

@@ -6,9 +6,9 @@ use super::step::Step;
 /// The files, by name, and how often each is taken: those that take long,
 /// seldom.
 const FILES: [(&str, &str, usize); 6] = [
-    ("registers", include_str!("../../corpus/registers"), 16),
-    ("msrs", include_str!("../../corpus/msrs"), 16),
-    ("run", include_str!("../../corpus/run"), 4),
+    ("registers", include_str!("../../corpus/registers"), 48),
+    ("msrs", include_str!("../../corpus/msrs"), 48),
+    ("run", include_str!("../../corpus/run"), 8),
     ("memory", include_str!("../../corpus/memory"), 1),
     ("aliases", include_str!("../../corpus/aliases"), 1),
     ("machines", include_str!("../../corpus/machines"), 1),

@@ -291,7 +291,7 @@ fn row(rng: &mut Rng) -> usize {
         let row = rng.usize(..CALLS.len());
         let name = CALLS[row].name;
         let slow = ["create", "set_memory", "set_user_memory"];
-        if rng.u8(..16) == 0 || !slow.iter().any(|part| name.contains(part)) {
+        if rng.u8(..32) == 0 || !slow.iter().any(|part| name.contains(part)) {
             return row;
         }
     }

@@ -119,6 +119,7 @@ fn of_vm(hints: &Hints) -> BoxedStrategy<Step> {
     let region = (slot(&hints.slots), flags(), address(), size());
     let user = (slot(&hints.slots), flags(), address(), size(), 0..POOL);
     let aliased = (alias(), flags(), address(), size(), target);
+    let map = if hints.kernel.is_empty() { 1 } else { 6 };
     prop_oneof![
         1 => prop::bool::weighted(0.2).prop_map(|full| Step::CreateVm { full }),
         3 => prop::bool::weighted(0.2).prop_map(|full| Step::CreateVcpu { full }),
@@ -141,7 +142,7 @@ fn of_vm(hints: &Hints) -> BoxedStrategy<Step> {
             slot, flags: flags & !3, address, size, target
         }),
         3 => alias().prop_map(|slot| Step::GetMemoryAlias { slot }),
-        3 => mapped(&hints.kernel).prop_map(|(address, size)| Step::MapMemory { address, size }),
+        map => mapped(&hints.kernel).prop_map(|(address, size)| Step::MapMemory { address, size }),
         6 => slot(&hints.slots).prop_map(|slot| Step::GetDirtyLog { slot }),
         2 => (select(VECTORS.to_vec()), backed())
             .prop_map(|(vector, page)| Step::Vector { vector, page }),
