@@ -1,12 +1,15 @@
 //! A child that makes calls until it is done, or dead.
 
-use std::os::fd::RawFd;
+use std::num::NonZeroUsize;
+use std::os::fd::{BorrowedFd, RawFd};
 
 use anyhow::Result;
 use fastrand::Rng;
-use kvm_sys::CALLS;
+use kvm_sys::exit::KVM_EXIT_FAIL_ENTRY;
+use kvm_sys::{CALLS, kvm_run};
 use libc::{c_int, c_long};
 use nix::errno::Errno;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 use super::corpus;
@@ -18,7 +21,8 @@ use super::tally::Tally;
 /// well run in circles.
 const ALARM: libc::suseconds_t = 100;
 
-/// Makes `calls` calls on a pool of its own.
+/// Makes `calls` calls on a pool of its own, fewer if one of its vcpus is to
+/// be run no more.
 pub fn run(seed: u64, calls: u64, tally: &Tally) -> Result<()> {
     let mut rng = Rng::with_seed(seed);
     let corpus = corpus::all();
@@ -27,8 +31,10 @@ pub fn run(seed: u64, calls: u64, tally: &Tally) -> Result<()> {
     let mut left = calls;
     while left > 0 {
         for step in sequence(&corpus, &mut rng) {
-            if take(&step, &mut pool, tally) {
-                left = left.saturating_sub(1);
+            match take(&step, &mut pool, tally) {
+                Taken::Call => left = left.saturating_sub(1),
+                Taken::Other => {}
+                Taken::Broken => return Ok(()),
             }
         }
     }
@@ -51,9 +57,18 @@ fn sequence(corpus: &[Vec<Step>], rng: &mut Rng) -> Vec<Step> {
     }
 }
 
-/// Takes a step, and says whether it was a system call of KVM's.
-fn take(step: &Step, pool: &mut Pool, tally: &Tally) -> bool {
+/// What a step was.
+enum Taken {
+    /// A system call of KVM's.
+    Call,
+    Other,
+    /// A run that has broken the vcpu: see [`is_broken`].
+    Broken,
+}
+
+fn take(step: &Step, pool: &mut Pool, tally: &Tally) -> Taken {
     let args = step.args.map(|arg| resolve(arg, pool));
+    let mut broken = false;
     match step.target {
         Target::Call(row) => {
             let call = &CALLS[row];
@@ -66,6 +81,7 @@ fn take(step: &Step, pool: &mut Pool, tally: &Tally) -> bool {
             {
                 pool.keep(fd as RawFd);
             }
+            broken = call.name == "kvm_run" && result.is_ok() && is_broken(args[0]);
             tally.count(Some(row), result);
         }
         Target::Ioctl(row) => {
@@ -73,8 +89,10 @@ fn take(step: &Step, pool: &mut Pool, tally: &Tally) -> bool {
             if let Some(request) = CALLS[row].request
                 && !CALLS[row].name.contains("create")
             {
+                let name = CALLS[row].name;
                 let args = [args[0], request, args[1], 0, 0, 0];
-                let result = timed(CALLS[row].name, || raw(libc::SYS_ioctl, &args));
+                let result = timed(name, || raw(libc::SYS_ioctl, &args));
+                broken = name == "kvm_run" && result.is_ok() && is_broken(args[0]);
                 tally.count(None, result);
             }
         }
@@ -86,7 +104,33 @@ fn take(step: &Step, pool: &mut Pool, tally: &Tally) -> bool {
             }
         }
     }
-    matches!(step.target, Target::Call(_) | Target::Number(_))
+    match step.target {
+        _ if broken => Taken::Broken,
+        Target::Call(_) => Taken::Call,
+        _ => Taken::Other,
+    }
+}
+
+/// Whether a vcpu that was run could not be entered. QEMU 7.2 then forgets that
+/// the host's interrupts are not the guest's to mask: the next guest on that
+/// vcpu that masks its own, and goes in circles, has the processor for ever.
+fn is_broken(vcpu: u64) -> bool {
+    let size = NonZeroUsize::MIN;
+    let (prot, flags) = (ProtFlags::PROT_READ, MapFlags::MAP_SHARED);
+    // SAFETY: a descriptor that was run is a vcpu, and open until the child has
+    // ended. The mapping is new, at a place that the kernel chooses.
+    let run = unsafe {
+        let vcpu = BorrowedFd::borrow_raw(vcpu as RawFd);
+        mmap(None, size, prot, flags, vcpu, 0)
+    };
+    let Ok(run) = run else {
+        return false;
+    };
+    // SAFETY: a vcpu's first page begins with this structure.
+    let reason = unsafe { (&raw const (*run.cast::<kvm_run>().as_ptr()).exit_reason).read() };
+    // SAFETY: nothing points to it any more.
+    let _ = unsafe { munmap(run, size.get()) };
+    reason == KVM_EXIT_FAIL_ENTRY
 }
 
 fn resolve(arg: Arg, pool: &Pool) -> u64 {

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 
 use anyhow::{Context, Result};
-use guests::programs;
+use guests::{MEMORY, programs};
 use kvm_api::ioctl::Ioctl;
 use kvm_api::syscall::Syscall;
 use kvm_api::{GuestMemory, Kvm};
@@ -45,6 +45,12 @@ impl Pool {
             guests::Machine::new(syscall as &dyn Kvm),
             guests::Machine::new(ioctl as &dyn Kvm),
         ];
+        for guest in &mut guests {
+            // A guest that has gone astray halts. Zeroes are an instruction that
+            // writes, to itself before long, and the emulator translates it anew
+            // each time.
+            guest.memory.write(0, &programs::HLT.repeat(MEMORY))?;
+        }
         guests[0].load(programs::FAR_COPY);
         guests[1].load(programs::ENABLE_AND_SPIN);
         let (reader, writer) = nix::unistd::pipe()?;

@@ -41,7 +41,13 @@ impl Tally {
         unsafe { self.0.as_ref() }
     }
 
-    /// How many calls have returned.
+    /// How many system calls of KVM's have returned.
+    pub fn calls(&self) -> u64 {
+        let counts = self.shared().counts.iter().flatten();
+        counts.map(|it| it.load(Ordering::Relaxed)).sum()
+    }
+
+    /// How many calls of all kinds have returned.
     pub fn done(&self) -> u64 {
         self.shared().done.load(Ordering::Relaxed)
     }
