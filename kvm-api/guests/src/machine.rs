@@ -52,9 +52,7 @@ impl<'k> Machine<'k> {
             kvm.kvm_set_user_memory_region(vm.as_fd(), SLOT, flags, 0, MEMORY as u64, address)
         }
         .unwrap();
-        let vcpu = kvm.kvm_create_vcpu(vm.as_fd()).unwrap();
-        let size = kvm.kvm_get_vcpu_mmap_size(vm.as_fd()).unwrap();
-        let run = RunMapping::new(vcpu.as_fd(), size).unwrap();
+        let (vcpu, run) = new_vcpu(kvm, vm.as_fd());
         let mut machine = Self {
             kvm,
             run,
@@ -62,12 +60,22 @@ impl<'k> Machine<'k> {
             vm,
             memory,
         };
-        machine.change_sregs(|sregs| {
+        machine.make_ready();
+        machine
+    }
+
+    /// Has another vcpu take the place of the one that there is.
+    pub fn replace_vcpu(&mut self) {
+        (self.vcpu, self.run) = new_vcpu(self.kvm, self.vm.as_fd());
+        self.make_ready();
+    }
+
+    fn make_ready(&mut self) {
+        self.change_sregs(|sregs| {
             sregs.cs.base = 0;
             sregs.cs.selector = 0;
         });
-        machine.start_at(ENTRY);
-        machine
+        self.start_at(ENTRY);
     }
 
     /// The virtual machine, to hand over.
@@ -224,4 +232,11 @@ impl<'k> Machine<'k> {
             }
         });
     }
+}
+
+fn new_vcpu(kvm: &dyn Kvm, vm: BorrowedFd<'_>) -> (OwnedFd, RunMapping) {
+    let vcpu = kvm.kvm_create_vcpu(vm).unwrap();
+    let size = kvm.kvm_get_vcpu_mmap_size(vm).unwrap();
+    let run = RunMapping::new(vcpu.as_fd(), size).unwrap();
+    (vcpu, run)
 }

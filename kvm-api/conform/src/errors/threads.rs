@@ -105,8 +105,8 @@ pub fn killed(subject: &mut Subject<'_>, mut invocation: Invocation) -> Result<M
         if gone.is_err() {
             // It waits for a vcpu that is not going to be free by itself.
             wrong = wrong.and(Err(anyhow::anyhow!("SIGKILL does not end it")));
-        } else if !counts(subject)? {
-            bail!("the vcpu has stopped");
+        } else {
+            until(|| counts(subject).unwrap_or(false)).context("the vcpu has stopped")?;
         }
         stop();
         if gone.is_err() {

@@ -19,10 +19,9 @@ use super::tally::Tally;
 
 /// How long a guest may run before a signal ends it, in microseconds: it may
 /// well run in circles.
-const ALARM: libc::suseconds_t = 100;
+const ALARM: libc::suseconds_t = 200;
 
-/// Makes `calls` calls on a pool of its own, fewer if one of its vcpus is to
-/// be run no more.
+/// Makes `calls` calls on a pool of its own.
 pub fn run(seed: u64, calls: u64, tally: &Tally) -> Result<()> {
     let mut rng = Rng::with_seed(seed);
     let corpus = corpus::all();
@@ -31,10 +30,8 @@ pub fn run(seed: u64, calls: u64, tally: &Tally) -> Result<()> {
     let mut left = calls;
     while left > 0 {
         for step in sequence(&corpus, &mut rng) {
-            match take(&step, &mut pool, tally) {
-                Taken::Call => left = left.saturating_sub(1),
-                Taken::Other => {}
-                Taken::Broken => return Ok(()),
+            if take(&step, &mut pool, tally)? {
+                left = left.saturating_sub(1);
             }
         }
     }
@@ -57,18 +54,10 @@ fn sequence(corpus: &[Vec<Step>], rng: &mut Rng) -> Vec<Step> {
     }
 }
 
-/// What a step was.
-enum Taken {
-    /// A system call of KVM's.
-    Call,
-    Other,
-    /// A run that has broken the vcpu: see [`is_broken`].
-    Broken,
-}
-
-fn take(step: &Step, pool: &mut Pool, tally: &Tally) -> Taken {
+/// Takes a step, and says whether it was a system call of KVM's.
+fn take(step: &Step, pool: &mut Pool, tally: &Tally) -> Result<bool> {
     let args = step.args.map(|arg| resolve(arg, pool));
-    let mut broken = false;
+    let mut ran = false;
     match step.target {
         Target::Call(row) => {
             let call = &CALLS[row];
@@ -81,7 +70,7 @@ fn take(step: &Step, pool: &mut Pool, tally: &Tally) -> Taken {
             {
                 pool.keep(fd as RawFd);
             }
-            broken = call.name == "kvm_run" && result.is_ok() && is_broken(args[0]);
+            ran = call.name == "kvm_run" && result.is_ok();
             tally.count(Some(row), result);
         }
         Target::Ioctl(row) => {
@@ -92,7 +81,7 @@ fn take(step: &Step, pool: &mut Pool, tally: &Tally) -> Taken {
                 let name = CALLS[row].name;
                 let args = [args[0], request, args[1], 0, 0, 0];
                 let result = timed(name, || raw(libc::SYS_ioctl, &args));
-                broken = name == "kvm_run" && result.is_ok() && is_broken(args[0]);
+                ran = name == "kvm_run" && result.is_ok();
                 tally.count(None, result);
             }
         }
@@ -104,23 +93,22 @@ fn take(step: &Step, pool: &mut Pool, tally: &Tally) -> Taken {
             }
         }
     }
-    match step.target {
-        _ if broken => Taken::Broken,
-        Target::Call(_) => Taken::Call,
-        _ => Taken::Other,
+    if ran && is_broken(args[0] as RawFd) {
+        pool.replace(args[0] as RawFd)?;
     }
+    Ok(matches!(step.target, Target::Call(_)))
 }
 
 /// Whether a vcpu that was run could not be entered. QEMU 7.2 then forgets that
 /// the host's interrupts are not the guest's to mask: the next guest on that
 /// vcpu that masks its own, and goes in circles, has the processor for ever.
-fn is_broken(vcpu: u64) -> bool {
+fn is_broken(vcpu: RawFd) -> bool {
     let size = NonZeroUsize::MIN;
     let (prot, flags) = (ProtFlags::PROT_READ, MapFlags::MAP_SHARED);
     // SAFETY: a descriptor that was run is a vcpu, and open until the child has
     // ended. The mapping is new, at a place that the kernel chooses.
     let run = unsafe {
-        let vcpu = BorrowedFd::borrow_raw(vcpu as RawFd);
+        let vcpu = BorrowedFd::borrow_raw(vcpu);
         mmap(None, size, prot, flags, vcpu, 0)
     };
     let Ok(run) = run else {
@@ -193,17 +181,16 @@ fn prepare_alarm() -> Result<()> {
     Ok(())
 }
 
-/// Has the alarm go off in that many microseconds; 0 for never.
-fn set_alarm(after: libc::suseconds_t) {
+/// Has the alarm go off each time that so many microseconds have passed, for the
+/// first time may be before the call has begun; 0 for never.
+fn set_alarm(every: libc::suseconds_t) {
+    let every = libc::timeval {
+        tv_sec: 0,
+        tv_usec: every,
+    };
     let timer = libc::itimerval {
-        it_interval: libc::timeval {
-            tv_sec: 0,
-            tv_usec: 0,
-        },
-        it_value: libc::timeval {
-            tv_sec: 0,
-            tv_usec: after,
-        },
+        it_interval: every,
+        it_value: every,
     };
     // SAFETY: it reads a good structure. With one, it does not fail.
     unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) };

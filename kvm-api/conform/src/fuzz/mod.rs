@@ -11,7 +11,7 @@ use std::fs;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
@@ -32,7 +32,7 @@ pub const PROPERTY: Property = Property {
 };
 
 /// So many calls each child makes, if it lives that long.
-const CALLS: u64 = 5000;
+const CALLS: u64 = 10_000;
 /// In a run of so many calls, each does at least once what it is for.
 const MANY: u64 = 20_000;
 /// A child that makes no call for so long is killed, and gone so long after.
@@ -52,10 +52,7 @@ fn test(stage: &Stage<'_>) -> Result<Outcome> {
         }
         stage.say(&format!("{} of {calls} calls, seed {seed}", calls - left));
         let calls = CALLS.min(left);
-        let before = tally.calls();
-        let end = one(seed, calls, &tally)?;
-        ensure!(tally.calls() > before, "a child made no call at all");
-        match end {
+        match one(seed, calls, &tally)? {
             End::Done => {}
             End::Died => died += 1,
             End::Killed => stuck += 1,

@@ -54,14 +54,8 @@ impl Pool {
         guests[0].load(programs::FAR_COPY);
         guests[1].load(programs::ENABLE_AND_SPIN);
         let (reader, writer) = nix::unistd::pipe()?;
-        let size = guests[0].kvm.kvm_get_vcpu_mmap_size(guests[0].vm())?;
-        let size = size.try_into().context("the run mapping is empty")?;
-        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping, at a place that the kernel chooses. It stays
-        // for as long as the child lives.
-        let run = unsafe { mmap(None, size, prot, MapFlags::MAP_SHARED, guests[0].vcpu(), 0) }?;
         let mut pool = Self {
-            run: run.as_ptr().expose_provenance() as u64,
+            run: map_run(&guests[0])?,
             guests,
             device: File::options().read(true).write(true).open("/dev/kvm")?,
             pipe: [reader, writer],
@@ -167,6 +161,20 @@ impl Pool {
         }
     }
 
+    /// Has another vcpu take the place of one.
+    pub fn replace(&mut self, vcpu: RawFd) -> Result<()> {
+        let is = |guest: &guests::Machine<'_>| guest.vcpu.as_raw_fd() == vcpu;
+        if is(&self.guests[0]) {
+            self.guests[0].replace_vcpu();
+            self.run = map_run(&self.guests[0])?;
+        } else if is(&self.guests[1]) {
+            self.guests[1].replace_vcpu();
+        } else {
+            self.new.retain(|new| new.as_raw_fd() != vcpu);
+        }
+        Ok(())
+    }
+
     /// Changes eight bytes of a place.
     pub fn poke(&mut self, place: Place, at: u64, value: u64) {
         let at = at as usize % (PAGE - 8);
@@ -186,6 +194,16 @@ impl Pool {
         // SAFETY: as for poke().
         unsafe { pointer.write_unaligned(pointer.read_unaligned() & !alarm) };
     }
+}
+
+/// Maps what a vcpu shares, once more, for as long as the child lives.
+fn map_run(guest: &guests::Machine<'_>) -> Result<u64> {
+    let size = guest.kvm.kvm_get_vcpu_mmap_size(guest.vm())?;
+    let size = size.try_into().context("the run mapping is empty")?;
+    let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+    // SAFETY: a new mapping, at a place that the kernel chooses.
+    let run = unsafe { mmap(None, size, prot, MapFlags::MAP_SHARED, guest.vcpu(), 0) }?;
+    Ok(run.as_ptr().expose_provenance() as u64)
 }
 
 fn offset(place: Place) -> usize {
