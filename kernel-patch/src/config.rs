@@ -60,6 +60,8 @@ const COUNTED: [Counted; 5] = [
 /// What a variant asks for.
 pub(crate) struct Config {
     text: String,
+    /// What is asked for where it is known.
+    hoped: &'static str,
     counted: &'static [Counted],
 }
 
@@ -92,7 +94,23 @@ impl Config {
             text += &fs::read_to_string(&path).map_err(Error::io("read", &path))?;
         }
         text += more;
-        Ok(Self { text, counted: &[] })
+        Ok(Self {
+            text,
+            hoped: "",
+            counted: &[],
+        })
+    }
+
+    /// What a tree is to have that may have the series, or a part of it, or not.
+    pub(crate) fn of_checkout() -> Result<Self> {
+        Ok(Self {
+            hoped: SYSCALLS,
+            ..Self::read(Variant::Stock)?
+        })
+    }
+
+    fn asked(&self) -> String {
+        format!("{}{}", self.text, self.hoped)
     }
 
     /// The objects that count how often their lines are reached.
@@ -103,7 +121,7 @@ impl Config {
     /// Names what is asked for.
     pub(crate) fn id(&self) -> String {
         let mut hash = Sha256::new();
-        for (option, value) in options(&self.text) {
+        for (option, value) in options(&self.asked()) {
             hash.update(format!("{option}={value}\n"));
         }
         for object in self.counted {
@@ -118,7 +136,7 @@ impl Config {
         let path = make.build.join(".config");
         let read = || fs::read_to_string(&path).map_err(Error::io("read", &path));
         make.run("tinyconfig")?;
-        files::write(&path, merged(&read()?, &self.text).as_bytes())?;
+        files::write(&path, merged(&read()?, &self.asked()).as_bytes())?;
         make.run("olddefconfig")?;
         let result = read()?;
         match lost(&self.text, &result) {

@@ -93,6 +93,15 @@ pub enum Error {
         line: String,
     },
 
+    /// A tree is to be built as it is checked out, and it is not.
+    #[error("{} is not a tree that git knows: {detail}", path.display())]
+    NoCommit {
+        /// The tree.
+        path: PathBuf,
+        /// What git says.
+        detail: String,
+    },
+
     /// The kernel's configuration dropped what the fragments ask for.
     #[error("the kernel's configuration lost these options:\n{}", .0.join("\n"))]
     ConfigLost(Vec<String>),
@@ -186,6 +195,12 @@ pub enum Error {
         /// What it said.
         stderr: String,
     },
+
+    /// A plugin is to be loaded, and QEMU does not do that.
+    #[error(
+        "{0} was built without plugins (--enable-plugins), which record what a machine executes"
+    )]
+    NoPlugins(String),
 
     /// The machine went down before the executable ended.
     #[error(

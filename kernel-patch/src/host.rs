@@ -98,6 +98,16 @@ impl Need {
     }
 }
 
+/// Makes sure of a program for something else than machines: installs Debian's
+/// package of it if it is missing, and that is allowed.
+///
+/// # Errors
+///
+/// When it is missing still.
+pub fn require(name: &'static str, package: &'static str) -> Result<()> {
+    ensure(&[program(name, package)])
+}
+
 /// Installs what is missing, if that is allowed.
 pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
     let missing = missing(needs, &search_path(), Path::new("/"));
@@ -167,7 +177,7 @@ fn privilege() -> Option<&'static [&'static str]> {
 fn install(prefix: &[&str], packages: &[&str]) -> Result<()> {
     let log = paths::logs()?.join("apt.log");
     let _ = fs::remove_file(&log);
-    let progress = Progress::start(format!("installing from Debian: {}", packages.join(" ")));
+    let _progress = Progress::ours(format!("installing from Debian: {}", packages.join(" ")));
     let apt = |args: &[&str], packages: &[&str]| {
         let mut command = Command::new(prefix[0]);
         command
@@ -176,7 +186,7 @@ fn install(prefix: &[&str], packages: &[&str]) -> Result<()> {
             .args(["-qq", "-o", "DPkg::Lock::Timeout=120"])
             .args(args)
             .args(packages);
-        run(command, "apt-get", &log, || progress.tick())
+        run(command, "apt-get", &log)
     };
     let install = &["install", "-y", "--no-install-recommends"];
     // Lists that are not there yet, or name versions that are gone, are the

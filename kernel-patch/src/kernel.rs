@@ -79,16 +79,8 @@ impl Builder {
             if let Some(source) = current(self.source.as_deref())?
                 && files::read(&stamp(&build))? == Some(wanted(&source, &series, &config))
             {
-                let release = build.join("include/config/kernel.release");
-                let release = fs::read_to_string(&release).map_err(Error::io("read", &release))?;
-                return Ok(Kernel {
-                    build,
-                    release: release.trim().into(),
-                    series: series.id(),
-                    config: config.id(),
-                    counted: config.counted(),
-                    _lock: lock,
-                });
+                let tree = self.tree()?.root().into();
+                return Kernel::built(tree, build, series.id(), &config, lock);
             }
             drop(lock);
             let _lock = Lock::exclusive(&root, self.wait)?;
@@ -140,7 +132,7 @@ impl Builder {
             log,
             arch: "x86_64",
             args: &counted,
-            progress: Progress::start(format!(
+            progress: Progress::ours(format!(
                 "building Linux {} ({}, series {})",
                 crate::source::VERSION,
                 self.variant.name(),
@@ -215,6 +207,7 @@ fn wanted(source: &Source, series: &Series, config: &Config) -> Vec<u8> {
 /// A built kernel. Nobody builds it anew while this is held.
 #[derive(Debug)]
 pub struct Kernel {
+    source: PathBuf,
     build: PathBuf,
     release: String,
     series: String,
@@ -230,16 +223,37 @@ impl Kernel {
         Builder::default()
     }
 
-    /// The directory that it was built in, below that of its source.
+    /// What was built of `source` in `build`; `name` is what the source is called.
+    pub(crate) fn built(
+        source: PathBuf,
+        build: PathBuf,
+        name: String,
+        config: &Config,
+        lock: Lock,
+    ) -> Result<Self> {
+        let release = build.join("include/config/kernel.release");
+        let release = fs::read_to_string(&release).map_err(Error::io("read", &release))?;
+        Ok(Self {
+            source,
+            build,
+            release: release.trim().into(),
+            series: name,
+            config: config.id(),
+            counted: config.counted(),
+            _lock: lock,
+        })
+    }
+
+    /// The directory that it was built in.
     #[must_use]
     pub fn build_dir(&self) -> &Path {
         &self.build
     }
 
-    /// The source with the series applied.
+    /// The source that it was built from, with the series applied.
     #[must_use]
     pub fn source_dir(&self) -> &Path {
-        self.build.parent().expect("it lies in the source")
+        &self.source
     }
 
     /// The image that boots.
@@ -254,7 +268,8 @@ impl Kernel {
         &self.release
     }
 
-    /// The name of what the series changes, `stock` for nothing.
+    /// The name of what the series changes, `stock` for nothing; of a checkout,
+    /// the commit.
     #[must_use]
     pub fn series_id(&self) -> &str {
         &self.series

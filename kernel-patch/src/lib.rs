@@ -21,7 +21,9 @@
 //! # Ok::<(), kernel_patch::Error>(())
 //! ```
 
+mod cdylib;
 pub mod check;
+mod checkout;
 mod config;
 mod counts;
 mod disk;
@@ -52,16 +54,19 @@ mod source;
 mod tree;
 mod variant;
 
+pub use cdylib::cdylib;
 pub use counts::COUNTS;
 pub use error::{Error, Result};
 pub use executable::check as check_executable;
 pub use guest::init_if_first;
+pub use host::require;
 pub use job::{Exit, OUT, OUT_VARIABLE};
 pub use kernel::{Builder, Kernel, build_dir};
 pub use libraries::libraries;
 pub use machine::Machine;
 pub use mutation::Mutation;
 pub use paths::target_dir;
+pub use progress::Progress;
 pub use qemu::Accel;
 pub use selftests::{Selftest, selftests};
 pub use variant::Variant;

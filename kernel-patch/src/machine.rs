@@ -25,6 +25,7 @@ pub struct Machine {
     pub(crate) files: Vec<(PathBuf, PathBuf)>,
     pub(crate) out: Option<PathBuf>,
     pub(crate) init: Option<PathBuf>,
+    pub(crate) plugin: Option<(PathBuf, PathBuf)>,
     pub(crate) qemu_args: Vec<OsString>,
 }
 
@@ -43,6 +44,7 @@ impl Default for Machine {
             files: Vec::new(),
             out: None,
             init: None,
+            plugin: None,
             qemu_args: Vec::new(),
         }
     }
@@ -148,6 +150,14 @@ impl Machine {
     #[must_use]
     pub fn init(mut self, program: impl Into<PathBuf>) -> Self {
         self.init = Some(program.into());
+        self
+    }
+
+    /// Loads a plugin into QEMU, and tells it to write what it finds to the file
+    /// `out` of the host.
+    #[must_use]
+    pub fn plugin(mut self, library: impl Into<PathBuf>, out: impl Into<PathBuf>) -> Self {
+        self.plugin = Some((library.into(), out.into()));
         self
     }
 

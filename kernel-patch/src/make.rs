@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::available_parallelism;
 
-use crate::process::{self, run};
+use crate::process::{self, run_with};
 use crate::progress::Progress;
 use crate::{Error, Result};
 
@@ -55,11 +55,9 @@ impl Make<'_> {
             .args(self.args)
             .args(targets.split(' '));
         let mut objects = Objects::new(&self.log)?;
-        run(command, &format!("make {targets}"), &self.log, || {
+        run_with(command, &format!("make {targets}"), &self.log, || {
             if let Some(count) = objects.count() {
                 self.progress.at(&format!("{count} objects"));
-            } else {
-                self.progress.tick();
             }
         })
     }

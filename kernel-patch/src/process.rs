@@ -112,7 +112,17 @@ pub(crate) fn clean(command: &mut Command) -> &mut Command {
 }
 
 /// Runs `command` to its end with all of its output at the end of `log`.
-pub(crate) fn run(mut command: Command, what: &str, log: &Path, tick: impl FnMut()) -> Result<()> {
+pub(crate) fn run(command: Command, what: &str, log: &Path) -> Result<()> {
+    run_with(command, what, log, || ())
+}
+
+/// The same. `tick` is called while it runs.
+pub(crate) fn run_with(
+    mut command: Command,
+    what: &str,
+    log: &Path,
+    tick: impl FnMut(),
+) -> Result<()> {
     let file = append(log)?;
     let copy = file.try_clone().map_err(Error::io("write", log))?;
     command.stdin(Stdio::null()).stdout(file).stderr(copy);
@@ -165,7 +175,7 @@ mod tests {
     fn failure_shows_the_end_of_the_log() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
-        let error = run(shell("seq 100; exit 3"), "counting", &log, || ()).unwrap_err();
+        let error = run(shell("seq 100; exit 3"), "counting", &log).unwrap_err();
         let text = error.to_string();
         assert!(
             text.starts_with("counting failed (exit status: 3)"),
@@ -181,7 +191,7 @@ mod tests {
     fn full_disk_is_told_apart() {
         let dir = tempfile::tempdir().unwrap();
         let script = "echo 'cc1: No space left on device'; exit 1";
-        let error = run(shell(script), "cc", &dir.path().join("log"), || ()).unwrap_err();
+        let error = run(shell(script), "cc", &dir.path().join("log")).unwrap_err();
         assert!(matches!(error, Error::DiskFull { .. }), "{error}");
     }
 

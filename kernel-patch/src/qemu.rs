@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fmt::{self, Display};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::str::FromStr;
 
@@ -45,15 +45,7 @@ impl Accel {
     ///
     /// When QEMU does not say its version.
     pub fn describe(self) -> Result<String> {
-        let output = Command::new(PROGRAM)
-            .arg("--version")
-            .output()
-            .map_err(|source| Error::Spawn {
-                what: PROGRAM.into(),
-                source,
-            })?;
-        let text = String::from_utf8_lossy(&output.stdout);
-        let version = text.lines().next().unwrap_or_default().to_owned();
+        let version = version()?;
         let args = self.args().join(" ");
         Ok(format!("{version}, {args}, {}", self.cpu()))
     }
@@ -95,6 +87,31 @@ impl FromStr for Accel {
     }
 }
 
+fn version() -> Result<String> {
+    let text = says("--version")?;
+    Ok(text.lines().next().unwrap_or_default().to_owned())
+}
+
+fn says(option: &str) -> Result<String> {
+    let output = Command::new(PROGRAM)
+        .arg(option)
+        .output()
+        .map_err(|source| Error::Spawn {
+            what: PROGRAM.into(),
+            source,
+        })?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// Fails unless QEMU loads plugins, which is left out of it in some builds.
+pub(crate) fn check_plugins() -> Result<()> {
+    if says("--help")?.lines().any(|it| it.starts_with("-plugin ")) {
+        Ok(())
+    } else {
+        Err(Error::NoPlugins(version()?))
+    }
+}
+
 /// All that one boot needs.
 pub(crate) struct Boot<'a> {
     pub(crate) accel: Accel,
@@ -104,6 +121,8 @@ pub(crate) struct Boot<'a> {
     pub(crate) initramfs: &'a Path,
     pub(crate) cmdline: &'a str,
     pub(crate) console: &'a Path,
+    /// A plugin, and where it writes.
+    pub(crate) plugin: Option<&'a (PathBuf, PathBuf)>,
     /// Where the bytes of each port go.
     pub(crate) ports: [(&'static str, OsString); port::ALL.len()],
     pub(crate) more: &'a [OsString],
@@ -140,6 +159,12 @@ impl Boot<'_> {
                 &format!("virtserialport,chardev={name},name={name}"),
             ]);
         }
+        if let Some((library, out)) = self.plugin {
+            let mut arg = escaped(library);
+            arg.push(",out=");
+            arg.push(escaped(out));
+            command.arg("-plugin").arg(arg);
+        }
         command.args(self.more);
         command
     }
@@ -147,7 +172,11 @@ impl Boot<'_> {
 
 fn to_file(id: &str, path: &std::ffi::OsStr) -> OsString {
     let mut text = OsString::from(format!("file,id={id},path="));
-    // QEMU takes a comma for the end of the path unless it is doubled.
-    text.push(path.to_string_lossy().replace(',', ",,"));
+    text.push(escaped(Path::new(path)));
     text
+}
+
+/// QEMU takes a comma for the end of the path unless it is doubled.
+fn escaped(path: &Path) -> OsString {
+    path.to_string_lossy().replace(',', ",,").into()
 }

@@ -18,7 +18,7 @@ use crate::initramfs::Initramfs;
 use crate::job::{Exit, JOB, Job, OUT, OUT_VARIABLE, WORK, port};
 use crate::judge::judge;
 use crate::process::{self, Process};
-use crate::qemu::{Accel, Boot};
+use crate::qemu::{self, Accel, Boot};
 use crate::{Error, Kernel, Machine, Result, executable, host, modules, paths};
 
 /// The host's variables that an executable inside sees too, by their beginning.
@@ -44,6 +44,9 @@ pub(crate) fn run(
 ) -> Result<Exit> {
     executable::check(program)?;
     host::ensure(host::RUN)?;
+    if machine.plugin.is_some() {
+        qemu::check_plugins()?;
+    }
     let scratch = paths::scratch()?;
     let dir = Dir(scratch.path());
     pack(machine, kernel, program, args, &dir)?;
@@ -127,7 +130,7 @@ fn strip(file: &Path, dir: &Dir<'_>) -> Result<PathBuf> {
     let stripped = dir.0.join("stripped");
     let mut command = Command::new("objcopy");
     command.arg("--strip-debug").arg(file).arg(&stripped);
-    process::run(command, "objcopy", &dir.0.join("objcopy.log"), || ())?;
+    process::run(command, "objcopy", &dir.0.join("objcopy.log"))?;
     Ok(stripped)
 }
 
@@ -243,6 +246,7 @@ fn boot(
         initramfs: &dir.initramfs(),
         cmdline: &kernel_cmdline(machine),
         console: &dir.console(),
+        plugin: machine.plugin.as_ref(),
         ports: ports.each_ref().map(|port| (port.name, port.path())),
         more: &machine.qemu_args,
     }
@@ -259,7 +263,7 @@ fn boot(
                 drain(port.reader, sink).map_err(Error::io("hand on the machine's", name))
             }));
         }
-        let status = qemu(machine, command, dir);
+        let status = run_qemu(machine, command, dir);
         // The readers come to their end once nobody can write any more.
         drop(writers);
         let drained = readers
@@ -272,7 +276,7 @@ fn boot(
     Ok((status, files, report))
 }
 
-fn qemu(machine: &Machine, mut command: Command, dir: &Dir<'_>) -> Result<Option<ExitStatus>> {
+fn run_qemu(machine: &Machine, mut command: Command, dir: &Dir<'_>) -> Result<Option<ExitStatus>> {
     let log = dir.qemu_log();
     let file = File::create(&log).map_err(Error::io("write", &log))?;
     command
@@ -280,7 +284,7 @@ fn qemu(machine: &Machine, mut command: Command, dir: &Dir<'_>) -> Result<Option
         .stdout(Stdio::null())
         .stderr(file);
     let deadline = Instant::now() + machine.timeout;
-    Process::spawn(command, crate::qemu::PROGRAM, Signal::SIGKILL)?.wait(Some(deadline), || ())
+    Process::spawn(command, qemu::PROGRAM, Signal::SIGKILL)?.wait(Some(deadline), || ())
 }
 
 /// Hands on what a port says. Goes on reading when nobody wants it any more,

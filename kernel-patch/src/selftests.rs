@@ -66,7 +66,7 @@ fn build(kernel: &Kernel, built: &Path) -> Result<()> {
             "EXTRA_CFLAGS=-g0".into(),
         ],
         log,
-        progress: Progress::start(format!(
+        progress: Progress::ours(format!(
             "building KVM's selftests (series {})",
             kernel.series_id()
         )),

@@ -105,7 +105,7 @@ impl Series {
                     .arg(dir)
                     .arg("--input")
                     .arg(&input);
-                match process::run(command, "patch", &output, || ()) {
+                match process::run(command, "patch", &output) {
                     Err(Error::ToolFailed { .. }) => {
                         return Err(Error::PatchFailed {
                             patch: patch.name.clone(),

@@ -54,11 +54,10 @@ impl Source {
         let scratch = paths::scratch_in(to.parent().expect("a tree lies in a directory"))?;
         let tree = scratch.path().join("linux");
         let log = paths::logs()?.join("unpack.log");
-        let progress = Progress::start(format!("unpacking {}", self.path.display()));
+        let _progress = Progress::ours(format!("unpacking {}", self.path.display()));
         let mut command;
         if self.path.is_dir() {
             files::replicate(&self.path, &tree, is_git, |from, to| {
-                progress.tick();
                 fs::copy(from, to).map(drop)
             })?;
             // A tree that was built in serves no other build directory.
@@ -74,7 +73,7 @@ impl Source {
                 .arg("--directory")
                 .arg(&tree);
         }
-        run(command, "unpacking the source", &log, || progress.tick())?;
+        run(command, "unpacking the source", &log)?;
         check_version(&tree, &self.path)?;
         fs::rename(&tree, to).map_err(Error::io("make", to))
     }

@@ -195,7 +195,7 @@ pub(crate) fn seed(from: &Path, to: &Path, scratch: &Path) -> Result<()> {
     cp.args(["--archive", "--reflink=auto"])
         .arg(from)
         .arg(&copy);
-    process::run(cp, "cp", &paths::logs()?.join("seed.log"), || ())?;
+    process::run(cp, "cp", &paths::logs()?.join("seed.log"))?;
     fs::rename(&copy, to).map_err(Error::io("make", to))
 }
 

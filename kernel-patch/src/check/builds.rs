@@ -181,7 +181,7 @@ impl Builds {
             arch: self.configuration.arch,
             args: &args,
             log: log.into(),
-            progress: Progress::start(format!("{what}: building ({})", self.configuration.name)),
+            progress: Progress::ours(format!("{what}: building ({})", self.configuration.name)),
         };
         let config = self.configuration.config(calls)?;
         if self.config == Some(config.id()) {

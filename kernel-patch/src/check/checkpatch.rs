@@ -53,7 +53,7 @@ pub(super) fn check(
         .args(["scripts/checkpatch.pl", "--strict", "--no-summary"])
         .args(["--terse", "--show-types", "--showfile", "--color=never"])
         .arg(patch);
-    match run(command, "checkpatch", log, || ()) {
+    match run(command, "checkpatch", log) {
         // Its status says that there are remarks, which is no failure as yet.
         Ok(()) | Err(Error::ToolFailed { .. }) => {}
         Err(error) => return Err(error),

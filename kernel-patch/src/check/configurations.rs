@@ -125,7 +125,7 @@ impl Configuration {
             let _ = fs::remove_file(log);
             let mut command = Command::new(tool);
             process::clean(&mut command).arg("--version");
-            process::run(command, tool, log, || ())?;
+            process::run(command, tool, log)?;
             versions += &fs::read_to_string(log).map_err(Error::io("read", log))?;
         }
         Ok(versions)

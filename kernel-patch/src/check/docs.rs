@@ -86,7 +86,7 @@ impl Docs {
                 .current_dir(tree)
                 .args(["scripts/kernel-doc", "-none"])
                 .args(sources);
-            error = error.or(failure(run(command, "kernel-doc", log, || ()))?);
+            error = error.or(failure(run(command, "kernel-doc", log))?);
         }
         let output = files::read(log)?.unwrap_or_default();
         Ok((error, Warnings::read(&String::from_utf8_lossy(&output))))
@@ -107,7 +107,7 @@ impl Docs {
             arch: "x86_64",
             args: &args,
             log: log.into(),
-            progress: Progress::start(format!("{what}: building the documentation")),
+            progress: Progress::ours(format!("{what}: building the documentation")),
         };
         make.run("htmldocs")
     }

@@ -40,7 +40,7 @@ pub(super) fn check(
             arch: "x86_64",
             args,
             log: log.into(),
-            progress: Progress::start(format!("{what}: building selftests")),
+            progress: Progress::ours(format!("{what}: building selftests")),
         };
         make.run(targets)
     };

@@ -52,15 +52,11 @@ impl Worktree {
         }
         files::remove(&this.root)?;
         source.unpack(&this.root)?;
-        let progress = Progress::start("making a git repository of the source");
-        this.git(&["init", "--quiet", "--initial-branch", PRISTINE], || {
-            progress.tick()
-        })?;
+        let _progress = Progress::ours("making a git repository of the source");
+        this.git(&["init", "--quiet", "--initial-branch", PRISTINE])?;
         // The kernel ignores files that Debian's source has.
-        this.git(&["add", "--all", "--force"], || progress.tick())?;
-        this.git(&["commit", "--quiet", "--message", PRISTINE], || {
-            progress.tick()
-        })?;
+        this.git(&["add", "--all", "--force"])?;
+        this.git(&["commit", "--quiet", "--message", PRISTINE])?;
         let exclude = format!("/{BUILD}-*\n");
         files::write(&this.root.join(".git/info/exclude"), exclude.as_bytes())?;
         files::write(&this.root.join(STAMP), wanted.as_bytes())?;
@@ -76,14 +72,10 @@ impl Worktree {
         // Whoever made it is dead: the directory's lock is held here.
         let _ = fs::remove_file(self.root.join(".git/index.lock"));
         files::remove(&self.root.join(".git/rebase-apply"))?;
-        let progress = Progress::start("bringing the source back to what it was");
-        self.git(&["checkout", "--quiet", "--force", PRISTINE], || {
-            progress.tick()
-        })?;
+        let _progress = Progress::ours("bringing the source back to what it was");
+        self.git(&["checkout", "--quiet", "--force", PRISTINE])?;
         let builds = format!("/{BUILD}-*");
-        self.git(&["clean", "-ffdxq", "--exclude", &builds], || {
-            progress.tick()
-        })
+        self.git(&["clean", "-ffdxq", "--exclude", &builds])
     }
 
     /// Commits the patches, one after another as a maintainer would. Gives the
@@ -93,20 +85,17 @@ impl Worktree {
         patches: &[PathBuf],
         log: impl Fn(usize) -> PathBuf,
     ) -> Result<Vec<String>> {
-        let progress = Progress::start("applying the patches with git am");
-        self.git(
-            &["checkout", "--quiet", "--force", "--detach", PRISTINE],
-            || progress.tick(),
-        )?;
+        let _progress = Progress::ours("applying the patches with git am");
+        self.git(&["checkout", "--quiet", "--force", "--detach", PRISTINE])?;
         let mut commits = vec![self.head()?];
         for (patch, number) in patches.iter().zip(1..) {
             let patch = patch.to_string_lossy();
             let mut command = self.command();
             command.args(["am", "--quiet", &patch]);
-            match process::run(command, "git am", &log(number), || progress.tick()) {
+            match process::run(command, "git am", &log(number)) {
                 Ok(()) => commits.push(self.head()?),
                 Err(Error::ToolFailed { .. }) => {
-                    self.git(&["am", "--abort"], || progress.tick())?;
+                    self.git(&["am", "--abort"])?;
                     break;
                 }
                 Err(error) => return Err(error),
@@ -117,10 +106,7 @@ impl Worktree {
 
     /// Goes to a commit.
     pub(super) fn checkout(&self, commit: &str) -> Result<()> {
-        self.git(
-            &["checkout", "--quiet", "--force", "--detach", commit],
-            || (),
-        )
+        self.git(&["checkout", "--quiet", "--force", "--detach", commit])
     }
 
     /// Lets the calls be built on x86-64 from the patch on that adds them, not
@@ -166,11 +152,11 @@ impl Worktree {
         Ok(head.trim().into())
     }
 
-    fn git(&self, args: &[&str], tick: impl FnMut()) -> Result<()> {
+    fn git(&self, args: &[&str]) -> Result<()> {
         let mut command = self.command();
         command.args(args);
         let what = format!("git {}", args[0]);
-        process::run(command, &what, &self.log, tick)
+        process::run(command, &what, &self.log)
     }
 
     /// `git`, whatever its user has configured.

@@ -1,12 +1,11 @@
 //! Machines side by side: each lane tests one property after the other.
 
-use std::io::{IsTerminal, stderr};
 use std::sync::Mutex;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Result;
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use kernel_patch::Progress;
 
 use crate::host::Host;
 use crate::property::{Outcome, Property, Row, Say, Test};
@@ -15,7 +14,6 @@ use crate::property::{Outcome, Property, Row, Say, Test};
 pub fn run(host: &Host<'_>, properties: &[&'static Property]) -> Result<Vec<Row>> {
     let queue = Mutex::new(properties.iter().enumerate());
     let rows = Mutex::new(Vec::new());
-    let screen = MultiProgress::new();
     thread::scope(|scope| {
         for _ in 0..host.options.jobs {
             scope.spawn(|| {
@@ -24,7 +22,7 @@ pub fn run(host: &Host<'_>, properties: &[&'static Property]) -> Result<Vec<Row>
                     let Some((place, property)) = next else {
                         return;
                     };
-                    let row = one(host, property, &screen);
+                    let row = one(host, property);
                     rows.lock().expect("no lane panics").push((place, row));
                 }
             });
@@ -36,13 +34,13 @@ pub fn run(host: &Host<'_>, properties: &[&'static Property]) -> Result<Vec<Row>
     Ok(rows.into_iter().map(|(_, row)| row).collect())
 }
 
-fn one(host: &Host<'_>, property: &'static Property, screen: &MultiProgress) -> Row {
-    let progress = Progress::start(property.name, screen);
+fn one(host: &Host<'_>, property: &'static Property) -> Row {
+    let progress = Progress::start("conform", property.name);
     let started = Instant::now();
-    let say = |what: &str| progress.say(what);
+    let say = |what: &str| progress.at(what);
     let result = test(host, property, &say);
     let row = Row::new(property, started.elapsed(), result);
-    progress.end(&row);
+    progress.end(if row.holds() { "holds" } else { "FAILS" });
     row
 }
 
@@ -54,45 +52,5 @@ fn test(host: &Host<'_>, property: &Property, say: &Say<'_>) -> Result<Outcome> 
         }
         Test::Prepared { machine, .. } => host.inside(machine(host)?, property.name, say),
         Test::Outside(test) => test(host, say),
-    }
-}
-
-/// One property's line on a terminal; elsewhere a line at its beginning and
-/// one at its end.
-struct Progress {
-    name: &'static str,
-    bar: Option<ProgressBar>,
-}
-
-impl Progress {
-    fn start(name: &'static str, screen: &MultiProgress) -> Self {
-        let bar = stderr().is_terminal().then(|| {
-            let style = ProgressStyle::with_template("{spinner} {prefix}: {wide_msg} {elapsed}")
-                .expect("the template is well-formed");
-            let bar = screen.add(ProgressBar::new_spinner().with_style(style));
-            bar.set_prefix(name);
-            bar.enable_steady_tick(Duration::from_millis(100));
-            bar
-        });
-        if bar.is_none() {
-            eprintln!("conform: {name}");
-        }
-        Self { name, bar }
-    }
-
-    fn say(&self, what: &str) {
-        if let Some(bar) = &self.bar {
-            bar.set_message(what.to_owned());
-        }
-    }
-
-    fn end(&self, row: &Row) {
-        match &self.bar {
-            Some(bar) => bar.finish_and_clear(),
-            None => {
-                let verdict = if row.holds() { "holds" } else { "FAILS" };
-                eprintln!("conform: {} {verdict}, {} s", self.name, row.seconds);
-            }
-        }
     }
 }

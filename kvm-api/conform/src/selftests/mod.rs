@@ -6,7 +6,6 @@
 mod docs;
 mod known;
 mod place;
-mod preload;
 mod report;
 mod run;
 

@@ -7,10 +7,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use kernel_patch::{Machine, libraries, selftests};
+use kernel_patch::{Machine, cdylib, libraries, selftests};
 use nix::mount::{MsFlags, mount, umount};
 
-use super::preload;
 use crate::host::Host;
 
 /// Where the tests are, and what they need to be started.
@@ -24,7 +23,8 @@ pub const PRELOADED: &str = "/lib/libkvm_preload.so";
 /// The test that looks for idle pages asks for them by 64, and does not expect
 /// the last ones of the memory to be fewer.
 pub fn machine(host: &Host<'_>) -> Result<Machine> {
-    let library = preload::build()?;
+    const PRELOAD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../preload");
+    let library = cdylib(Path::new(PRELOAD), &["interpose"])?.join("libkvm_preload.so");
     let tests = selftests(host.kernel())?;
     let mut files = BTreeMap::new();
     for test in &tests {
