@@ -15,7 +15,7 @@ use kvm_bindings::{
 use crate::cases::Case;
 use crate::fixture::{Fixture, check_rounds};
 use crate::guest::{self, Exit, Mode};
-use crate::subject::{Call, Subject, Undone};
+use crate::subject::{Call, Set, Subject};
 
 /// A model specific register that every KVM lets user space read and write:
 /// IA32_SYSENTER_CS.
@@ -59,19 +59,13 @@ fn call<'b, B: Kvm>(kvm: &'b B, name: &str) -> Result<Box<dyn Subject + 'b>> {
                 kvm.kvm_get_vcpu_mmap_size(dev.as_fd()).unwrap();
             }))
         }
-        "kvm_set_memory_region" => {
-            let vm = f.vm.try_clone()?;
-            Box::new(Undone {
-                call: move || {
-                    kvm.kvm_set_memory_region(f.vm(), SLOT, 0, PLACE, guest::MEMORY)
-                        .unwrap();
-                },
-                undo: move || {
-                    kvm.kvm_set_memory_region(vm.as_fd(), SLOT, 0, PLACE, 0)
-                        .unwrap();
-                },
-            })
-        }
+        "kvm_set_memory_region" => Box::new(Set {
+            set: move |size| {
+                kvm.kvm_set_memory_region(f.vm(), SLOT, 0, PLACE, size)
+                    .unwrap();
+            },
+            size: guest::MEMORY,
+        }),
         "kvm_create_vcpu" => Box::new(CreateVcpu {
             kvm,
             vm: None,
@@ -177,34 +171,24 @@ fn call<'b, B: Kvm>(kvm: &'b B, name: &str) -> Result<Box<dyn Subject + 'b>> {
             );
         })),
         "kvm_set_user_memory_region" => {
-            let vm = f.vm.try_clone()?;
             let memory = kvm.kvm_map_memory(f.vm(), 0, guest::MEMORY as usize)?;
-            let set = move |vm: &OwnedFd, size| {
-                // SAFETY: the memory is mapped as long as this closure, and so
-                // the VM, which has no vcpu that runs, is there.
-                unsafe {
-                    let address = memory.as_ptr() as u64;
-                    kvm.kvm_set_user_memory_region(vm.as_fd(), SLOT, 0, PLACE, size, address)
-                }
-                .unwrap();
-            };
-            let set = std::rc::Rc::new(set);
-            let unset = set.clone();
-            Box::new(Undone {
-                call: move || set(&f.vm, guest::MEMORY),
-                undo: move || unset(&vm, 0),
-            })
-        }
-        "kvm_set_memory_alias" => {
-            let vm = f.vm.try_clone()?;
-            Box::new(Undone {
-                call: move || {
-                    let alias = alias(guest::MEMORY);
-                    kvm.kvm_set_memory_alias(f.vm(), &alias).unwrap();
+            Box::new(Set {
+                set: move |size| {
+                    // SAFETY: the memory is mapped as long as this closure, and so
+                    // the VM, which has no vcpu that runs, is there.
+                    unsafe {
+                        let address = memory.as_ptr() as u64;
+                        kvm.kvm_set_user_memory_region(f.vm(), SLOT, 0, PLACE, size, address)
+                    }
+                    .unwrap();
                 },
-                undo: move || kvm.kvm_set_memory_alias(vm.as_fd(), &alias(0)).unwrap(),
+                size: guest::MEMORY,
             })
         }
+        "kvm_set_memory_alias" => Box::new(Set {
+            set: move |size| kvm.kvm_set_memory_alias(f.vm(), &alias(size)).unwrap(),
+            size: guest::MEMORY,
+        }),
         name => bail!("no case for {name}"),
     })
 }

@@ -1,6 +1,8 @@
 //! The cases: each call of the proposal in its order, `kvm_run` by kind of
 //! exit, and the work that a user of them does.
 
+use kvm_api::kvm_sys::{CALLS, Fd};
+
 use crate::guest::{Exit, Mode};
 
 /// What a row of the comparison is about.
@@ -53,6 +55,20 @@ impl Case {
         }
     }
 
+    /// Whether the thread of a vcpu makes it while its guest runs, and not the
+    /// one that sets up and looks after the VM.
+    #[must_use]
+    pub fn is_of_vcpu(self) -> bool {
+        match self {
+            Self::Call(name) => CALLS
+                .iter()
+                .any(|call| call.name == name && call.fd == Fd::Vcpu),
+            Self::NullSyscall | Self::Run(..) | Self::ImmediateExit | Self::EmulationLoop(_) => {
+                true
+            }
+        }
+    }
+
     /// Why the call's own work hides how it was called, where it does: the
     /// ratio of such a row says little about the interface.
     #[must_use]
@@ -87,7 +103,7 @@ impl Case {
         let runs = |mode| exits.map(|exit| Self::Run(exit, mode));
 
         let mut all = vec![Self::NullSyscall];
-        for call in kvm_api::kvm_sys::CALLS.iter() {
+        for call in CALLS.iter() {
             if call.name == "kvm_run" {
                 all.extend(runs(Mode::Long));
                 all.extend(runs(Mode::Real));
@@ -117,10 +133,7 @@ mod tests {
             .filter(|name| name.starts_with("kvm_"))
             .collect();
         names.dedup();
-        let calls: Vec<_> = kvm_api::kvm_sys::CALLS
-            .iter()
-            .map(|call| call.name)
-            .collect();
+        let calls: Vec<_> = CALLS.iter().map(|call| call.name).collect();
         assert_eq!(names, calls);
     }
 

@@ -39,11 +39,13 @@ impl Criteria {
         }
     }
 
-    /// Set up for `unit`, with its files below `home`.
+    /// Set up for `unit`, with its files below `home`; to be `quick`, with few
+    /// samples and without plots.
     #[must_use]
-    pub fn below(home: &Path, unit: Unit) -> Self {
+    pub fn below(home: &Path, unit: Unit, quick: bool) -> Self {
         match unit {
             Unit::Instructions => Self::Instructions(instructions().output_directory(home)),
+            Unit::Nanoseconds if quick => Self::Nanoseconds(quickly().output_directory(home)),
             Unit::Nanoseconds => Self::Nanoseconds(nanoseconds().output_directory(home)),
         }
     }
@@ -83,6 +85,16 @@ fn nanoseconds() -> Criterion {
         .plotting_backend(PlottingBackend::Plotters)
         .warm_up_time(Duration::from_millis(200))
         .measurement_time(Duration::from_millis(800))
+}
+
+/// Enough to see how times compare, in a quarter of a second each.
+fn quickly() -> Criterion {
+    Criterion::default()
+        .without_plots()
+        .sample_size(20)
+        .nresamples(1000)
+        .warm_up_time(Duration::from_millis(50))
+        .measurement_time(Duration::from_millis(200))
 }
 
 fn measure<M: Measurement + 'static>(

@@ -6,6 +6,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
+use profile::mark;
+use profile::marker::Marker;
 use serde::{Deserialize, Serialize};
 
 use crate::counter::now;
@@ -53,6 +55,7 @@ fn sample(subject: &mut dyn Subject) -> Result<Count> {
     for _ in 0..WARM_UP {
         once(subject);
     }
+    mark!(Marker::Section);
     let begin = now();
     let mut outcomes = BTreeMap::new();
     let mut calls = 0;
@@ -60,6 +63,7 @@ fn sample(subject: &mut dyn Subject) -> Result<Count> {
         *outcomes.entry(once(subject)).or_insert(0) += 1;
         calls += 1;
     }
+    mark!(Marker::Close);
     subject.check(WARM_UP + calls)?;
     Ok(summarize(&outcomes))
 }
@@ -69,7 +73,9 @@ fn sample(subject: &mut dyn Subject) -> Result<Count> {
 fn once(subject: &mut dyn Subject) -> u64 {
     subject.before();
     let start = now();
+    mark!(Marker::Begin);
     subject.call();
+    mark!(Marker::End);
     let end = now();
     subject.after();
     end - start

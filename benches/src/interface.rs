@@ -13,6 +13,10 @@ use crate::guest::Mode;
 use crate::peer::KvmIoctls;
 use crate::subject::{Call, Subject};
 
+/// The interfaces, in the order in which they are measured and shown. The first
+/// is what the others are compared with.
+pub const INTERFACES: [&str; 3] = ["ioctl", "syscall", "kvm-ioctls"];
+
 /// One interface, open and ready.
 pub enum Interface {
     /// The ioctls, by this project's backend: what the others are held against.

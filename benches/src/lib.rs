@@ -11,19 +11,24 @@
 mod backend;
 mod cases;
 pub mod counter;
+pub mod diff;
 pub mod estimate;
 pub mod exact;
 mod fixture;
 mod guest;
 mod interface;
 mod measure;
+pub mod parts;
 mod peer;
 pub mod place;
+pub mod profiles;
 pub mod record;
+pub mod report;
+pub mod seccomp;
 mod subject;
 pub mod table;
 
 pub use cases::Case;
-pub use interface::{Interface, Interfaces, Named};
+pub use interface::{INTERFACES, Interface, Interfaces, Named};
 pub use measure::{Selection, measure};
 pub use subject::Subject;

@@ -1,22 +1,34 @@
 //! Measures: every case on every interface that has a part in it.
 
 use std::collections::BTreeMap;
+use std::panic::resume_unwind;
 use std::path::PathBuf;
+use std::thread;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
+use nix::sched::{CloneFlags, unshare};
 
 use crate::counter::{self, Unit};
 use crate::estimate::Criteria;
-use crate::record::{Figure, Record, Row, SCHEMA};
-use crate::{Case, Interfaces, exact, place};
+use crate::exact::{self, Count};
+use crate::record::{Figure, Record, Row, Run, SCHEMA};
+use crate::seccomp::{self, Seccomp};
+use crate::{Case, Interface, Interfaces, place};
 
 /// What to measure.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Selection {
     /// Only cases with this in their names.
     pub filter: Option<String>,
-    /// By criterion as well, which leaves its files here.
+    /// Count each call by itself, where instructions can be counted.
+    pub exact: bool,
+    /// After that, count what a vcpu's thread does once more, below a filter of
+    /// its system calls.
+    pub allowlist: bool,
+    /// Measure by criterion, which leaves its files here.
     pub criterion: Option<PathBuf>,
+    /// Have criterion be content with little, and draw nothing.
+    pub quick: bool,
 }
 
 impl Selection {
@@ -34,56 +46,86 @@ impl Selection {
 /// Measures on the machine that this runs on. Calls `progress` with the name of
 /// each case before it begins.
 ///
-/// Exact counts are taken only where instructions can be counted.
-///
 /// # Errors
 ///
 /// When there is no KVM, or a call does not do what it should.
 pub fn measure(selection: &Selection, progress: impl Fn(&str)) -> Result<Record> {
     let unit = counter::detect();
+    let exact = selection.exact && unit == Unit::Instructions;
     ensure!(
-        unit == Unit::Instructions || selection.criterion.is_some(),
+        exact || selection.criterion.is_some(),
         "there are no instructions to count here, and criterion, which measures time, is left out"
     );
     let interfaces = Interfaces::open()?;
     let home = selection.criterion.as_deref();
-    let mut criteria = home.map(|home| Criteria::below(home, unit));
+    let mut criteria = home.map(|home| Criteria::below(home, unit, selection.quick));
 
+    let mut cases = selection.cases();
+    cases.retain(|case| interfaces.can(*case));
     let mut rows = Vec::new();
-    for case in selection.cases() {
-        if !interfaces.can(case) {
-            continue;
-        }
-        let name = case.name();
-        progress(&name);
+    for case in &cases {
+        progress(&case.name());
         let mut figures = BTreeMap::new();
         // One at a time, so that no other VM is there while it is counted.
-        for prepared in interfaces.subjects(case) {
+        for prepared in interfaces.subjects(*case) {
             let (interface, mut subject) = prepared?;
-            let exact = (unit == Unit::Instructions)
-                .then(|| exact::count(&mut *subject))
-                .transpose()?;
-            let criterion = None;
-            figures.insert(interface.into(), Figure { exact, criterion });
+            let exact = exact.then(|| exact::count(&mut *subject)).transpose()?;
+            figures.insert(interface.into(), Figure::new(exact));
         }
         if let Some(criteria) = &mut criteria {
-            criteria.measure(&name, interfaces.subjects(case).collect::<Result<_>>()?);
+            let subjects = interfaces.subjects(*case).collect::<Result<_>>()?;
+            criteria.measure(&case.name(), subjects);
         }
-        rows.push(Row {
-            name,
-            own_work: case.own_work().map(Into::into),
-            figures,
-        });
+        rows.push(Row::new(*case, figures));
     }
     if let Some(criteria) = &criteria {
         criteria.finish();
+    }
+
+    let run = |seccomp, rows| -> Result<Run> {
+        Ok(Run {
+            measured_on: place::here()?,
+            seccomp,
+            no_syscalls: interfaces.no_syscalls.clone(),
+            rows,
+        })
+    };
+    let mut runs = vec![run(Seccomp::None, rows)?];
+    // Last, for C libraries go about otherwise once there was a second thread.
+    if exact && selection.allowlist {
+        cases.retain(|case| case.is_of_vcpu());
+        let mut rows = Vec::new();
+        for case in cases {
+            progress(&format!("{} below the filter", case.name()));
+            let mut figures = BTreeMap::new();
+            for interface in &interfaces.open {
+                if let Some(count) = confined(interface, case)? {
+                    figures.insert(interface.name().into(), Figure::new(Some(count)));
+                }
+            }
+            rows.push(Row::new(case, figures));
+        }
+        runs.push(run(Seccomp::Allowlist, rows)?);
     }
     Ok(Record {
         schema: SCHEMA,
         time: 0,
         unit,
-        measured_on: place::here()?,
-        no_syscalls: interfaces.no_syscalls,
-        rows,
+        runs,
     })
+}
+
+/// Counts on a thread with the filter, which goes away with its thread.
+fn confined(interface: &Interface, case: Case) -> Result<Option<Count>> {
+    let count = || {
+        // The kernel looks up descriptors faster where only one thread has
+        // them, as it is without the filter.
+        unshare(CloneFlags::CLONE_FILES).context("unshare")?;
+        let Some(mut subject) = interface.subject(case)? else {
+            return Ok(None);
+        };
+        seccomp::confine()?;
+        exact::count(&mut *subject).map(Some)
+    };
+    thread::scope(|scope| scope.spawn(count).join()).unwrap_or_else(|panic| resume_unwind(panic))
 }

@@ -2,20 +2,24 @@
 //! schema docs/compare-json.md explains.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 
+use crate::Case;
 use crate::counter::Unit;
 use crate::estimate::{self, Estimate};
 use crate::exact::Count;
 use crate::place::Place;
+use crate::profiles::Profile;
+use crate::seccomp::Seccomp;
 
 /// The schema's version: it changes when a reader has to.
-pub const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 2;
 
-/// One run.
+/// One comparison.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// The [`SCHEMA`] that this follows.
@@ -24,8 +28,17 @@ pub struct Record {
     pub time: u64,
     /// The unit of all figures.
     pub unit: Unit,
+    /// What was found, one condition after the other; the first is the usual one.
+    pub runs: Vec<Run>,
+}
+
+/// What was found under one condition.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Run {
     /// What it was measured on.
     pub measured_on: Place,
+    /// What filtered the system calls.
+    pub seccomp: Seccomp,
     /// Why the system calls are missing, if they are.
     pub no_syscalls: Option<String>,
     /// A row a case, in the order of the proposal.
@@ -50,9 +63,22 @@ pub struct Figure {
     pub exact: Option<Count>,
     /// Criterion's estimate, if it was asked.
     pub criterion: Option<Estimate>,
+    /// Where the instructions went, if that was recorded.
+    pub profile: Option<Profile>,
 }
 
 impl Figure {
+    /// A figure with no more to it than its count.
+    #[must_use]
+    pub fn new(exact: Option<Count>) -> Self {
+        let (criterion, profile) = (None, None);
+        Self {
+            exact,
+            criterion,
+            profile,
+        }
+    }
+
     /// The figure to show, and to compare.
     #[must_use]
     pub fn value(&self) -> Option<f64> {
@@ -62,6 +88,17 @@ impl Figure {
 }
 
 impl Row {
+    /// A case's row.
+    #[must_use]
+    pub fn new(case: Case, figures: BTreeMap<String, Figure>) -> Self {
+        let (name, own_work) = (case.name(), case.own_work().map(Into::into));
+        Self {
+            name,
+            own_work,
+            figures,
+        }
+    }
+
     /// The figure of `interface` over that of `ioctl`.
     #[must_use]
     pub fn ratio(&self, interface: &str) -> Option<f64> {
@@ -71,6 +108,44 @@ impl Row {
 }
 
 impl Record {
+    /// Reads what was written as JSON.
+    ///
+    /// # Errors
+    ///
+    /// When it is none of this schema.
+    pub fn read(path: &Path) -> Result<Self> {
+        #[derive(Deserialize)]
+        struct Versioned {
+            schema: u32,
+        }
+
+        let json = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let damaged = || format!("{} is not the whole JSON of a comparison", path.display());
+        let Versioned { schema } = serde_json::from_slice(&json).with_context(damaged)?;
+        ensure!(
+            schema == SCHEMA,
+            "{} follows schema {schema}; this reads {SCHEMA}",
+            path.display()
+        );
+        serde_json::from_slice(&json).with_context(damaged)
+    }
+}
+
+impl Run {
+    /// Under what it was measured, in few words.
+    #[must_use]
+    pub fn condition(&self) -> String {
+        let build = self.measured_on.build.as_ref();
+        let mitigations = build.map_or("as booted", |build| &build.mitigations);
+        format!("mitigations {mitigations}, seccomp {}", self.seccomp)
+    }
+
+    /// The row of that name.
+    #[must_use]
+    pub fn row(&self, name: &str) -> Option<&Row> {
+        self.rows.iter().find(|row| row.name == name)
+    }
+
     /// Takes over the estimates that criterion has written below `home`.
     ///
     /// # Errors
@@ -91,7 +166,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::table;
+    use crate::{report, table};
 
     /// A record as a run has left it.
     const RECORD: &str = include_str!("../../docs/results.json");
@@ -122,6 +197,7 @@ mod tests {
             if let Ok(record) = serde_json::from_slice::<Record>(&json) {
                 let _ = table::tables(&record);
                 let _ = table::legend(&record);
+                let _ = report::render(&record, None);
             }
         }
     }

@@ -42,24 +42,25 @@ impl<F: FnMut()> Subject for Call<F> {
     }
 }
 
-/// A subject whose call makes something that has to be undone each time.
-pub struct Undone<F, U> {
-    /// The call.
-    pub call: F,
-    /// What takes it back.
-    pub undo: U,
+/// A subject whose call sets something of that size, which setting it to none
+/// takes back.
+pub struct Set<F> {
+    /// Sets it to a size in bytes.
+    pub set: F,
+    /// The size.
+    pub size: u64,
 }
 
-impl<F: FnMut(), U: FnMut()> Subject for Undone<F, U> {
+impl<F: FnMut(u64)> Subject for Set<F> {
     fn apart(&self) -> bool {
         true
     }
 
     fn call(&mut self) {
-        (self.call)();
+        (self.set)(self.size);
     }
 
     fn after(&mut self) {
-        (self.undo)();
+        (self.set)(0);
     }
 }

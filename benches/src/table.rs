@@ -1,136 +1,262 @@
-//! The comparison as a person reads it.
+//! The comparison as tables, for a terminal and for the report.
 
+use askama::Template;
 use comfy_table::presets::ASCII_MARKDOWN;
-use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
+use comfy_table::{CellAlignment, ContentArrangement, Table};
 
 use crate::counter::Unit;
-use crate::record::{Figure, Record, Row};
+use crate::interface::INTERFACES;
+use crate::record::{Figure, Record, Row, Run};
 
-/// The interfaces in the order of the columns; the first is what the others
-/// are compared with.
-const COLUMNS: [&str; 3] = ["ioctl", "syscall", "kvm-ioctls"];
+/// A table, however it is shown.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Template)]
+#[template(path = "grid.html")]
+pub struct Grid {
+    /// What columns have in common, and how many they are; none has for most.
+    pub groups: Vec<(String, usize)>,
+    /// The columns' names. The first column is the rows' names.
+    pub head: Vec<String>,
+    /// The rows.
+    pub rows: Vec<Vec<Cell>>,
+}
 
-/// The tables, in Markdown: first the calls whose cost is mostly how they are
-/// called, then the others.
+/// What stands in one place of a table.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cell {
+    /// Its text.
+    pub text: String,
+    /// Whether that is a number.
+    pub number: bool,
+}
+
+impl Cell {
+    /// Words.
+    #[must_use]
+    pub fn words(text: impl Into<String>) -> Self {
+        let (text, number) = (text.into(), false);
+        Self { text, number }
+    }
+
+    /// A number, if there is one.
+    #[must_use]
+    pub fn number(text: Option<String>) -> Self {
+        let (text, number) = (text.unwrap_or_default(), true);
+        Self { text, number }
+    }
+}
+
+impl Grid {
+    /// Whether a column has numbers in it.
+    fn is_number(&self, column: &usize) -> bool {
+        let mut cells = self.rows.iter().filter_map(|row| row.get(*column));
+        cells.any(|cell| cell.number)
+    }
+
+    /// As Markdown.
+    pub(crate) fn markdown(&self) -> String {
+        let mut table = Table::new();
+        table
+            .load_style(ASCII_MARKDOWN)
+            .set_content_arrangement(ContentArrangement::Disabled);
+        let mut head = self.head.clone();
+        let mut column = 0;
+        for (group, width) in &self.groups {
+            for (nth, name) in head.iter_mut().skip(column).take(*width).enumerate() {
+                *name = format!("{}\n{name}", if nth == 0 { group } else { "" });
+            }
+            column += width;
+        }
+        table.set_header(head);
+        for row in &self.rows {
+            table.add_row(row.iter().map(|cell| {
+                let alignment = if cell.number {
+                    CellAlignment::Right
+                } else {
+                    CellAlignment::Left
+                };
+                comfy_table::Cell::new(&cell.text).set_alignment(alignment)
+            }));
+        }
+        format!("{table}\n")
+    }
+}
+
+/// What stands above the calls that [`own_work`] is about.
+pub const OWN_WORK: &str = "Calls whose own work outweighs how they are called";
+/// What stands above the [`matrix`].
+pub const MATRIX: &str = "Mitigations on and off, without and with a filter of system calls";
+
+/// The tables, in Markdown.
 #[must_use]
 pub fn tables(record: &Record) -> String {
-    let (own, plain): (Vec<_>, Vec<_>) = record.rows.iter().partition(|row| row.own_work.is_some());
-    let mut text = format!("{}\n", table(record, &plain));
-    if !own.is_empty() {
-        text.push_str("\nCalls whose own work outweighs how they are called:\n\n");
-        text.push_str(&format!("{}\n", table(record, &own)));
+    let mut text = record
+        .runs
+        .first()
+        .map_or("Nothing was measured.\n".into(), |run| {
+            calls(record.unit, run).markdown()
+        });
+    for (title, grid) in [(OWN_WORK, own_work(record)), (MATRIX, matrix(record))] {
+        if let Some(grid) = grid {
+            text.push_str(&format!("\n{title}:\n\n{}", grid.markdown()));
+        }
     }
     text
 }
 
-fn table(record: &Record, rows: &[&Row]) -> Table {
-    let present = |name: &&&str| rows.iter().any(|row| row.figures.contains_key(**name));
-    let columns: Vec<_> = COLUMNS.iter().filter(present).copied().collect();
-    let own_work = rows.iter().any(|row| row.own_work.is_some());
-
-    let mut table = Table::new();
-    table
-        .load_style(ASCII_MARKDOWN)
-        .set_content_arrangement(ContentArrangement::Disabled);
-    let mut header = vec![format!("call, {}", record.unit)];
-    for (nth, name) in columns.iter().enumerate() {
-        header.push((*name).into());
-        header.push("spread".into());
-        if nth > 0 {
-            header.push("/ioctl".into());
-        }
-    }
-    if own_work {
-        header.push("its own work".into());
-    }
-    let width = header.len();
-    table.set_header(header);
-    for row in rows {
-        let mut cells = vec![row.name.clone()];
-        for (nth, name) in columns.iter().enumerate() {
-            let figure = row.figures.get(*name);
-            cells.push(figure.map_or_else(String::new, value));
-            cells.push(figure.map_or_else(String::new, spread));
-            if nth > 0 {
-                let ratio = row.ratio(name);
-                cells.push(ratio.map_or_else(String::new, |ratio| format!("{ratio:.3}")));
-            }
-        }
-        if own_work {
-            cells.push(row.own_work.clone().unwrap_or_default());
-        }
-        table.add_row(cells.into_iter().enumerate().map(|(nth, text)| {
-            let number = nth > 0 && !(own_work && nth + 1 == width);
-            let alignment = if number {
-                CellAlignment::Right
-            } else {
-                CellAlignment::Left
-            };
-            Cell::new(text).set_alignment(alignment)
-        }));
-    }
-    table
+/// The calls whose cost is mostly how they are called.
+#[must_use]
+pub fn calls(unit: Unit, run: &Run) -> Grid {
+    let rows = run.rows.iter().filter(|row| row.own_work.is_none());
+    comparison(unit, &rows.collect::<Vec<_>>())
 }
 
-fn value(figure: &Figure) -> String {
-    figure
-        .value()
-        .map_or_else(String::new, |value| format!("{value:.0}"))
+/// The others, if any were measured.
+#[must_use]
+pub fn own_work(record: &Record) -> Option<Grid> {
+    let run = record.runs.first()?;
+    let rows: Vec<_> = run
+        .rows
+        .iter()
+        .filter(|row| row.own_work.is_some())
+        .collect();
+    if rows.is_empty() {
+        return None;
+    }
+    let mut grid = comparison(record.unit, &rows);
+    grid.head.push("its own work".into());
+    for (cells, row) in grid.rows.iter_mut().zip(rows) {
+        cells.push(Cell::words(row.own_work.as_deref().unwrap_or_default()));
+    }
+    Some(grid)
+}
+
+/// What a vcpu's thread does, under each condition, if there is more than one.
+#[must_use]
+pub fn matrix(record: &Record) -> Option<Grid> {
+    let [first, _, ..] = &record.runs[..] else {
+        return None;
+    };
+    let mut grid = Grid {
+        groups: vec![(String::new(), 1)],
+        head: vec![format!("call, {}", record.unit)],
+        rows: Vec::new(),
+    };
+    for run in &record.runs {
+        grid.groups.push((run.condition(), 3));
+        grid.head
+            .extend(["ioctl", "syscall", "/ioctl"].map(String::from));
+    }
+    for row in &first.rows {
+        let rows: Option<Vec<_>> = record.runs.iter().map(|run| run.row(&row.name)).collect();
+        let Some(rows) = rows else { continue };
+        let mut cells = vec![Cell::words(&row.name)];
+        for row in rows {
+            cells.push(Cell::number(value(row, "ioctl")));
+            cells.push(Cell::number(value(row, "syscall")));
+            cells.push(Cell::number(ratio(row, "syscall")));
+        }
+        grid.rows.push(cells);
+    }
+    Some(grid)
+}
+
+fn comparison(unit: Unit, rows: &[&Row]) -> Grid {
+    let present = |name: &&str| rows.iter().any(|row| row.figures.contains_key(*name));
+    let mut grid = Grid {
+        head: vec![format!("call, {unit}")],
+        ..Grid::default()
+    };
+    let columns: Vec<_> = INTERFACES.into_iter().filter(present).collect();
+    for (nth, name) in columns.iter().enumerate() {
+        grid.head.extend([(*name).into(), "spread".into()]);
+        if nth > 0 {
+            grid.head.push("/ioctl".into());
+        }
+    }
+    for row in rows {
+        let mut cells = vec![Cell::words(&row.name)];
+        for (nth, name) in columns.iter().enumerate() {
+            cells.push(Cell::number(value(row, name)));
+            cells.push(Cell::number(row.figures.get(*name).and_then(spread)));
+            if nth > 0 {
+                cells.push(Cell::number(ratio(row, name)));
+            }
+        }
+        grid.rows.push(cells);
+    }
+    grid
+}
+
+fn value(row: &Row, interface: &str) -> Option<String> {
+    let value = row.figures.get(interface)?.value()?;
+    Some(format!("{value:.0}"))
+}
+
+fn ratio(row: &Row, interface: &str) -> Option<String> {
+    Some(format!("{:.3}", row.ratio(interface)?))
 }
 
 /// Of an exact count, how many of the calls had it; of an estimate, how far the
 /// mean may be off.
-fn spread(figure: &Figure) -> String {
-    match (&figure.exact, &figure.criterion) {
-        (Some(count), _) => format!("{:.0} %", 100.0 * count.at_mode as f64 / count.calls as f64),
-        (None, Some(estimate)) => {
-            let (low, high) = estimate.interval;
-            format!("± {:.0}", (high - low) / 2.0)
-        }
-        (None, None) => String::new(),
+fn spread(figure: &Figure) -> Option<String> {
+    if let Some(count) = &figure.exact {
+        let share = 100.0 * count.at_mode as f64 / count.calls as f64;
+        return Some(format!("{share:.0} %"));
     }
+    let (low, high) = figure.criterion?.interval;
+    Some(format!("± {:.0}", (high - low) / 2.0))
+}
+
+/// What the figures are.
+#[must_use]
+pub fn meaning(unit: Unit) -> &'static str {
+    match unit {
+        Unit::Instructions => {
+            "Figures are instructions from user space to user space and back, not cycles: the most\n\
+             common outcome of many calls; the spread is the share of calls with that outcome. The\n\
+             guest's own instructions are among them, and vmrun is one.\n\
+             null_syscall is getppid(), the floor under all of them."
+        }
+        Unit::Nanoseconds => {
+            "Figures are criterion's means in nanoseconds; the spread is half the interval that\n\
+             holds the mean with a probability of 95 %.\n\
+             null_syscall is getppid(), the floor under all of them."
+        }
+    }
+}
+
+/// What a run was measured on, by name.
+#[must_use]
+pub fn place(run: &Run) -> Vec<(&'static str, String)> {
+    let place = &run.measured_on;
+    let mut lines = vec![("kernel", format!("{} {}", place.kernel, place.version))];
+    if let Some(build) = &place.build {
+        let from = format!("series {}, configuration {}", build.series, build.config);
+        lines.push(("built from", from));
+        lines.push(("accelerator", build.accelerator.clone()));
+    }
+    lines.push(("processor", place.cpu.clone()));
+    lines.push(("KVM", place.kvm.clone()));
+    lines.push(("mitigations", mitigations(run)));
+    if let Some(why) = &run.no_syscalls {
+        lines.push(("no syscalls", why.clone()));
+    }
+    lines
 }
 
 /// What the figures are, and what they were measured on.
 #[must_use]
 pub fn legend(record: &Record) -> String {
-    let place = &record.measured_on;
-    let mut lines = Vec::new();
-    lines.push(match record.unit {
-        Unit::Instructions => {
-            "Figures are instructions from user space to user space and back, not cycles: the most\n\
-             common outcome of many calls; the spread is the share of calls with that outcome. The\n\
-             guest's own instructions are among them, and vmrun is one."
-                .into()
-        }
-        Unit::Nanoseconds => {
-            "Figures are criterion's means in nanoseconds; the spread is half the interval that\n\
-             holds the mean with a probability of 95 %."
-                .into()
-        }
-    });
-    lines.push("null_syscall is getppid(), the floor under all of them.".into());
-    lines.push(String::new());
-    lines.push(format!("kernel       {} {}", place.kernel, place.version));
-    if let Some(build) = &place.build {
-        lines.push(format!(
-            "built from   series {}, configuration {}",
-            build.series, build.config
-        ));
-        lines.push(format!("accelerator  {}", build.accelerator));
+    let mut text = format!("{}\n", meaning(record.unit));
+    for (name, what) in record.runs.first().map(place).unwrap_or_default() {
+        text.push_str(&format!("\n{name:<12} {what}"));
     }
-    lines.push(format!("processor    {}", place.cpu));
-    lines.push(format!("KVM          {}", place.kvm));
-    lines.push(format!("mitigations  {}", mitigations(record)));
-    if let Some(why) = &record.no_syscalls {
-        lines.push(format!("no syscalls  {why}"));
-    }
-    lines.join("\n")
+    text
 }
 
 /// Those that are in force, or against which the kernel does nothing.
-fn mitigations(record: &Record) -> String {
-    let place = &record.measured_on;
+fn mitigations(run: &Run) -> String {
+    let place = &run.measured_on;
     let asked = match &place.build {
         Some(build) => format!("{}: ", build.mitigations),
         None => String::new(),

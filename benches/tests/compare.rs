@@ -1,8 +1,11 @@
 //! `cargo compare` as a user meets it.
 
+use std::env;
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::sync::Mutex;
 
 use benches::record::{Record, Row};
 use tempfile::TempDir;
@@ -15,8 +18,13 @@ fn compare(args: &[&str]) -> Command {
 
 #[track_caller]
 fn refused(output: &Output, message: &str) {
+    refused_with(1, output, message);
+}
+
+#[track_caller]
+fn refused_with(code: i32, output: &Output, message: &str) {
     let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert_eq!(output.status.code(), Some(code), "{stderr}");
     assert_eq!(stderr.lines().count(), 1, "{stderr}");
     assert!(stderr.contains(message), "{stderr}");
 }
@@ -49,6 +57,103 @@ fn two_at_a_time_are_refused() {
     refused(&output, "another comparison is at work");
 }
 
+/// A comparison that was kept.
+const KEPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/results.json");
+
+#[test]
+fn what_is_not_the_json_of_a_comparison_is_refused() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("record.json");
+    let kept = fs::read_to_string(KEPT).unwrap();
+    let half = &kept[..kept.len() / 2];
+    for (text, message) in [
+        (half, "is not the whole JSON of a comparison"),
+        ("", "is not the whole JSON of a comparison"),
+        (
+            "{\"schema\": 1, \"rows\": []}",
+            "follows schema 1; this reads 2",
+        ),
+    ] {
+        fs::write(&path, text).unwrap();
+        let output = compare(&["--from"]).arg(&path).output().unwrap();
+        refused(&output, message);
+        // To git bisect, that says neither yes nor no.
+        let output = compare(&["--from", KEPT, "--diff"])
+            .arg(&path)
+            .output()
+            .unwrap();
+        refused_with(125, &output, message);
+    }
+}
+
+#[test]
+fn a_comparison_that_was_kept_is_shown() {
+    let dir = TempDir::new().unwrap();
+    let report = dir.path().join("report.html");
+    let output = compare(&["--from", KEPT, "--report"])
+        .arg(&report)
+        .output()
+        .unwrap();
+    assert!(output.status.success());
+    let shown = String::from_utf8(output.stdout).unwrap();
+    assert!(shown.contains("| kvm_get_regs "), "{shown}");
+    let html = fs::read_to_string(&report).unwrap();
+    assert!(html.contains("kvm_get_regs") && html.ends_with("</html>"));
+}
+
+#[test]
+fn the_exit_status_tells_of_a_regression() {
+    let dir = TempDir::new().unwrap();
+    let path = dir.path().join("slower.json");
+    let mut record = Record::read(Path::new(KEPT)).unwrap();
+    let row = record.runs[0]
+        .rows
+        .iter_mut()
+        .find(|row| row.name == "kvm_get_regs");
+    let figure = row.unwrap().figures.get_mut("syscall").unwrap();
+    let mode = &mut figure.exact.as_mut().unwrap().mode;
+    *mode += *mode / 20;
+    fs::write(&path, serde_json::to_vec(&record).unwrap()).unwrap();
+    let slower = path.to_str().unwrap();
+    let diff = |new: &str, old: &str, more: &[&str]| {
+        let output = compare(&["--from", new, "--diff", old])
+            .args(more)
+            .output()
+            .unwrap();
+        let shown = String::from_utf8(output.stdout).unwrap();
+        (output.status.code(), shown)
+    };
+
+    let (code, shown) = diff(slower, KEPT, &["--threshold", "1"]);
+    assert_eq!(code, Some(1), "{shown}");
+    assert!(shown.contains("1 figures changed"), "{shown}");
+    assert!(shown.contains("| kvm_get_regs | syscall"), "{shown}");
+    assert_eq!(diff(slower, KEPT, &["--threshold", "6"]).0, Some(0));
+    assert_eq!(diff(slower, KEPT, &[]).0, Some(0));
+    assert_eq!(diff(KEPT, slower, &["--threshold", "1"]).0, Some(0));
+}
+
+/// Held by who runs a comparison: one at a time is allowed.
+static TURN: Mutex<()> = Mutex::new(());
+
+#[test]
+fn an_emulator_without_plugins_is_refused() {
+    let _turn = TURN.lock().unwrap();
+    let dir = TempDir::new().unwrap();
+    let qemu = dir.path().join("qemu-system-x86_64");
+    fs::write(&qemu, "#!/bin/sh\necho QEMU emulator version 0\n").unwrap();
+    fs::set_permissions(&qemu, PermissionsExt::from_mode(0o755)).unwrap();
+    let path = format!("{}:{}", dir.path().display(), env::var("PATH").unwrap());
+    let output = compare(&["--profile", "--no-criterion"])
+        .env("PATH", path)
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    let message = "QEMU emulator version 0 was built without plugins";
+    assert!(stderr.contains(message), "{stderr}");
+}
+
 /// One row in the patched machine, with its floor.
 fn measured(json: &Path) -> Vec<Row> {
     let output = compare(&["--no-criterion", "--filter", "kvm_get_regs", "--json"])
@@ -57,16 +162,17 @@ fn measured(json: &Path) -> Vec<Row> {
         .unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
-    let record: Record = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
+    let mut record: Record = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
     let shown = String::from_utf8(output.stdout).unwrap();
-    for row in &record.rows {
+    for row in &record.runs[0].rows {
         assert!(shown.contains(&row.name), "{shown}");
     }
-    record.rows
+    record.runs.swap_remove(0).rows
 }
 
 #[test]
 fn runs_in_the_machine_repeat_to_the_digit() {
+    let _turn = TURN.lock().unwrap();
     let dir = TempDir::new().unwrap();
     let json = dir.path().join("record.json");
     let first = measured(&json);

@@ -8,14 +8,14 @@ use benches::Selection;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kernel_patch::Accel;
 
-use crate::results::CRITERION;
+use crate::files::CRITERION;
 
 /// Compares the interfaces of KVM: what each call and each exit costs.
 ///
-/// Builds the patched Linux, boots it in QEMU, measures in it, and prints a
-/// table. The first run takes about ten minutes, later ones about one. Figures
-/// are instructions, not cycles; with --native or --accel kvm they are
-/// nanoseconds of real hardware.
+/// Builds the patched Linux, boots it in QEMU, measures in it, prints a table,
+/// and writes a report to open in a browser. The first run takes about ten
+/// minutes, later ones about one. Figures are instructions, not cycles; with
+/// --native or --accel kvm they are nanoseconds of real hardware.
 #[derive(Parser)]
 #[command(name = "cargo compare", bin_name = "cargo compare", version)]
 pub struct Cli {
@@ -25,20 +25,100 @@ pub struct Cli {
     pub inside: Option<Inside>,
 }
 
+#[derive(Subcommand)]
+pub enum Inside {
+    /// Measure here and leave the record for the host.
+    #[command(hide = true)]
+    Measure(Measure),
+}
+
+/// What to measure in one place.
+#[derive(Args, Clone, Debug)]
+pub struct Measure {
+    #[arg(long)]
+    pub filter: Option<String>,
+    #[arg(long)]
+    pub exact: bool,
+    #[arg(long)]
+    pub criterion: bool,
+    /// All that is for the recorder.
+    #[arg(long)]
+    pub record: bool,
+    #[arg(long)]
+    pub quick: bool,
+}
+
+impl Measure {
+    /// Its own words for a command line.
+    pub fn args(&self) -> Vec<String> {
+        let mut args = vec!["measure".to_owned()];
+        if let Some(filter) = &self.filter {
+            args.push(format!("--filter={filter}"));
+        }
+        let flags = [
+            ("--exact", self.exact),
+            ("--criterion", self.criterion),
+            ("--record", self.record),
+            ("--quick", self.quick),
+        ];
+        let set = flags.into_iter().filter(|(_, on)| *on);
+        args.extend(set.map(|(flag, _)| flag.to_owned()));
+        args
+    }
+
+    /// What that is for the library, with criterion's files below `home`.
+    pub fn selection(&self, home: &Path) -> Selection {
+        Selection {
+            filter: self.filter.clone(),
+            exact: self.exact,
+            allowlist: self.record,
+            quick: self.quick,
+            criterion: self.criterion.then(|| home.join(CRITERION)),
+        }
+    }
+}
+
 #[derive(Args)]
 pub struct Options {
     /// Measure only cases with TEXT in their names (and the floor)
-    #[arg(long, value_name = "TEXT", global = true)]
+    #[arg(long, value_name = "TEXT")]
     pub filter: Option<String>,
 
     /// Leave out criterion, and so its report with the plots
-    #[arg(long, global = true)]
+    #[arg(long)]
     pub no_criterion: bool,
+
+    /// Record each instruction: where they go, with mitigations on and off,
+    /// with and without a filter of system calls (takes some minutes)
+    #[arg(long, conflicts_with_all = ["native", "mitigations", "accel"])]
+    pub profile: bool,
 
     /// Write what was found as JSON to FILE too ("-" for standard output,
     /// in place of the table)
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+
+    /// Write the report to FILE too: one HTML file that needs no other
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
+
+    /// Show a comparison that was written as JSON, instead of measuring
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["json", "filter", "no_criterion", "profile", "mitigations", "native",
+            "accel", "source", "tree", "timeout"]
+    )]
+    pub from: Option<PathBuf>,
+
+    /// Say what has changed since the comparison in FILE. An error's exit status
+    /// is then 125, by which `git bisect run` skips a commit
+    #[arg(long, value_name = "FILE")]
+    pub diff: Option<PathBuf>,
+
+    /// Exit with status 1 if any figure has grown by more than PERCENT
+    #[arg(long, value_name = "PERCENT", requires = "diff")]
+    pub threshold: Option<f64>,
 
     /// Whether the kernel guards against the processor's flaws
     #[arg(long, value_enum, default_value_t = Switch::On)]
@@ -57,16 +137,13 @@ pub struct Options {
     #[arg(long, value_name = "PATH")]
     pub source: Option<PathBuf>,
 
+    /// A tree of Linux to build as it is, without applying the series
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["source", "native"])]
+    pub tree: Option<PathBuf>,
+
     /// How long the machine may take, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 900)]
     pub timeout: u64,
-}
-
-#[derive(Subcommand)]
-pub enum Inside {
-    /// Measure here and leave the record for the host.
-    #[command(hide = true)]
-    Measure,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -85,41 +162,31 @@ impl fmt::Display for Switch {
 }
 
 impl Options {
-    /// What to measure, with criterion's files below `home`.
-    pub fn selection(&self, home: &Path) -> Result<Selection> {
-        let selection = Selection {
-            filter: self.filter.clone(),
-            criterion: (!self.no_criterion).then(|| home.join(CRITERION)),
-        };
+    /// Finds what is wrong with them before the work of minutes.
+    pub fn check(&self) -> Result<()> {
         if let Some(filter) = &self.filter {
+            let selection = Selection {
+                filter: Some(filter.clone()),
+                ..Selection::default()
+            };
             // The floor is always among them.
             ensure!(
                 selection.cases().len() > 1,
                 "no case has {filter:?} in its name"
             );
         }
-        Ok(selection)
+        Ok(())
     }
 
     /// What kind of run this is, as the name of its results.
     pub fn kind(&self) -> String {
         if self.native {
             "native".into()
+        } else if self.profile {
+            "profile".into()
         } else {
             format!("{}-mitigations-{}", self.accel, self.mitigations)
         }
-    }
-
-    /// This command's own words for the measuring inside.
-    pub fn inside(&self) -> Vec<String> {
-        let mut args = vec!["measure".to_owned()];
-        if let Some(filter) = &self.filter {
-            args.extend(["--filter".into(), filter.clone()]);
-        }
-        if self.no_criterion {
-            args.push("--no-criterion".into());
-        }
-        args
     }
 }
 
@@ -144,6 +211,7 @@ mod tests {
             "kvm_run",
             "x",
             "--no-criterion",
+            "--profile",
             "--json",
             "-",
             "--native",
@@ -174,8 +242,7 @@ mod tests {
         fn any_command_line(words in prop::collection::vec(word(), 0..8)) {
             let line = ["compare".to_owned()].into_iter().chain(words);
             if let Ok(cli) = Cli::try_parse_from(line) {
-                let _ = cli.options.selection(Path::new(""));
-                let _ = cli.options.inside();
+                let _ = cli.options.check();
             }
         }
     }

@@ -1,132 +1,129 @@
 //! `cargo compare`: builds the patched kernel, boots it, measures every call by
-//! every interface, and prints how they compare.
+//! every interface, and shows how they compare.
 
 mod cli;
-mod progress;
-mod results;
+mod files;
+mod machines;
 
 use std::path::Path;
-use std::process::{Command, ExitCode, Stdio};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use std::{env, fs, io};
+use std::process::ExitCode;
+use std::time::{SystemTime, UNIX_EPOCH};
+use std::{env, fs};
 
 use anyhow::{Context, Result};
-use benches::place::Build;
-use benches::{measure, table};
+use benches::diff::Diff;
+use benches::record::Record;
+use benches::{measure, report, table};
 use clap::Parser;
-use kernel_patch::{Kernel, Machine};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 
-use crate::cli::{Cli, Inside, Options, Switch};
-use crate::progress::{Log, Spinner};
-use crate::results::{Output, RECORD, Results};
+use crate::cli::{Cli, Inside, Measure, Options};
+use crate::files::{CRITERION, Output, RECORD, REPORT, Results};
+use crate::machines::{KALLSYMS, MODULES};
+
+/// By this `git bisect run` learns that a commit says neither yes nor no.
+const SKIP: u8 = 125;
 
 fn main() -> ExitCode {
     kernel_patch::init_if_first();
     let cli = Cli::parse();
     let done = match cli.inside {
-        Some(Inside::Measure) => inside(&cli.options),
+        Some(Inside::Measure(measure)) => inside(&measure).map(|()| ExitCode::SUCCESS),
         None => outside(&cli.options),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("compare: {error:#}");
-            let code = error
-                .downcast_ref::<kernel_patch::Error>()
-                .map_or(1, kernel_patch::Error::exit_code);
-            code.into()
+    done.unwrap_or_else(|error| {
+        eprintln!("compare: {error:#}");
+        let known = error.downcast_ref().map(kernel_patch::Error::exit_code);
+        match known.unwrap_or(1) {
+            1 if cli.options.diff.is_some() => SKIP,
+            code => code,
         }
-    }
+        .into()
+    })
 }
 
 /// Inside the machine: measures, and leaves the record and criterion's files.
 /// The host reads the names of the cases from stderr.
-fn inside(options: &Options) -> Result<()> {
+fn inside(what: &Measure) -> Result<()> {
     // Natively there is a parent, who may be killed.
     set_pdeathsig(Signal::SIGKILL)?;
     let out = env::var_os(kernel_patch::OUT_VARIABLE).context("this is for inside")?;
     let out = Path::new(&out);
-    let record = measure(&options.selection(out)?, |case| eprintln!("{case}"))?;
+    let record = measure(&what.selection(out), |case| eprintln!("{case}"))?;
+    if what.record {
+        for name in [KALLSYMS, MODULES] {
+            fs::copy(Path::new("/proc").join(name), out.join(name)).context(name)?;
+        }
+    }
     fs::write(out.join(RECORD), serde_json::to_vec(&record)?).context("the record")
 }
 
-fn outside(options: &Options) -> Result<()> {
+fn outside(options: &Options) -> Result<ExitCode> {
     kernel_patch::interrupt::install()?;
-    // What is wrong with the options is said before the work of minutes.
-    options.selection(Path::new(""))?;
+    options.check()?;
+    let old = options.diff.as_deref().map(Record::read).transpose()?;
+    let page = options.report.as_deref().map(Output::begin).transpose()?;
+    let new = match &options.from {
+        Some(file) => show(file, page)?,
+        None => run(options, page)?,
+    };
+    let Some(old) = old else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let diff = Diff::new(&old, &new)?;
+    println!("\n{}", diff.text());
+    let Some(threshold) = options.threshold else {
+        return Ok(ExitCode::SUCCESS);
+    };
+    let past = diff.past(threshold).count();
+    if past == 0 {
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!("compare: {past} figures have grown by more than {threshold} %");
+    Ok(ExitCode::FAILURE)
+}
+
+/// Shows a record that was kept.
+fn show(file: &Path, page: Option<Output>) -> Result<Record> {
+    let record = Record::read(file)?;
+    println!("{}\n{}", table::tables(&record), table::legend(&record));
+    if let Some(page) = page {
+        page.finish(&report::render(&record, None)?)?;
+    }
+    Ok(record)
+}
+
+/// Measures, and shows the record.
+fn run(options: &Options, page: Option<Output>) -> Result<Record> {
     let to_stdout = options.json.as_deref() == Some(Path::new("-"));
-    let output = match options.json.as_deref() {
+    let json = match options.json.as_deref() {
         Some(path) if !to_stdout => Some(Output::begin(path)?),
         _ => None,
     };
-
     let results = Results::begin(&options.kind())?;
-    let build = if options.native {
-        natively(options, results.scratch())?;
-        None
+    let mut record = if options.native {
+        machines::natively(options, results.scratch(), false)?
     } else {
-        Some(in_machine(options, results.scratch())?)
+        machines::measure(options, results.scratch())?
     };
-    let (mut record, report) = results.finish(!options.no_criterion)?;
-    record.measured_on.build = build;
     record.time = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+    let native = options.profile.then(|| machines::beside(options)).flatten();
+    let text = serde_json::to_string_pretty(&record)? + "\n";
+    let html = report::render(&record, native.as_ref())?;
+    let home = results.finish(&text, &html)?;
 
-    let json = serde_json::to_string_pretty(&record)? + "\n";
     if to_stdout {
-        print!("{json}");
-        return Ok(());
+        print!("{text}");
+    } else {
+        println!("{}\n{}", table::tables(&record), table::legend(&record));
+        println!("{:<12} {}", "report", home.join(REPORT).display());
+        if !options.no_criterion {
+            let plots = home.join(CRITERION).join("report/index.html");
+            println!("{:<12} {}", "plots", plots.display());
+        }
     }
-    println!("{}\n{}", table::tables(&record), table::legend(&record));
-    if let Some(report) = report {
-        println!("plots        {}", report.display());
-    }
-    output.map_or(Ok(()), |output| output.finish(&json))
-}
-
-/// Measures here, in a process of its own, since criterion talks on stdout.
-fn natively(options: &Options, out: &Path) -> Result<()> {
-    let progress = Spinner::start();
-    let mut child = Command::new(env::current_exe()?)
-        .args(options.inside())
-        .env(kernel_patch::OUT_VARIABLE, out)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("cannot start this program again")?;
-    let mut log = Log::new(&progress);
-    io::copy(&mut child.stderr.take().expect("it is a pipe"), &mut log)?;
-    log.judge("measuring failed", child.wait()?.success())
-}
-
-fn in_machine(options: &Options, out: &Path) -> Result<Build> {
-    let mut builder = Kernel::builder();
-    if let Some(source) = &options.source {
-        builder = builder.source(source);
-    }
-    let kernel = builder.build()?;
-
-    let progress = Spinner::start();
-    progress.say("booting");
-    let mut log = Log::new(&progress);
-    let exit = Machine::new()
-        .accel(options.accel)
-        .mitigations(options.mitigations == Switch::On)
-        .timeout(Duration::from_secs(options.timeout))
-        .out(out)
-        .run(
-            &kernel,
-            &env::current_exe()?,
-            &options.inside(),
-            &mut io::sink(),
-            &mut log,
-        )?;
-    log.judge("measuring failed in the machine", exit.success())?;
-    Ok(Build {
-        series: kernel.series_id().into(),
-        config: kernel.config_id().into(),
-        accelerator: options.accel.describe()?,
-        mitigations: options.mitigations.to_string(),
-    })
+    json.map_or(Ok(()), |output| output.finish(&text))?;
+    page.map_or(Ok(()), |output| output.finish(&html))?;
+    Ok(record)
 }

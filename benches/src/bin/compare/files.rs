@@ -1,15 +1,16 @@
-//! Where the results of a run are kept.
+//! The files that a run makes.
 
 use std::fs::{self, File, TryLockError};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use benches::record::Record;
 use tempfile::{NamedTempFile, TempDir};
 
 /// The name of the record among the files of a run.
 pub const RECORD: &str = "record.json";
+/// The name of the report among them.
+pub const REPORT: &str = "report.html";
 /// The directory of criterion's files among them.
 pub const CRITERION: &str = "criterion";
 
@@ -57,24 +58,21 @@ impl Results {
         self.scratch.path()
     }
 
-    /// Reads the record, and lets these results take the place of the last.
-    /// Tells where criterion's report is, if it was asked.
-    pub fn finish(self, criterion: bool) -> Result<(Record, Option<PathBuf>)> {
-        let file = self.scratch().join(RECORD);
-        let json = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
-        let mut record: Record = serde_json::from_slice(&json)?;
-        if criterion {
-            record.read_estimates(&self.scratch().join(CRITERION))?;
+    /// Keeps the record and the report, and lets these results take the place of
+    /// the last. Tells where they are.
+    pub fn finish(self, record: &str, report: &str) -> Result<PathBuf> {
+        for (name, text) in [(RECORD, record), (REPORT, report)] {
+            let file = self.scratch().join(name);
+            fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
         }
-
-        let home = &self.home;
+        let home = self.home;
         if home.exists() {
-            fs::remove_dir_all(home).with_context(|| format!("cannot empty {}", home.display()))?;
+            fs::remove_dir_all(&home)
+                .with_context(|| format!("cannot empty {}", home.display()))?;
         }
-        fs::rename(self.scratch.keep(), home)
+        fs::rename(self.scratch.keep(), &home)
             .with_context(|| format!("cannot make {}", home.display()))?;
-        let report = home.join(CRITERION).join("report/index.html");
-        Ok((record, criterion.then_some(report)))
+        Ok(home)
     }
 }
 

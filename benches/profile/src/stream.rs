@@ -1,0 +1,122 @@
+//! Instructions as they were executed, one after the other.
+
+use serde::{Deserialize, Serialize};
+
+/// How an instruction hands over to the next one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[repr(u8)]
+pub enum Kind {
+    /// It falls through to what follows.
+    Plain,
+    /// It calls.
+    Call,
+    /// It returns.
+    Return,
+    /// It jumps, or may.
+    Jump,
+    /// It enters the kernel.
+    SystemCall,
+    /// It returns from an interrupt or from a system call.
+    Leave,
+    /// It enters a guest.
+    Vmrun,
+}
+
+/// One instruction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Instruction {
+    /// Its address.
+    pub pc: u64,
+    /// Its length in bytes.
+    pub len: u8,
+    /// What comes after it.
+    pub kind: Kind,
+}
+
+/// Instructions that follow one another in memory, too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Run {
+    /// The address of the first.
+    pub start: u64,
+    /// The address after the last.
+    pub end: u64,
+    /// How many were executed. An instruction that repeats itself counts as
+    /// often as it does.
+    pub count: u64,
+    /// What kind the last one is.
+    pub last: Kind,
+}
+
+/// Runs, one after the other.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Stream(pub Vec<Run>);
+
+impl Stream {
+    /// Adds an instruction. `again` says that the last one is executed again.
+    pub fn push(&mut self, it: Instruction) {
+        let end = it.pc + u64::from(it.len);
+        if let Some(run) = self.0.last_mut() {
+            let repeats = run.end == end && run.last == Kind::Plain && it.kind == Kind::Plain;
+            // What a guest executes is none of the code around its entry.
+            let follows = run.end == it.pc && run.last != Kind::Vmrun;
+            if repeats || follows {
+                run.end = end;
+                run.count += 1;
+                run.last = it.kind;
+                return;
+            }
+        }
+        self.0.push(Run {
+            start: it.pc,
+            end,
+            count: 1,
+            last: it.kind,
+        });
+    }
+
+    /// How many instructions there are.
+    #[must_use]
+    pub fn count(&self) -> u64 {
+        self.0.iter().map(|run| run.count).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(pc: u64, len: u8, kind: Kind) -> Instruction {
+        Instruction { pc, len, kind }
+    }
+
+    #[test]
+    fn what_follows_in_memory_is_one_run() {
+        let mut stream = Stream::default();
+        stream.push(at(0x10, 2, Kind::Plain));
+        stream.push(at(0x12, 2, Kind::Jump));
+        stream.push(at(0x14, 3, Kind::Plain));
+        stream.push(at(0x14, 3, Kind::Plain));
+        stream.push(at(0x17, 5, Kind::Call));
+        stream.push(at(0x80, 1, Kind::Return));
+        let run = |start, end, count, last| Run {
+            start,
+            end,
+            count,
+            last,
+        };
+        let runs = [
+            run(0x10, 0x1c, 5, Kind::Call),
+            run(0x80, 0x81, 1, Kind::Return),
+        ];
+        assert_eq!(stream.0, runs);
+        assert_eq!(stream.count(), 6);
+    }
+
+    #[test]
+    fn a_guest_never_continues_a_run() {
+        let mut stream = Stream::default();
+        stream.push(at(0x10, 3, Kind::Vmrun));
+        stream.push(at(0x13, 1, Kind::Plain));
+        assert_eq!(stream.0.len(), 2);
+    }
+}

@@ -1,0 +1,137 @@
+//! The names of a machine's functions.
+
+use std::ops::Range;
+
+use anyhow::{Result, ensure};
+
+/// A function of the kernel's or of a module's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Symbol {
+    address: u64,
+    name: String,
+}
+
+/// What `/proc/kallsyms` says of functions.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Symbols {
+    functions: Vec<Symbol>,
+    /// Where there are functions: in the kernel itself, and in its modules.
+    places: Vec<Range<u64>>,
+}
+
+/// Where a system call enters the kernel.
+pub const ENTRY: &str = "entry_SYSCALL_64";
+
+/// Where the kernel's half of the addresses begins.
+const KERNEL: u64 = 1 << 63;
+
+/// Whether an address is the kernel's.
+#[must_use]
+pub fn is_kernel(address: u64) -> bool {
+    address >= KERNEL
+}
+
+impl Symbols {
+    /// Reads the texts of `/proc/kallsyms` and of `/proc/modules`.
+    ///
+    /// # Errors
+    ///
+    /// When there are no functions, or their addresses are hidden.
+    pub fn parse(kallsyms: &str, modules: &str) -> Result<Self> {
+        let mut functions: Vec<_> = kallsyms.lines().filter_map(function).collect();
+        ensure!(!functions.is_empty(), "/proc/kallsyms names no function");
+        ensure!(
+            functions.iter().any(|symbol| symbol.address != 0),
+            "/proc/kallsyms hides its addresses (kernel.kptr_restrict)"
+        );
+        functions.sort_by(|a, b| (a.address, &a.name).cmp(&(b.address, &b.name)));
+        // Past the end of the kernel's text there is none of its functions.
+        let end = functions.iter().find(|symbol| symbol.name == "_etext");
+        let end = end.map_or(u64::MAX, |symbol| symbol.address);
+        functions.dedup_by_key(|symbol| symbol.address);
+        let mut places: Vec<_> = modules.lines().filter_map(place).collect();
+        places.push(KERNEL..end);
+        Ok(Self { functions, places })
+    }
+
+    /// The function that an address is in, and whether it is its first.
+    #[must_use]
+    pub fn find(&self, address: u64) -> Option<(&str, bool)> {
+        let functions = &self.functions;
+        self.places.iter().find(|place| place.contains(&address))?;
+        let after = functions.partition_point(|symbol| symbol.address <= address);
+        let symbol = &functions[after.checked_sub(1)?];
+        Some((&symbol.name, symbol.address == address))
+    }
+}
+
+/// The function that a line tells of, if it does.
+fn function(line: &str) -> Option<Symbol> {
+    let mut words = line.split_ascii_whitespace();
+    let address = u64::from_str_radix(words.next()?, 16).ok()?;
+    let kind = words.next()?;
+    let name = words.next()?;
+    let is_function = matches!(kind, "t" | "T" | "w" | "W");
+    is_function.then(|| Symbol {
+        address,
+        name: whole(name).to_owned(),
+    })
+}
+
+/// Where a module is that a line tells of.
+fn place(line: &str) -> Option<Range<u64>> {
+    // Its name, its size, its users, who they are, its state, its address.
+    let words: Vec<_> = line.split_ascii_whitespace().collect();
+    let size: u64 = words.get(1)?.parse().ok()?;
+    let address = words.get(5)?.strip_prefix("0x")?;
+    let address = u64::from_str_radix(address, 16).ok()?;
+    Some(address..address.checked_add(size)?)
+}
+
+/// The function that a symbol is a part of: compilers put what is rarely
+/// executed elsewhere, and the entry of system calls has names for its parts.
+fn whole(name: &str) -> &str {
+    // Clones of a function for some of its callers have a suffix, too.
+    let function = name.split('.').next().unwrap_or(name);
+    if function.starts_with("entry_SYSCALL_64_") {
+        ENTRY
+    } else {
+        function
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KALLSYMS: &str = "\
+        ffffffff81000000 T startup_64\n\
+        ffffffff81000100 t helper.constprop.0.cold\n\
+        ffffffff81000200 D some_data\n\
+        ffffffff81000300 W weak\n\
+        ffffffff81000400 T _etext\n\
+        ffffffffc0000000 t kvm_vcpu_ioctl\t[kvm]\n";
+    const MODULES: &str = "kvm 4096 1 kvm_amd, Live 0xffffffffc0000000\n";
+
+    #[test]
+    fn an_address_is_in_the_function_before_it() {
+        let symbols = Symbols::parse(KALLSYMS, MODULES).unwrap();
+        let find = |address| symbols.find(address);
+        assert_eq!(find(0xffff_ffff_8100_0000), Some(("startup_64", true)));
+        assert_eq!(find(0xffff_ffff_8100_00ff), Some(("startup_64", false)));
+        assert_eq!(find(0xffff_ffff_8100_0101), Some(("helper", false)));
+        assert_eq!(find(0xffff_ffff_8100_0204), Some(("helper", false)));
+        assert_eq!(find(0xffff_ffff_8100_0300), Some(("weak", true)));
+        assert_eq!(find(0xffff_ffff_c000_0001), Some(("kvm_vcpu_ioctl", false)));
+        assert_eq!(find(0x1000), None);
+        assert_eq!(find(0xffff_ffff_8100_0400), None);
+        assert_eq!(find(0xffff_ffff_c000_1000), None);
+    }
+
+    #[test]
+    fn what_tells_nothing_is_refused() {
+        let error = |text| Symbols::parse(text, "").unwrap_err().to_string();
+        assert!(error("").contains("names no function"));
+        assert!(error("0000000000000000 T startup_64\n").contains("hides"));
+    }
+}

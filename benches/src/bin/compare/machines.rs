@@ -1,0 +1,269 @@
+//! The machines that the comparison runs in, and what each of them is for.
+
+use std::env;
+use std::fs;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use benches::place::Build;
+use benches::profiles;
+use benches::record::Record;
+use kernel_patch::{Kernel, Machine, Progress, cdylib};
+use profile::{Section, Symbols};
+use tempfile::TempDir;
+
+use crate::cli::{Measure, Options, Switch};
+use crate::files::{CRITERION, RECORD};
+
+/// What the machine leaves beside the record, for the symbols.
+pub const KALLSYMS: &str = "kallsyms";
+/// The same, for where its modules are.
+pub const MODULES: &str = "modules";
+
+/// One boot, and what is measured in it.
+struct Boot {
+    what: &'static str,
+    mitigations: Switch,
+    measure: Measure,
+}
+
+impl Boot {
+    /// All that `options` ask for: first what the figures come from.
+    fn plan(options: &Options) -> Vec<Self> {
+        let measure = |exact, criterion, record| Measure {
+            filter: options.filter.clone(),
+            exact,
+            criterion,
+            record,
+            quick: false,
+        };
+        let criterion = !options.no_criterion;
+        if !options.profile {
+            return vec![Self {
+                what: "measuring",
+                mitigations: options.mitigations,
+                measure: measure(true, criterion, false),
+            }];
+        }
+        let recorded = |what, mitigations| Self {
+            what,
+            mitigations,
+            measure: measure(true, false, true),
+        };
+        let mut plan = vec![
+            recorded("recording", Switch::On),
+            recorded("recording without mitigations", Switch::Off),
+        ];
+        // What is recorded is slow, and criterion has no use for it.
+        if criterion {
+            plan.push(Self {
+                what: "measuring by criterion",
+                mitigations: Switch::On,
+                measure: measure(false, true, false),
+            });
+        }
+        plan
+    }
+}
+
+/// Measures in machines, two at a time, and leaves criterion's files in `out`.
+pub fn measure(options: &Options, out: &Path) -> Result<Record> {
+    let kernel = kernel(options)?;
+    let recorder = options.profile.then(recorder).transpose()?;
+
+    let scratch = scratch()?;
+    let plan = Boot::plan(options);
+    let done = Mutex::new(Vec::new());
+    let queue = Mutex::new(plan.iter().enumerate());
+    thread::scope(|scope| {
+        for _ in 0..plan.len().min(2) {
+            scope.spawn(|| {
+                loop {
+                    let next = queue.lock().expect("no lane panics").next();
+                    let Some((nth, boot)) = next else { return };
+                    let out = scratch.path().join(nth.to_string());
+                    let run = run(options, &kernel, boot, recorder.as_deref(), &out);
+                    let failed = run.is_err();
+                    done.lock().expect("no lane panics").push((nth, run));
+                    if failed {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    let mut done = done.into_inner().expect("no lane panics");
+    done.sort_by_key(|(nth, _)| *nth);
+
+    let mut whole: Option<Record> = None;
+    for (nth, record) in done {
+        let (mut record, measure) = (record?, &plan[nth].measure);
+        if measure.criterion {
+            let from = scratch.path().join(nth.to_string()).join(CRITERION);
+            fs::rename(&from, out.join(CRITERION)).context("criterion's files")?;
+        }
+        match &mut whole {
+            None => whole = Some(record),
+            Some(whole) if measure.exact => whole.runs.append(&mut record.runs),
+            Some(_) => {}
+        }
+    }
+    let mut whole = whole.context("nothing was measured")?;
+    if !options.no_criterion {
+        whole.runs[0].read_estimates(&out.join(CRITERION))?;
+    }
+    Ok(whole)
+}
+
+fn kernel(options: &Options) -> Result<Kernel, kernel_patch::Error> {
+    if let Some(tree) = &options.tree {
+        return Kernel::of_checkout(tree);
+    }
+    let mut builder = Kernel::builder();
+    if let Some(source) = &options.source {
+        builder = builder.source(source);
+    }
+    builder.build()
+}
+
+/// Builds QEMU's plugin.
+fn recorder() -> Result<PathBuf> {
+    const RECORDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/recorder");
+    Ok(cdylib(Path::new(RECORDER), &[])?.join("librecorder.so"))
+}
+
+fn run(
+    options: &Options,
+    kernel: &Kernel,
+    boot: &Boot,
+    recorder: Option<&Path>,
+    out: &Path,
+) -> Result<Record> {
+    let progress = Progress::start("compare", boot.what);
+    fs::create_dir(out).with_context(|| format!("cannot make {}", out.display()))?;
+    let mut machine = Machine::new()
+        .accel(options.accel)
+        .mitigations(boot.mitigations == Switch::On)
+        .timeout(Duration::from_secs(options.timeout))
+        .out(out);
+    let sections = out.join("sections.json");
+    if boot.measure.record {
+        let recorder = recorder.context("it was built")?;
+        machine = machine.plugin(recorder, &sections);
+    }
+    let mut log = Log::new(&progress);
+    let args = boot.measure.args();
+    let exit = machine.run(
+        kernel,
+        &env::current_exe()?,
+        &args,
+        &mut io::sink(),
+        &mut log,
+    )?;
+    log.judge(exit.success(), || {
+        format!("measuring ended with status {}", exit.code())
+    })?;
+
+    let mut record = Record::read(&out.join(RECORD))?;
+    for run in &mut record.runs {
+        run.measured_on.build = Some(Build {
+            series: kernel.series_id().into(),
+            config: kernel.config_id().into(),
+            accelerator: options.accel.describe()?,
+            mitigations: boot.mitigations.to_string(),
+        });
+    }
+    if boot.measure.record {
+        progress.at("folding");
+        let text = |name| fs::read_to_string(out.join(name)).context(name);
+        let symbols = Symbols::parse(&text(KALLSYMS)?, &text(MODULES)?)?;
+        let recorded = fs::read(&sections).context("what the recorder has seen")?;
+        let recorded: Vec<Section> = serde_json::from_slice(&recorded)?;
+        profiles::attach(&mut record.runs, &recorded, &symbols)?;
+    }
+    Ok(record)
+}
+
+/// Measures on this machine's own KVM, for the report of what was measured in
+/// machines; says why, if that does not serve.
+pub fn beside(options: &Options) -> Option<Record> {
+    let record = scratch().and_then(|scratch| natively(options, scratch.path(), true));
+    let why =
+        |error: &anyhow::Error| eprintln!("compare: no times of this machine's own: {error:#}");
+    record.inspect_err(why).ok()
+}
+
+/// A directory on the disk where all is built: what is recorded is large.
+fn scratch() -> Result<TempDir> {
+    let target = kernel_patch::target_dir()?;
+    tempfile::tempdir_in(&target).with_context(|| format!("a directory in {}", target.display()))
+}
+
+/// Measures here, in a process of its own, since criterion talks on stdout; if
+/// it is to be `quick`, less well.
+pub fn natively(options: &Options, out: &Path, quick: bool) -> Result<Record> {
+    let progress = Progress::start("compare", "measuring on this machine");
+    let measure = Measure {
+        filter: options.filter.clone(),
+        exact: true,
+        criterion: true,
+        record: false,
+        quick,
+    };
+    let mut child = Command::new(env::current_exe()?)
+        .args(measure.args())
+        .env(kernel_patch::OUT_VARIABLE, out)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .context("cannot start this program again")?;
+    let mut log = Log::new(&progress);
+    io::copy(&mut child.stderr.take().expect("it is a pipe"), &mut log)?;
+    let status = child.wait()?;
+    log.judge(status.success(), || {
+        format!("measuring ended with {status}")
+    })?;
+    let mut record = Record::read(&out.join(RECORD))?;
+    record.runs[0].read_estimates(&out.join(CRITERION))?;
+    Ok(record)
+}
+
+/// What is said on stderr while it is measured: the last line is what.
+struct Log<'a> {
+    bytes: Vec<u8>,
+    progress: &'a Progress,
+}
+
+impl<'a> Log<'a> {
+    fn new(progress: &'a Progress) -> Self {
+        Self {
+            bytes: Vec::new(),
+            progress,
+        }
+    }
+
+    fn judge(&self, success: bool, failure: impl Fn() -> String) -> Result<()> {
+        let said = String::from_utf8_lossy(&self.bytes);
+        ensure!(success, "{}; it said:\n{said}", failure());
+        Ok(())
+    }
+}
+
+impl Write for Log<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes.extend_from_slice(bytes);
+        if let Some(line) = String::from_utf8_lossy(bytes).lines().last() {
+            self.progress.at(line);
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

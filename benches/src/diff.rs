@@ -1,0 +1,206 @@
+//! What changed between two comparisons, call by call.
+
+use anyhow::{Result, ensure};
+
+use crate::record::{Record, Run};
+use crate::table::{Cell, Grid};
+
+/// Two comparisons beside each other.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Diff {
+    /// The figures that changed, in the order of the new comparison.
+    pub changed: Vec<Change>,
+    /// How many did not.
+    pub unchanged: usize,
+    /// Those that only one of the two has: what, and which.
+    pub alone: Vec<(String, &'static str)>,
+}
+
+/// A figure that changed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Change {
+    /// Under what it was measured.
+    pub condition: String,
+    /// The case.
+    pub name: String,
+    /// The interface.
+    pub interface: String,
+    /// Before.
+    pub old: f64,
+    /// After.
+    pub new: f64,
+}
+
+impl Change {
+    /// By how many per cent the figure grew.
+    #[must_use]
+    pub fn percent(&self) -> f64 {
+        100.0 * (self.new / self.old - 1.0)
+    }
+}
+
+impl Diff {
+    /// Compares two comparisons.
+    ///
+    /// # Errors
+    ///
+    /// When their figures are not of the same unit.
+    pub fn new(old: &Record, new: &Record) -> Result<Self> {
+        ensure!(
+            old.unit == new.unit,
+            "one is in {}, the other in {}",
+            old.unit,
+            new.unit
+        );
+        let mut diff = Self::default();
+        for run in &new.runs {
+            let condition = run.condition();
+            let before = old.runs.iter().find(|old| old.condition() == condition);
+            for (name, interface, value) in figures(run) {
+                match before.and_then(|before| find(before, name, interface)) {
+                    None => diff.lone(&condition, name, interface, "new"),
+                    Some(old) if old == value => diff.unchanged += 1,
+                    Some(old) => diff.changed.push(Change {
+                        condition: condition.clone(),
+                        name: name.into(),
+                        interface: interface.into(),
+                        old,
+                        new: value,
+                    }),
+                }
+            }
+        }
+        for run in &old.runs {
+            let condition = run.condition();
+            let after = new.runs.iter().find(|new| new.condition() == condition);
+            for (name, interface, _) in figures(run) {
+                if after
+                    .and_then(|after| find(after, name, interface))
+                    .is_none()
+                {
+                    diff.lone(&condition, name, interface, "old");
+                }
+            }
+        }
+        Ok(diff)
+    }
+
+    fn lone(&mut self, condition: &str, name: &str, interface: &str, which: &'static str) {
+        let what = format!("{name}/{interface} with {condition}");
+        self.alone.push((what, which));
+    }
+
+    /// The figures that grew by more than so many per cent.
+    pub fn past(&self, threshold: f64) -> impl Iterator<Item = &Change> {
+        let past = move |change: &&Change| change.percent() > threshold;
+        self.changed.iter().filter(past)
+    }
+
+    /// What changed, for people.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        if !self.changed.is_empty() {
+            text.push_str(&self.grid().markdown());
+            text.push('\n');
+        }
+        for (what, which) in &self.alone {
+            text.push_str(&format!("Only in the {which} one: {what}\n"));
+        }
+        let (changed, unchanged) = (self.changed.len(), self.unchanged);
+        text.push_str(&format!(
+            "{changed} figures changed, {unchanged} did not.\n"
+        ));
+        text
+    }
+
+    fn grid(&self) -> Grid {
+        let row = |change: &Change| {
+            vec![
+                Cell::words(&change.name),
+                Cell::words(&change.interface),
+                Cell::words(&change.condition),
+                Cell::number(Some(format!("{:.0}", change.old))),
+                Cell::number(Some(format!("{:.0}", change.new))),
+                Cell::number(Some(format!("{:+.0}", change.new - change.old))),
+                Cell::number(Some(format!("{:+.2} %", change.percent()))),
+            ]
+        };
+        let head = ["call", "interface", "condition", "old", "new", "", ""];
+        Grid {
+            groups: Vec::new(),
+            head: head.map(String::from).into(),
+            rows: self.changed.iter().map(row).collect(),
+        }
+    }
+}
+
+fn figures(run: &Run) -> impl Iterator<Item = (&str, &str, f64)> {
+    run.rows.iter().flat_map(|row| {
+        let figures = row.figures.iter();
+        figures.filter_map(|(interface, figure)| Some((&*row.name, &**interface, figure.value()?)))
+    })
+}
+
+fn find(run: &Run, name: &str, interface: &str) -> Option<f64> {
+    run.row(name)?.figures.get(interface)?.value()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::counter::Unit;
+
+    /// A record as a run has left it.
+    fn kept() -> Record {
+        serde_json::from_str(include_str!("../../docs/results.json")).unwrap()
+    }
+
+    #[test]
+    fn a_run_does_not_differ_from_itself() {
+        let diff = Diff::new(&kept(), &kept()).unwrap();
+        assert_eq!((diff.changed.len(), diff.alone.len()), (0, 0));
+        assert!(diff.unchanged > 50);
+    }
+
+    #[test]
+    fn what_grew_is_found_and_what_shrank_is_no_regression() {
+        let (old, mut new) = (kept(), kept());
+        for row in &mut new.runs[0].rows {
+            for (interface, figure) in &mut row.figures {
+                let count = figure.exact.as_mut().unwrap();
+                match (&*row.name, &**interface) {
+                    ("kvm_get_regs", "syscall") => count.mode += 100,
+                    ("kvm_set_regs", "ioctl") => count.mode -= 100,
+                    _ => {}
+                }
+            }
+        }
+        let diff = Diff::new(&old, &new).unwrap();
+        assert_eq!(diff.changed.len(), 2);
+        let past: Vec<_> = diff
+            .past(1.0)
+            .map(|it| (&*it.name, &*it.interface))
+            .collect();
+        assert_eq!(past, [("kvm_get_regs", "syscall")]);
+        assert_eq!(diff.past(50.0).count(), 0);
+    }
+
+    #[test]
+    fn what_only_one_has_is_named() {
+        let (old, mut new) = (kept(), kept());
+        new.runs[0].rows[1].figures.remove("syscall");
+        let diff = Diff::new(&old, &new).unwrap();
+        let [(what, "old")] = &diff.alone[..] else {
+            panic!("{:?}", diff.alone);
+        };
+        assert!(what.starts_with(&new.runs[0].rows[1].name), "{what}");
+    }
+
+    #[test]
+    fn other_units_are_refused() {
+        let mut new = kept();
+        new.unit = Unit::Nanoseconds;
+        assert!(Diff::new(&kept(), &new).is_err());
+    }
+}

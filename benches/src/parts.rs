@@ -1,0 +1,164 @@
+//! The parts of a run up to an exit, from user space to user space, told apart
+//! by the functions that the instructions belong to.
+
+use std::collections::BTreeMap;
+
+use profile::fold::{Folded, GUEST};
+use serde::{Deserialize, Serialize};
+
+/// A part of the way, in the order in which it is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    /// What the null system call executes as well.
+    Floor,
+    /// From user space to KVM's own function.
+    Entry,
+    /// KVM's own run loop.
+    RunLoop,
+    /// The switch between the host's state and the guest's.
+    State,
+    /// The guest's own instructions.
+    Guest,
+    /// From the end of the run to user space.
+    Return,
+}
+
+/// The function that runs a vcpu, whoever has called it.
+const RUN: &str = "kvm_arch_vcpu_ioctl_run";
+
+/// What switches state, all that it calls included.
+const STATE: [&str; 8] = [
+    "fpu_swap_kvm_fpstate",
+    "fpregs_assert_state_consistent",
+    "vcpu_load",
+    "svm_prepare_switch_to_guest",
+    "svm_vcpu_enter_exit",
+    "kvm_load_guest_xsave_state",
+    "kvm_load_host_xsave_state",
+    "x86_virt_spec_ctrl",
+];
+
+/// What leads back to user space, all that it calls included.
+const RETURN: [&str; 5] = [
+    "vcpu_put",
+    "kvm_sigset_deactivate",
+    "mutex_unlock",
+    "syscall_exit_to_user_mode",
+    "syscall_return_via_sysret",
+];
+
+impl Part {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::Floor,
+        Self::Entry,
+        Self::RunLoop,
+        Self::State,
+        Self::Guest,
+        Self::Return,
+    ];
+
+    /// Its name for people.
+    #[must_use]
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Floor => "floor",
+            Self::Entry => "entry and dispatch",
+            Self::RunLoop => "KVM's run loop",
+            Self::State => "FPU and state switch",
+            Self::Guest => "guest",
+            Self::Return => "way back",
+        }
+    }
+
+    /// What belongs to it.
+    #[must_use]
+    pub fn rule(self) -> String {
+        match self {
+            Self::Floor => {
+                "of each stack of functions, as many instructions as the null system call has in \
+                 the same stack"
+                    .into()
+            }
+            Self::Entry => "all that belongs to no other part".into(),
+            Self::RunLoop => format!("{RUN} and what it calls, but for the state and the guest"),
+            Self::State => format!("below {RUN}: {}, and what they call", STATE.join(", ")),
+            Self::Guest => "from vmrun to the exit".into(),
+            Self::Return => format!(
+                "beyond the floor: {}, and what they call",
+                RETURN.join(", ")
+            ),
+        }
+    }
+
+    fn of(stack: &str) -> Self {
+        let mut functions = stack.split(';');
+        if functions.clone().next_back() == Some(GUEST) {
+            Self::Guest
+        } else if functions.clone().any(|it| RETURN.contains(&it)) {
+            Self::Return
+        } else if functions.any(|it| it == RUN) {
+            // The rest is what that calls.
+            if functions.any(|it| STATE.contains(&it)) {
+                Self::State
+            } else {
+                Self::RunLoop
+            }
+        } else {
+            Self::Entry
+        }
+    }
+}
+
+/// How many instructions of a profile belong to each part; `floor` is the null
+/// system call's. Their sum is that of the profile.
+#[must_use]
+pub fn parts(stacks: &Folded, floor: &Folded) -> BTreeMap<Part, u64> {
+    let mut parts: BTreeMap<_, _> = Part::ALL.into_iter().map(|part| (part, 0)).collect();
+    let mut add = |part, count| *parts.entry(part).or_default() += count;
+    for (stack, count) in stacks {
+        let shared = floor.get(stack).map_or(0, |floor| *floor.min(count));
+        add(Part::Floor, shared);
+        add(Part::of(stack), count - shared);
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folded(stacks: &[(&str, u64)]) -> Folded {
+        let owned = stacks.iter().map(|(stack, n)| ((*stack).to_owned(), *n));
+        owned.collect()
+    }
+
+    #[test]
+    fn each_instruction_belongs_to_one_part() {
+        let floor = folded(&[("entry;do", 10), ("entry;do;getppid", 7), ("program", 2)]);
+        let run = "entry;do;kvm_arch_vcpu_ioctl_run";
+        let stacks = folded(&[
+            ("entry;do", 12),
+            ("entry;do;ioctl", 5),
+            ("entry;do;syscall_exit_to_user_mode;notify", 3),
+            ("program", 4),
+            (run, 100),
+            (&format!("{run};switch_to_guest"), 20),
+            (&format!("{run};vcpu_load;load"), 30),
+            (&format!("{run};svm_vcpu_enter_exit;guest"), 2),
+        ]);
+        let parts = parts(&stacks, &floor);
+        let found: Vec<_> = parts.iter().map(|(part, count)| (*part, *count)).collect();
+        let expected = [
+            (Part::Floor, 12),
+            (Part::Entry, 9),
+            (Part::RunLoop, 120),
+            (Part::State, 30),
+            (Part::Guest, 2),
+            (Part::Return, 3),
+        ];
+        assert_eq!(found, expected);
+        assert_eq!(parts.values().sum::<u64>(), stacks.values().sum::<u64>());
+    }
+}

@@ -1,0 +1,193 @@
+//! Flame graphs, and those of differences.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context, Result};
+use inferno::{differential, flamegraph};
+use profile::Folded;
+
+use crate::interface::INTERFACES;
+use crate::record::Run;
+use crate::table::{Cell, Grid};
+
+/// The graphs of one call.
+pub struct Flames<'a> {
+    /// The case's name.
+    pub name: &'a str,
+    /// One for each interface.
+    pub graphs: Vec<Graph>,
+    /// One for each interface but the first, beside the first.
+    pub differences: Vec<Difference>,
+}
+
+/// Where the instructions of one call go, by one interface.
+pub struct Graph {
+    /// The interface.
+    pub name: &'static str,
+    /// How many instructions there are.
+    pub instructions: u64,
+    /// How many calls went exactly that way, of how many.
+    pub calls: u64,
+    /// See there.
+    pub of: u64,
+    /// The picture.
+    pub svg: String,
+}
+
+/// What another interface does otherwise than the first.
+pub struct Difference {
+    /// The interface.
+    pub name: &'static str,
+    /// The picture of the first, with what goes away.
+    pub gone: String,
+    /// The picture of the other, with what is added.
+    pub added: String,
+    /// The functions that have more instructions or fewer, and how many.
+    pub functions: Grid,
+}
+
+/// The graphs of each call, where it was recorded.
+///
+/// # Errors
+///
+/// When there is no picture to be made of a stack.
+pub fn of(run: &Run) -> Result<Vec<Flames<'_>>> {
+    let mut flames = Vec::new();
+    for row in &run.rows {
+        let mut graphs = Vec::new();
+        let mut stacks = Vec::new();
+        for name in INTERFACES {
+            let Some(figure) = row.figures.get(name) else {
+                continue;
+            };
+            let Some(profile) = figure.profile.as_ref().filter(|it| !it.stacks.is_empty()) else {
+                continue;
+            };
+            graphs.push(Graph {
+                name,
+                instructions: profile.instructions,
+                calls: profile.calls,
+                of: figure.exact.as_ref().map_or(0, |count| count.calls),
+                svg: draw(&lines(&profile.stacks), false)?,
+            });
+            stacks.push((name, &profile.stacks));
+        }
+        let differences = match &stacks[..] {
+            [] => continue,
+            [("ioctl", first), others @ ..] => {
+                let others = others.iter();
+                others
+                    .map(|(name, other)| difference(name, first, other))
+                    .collect()
+            }
+            _ => Ok(Vec::new()),
+        };
+        flames.push(Flames {
+            name: &row.name,
+            graphs,
+            differences: differences?,
+        });
+    }
+    Ok(flames)
+}
+
+fn difference(name: &'static str, first: &Folded, other: &Folded) -> Result<Difference> {
+    let (a, b) = (aligned(first, other), aligned(other, first));
+    let picture = |from, to, negated| -> Result<String> {
+        let mut both = Vec::new();
+        let (from, to) = (lines(from).join("\n"), lines(to).join("\n"));
+        let options = differential::Options::default();
+        differential::from_readers(options, from.as_bytes(), to.as_bytes(), &mut both)?;
+        let both = String::from_utf8(both)?;
+        draw(&both.lines().map(String::from).collect::<Vec<_>>(), negated)
+    };
+    Ok(Difference {
+        name,
+        gone: picture(&b, &a, true)?,
+        added: picture(&a, &b, false)?,
+        functions: functions(name, first, other),
+    })
+}
+
+/// Stacks without the functions that `other` does not have, but for those that
+/// do the work: what both sides call is then in the same place, whatever calls it.
+fn aligned(stacks: &Folded, other: &Folded) -> Folded {
+    let theirs: BTreeSet<_> = other.keys().flat_map(|stack| stack.split(';')).collect();
+    let mut aligned = Folded::new();
+    for (stack, count) in stacks {
+        let (callers, leaf) = stack.rsplit_once(';').unwrap_or(("", stack));
+        let callers = callers.split(';').filter(|name| theirs.contains(name));
+        let stack: Vec<_> = callers.chain([leaf]).collect();
+        *aligned.entry(stack.join(";")).or_default() += count;
+    }
+    aligned
+}
+
+/// The functions whose own instructions differ, the largest difference first.
+fn functions(name: &str, first: &Folded, other: &Folded) -> Grid {
+    let mut functions: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    let leaf = |stack: &str| stack.rfind(';').map_or(0, |at| at + 1);
+    for (stack, count) in first {
+        functions.entry(&stack[leaf(stack)..]).or_default().0 += count;
+    }
+    for (stack, count) in other {
+        functions.entry(&stack[leaf(stack)..]).or_default().1 += count;
+    }
+    let mut changed: Vec<_> = functions.into_iter().filter(|(_, (a, b))| a != b).collect();
+    changed.sort_by_key(|(_, (a, b))| std::cmp::Reverse(a.abs_diff(*b)));
+    let row = |(function, (a, b)): (&str, (u64, u64))| {
+        let difference = i128::from(b) - i128::from(a);
+        vec![
+            Cell::words(function),
+            Cell::number(Some(a.to_string())),
+            Cell::number(Some(b.to_string())),
+            Cell::number(Some(format!("{difference:+}"))),
+        ]
+    };
+    Grid {
+        groups: Vec::new(),
+        head: ["function", "ioctl", name, "difference"]
+            .map(String::from)
+            .into(),
+        rows: changed.into_iter().map(row).collect(),
+    }
+}
+
+fn lines(stacks: &Folded) -> Vec<String> {
+    let line = |(stack, count): (&String, &u64)| format!("{stack} {count}");
+    stacks.iter().map(line).collect()
+}
+
+/// The width of a graph, and what stands above and below its frames for scripts
+/// and titles, which there are none of.
+const WIDTH: usize = 1200;
+const ABOVE: usize = 34;
+const BELOW: usize = 33;
+
+/// A graph of a fixed width, without a title, a script, or an id: several are
+/// on one page. A difference may be `negated`, so that what goes away is less.
+fn draw(lines: &[String], negated: bool) -> Result<String> {
+    let mut options = flamegraph::Options::default();
+    options.image_width = Some(WIDTH);
+    options.count_name = "instructions".into();
+    options.no_javascript = true;
+    options.deterministic = true;
+    options.negate_differentials = negated;
+    let mut svg = Vec::new();
+    flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), &mut svg)?;
+    let svg = String::from_utf8(svg)?;
+    let frames = || {
+        let (_, frames) = svg.split_once("<svg id=\"frames\"")?;
+        let (_, frames) = frames.split_once('>')?;
+        let (frames, _) = frames.split_once("</svg>")?;
+        let (_, height) = svg.split_once("height=\"")?;
+        let (height, _) = height.split_once('"')?;
+        let height = height.parse::<usize>().ok()?.checked_sub(ABOVE + BELOW)?;
+        Some((frames, height))
+    };
+    let (frames, height) = frames().context("no frames in a flame graph")?;
+    Ok(format!(
+        "<svg class=\"flame\" role=\"img\" viewBox=\"0 {ABOVE} {WIDTH} {height}\" \
+         width=\"{WIDTH}\" height=\"{height}\">{frames}</svg>"
+    ))
+}

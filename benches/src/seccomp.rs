@@ -1,0 +1,228 @@
+//! The filter of system calls that a VMM puts on the thread of a vcpu.
+//!
+//! It has the shape, the calls and the order of Firecracker's filter of a vcpu
+//! thread (`resources/seccomp/x86_64-unknown-linux-musl.json`, at 01a3b57933e4),
+//! compiled by the same project's `seccompiler`: most calls are allowed by their
+//! number, ioctls by their command. It is extended by the new numbers, by the
+//! ioctls of the comparison that Firecracker has no use for, after its own, and
+//! by what the comparison itself needs.
+
+use std::collections::BTreeMap;
+use std::env::consts::ARCH;
+use std::fmt;
+
+use anyhow::{Context, Result};
+use kvm_api::kvm_sys::{
+    CALLS, Fd, KVM_GET_MSRS, KVM_GET_REGS, KVM_GET_SREGS, KVM_RUN, KVM_SET_CPUID2, KVM_SET_MSRS,
+    KVM_SET_REGS, KVM_SET_SREGS,
+};
+use kvm_bindings::{
+    KVMIO, kvm_cpuid2, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_pit_state2,
+    kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+};
+use nix::libc;
+use nix::{request_code_none, request_code_read, request_code_readwrite, request_code_write};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
+};
+use serde::{Deserialize, Serialize};
+
+/// What filters the system calls of the thread that is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Seccomp {
+    /// Nothing.
+    None,
+    /// The list of what a vcpu's thread may do.
+    Allowlist,
+}
+
+impl fmt::Display for Seccomp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::None => "none",
+            Self::Allowlist => "allowlist",
+        })
+    }
+}
+
+/// Allowed whatever their arguments are.
+const CALLS_ALLOWED: [i64; 14] = [
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_write,
+    libc::SYS_open,
+    libc::SYS_close,
+    libc::SYS_fstat,
+    libc::SYS_brk,
+    libc::SYS_clock_gettime,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_sched_yield,
+];
+
+/// What the comparison's own code needs beyond: the null system call, what glibc
+/// does to allocate where Firecracker's musl does otherwise, and how Rust asks
+/// whether an fd is open before it closes it.
+const CALLS_ADDED: [i64; 3] = [libc::SYS_getppid, libc::SYS_mprotect, libc::SYS_fcntl];
+
+/// Allowed with that value as that argument.
+const WITH_ARGUMENT: [(i64, u8, u64); 10] = [
+    (libc::SYS_futex, 1, libc::FUTEX_WAIT as u64),
+    (libc::SYS_futex, 1, libc::FUTEX_WAKE as u64),
+    (libc::SYS_futex, 1, (libc::FUTEX_WAIT | PRIVATE) as u64),
+    (
+        libc::SYS_futex,
+        1,
+        (libc::FUTEX_WAIT_BITSET | PRIVATE) as u64,
+    ),
+    (libc::SYS_futex, 1, (libc::FUTEX_WAKE | PRIVATE) as u64),
+    (libc::SYS_madvise, 2, libc::MADV_DONTNEED as u64),
+    (libc::SYS_mmap, 3, libc::MAP_SHARED as u64),
+    (libc::SYS_rt_sigaction, 0, libc::SIGABRT as u64),
+    (libc::SYS_timerfd_settime, 1, 0),
+    (libc::SYS_tkill, 1, libc::SIGABRT as u64),
+];
+
+/// The same for the comparison's own code: the ioctl backend does not unmap a
+/// guest's memory but puts nothing in its place.
+const WITH_ARGUMENT_ADDED: [(i64, u8, u64); 1] = {
+    let nothing = libc::MAP_ANONYMOUS | libc::MAP_PRIVATE | libc::MAP_NORESERVE;
+    [(libc::SYS_mmap, 3, (nothing | libc::MAP_FIXED) as u64)]
+};
+
+const PRIVATE: i32 = libc::FUTEX_PRIVATE_FLAG;
+
+/// The commands of ioctl(), in Firecracker's order.
+const COMMANDS: [u64; 24] = [
+    KVM_RUN,
+    request_code_read!(KVMIO, 0x98, size_of::<kvm_mp_state>()),
+    request_code_write!(KVMIO, 0x99, size_of::<kvm_mp_state>()),
+    request_code_read!(KVMIO, 0x9f, size_of::<kvm_vcpu_events>()),
+    request_code_write!(KVMIO, 0xa0, size_of::<kvm_vcpu_events>()),
+    request_code_read!(KVMIO, 0x8e, size_of::<kvm_lapic_state>()),
+    KVM_GET_SREGS,
+    KVM_SET_CPUID2,
+    request_code_write!(KVMIO, 0x8f, size_of::<kvm_lapic_state>()),
+    KVM_SET_MSRS,
+    KVM_SET_REGS,
+    KVM_SET_SREGS,
+    request_code_read!(KVMIO, 0x9f, size_of::<kvm_pit_state2>()),
+    KVM_GET_REGS,
+    KVM_GET_MSRS,
+    request_code_readwrite!(KVMIO, 0x91, size_of::<kvm_cpuid2>()),
+    request_code_read!(KVMIO, 0xa1, size_of::<kvm_debugregs>()),
+    request_code_write!(KVMIO, 0xa2, size_of::<kvm_debugregs>()),
+    request_code_read!(KVMIO, 0xa4, size_of::<kvm_xsave>()),
+    request_code_write!(KVMIO, 0xa5, size_of::<kvm_xsave>()),
+    request_code_read!(KVMIO, 0xa6, size_of::<kvm_xcrs>()),
+    request_code_write!(KVMIO, 0xa7, size_of::<kvm_xcrs>()),
+    request_code_none!(KVMIO, 0xa2),
+    request_code_none!(KVMIO, 0xa3),
+];
+
+/// Puts the allowlist on the calling thread, for the rest of its life. Whatever
+/// is not on the list ends the process by SIGSYS.
+///
+/// # Errors
+///
+/// When the kernel takes no filter.
+pub fn confine() -> Result<()> {
+    let program: BpfProgram = filter()?.try_into()?;
+    seccompiler::apply_filter(&program).context("the filter of system calls")
+}
+
+fn filter() -> Result<SeccompFilter> {
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
+    let of_vcpus = || CALLS.iter().filter(|call| call.fd == Fd::Vcpu);
+    let new_numbers = of_vcpus().map(|call| call.number);
+    for number in CALLS_ALLOWED
+        .into_iter()
+        .chain(CALLS_ADDED)
+        .chain(new_numbers)
+    {
+        // No rule: no condition.
+        rules.insert(number, Vec::new());
+    }
+    let others = of_vcpus().filter_map(|call| call.request);
+    let others = others.filter(|request| !COMMANDS.contains(request));
+    let commands = COMMANDS.into_iter().chain(others);
+    let commands = commands.map(|command| (libc::SYS_ioctl, 1, command));
+    let conditions = WITH_ARGUMENT
+        .into_iter()
+        .chain(commands)
+        .chain(WITH_ARGUMENT_ADDED);
+    for (number, index, value) in conditions {
+        let condition =
+            SeccompCondition::new(index, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value)?;
+        let rule = SeccompRule::new(vec![condition])?;
+        rules.entry(number).or_default().push(rule);
+    }
+    let filter = SeccompFilter::new(
+        rules,
+        SeccompAction::Trap,
+        SeccompAction::Allow,
+        ARCH.try_into()?,
+    )?;
+    Ok(filter)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    /// As Firecracker's list has them.
+    const PUBLISHED: [u64; 24] = [
+        44672, 2147790488, 1074048665, 2151722655, 1077980832, 2214637198, 2167975555, 1074310800,
+        1140895375, 1074310793, 1083223682, 1094233732, 2154868383, 2156965505, 3221794440,
+        3221794449, 2155916961, 1082175138, 2415963812, 1342221989, 2173218470, 1099476647, 44706,
+        44707,
+    ];
+
+    #[test]
+    fn the_commands_are_those_of_the_published_filter() {
+        assert_eq!(COMMANDS, PUBLISHED);
+    }
+
+    #[test]
+    fn what_is_listed_is_allowed_and_needs_no_more() {
+        let answer = thread::spawn(|| {
+            confine().unwrap();
+            // SAFETY: there is no such fd.
+            unsafe { libc::ioctl(-1, KVM_RUN as _) }
+        });
+        assert_eq!(answer.join().unwrap(), -1);
+    }
+
+    #[test]
+    fn what_is_not_listed_traps() {
+        use nix::sys::signal::Signal;
+        use nix::sys::wait::{WaitStatus, waitpid};
+        use nix::unistd::{ForkResult, fork};
+
+        // SAFETY: the child makes system calls and nothing else.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                if confine().is_ok() {
+                    // SAFETY: it takes no fd.
+                    unsafe { libc::ioctl(-1, libc::TIOCSTI) };
+                }
+                // SAFETY: nothing of this process is needed any more.
+                unsafe { libc::_exit(0) }
+            }
+            ForkResult::Parent { child } => {
+                let status = waitpid(child, None).unwrap();
+                assert!(
+                    matches!(status, WaitStatus::Signaled(_, Signal::SIGSYS, _)),
+                    "{status:?}"
+                );
+            }
+        }
+    }
+}

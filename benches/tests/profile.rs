@@ -1,0 +1,299 @@
+//! `cargo compare --profile`, from the machine to the browser.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, LazyLock, Mutex};
+
+use benches::record::{Figure, Record};
+use headless_chrome::protocol::cdp::Network;
+use headless_chrome::protocol::cdp::types::Event;
+use headless_chrome::{Browser, LaunchOptions};
+use nix::unistd::Uid;
+use serde::Deserialize;
+use tempfile::TempDir;
+
+/// A run of two kinds of exit, which all tests look at.
+static RUN: LazyLock<Run> = LazyLock::new(Run::new);
+
+struct Run {
+    dir: TempDir,
+    shown: String,
+}
+
+impl Run {
+    fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        let [json, report] = ["record.json", "report.html"].map(|name| dir.path().join(name));
+        let shown = profile(&[], &json, &report);
+        Self { dir, shown }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn record(&self) -> Record {
+        Record::read(&self.path("record.json")).unwrap()
+    }
+}
+
+/// Gives what it says.
+fn profile(args: &[&str], json: &Path, report: &Path) -> String {
+    compare(
+        Command::new(env!("CARGO_BIN_EXE_compare"))
+            .args(["--profile", "--filter", "kvm_run_pio_out"])
+            .args(args)
+            .arg("--json")
+            .arg(json)
+            .arg("--report")
+            .arg(report),
+    )
+}
+
+fn compare(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn every_condition_and_every_interface_is_there() {
+    let record = RUN.record();
+    let conditions: Vec<_> = record.runs.iter().map(|run| run.condition()).collect();
+    let expected = [
+        "mitigations on, seccomp none",
+        "mitigations on, seccomp allowlist",
+        "mitigations off, seccomp none",
+        "mitigations off, seccomp allowlist",
+    ];
+    assert_eq!(conditions, expected);
+    for run in &record.runs {
+        let names: Vec<_> = run.rows.iter().map(|row| &*row.name).collect();
+        let expected = [
+            "null_syscall",
+            "kvm_run_pio_out",
+            "kvm_run_pio_out_real_mode",
+        ];
+        assert_eq!(names, expected);
+        for row in &run.rows[1..] {
+            let interfaces: Vec<_> = row.figures.keys().collect();
+            assert_eq!(interfaces, ["ioctl", "kvm-ioctls", "syscall"]);
+        }
+        assert!(RUN.shown.contains(&run.condition()), "{}", RUN.shown);
+    }
+    // Criterion's estimates stand beside the usual run.
+    let figures = record.runs[0]
+        .rows
+        .iter()
+        .flat_map(|row| row.figures.values());
+    assert!(figures.clone().all(|figure| figure.criterion.is_some()));
+    assert!(figures.count() > 0);
+}
+
+#[test]
+fn the_recorder_and_the_clock_agree() {
+    for run in &RUN.record().runs {
+        for row in &run.rows {
+            for Figure { exact, profile, .. } in row.figures.values() {
+                let counted = exact.as_ref().unwrap().mode;
+                let profile = profile.as_ref().unwrap();
+                let recorded = profile.instructions;
+                let apart = recorded.abs_diff(counted) as f64 / counted as f64;
+                assert!(apart <= 0.005, "{}: {recorded}, {counted}", row.name);
+                assert_eq!(profile.stacks.values().sum::<u64>(), recorded);
+                if row.name.starts_with("kvm_run") {
+                    assert_eq!(profile.parts.values().sum::<u64>(), recorded);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn stacks_are_those_of_the_calls() {
+    let record = RUN.record();
+    let stacks = |run: usize, interface: &str| {
+        let figure = &record.runs[run].row("kvm_run_pio_out").unwrap().figures[interface];
+        figure.profile.as_ref().unwrap().stacks.clone()
+    };
+    let has = |stacks: &BTreeMap<String, u64>, functions: &str| {
+        stacks.keys().any(|stack| stack.contains(functions))
+    };
+    let (ioctl, syscall) = (stacks(0, "ioctl"), stacks(0, "syscall"));
+    assert!(has(
+        &ioctl,
+        "entry_SYSCALL_64;do_syscall_64;__x64_sys_ioctl;kvm_vcpu_ioctl;"
+    ));
+    assert!(has(
+        &syscall,
+        "entry_SYSCALL_64;do_syscall_64;__x64_sys_kvm_run;kvm_sys_run;"
+    ));
+    for stacks in [&ioctl, &syscall] {
+        assert!(has(stacks, "svm_vcpu_enter_exit;__svm_vcpu_run;guest"));
+        assert!(!has(stacks, "thunk"));
+        assert!(!has(stacks, "BPF program"));
+    }
+    // The filter runs for the ioctl, and is remembered for the system call.
+    assert!(has(&stacks(1, "ioctl"), "__seccomp_filter;BPF program"));
+    assert!(has(&stacks(1, "syscall"), "__secure_computing"));
+    assert!(!has(&stacks(1, "syscall"), "BPF program"));
+}
+
+#[test]
+fn a_second_run_differs_in_its_time_only() {
+    let first = RUN.path("record.json");
+    let dir = TempDir::new().unwrap();
+    let json = dir.path().join("again.json");
+    profile(&[], &json, &dir.path().join("again.html"));
+    let without_time = |path: &Path| {
+        let text = fs::read_to_string(path).unwrap();
+        let lines = text
+            .lines()
+            .filter(|line| !line.starts_with("  \"time\": "));
+        lines.map(|line| format!("{line}\n")).collect::<String>()
+    };
+    assert!(without_time(&json) == without_time(&first));
+}
+
+/// What a browser finds on the page.
+#[derive(Debug, Deserialize)]
+struct Seen {
+    bars: Vec<String>,
+    graphs: usize,
+    differences: usize,
+    invisible: usize,
+    tables: usize,
+    overflow: i64,
+    text: String,
+}
+
+const LOOK: &str = r"(() => {
+    document.querySelectorAll('details').forEach(it => it.open = true);
+    const pictures = [...document.querySelectorAll('svg')];
+    const visible = it => {
+        const box = it.getBoundingClientRect();
+        return box.width > 100 && box.height > 20 && it.querySelector('rect');
+    };
+    return JSON.stringify({
+        bars: [...document.querySelectorAll('svg.bars')].map(it => it.getAttribute('aria-label')),
+        graphs: document.querySelectorAll('details.graph svg.flame').length,
+        differences: document.querySelectorAll('details.difference svg.flame').length,
+        invisible: pictures.filter(it => !visible(it)).length,
+        tables: document.querySelectorAll('table').length,
+        overflow: document.documentElement.scrollWidth - window.innerWidth,
+        text: document.body.innerText,
+    });
+})()";
+
+/// Opens a page in a window of that width. Fails if it is not quiet, or fetches
+/// anything.
+fn open(page: &Path, width: u32) -> Seen {
+    kernel_patch::require("chromium", "chromium").unwrap();
+    let options = LaunchOptions::default_builder()
+        .path(Some("/usr/bin/chromium".into()))
+        .sandbox(!Uid::effective().is_root())
+        .window_size(Some((width, 900)))
+        .build()
+        .unwrap();
+    let browser = Browser::new(options).unwrap();
+    let tab = browser.new_tab().unwrap();
+    tab.call_method(Network::Enable {
+        max_total_buffer_size: None,
+        max_resource_buffer_size: None,
+        max_post_data_size: None,
+        report_direct_socket_traffic: None,
+        enable_durable_messages: None,
+    })
+    .unwrap();
+    tab.enable_log().unwrap();
+    tab.enable_runtime().unwrap();
+    let happened = Arc::new(Mutex::new(Vec::new()));
+    let events = happened.clone();
+    tab.add_event_listener(Arc::new(move |event: &Event| {
+        let what = match event {
+            Event::NetworkRequestWillBeSent(it) => it.params.request.url.clone(),
+            Event::LogEntryAdded(it) => format!("log: {}", it.params.entry.text),
+            Event::RuntimeConsoleAPICalled(it) => format!("console: {:?}", it.params.args),
+            Event::RuntimeExceptionThrown(it) => format!("{:?}", it.params.exception_details),
+            _ => return,
+        };
+        events.lock().unwrap().push(what);
+    }))
+    .unwrap();
+    let url = format!("file://{}", page.display());
+    tab.navigate_to(&url).unwrap();
+    tab.wait_until_navigated().unwrap();
+    let seen = tab.evaluate(LOOK, false).unwrap().value.unwrap();
+    let happened = happened.lock().unwrap();
+    let noise: Vec<_> = happened
+        .iter()
+        .filter(|it| **it != url && !it.starts_with("data:"))
+        .collect();
+    assert!(noise.is_empty(), "{noise:?}");
+    assert!(happened.contains(&url), "the events are not seen");
+    serde_json::from_str(seen.as_str().unwrap()).unwrap()
+}
+
+#[test]
+fn the_report_shows_in_a_browser_what_was_measured() {
+    for width in [1280, 390] {
+        let seen = open(&RUN.path("report.html"), width);
+        assert_eq!(seen.bars.len(), 2, "{:?}", seen.bars);
+        for (bars, row) in seen.bars.iter().zip(&RUN.record().runs[0].rows[1..]) {
+            let sums: Vec<_> = ["ioctl", "syscall", "kvm-ioctls"]
+                .map(|it| (it, row.figures[it].profile.as_ref().unwrap().instructions))
+                .map(|(it, sum)| format!("{it} {sum}"))
+                .into();
+            assert_eq!(*bars, format!("{}: {}", row.name, sums.join(", ")));
+        }
+        // The floor has one interface, the exits have three and two differences,
+        // each of them in two shapes.
+        assert_eq!((seen.graphs, seen.differences), (1 + 2 * 3, 2 * 2 * 2));
+        assert_eq!(seen.invisible, 0);
+        assert!(seen.tables >= 6, "{}", seen.tables);
+        assert!(seen.overflow <= 0, "{} pixels too wide", seen.overflow);
+        for word in [
+            "cargo compare --profile",
+            "Firecracker",
+            "not cycles",
+            "kvm_vcpu_ioctl",
+        ] {
+            assert!(seen.text.contains(word), "{word}");
+        }
+    }
+}
+
+#[test]
+fn a_run_without_the_system_calls_shows_the_rest() {
+    let mut record = RUN.record();
+    for run in &mut record.runs {
+        run.no_syscalls = Some("this kernel lacks them".into());
+        for row in &mut run.rows {
+            row.figures.remove("syscall");
+        }
+    }
+    let dir = TempDir::new().unwrap();
+    let [json, page] = ["part.json", "part.html"].map(|name| dir.path().join(name));
+    fs::write(&json, serde_json::to_vec(&record).unwrap()).unwrap();
+    let shown = compare(
+        Command::new(env!("CARGO_BIN_EXE_compare"))
+            .arg("--from")
+            .arg(&json)
+            .arg("--report")
+            .arg(&page),
+    );
+    assert!(shown.contains("this kernel lacks them"), "{shown}");
+    let seen = open(&page, 1280);
+    assert!(
+        seen.text
+            .contains("The system calls are missing here: this kernel lacks them")
+    );
+    assert_eq!(
+        (seen.bars.len(), seen.graphs, seen.differences),
+        (2, 1 + 2 * 2, 2 * 2)
+    );
+    assert_eq!(seen.invisible, 0);
+}
