@@ -55,9 +55,9 @@ impl Diff {
         let mut diff = Self::default();
         for run in &new.runs {
             let condition = run.condition();
-            let before = old.runs.iter().find(|old| old.condition() == condition);
+            let before = old.run(&condition);
             for (name, interface, value) in figures(run) {
-                match before.and_then(|before| find(before, name, interface)) {
+                match find(before, name, interface) {
                     None => diff.lone(&condition, name, interface, "new"),
                     Some(old) if old == value => diff.unchanged += 1,
                     Some(old) => diff.changed.push(Change {
@@ -72,12 +72,9 @@ impl Diff {
         }
         for run in &old.runs {
             let condition = run.condition();
-            let after = new.runs.iter().find(|new| new.condition() == condition);
+            let after = new.run(&condition);
             for (name, interface, _) in figures(run) {
-                if after
-                    .and_then(|after| find(after, name, interface))
-                    .is_none()
-                {
+                if find(after, name, interface).is_none() {
                     diff.lone(&condition, name, interface, "old");
                 }
             }
@@ -142,8 +139,8 @@ fn figures(run: &Run) -> impl Iterator<Item = (&str, &str, f64)> {
     })
 }
 
-fn find(run: &Run, name: &str, interface: &str) -> Option<f64> {
-    run.row(name)?.figures.get(interface)?.value()
+fn find(run: Option<&Run>, name: &str, interface: &str) -> Option<f64> {
+    run?.row(name)?.figures.get(interface)?.value()
 }
 
 #[cfg(test)]

@@ -108,6 +108,12 @@ impl Row {
 }
 
 impl Record {
+    /// What was found under that condition.
+    #[must_use]
+    pub fn run(&self, condition: &str) -> Option<&Run> {
+        self.runs.iter().find(|run| run.condition() == condition)
+    }
+
     /// Reads what was written as JSON.
     ///
     /// # Errors

@@ -3,13 +3,13 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use sha2::{Digest, Sha256};
 
 use crate::config::Config;
 use crate::lock::Lock;
 use crate::make::Make;
+use crate::process::git;
 use crate::progress::Progress;
 use crate::{Error, Kernel, Result, host, paths, process, tree};
 
@@ -88,15 +88,6 @@ fn commit(tree: &Path) -> Result<String> {
     let head = says(&["rev-parse", "--verify", "HEAD"])?;
     let changed = says(&["stash", "create"])?;
     Ok(if changed.is_empty() { head } else { changed })
-}
-
-/// `git`, which need not know who its user is.
-fn git() -> Command {
-    let mut git = Command::new("git");
-    process::clean(&mut git);
-    git.args(["-c", "user.name=kernel-patch"]);
-    git.args(["-c", "user.email=kernel-patch@localhost"]);
-    git
 }
 
 #[cfg(test)]

@@ -111,6 +111,15 @@ pub(crate) fn clean(command: &mut Command) -> &mut Command {
         .env("LC_ALL", "C")
 }
 
+/// `git`, which need not know who its user is.
+pub(crate) fn git() -> Command {
+    let mut git = Command::new("git");
+    clean(&mut git);
+    git.args(["-c", "user.name=kernel-patch"]);
+    git.args(["-c", "user.email=kernel-patch@localhost"]);
+    git
+}
+
 /// Runs `command` to its end with all of its output at the end of `log`.
 pub(crate) fn run(command: Command, what: &str, log: &Path) -> Result<()> {
     run_with(command, what, log, || ())

@@ -60,7 +60,7 @@ pub fn paragraphs(record: &Record) -> Vec<String> {
 }
 
 /// The exit that stands for all: in 64-bit mode, or what there is.
-fn exit(run: &Run) -> Option<&Row> {
+pub(super) fn exit(run: &Run) -> Option<&Row> {
     let names = ["kvm_run_pio_out", "kvm_run_pio_out_real_mode"];
     names.into_iter().find_map(|name| run.row(name))
 }

@@ -3,6 +3,7 @@
 use profile::Folded;
 use profile::fold::BPF;
 
+use super::answer;
 use crate::record::Record;
 use crate::seccomp::Seccomp;
 
@@ -25,12 +26,7 @@ pub fn filtering(record: &Record) -> Option<Filtering> {
         .runs
         .iter()
         .find(|run| run.seccomp == Seccomp::Allowlist)?;
-    let names = [
-        "kvm_run_pio_out",
-        "kvm_run_pio_out_real_mode",
-        "kvm_get_regs",
-    ];
-    let row = names.into_iter().find_map(|name| run.row(name))?;
+    let row = answer::exit(run).or_else(|| run.row("kvm_get_regs"))?;
     let cost = |interface: &str| {
         let stacks = &row.figures.get(interface)?.profile.as_ref()?.stacks;
         let all = below(stacks, &[SECCOMP, "__seccomp_filter"]);

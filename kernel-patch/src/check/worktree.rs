@@ -161,14 +161,12 @@ impl Worktree {
 
     /// `git`, whatever its user has configured.
     fn command(&self) -> Command {
-        let mut command = Command::new("git");
-        process::clean(&mut command)
+        let mut command = process::git();
+        command
             .env("GIT_CONFIG_NOSYSTEM", "1")
             .env("GIT_CONFIG_GLOBAL", "/dev/null")
             .arg("-C")
             .arg(&self.root)
-            .args(["-c", "user.name=kernel-patch"])
-            .args(["-c", "user.email=kernel-patch@localhost"])
             .args(["-c", "gc.auto=0", "-c", "core.fsync=none"]);
         command
     }

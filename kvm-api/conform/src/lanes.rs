@@ -1,37 +1,19 @@
 //! Machines side by side: each lane tests one property after the other.
 
-use std::sync::Mutex;
-use std::thread;
 use std::time::Instant;
 
 use anyhow::Result;
-use kernel_patch::Progress;
+use kernel_patch::{Progress, lanes};
 
 use crate::host::Host;
 use crate::property::{Outcome, Property, Row, Say, Test};
 
 /// Tests `properties`, and gives a row for each, in their order.
 pub fn run(host: &Host<'_>, properties: &[&'static Property]) -> Result<Vec<Row>> {
-    let queue = Mutex::new(properties.iter().enumerate());
-    let rows = Mutex::new(Vec::new());
-    thread::scope(|scope| {
-        for _ in 0..host.options.jobs {
-            scope.spawn(|| {
-                while kernel_patch::interrupt::check().is_ok() {
-                    let next = queue.lock().expect("no lane panics").next();
-                    let Some((place, property)) = next else {
-                        return;
-                    };
-                    let row = one(host, property);
-                    rows.lock().expect("no lane panics").push((place, row));
-                }
-            });
-        }
+    let rows = lanes(host.options.jobs.into(), properties, |_, property| {
+        one(host, property)
     });
-    kernel_patch::interrupt::check()?;
-    let mut rows = rows.into_inner().expect("no lane panics");
-    rows.sort_unstable_by_key(|(place, _)| *place);
-    Ok(rows.into_iter().map(|(_, row)| row).collect())
+    Ok(rows?)
 }
 
 fn one(host: &Host<'_>, property: &'static Property) -> Row {

@@ -5,15 +5,14 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Mutex;
-use std::thread;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use benches::place::Build;
 use benches::profiles;
 use benches::record::Record;
-use kernel_patch::{Kernel, Machine, Progress, cdylib};
+use kernel_patch::{Kernel, Machine, Progress, cdylib, lanes};
 use profile::{Section, Symbols};
 use tempfile::TempDir;
 
@@ -78,31 +77,22 @@ pub fn measure(options: &Options, out: &Path) -> Result<Record> {
 
     let scratch = scratch()?;
     let plan = Boot::plan(options);
-    let done = Mutex::new(Vec::new());
-    let queue = Mutex::new(plan.iter().enumerate());
-    thread::scope(|scope| {
-        for _ in 0..plan.len().min(2) {
-            scope.spawn(|| {
-                loop {
-                    let next = queue.lock().expect("no lane panics").next();
-                    let Some((nth, boot)) = next else { return };
-                    let out = scratch.path().join(nth.to_string());
-                    let run = run(options, &kernel, boot, recorder.as_deref(), &out);
-                    let failed = run.is_err();
-                    done.lock().expect("no lane panics").push((nth, run));
-                    if failed {
-                        return;
-                    }
-                }
-            });
+    let failed = AtomicBool::new(false);
+    let done = lanes(2, &plan, |nth, boot| {
+        // One error is enough.
+        if failed.load(Ordering::Relaxed) {
+            return Ok(None);
         }
-    });
-    let mut done = done.into_inner().expect("no lane panics");
-    done.sort_by_key(|(nth, _)| *nth);
+        let out = scratch.path().join(nth.to_string());
+        let run = run(options, &kernel, boot, recorder.as_deref(), &out);
+        failed.fetch_or(run.is_err(), Ordering::Relaxed);
+        run.map(Some)
+    })?;
+    let done: Vec<_> = done.into_iter().collect::<Result<_>>()?;
 
     let mut whole: Option<Record> = None;
-    for (nth, record) in done {
-        let (mut record, measure) = (record?, &plan[nth].measure);
+    for (nth, mut record) in done.into_iter().flatten().enumerate() {
+        let measure = &plan[nth].measure;
         if measure.criterion {
             let from = scratch.path().join(nth.to_string()).join(CRITERION);
             fs::rename(&from, out.join(CRITERION)).context("criterion's files")?;
