@@ -149,8 +149,9 @@ pub(crate) struct MachineArgs {
     timeout: u64,
 
     /// What runs the instructions: tcg emulates and counts them, mttcg emulates
-    /// in real time with a thread for each processor, kvm needs hardware
-    #[arg(long, value_name = "tcg|mttcg|kvm", default_value_t = Accel::Tcg)]
+    /// in real time with a thread for each processor, kvm needs hardware, bochs is
+    /// another emulator, with VMX
+    #[arg(long, value_name = "tcg|mttcg|kvm|bochs", default_value_t = Accel::Tcg)]
     accel: Accel,
 
     /// Where to put the files that are left in $KERNEL_PATCH_OUT inside

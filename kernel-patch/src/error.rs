@@ -187,14 +187,24 @@ pub enum Error {
         tail: String,
     },
 
-    /// QEMU ended by itself.
-    #[error("QEMU failed ({status}):\n{stderr}")]
-    QemuFailed {
+    /// The emulator ended by itself.
+    #[error("{name} failed ({status}):\n{said}")]
+    EmulatorFailed {
+        /// Which.
+        name: &'static str,
         /// How it ended.
         status: String,
         /// What it said.
-        stderr: String,
+        said: String,
     },
+
+    /// Something is asked for that Bochs does not have.
+    #[error("Bochs has {0}")]
+    NotByBochs(&'static str),
+
+    /// A size of memory that is none.
+    #[error("{0:?} is no size of memory in M or G")]
+    BadMemory(String),
 
     /// A plugin is to be loaded, and QEMU does not do that.
     #[error(

@@ -4,14 +4,11 @@
 //! as the machine's /init: there is no second executable to build, to find or
 //! to hold in step. [`init_if_first`] tells the two lives apart.
 
-use std::collections::BTreeMap;
 use std::convert::Infallible;
+use std::env;
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::io;
 use std::process::{self, Command, Stdio};
-use std::time::Duration;
-use std::{env, thread};
 
 use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
@@ -22,6 +19,7 @@ use nix::unistd::Pid;
 
 use crate::counts;
 use crate::job::{Exit, JOB, Job, OUT, Report, WORK, port};
+use crate::ports::Ports;
 
 /// Becomes the machine's init when this process is the machine's first, and
 /// returns otherwise. The first thing that a booting program calls.
@@ -36,13 +34,13 @@ pub fn init_if_first() {
 
 fn init() -> Result<Infallible, String> {
     mount_all()?;
-    let mut ports = Ports::open()?;
+    let ports = Ports::open()?;
     let report = run(&ports);
     counts::leave().map_err(|error| error.to_string())?;
-    // Each write returns once the host has the bytes.
     ports
         .send_files()
         .and_then(|()| ports.send(&report))
+        .and_then(|()| ports.close())
         .map_err(|error| format!("the host is gone: {error}"))?;
     reboot(RebootMode::RB_AUTOBOOT).map_err(|errno| format!("reboot: {errno}"))
 }
@@ -69,68 +67,6 @@ fn mount_all() -> Result<(), String> {
             .map_err(|error| format!("mount {kind}: {error}"))?;
     }
     fs::create_dir(OUT).map_err(|error| format!("{OUT}: {error}"))
-}
-
-/// The serial ports, by name.
-struct Ports(BTreeMap<&'static str, File>);
-
-impl Ports {
-    /// Opens the ports; the kernel brings them up behind the boot's back.
-    fn open() -> Result<Self, String> {
-        const LONG: Duration = Duration::from_secs(10);
-        const STEP: Duration = Duration::from_millis(1);
-        let mut waited = Duration::ZERO;
-        let mut open = BTreeMap::new();
-        while open.len() < port::ALL.len() {
-            if waited > LONG {
-                return Err(format!(
-                    "of the serial ports only {:?} came up",
-                    open.keys()
-                ));
-            }
-            Self::open_new(&mut open)
-                .map_err(|error| format!("cannot open a serial port: {error}"))?;
-            thread::sleep(STEP);
-            waited += STEP;
-        }
-        Ok(Self(open))
-    }
-
-    fn open_new(open: &mut BTreeMap<&'static str, File>) -> io::Result<()> {
-        let Ok(dir) = fs::read_dir("/sys/class/virtio-ports") else {
-            return Ok(());
-        };
-        for entry in dir {
-            let entry = entry?;
-            let Ok(name) = fs::read_to_string(entry.path().join("name")) else {
-                continue;
-            };
-            let Some(name) = port::ALL.into_iter().find(|it| *it == name.trim()) else {
-                continue;
-            };
-            if !open.contains_key(name) {
-                let device = Path::new("/dev").join(entry.file_name());
-                open.insert(name, File::options().write(true).open(device)?);
-            }
-        }
-        Ok(())
-    }
-
-    fn stdio(&self, name: &str) -> io::Result<Stdio> {
-        Ok(self.0[name].try_clone()?.into())
-    }
-
-    fn send_files(&self) -> io::Result<()> {
-        let mut tar = tar::Builder::new(BufWriter::with_capacity(32 << 10, &self.0[port::FILES]));
-        tar.mode(tar::HeaderMode::Deterministic);
-        tar.append_dir_all(".", OUT)?;
-        tar.into_inner()?.flush()
-    }
-
-    fn send(&mut self, report: &Report) -> io::Result<()> {
-        let text = serde_json::to_vec(report)?;
-        (&self.0[port::EXIT]).write_all(&text)
-    }
 }
 
 fn run(ports: &Ports) -> Report {

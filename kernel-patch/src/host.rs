@@ -9,7 +9,7 @@ use nix::unistd::Uid;
 
 use crate::process::run;
 use crate::progress::Progress;
-use crate::{Error, Result, paths, qemu, source};
+use crate::{Error, Result, bochs, paths, qemu, source};
 
 /// A thing that must be there, and Debian's package of it.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +38,17 @@ const fn file(path: &'static str, package: &'static str) -> Need {
 pub(crate) const RUN: &[Need] = &[
     program(qemu::PROGRAM, "qemu-system-x86"),
     program("objcopy", "binutils"),
+];
+
+/// To run one by Bochs.
+pub(crate) const BOCHS: &[Need] = &[
+    program(bochs::PROGRAM, "bochs"),
+    program("objcopy", "binutils"),
+    program(bochs::MKISOFS, "genisoimage"),
+    file(bochs::TERMINAL, "bochs-term"),
+    file(bochs::BIOS, "bochsbios"),
+    file(bochs::ISOLINUX, "isolinux"),
+    file(bochs::LDLINUX, "syslinux-common"),
 ];
 
 /// To build a kernel.

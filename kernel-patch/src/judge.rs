@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::ExitStatus;
 
+use crate::accel::Accel;
 use crate::job::{Exit, Report};
 use crate::run::Dir;
 use crate::{Error, Machine, Result, process};
@@ -41,10 +42,13 @@ pub(crate) fn judge(
             tail,
         });
     };
-    if !status.success() {
-        return Err(Error::QemuFailed {
+    // A machine that goes down is what Bochs calls a panic: it ends with an error.
+    let by_itself = machine.accel == Accel::Bochs && !report.is_empty();
+    if !status.success() && !by_itself {
+        return Err(Error::EmulatorFailed {
+            name: machine.accel.emulator(),
             status: status.to_string(),
-            stderr: process::tail(&dir.qemu_log(), TAIL),
+            said: process::tail(&dir.log(), TAIL),
         });
     }
     match serde_json::from_slice::<Report>(report) {

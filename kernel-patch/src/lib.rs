@@ -21,6 +21,9 @@
 //! # Ok::<(), kernel_patch::Error>(())
 //! ```
 
+mod accel;
+mod bochs;
+mod boot;
 mod cdylib;
 pub mod check;
 mod checkout;
@@ -39,12 +42,14 @@ mod judge;
 mod kernel;
 mod lanes;
 mod libraries;
+mod line;
 mod lock;
 mod machine;
 mod make;
 mod modules;
 mod mutation;
 mod paths;
+mod ports;
 mod process;
 mod progress;
 mod qemu;
@@ -55,6 +60,7 @@ mod source;
 mod tree;
 mod variant;
 
+pub use accel::Accel;
 pub use cdylib::cdylib;
 pub use counts::COUNTS;
 pub use error::{Error, Result};
@@ -69,7 +75,6 @@ pub use machine::Machine;
 pub use mutation::Mutation;
 pub use paths::target_dir;
 pub use progress::Progress;
-pub use qemu::Accel;
 pub use selftests::{Selftest, selftests};
 pub use variant::Variant;
 

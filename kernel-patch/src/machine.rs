@@ -6,8 +6,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::accel::Accel;
 use crate::job::Exit;
-use crate::qemu::Accel;
 use crate::{Kernel, Result, run};
 
 /// How a machine is set up. Each setting has a default.

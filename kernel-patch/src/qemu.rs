@@ -1,93 +1,17 @@
 //! The command line of QEMU.
 
 use std::ffi::OsString;
-use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::str::FromStr;
 
+use crate::accel::Accel;
 use crate::job::port;
 use crate::{Error, Result};
 
 /// The emulator's program.
 pub(crate) const PROGRAM: &str = "qemu-system-x86_64";
 
-/// What runs the machine's instructions.
-///
-/// `/dev/kvm` has no say in it: there are hosts whose KVM has no hardware
-/// behind it and runs no kernel, and a count of instructions needs emulation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Accel {
-    /// Emulation; one instruction is one nanosecond of the machine's time.
-    #[default]
-    Tcg,
-    /// Emulation in real time, each processor a thread of its own: nothing is
-    /// counted, no two runs are alike, and processors race.
-    Mttcg,
-    /// Hardware virtualization, and nested for what runs inside.
-    Kvm,
-}
-
-impl Accel {
-    /// The processor that the machine sees, in QEMU's words.
-    #[must_use]
-    pub fn cpu(self) -> &'static str {
-        match self {
-            Self::Tcg | Self::Mttcg => "EPYC,+svm,+npt",
-            Self::Kvm => "host",
-        }
-    }
-
-    /// What it is, in words for a report: QEMU's version, what runs the
-    /// instructions, and the processor.
-    ///
-    /// # Errors
-    ///
-    /// When QEMU does not say its version.
-    pub fn describe(self) -> Result<String> {
-        let version = version()?;
-        let args = self.args().join(" ");
-        Ok(format!("{version}, {args}, {}", self.cpu()))
-    }
-
-    fn args(self) -> &'static [&'static str] {
-        match self {
-            Self::Tcg => &[
-                "-accel",
-                "tcg,thread=single",
-                "-icount",
-                "shift=0,sleep=off",
-            ],
-            Self::Mttcg => &["-accel", "tcg,thread=multi"],
-            Self::Kvm => &["-accel", "kvm"],
-        }
-    }
-}
-
-impl Display for Accel {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Tcg => "tcg",
-            Self::Mttcg => "mttcg",
-            Self::Kvm => "kvm",
-        })
-    }
-}
-
-impl FromStr for Accel {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        match text {
-            "tcg" => Ok(Self::Tcg),
-            "mttcg" => Ok(Self::Mttcg),
-            "kvm" => Ok(Self::Kvm),
-            _ => Err("none of tcg, mttcg and kvm".into()),
-        }
-    }
-}
-
-fn version() -> Result<String> {
+pub(crate) fn version() -> Result<String> {
     let text = says("--version")?;
     Ok(text.lines().next().unwrap_or_default().to_owned())
 }
@@ -134,7 +58,7 @@ impl Boot<'_> {
         command
             .args(["-M", "pc", "-nodefaults", "-no-user-config", "-no-reboot"])
             .args(["-display", "none"])
-            .args(self.accel.args())
+            .args(self.accel.qemu_args())
             .args(["-cpu", self.accel.cpu()])
             // The kernel finds processors by SeaBIOS' MP table, which has an entry
             // a socket, not one a core.

@@ -2,24 +2,20 @@
 
 use std::arch::x86_64::_rdtsc;
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, PipeReader, PipeWriter, Read, Seek, Write};
-use std::os::fd::AsRawFd;
+use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus, Stdio, id};
+use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
-use nix::fcntl::{FcntlArg, fcntl};
-use nix::sys::signal::Signal;
-
+use crate::accel::Accel;
 use crate::initramfs::Initramfs;
-use crate::job::{Exit, JOB, Job, OUT, OUT_VARIABLE, WORK, port};
+use crate::job::{Exit, JOB, Job, OUT, OUT_VARIABLE, WORK};
 use crate::judge::judge;
-use crate::process::{self, Process};
-use crate::qemu::{self, Accel, Boot};
-use crate::{Error, Kernel, Machine, Result, executable, host, modules, paths};
+use crate::{
+    Error, Kernel, Machine, Result, bochs, boot, executable, host, line, modules, paths, process,
+};
 
 /// The host's variables that an executable inside sees too, by their beginning.
 /// The rest stays outside, so that runs repeat wherever they are started.
@@ -31,9 +27,6 @@ const PASSED: [&str; 5] = [
     "PROPTEST_",
 ];
 
-/// What an output port may hold before the machine has to wait for us.
-const PIPE: i32 = 1 << 20;
-
 pub(crate) fn run(
     machine: &Machine,
     kernel: &Kernel,
@@ -43,17 +36,25 @@ pub(crate) fn run(
     stderr: &mut (dyn Write + Send),
 ) -> Result<Exit> {
     executable::check(program)?;
-    host::ensure(host::RUN)?;
-    if machine.plugin.is_some() {
-        qemu::check_plugins()?;
+    match machine.accel {
+        Accel::Bochs => host::ensure(host::BOCHS)?,
+        _ => host::ensure(host::RUN)?,
     }
     let scratch = paths::scratch()?;
     let dir = Dir(scratch.path());
     pack(machine, kernel, program, args, &dir)?;
 
-    let (status, files, report) = boot(machine, kernel, &dir, stdout, stderr)?;
+    let mut files = tempfile::tempfile_in(dir.0).map_err(Error::io("write in", dir.0))?;
+    let mut report = Vec::new();
+    let sinks: boot::Sinks<'_> = [stdout, stderr, &mut files, &mut report];
+    let cmdline = kernel_cmdline(machine);
+    let status = match machine.accel {
+        Accel::Bochs => boot::bochs(machine, kernel, &cmdline, &dir, sinks)?,
+        _ => boot::qemu(machine, kernel, &cmdline, &dir, sinks)?,
+    };
     let exit = judge(machine, status, &report, &dir)?;
     if let Some(out) = &machine.out {
+        files.rewind().map_err(Error::io("read in", dir.0))?;
         unpack(files, out)?;
     }
     Ok(exit)
@@ -63,7 +64,11 @@ pub(crate) fn run(
 pub(crate) struct Dir<'a>(&'a Path);
 
 impl Dir<'_> {
-    fn initramfs(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> &Path {
+        self.0
+    }
+
+    pub(crate) fn initramfs(&self) -> PathBuf {
         self.0.join("initramfs")
     }
 
@@ -71,8 +76,9 @@ impl Dir<'_> {
         self.0.join("console.log")
     }
 
-    pub(crate) fn qemu_log(&self) -> PathBuf {
-        self.0.join("qemu.log")
+    /// What the emulator says.
+    pub(crate) fn log(&self) -> PathBuf {
+        self.0.join("emulator.log")
     }
 
     /// Saves the console's log from the end of the run.
@@ -162,28 +168,36 @@ fn kernel_cmdline(machine: &Machine) -> String {
         "mitigations={}",
         if machine.mitigations { "auto" } else { "off" }
     );
-    let mut line = vec!["console=ttyS0", "quiet", "nokaslr", &mitigations];
+    let mut words = vec!["console=ttyS0", "quiet", "nokaslr", &mitigations];
     // Any oops ends the machine at once, by a triple fault, which QEMU ends at.
-    line.extend(["oops=panic", "panic=-1", "reboot=t"]);
+    words.extend(["oops=panic", "panic=-1", "reboot=t"]);
     if machine.accel == Accel::Tcg {
         // Calibrating this timer takes 0.2 s of the machine's time in a loop
         // of RDTSC and PAUSE, for which emulation needs 5 to 10 s of ours. The
         // PIT ticks instead.
-        line.push("nolapic_timer");
+        words.push("nolapic_timer");
     }
     if machine.strict {
         // Warnings and worse go to the console.
-        line.extend(["panic_on_warn=1", "loglevel=5"]);
+        words.extend(["panic_on_warn=1", "loglevel=5"]);
     }
     // The machine has no clock by which to find how fast its TSC is. It is as
     // fast as ours; and KVM, inside, runs no vcpu by a TSC of no frequency.
     let tsc;
     if machine.accel == Accel::Mttcg {
         tsc = format!("tsc_early_khz={}", tsc_khz());
-        line.extend(["tsc=reliable", &tsc]);
+        words.extend(["tsc=reliable", &tsc]);
     }
-    line.extend(machine.cmdline.iter().map(String::as_str));
-    line.join(" ")
+    let carrier;
+    if machine.accel == Accel::Bochs {
+        // Finding its TSC unstable would make each load of a vcpu dear. What its
+        // processor says of hyperthreads does not fit what it says of cores, of
+        // which the kernel warns.
+        carrier = format!("{}={}", line::VARIABLE, bochs::LINE);
+        words.extend(["tsc=reliable", "clearcpuid=ht", &carrier]);
+    }
+    words.extend(machine.cmdline.iter().map(String::as_str));
+    words.join(" ")
 }
 
 /// How many times in a millisecond the TSC counts, as near as it matters.
@@ -194,115 +208,6 @@ fn tsc_khz() -> u64 {
     let (began, first) = (Instant::now(), now());
     thread::sleep(WHILE);
     (now() - first) * 1000 / began.elapsed().as_micros() as u64
-}
-
-/// A pipe that QEMU opens by the name that /proc gives it. Nothing need be
-/// inherited, so no other child can hold it open.
-struct Port {
-    name: &'static str,
-    reader: PipeReader,
-    writer: PipeWriter,
-}
-
-impl Port {
-    fn new(name: &'static str, dir: &Dir<'_>) -> Result<Self> {
-        let (reader, writer) = io::pipe().map_err(Error::io("make a pipe for", dir.0))?;
-        // A small pipe works too, only slower.
-        let _ = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(PIPE));
-        Ok(Self {
-            name,
-            reader,
-            writer,
-        })
-    }
-
-    fn path(&self) -> OsString {
-        format!("/proc/{}/fd/{}", id(), self.writer.as_raw_fd()).into()
-    }
-}
-
-/// Boots, and gives QEMU's status (none when time was up), the files' archive,
-/// and the report.
-fn boot(
-    machine: &Machine,
-    kernel: &Kernel,
-    dir: &Dir<'_>,
-    stdout: &mut (dyn Write + Send),
-    stderr: &mut (dyn Write + Send),
-) -> Result<(Option<ExitStatus>, File, Vec<u8>)> {
-    let mut files = tempfile::tempfile_in(dir.0).map_err(Error::io("write in", dir.0))?;
-    let mut report = Vec::new();
-    let ports = [
-        Port::new(port::STDOUT, dir)?,
-        Port::new(port::STDERR, dir)?,
-        Port::new(port::FILES, dir)?,
-        Port::new(port::EXIT, dir)?,
-    ];
-    let command = Boot {
-        accel: machine.accel,
-        smp: machine.smp,
-        memory: &machine.memory,
-        image: &kernel.image(),
-        initramfs: &dir.initramfs(),
-        cmdline: &kernel_cmdline(machine),
-        console: &dir.console(),
-        plugin: machine.plugin.as_ref(),
-        ports: ports.each_ref().map(|port| (port.name, port.path())),
-        more: &machine.qemu_args,
-    }
-    .command();
-
-    let sinks: [&mut (dyn Write + Send); 4] = [stdout, stderr, &mut files, &mut report];
-    let status = thread::scope(|scope| {
-        let mut writers = Vec::new();
-        let mut readers = Vec::new();
-        for (port, sink) in ports.into_iter().zip(sinks) {
-            writers.push(port.writer);
-            readers.push(scope.spawn(move || {
-                let name = Path::new(port.name);
-                drain(port.reader, sink).map_err(Error::io("hand on the machine's", name))
-            }));
-        }
-        let status = run_qemu(machine, command, dir);
-        // The readers come to their end once nobody can write any more.
-        drop(writers);
-        let drained = readers
-            .into_iter()
-            .map(|reader| reader.join().expect("draining a pipe does not panic"))
-            .fold(Ok(()), Result::and);
-        status.and_then(|status| drained.map(|()| status))
-    })?;
-    files.rewind().map_err(Error::io("read in", dir.0))?;
-    Ok((status, files, report))
-}
-
-fn run_qemu(machine: &Machine, mut command: Command, dir: &Dir<'_>) -> Result<Option<ExitStatus>> {
-    let log = dir.qemu_log();
-    let file = File::create(&log).map_err(Error::io("write", &log))?;
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(file);
-    let deadline = Instant::now() + machine.timeout;
-    Process::spawn(command, qemu::PROGRAM, Signal::SIGKILL)?.wait(Some(deadline), || ())
-}
-
-/// Hands on what a port says. Goes on reading when nobody wants it any more,
-/// so that the machine does not wait for ever.
-fn drain(mut from: PipeReader, to: &mut (dyn Write + Send)) -> io::Result<()> {
-    let mut buffer = vec![0; 64 << 10];
-    let mut result = Ok(());
-    loop {
-        match from.read(&mut buffer) {
-            Ok(0) => return result,
-            Ok(n) if result.is_ok() => {
-                result = to.write_all(&buffer[..n]).and_then(|()| to.flush());
-            }
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
 }
 
 fn unpack(files: File, out: &Path) -> Result<()> {

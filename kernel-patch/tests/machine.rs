@@ -26,7 +26,7 @@ fn main() -> ExitCode {
     {
         inside(part);
     }
-    let tests: [(&str, fn()); 15] = [
+    let tests: [(&str, fn()); 16] = [
         ("exit_status", exit_status),
         ("signal", signal),
         ("files_come_back", files_come_back),
@@ -40,6 +40,7 @@ fn main() -> ExitCode {
         ("complaint", complaint),
         ("hang", hang),
         ("qemu_refuses", qemu_refuses),
+        ("bochs", bochs),
         ("interrupt", interrupt),
         ("not_static", not_static),
     ];
@@ -66,6 +67,15 @@ fn inside(part: &str) -> ! {
         "files" => {
             fs::create_dir(format!("{OUT}/dir")).unwrap();
             fs::write(format!("{OUT}/dir/file"), vec![7; 1 << 20]).unwrap();
+        }
+        // All ports, and somebody who has them open still.
+        "ports" => {
+            let this = env::current_exe().unwrap();
+            Command::new(this).args([INSIDE, "hang"]).spawn().unwrap();
+            fs::write(format!("{OUT}/file"), [7; 5000]).unwrap();
+            println!("standard output");
+            eprintln!("standard error");
+            process::exit(7)
         }
         "print" => print!("{}", fs::read_to_string("/etc/file").unwrap()),
         "much" => {
@@ -222,10 +232,24 @@ fn hang() {
 
 fn qemu_refuses() {
     let error = run(&Machine::new().memory("nothing"), "exit").unwrap_err();
-    let Error::QemuFailed { stderr, .. } = &error else {
+    let Error::EmulatorFailed { said, .. } = &error else {
         panic!("{error}");
     };
-    assert!(stderr.contains("nothing"), "{error}");
+    assert!(said.contains("nothing"), "{error}");
+}
+
+/// By another emulator, with one line for all ports.
+fn bochs() {
+    let out = tempfile::tempdir().unwrap();
+    let machine = Machine::new().accel(Accel::Bochs).memory("256M");
+    let (exit, stdout, stderr) = run(&machine.clone().out(out.path()), "ports").unwrap();
+    assert_eq!(exit, Exit::Code(7));
+    assert!(stdout.contains("standard output\n"), "{stdout}");
+    assert_eq!(stderr, "standard error\n");
+    assert_eq!(fs::read(out.path().join("file")).unwrap(), [7; 5000]);
+
+    let error = run(&machine.memory("nothing"), "exit").unwrap_err();
+    assert!(matches!(error, Error::BadMemory(_)), "{error}");
 }
 
 fn interrupt() {

@@ -192,7 +192,7 @@ impl Options {
 
 fn accel(text: &str) -> Result<Accel, String> {
     match text.parse()? {
-        Accel::Mttcg => Err("that counts nothing; there are tcg and kvm".into()),
+        Accel::Mttcg | Accel::Bochs => Err("that counts nothing; there are tcg and kvm".into()),
         accel => Ok(accel),
     }
 }

@@ -1,0 +1,178 @@
+//! Bochs: its configuration, the disc that it boots, and its terminal.
+
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{io, thread};
+
+use nix::pty::openpty;
+
+use crate::{Error, Machine, Result, process};
+
+/// The emulator's program. Debian's `bochs` is a script around it.
+pub(crate) const PROGRAM: &str = "bochs-bin";
+
+/// The processor: the newest of whose state XSAVE has the right size. Those with
+/// more, AVX-512 and protection keys, the kernel finds inconsistent.
+pub(crate) const CPU: &str = "broadwell_ult";
+
+/// Its plugin for a display that needs no window.
+pub(crate) const TERMINAL: &str = "/usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_term_gui.so";
+/// Its firmware.
+pub(crate) const BIOS: &str = "/usr/share/bochs/BIOS-bochs-latest";
+const VGA_BIOS: &str = "/usr/share/bochs/VGABIOS-lgpl-latest";
+/// What a disc begins with that boots Linux.
+pub(crate) const ISOLINUX: &str = "/usr/lib/ISOLINUX/isolinux.bin";
+/// The other half of that.
+pub(crate) const LDLINUX: &str = "/usr/lib/syslinux/modules/bios/ldlinux.c32";
+/// What makes such a disc.
+pub(crate) const MKISOFS: &str = "genisoimage";
+
+/// What the kernel calls the serial line that carries the ports.
+pub(crate) const LINE: &str = "ttyS1";
+
+/// How many instructions are a second of the machine's time: about as many as it
+/// does in one of ours, so that its timeouts are what they should be.
+const IPS: u32 = 50_000_000;
+
+/// All that one boot needs.
+pub(crate) struct Boot<'a> {
+    pub(crate) machine: &'a Machine,
+    pub(crate) image: &'a Path,
+    pub(crate) initramfs: &'a Path,
+    pub(crate) cmdline: &'a str,
+    pub(crate) console: &'a Path,
+    /// Where the bytes of the line go.
+    pub(crate) line: &'a Path,
+    /// What Bochs says goes here.
+    pub(crate) log: &'a Path,
+    /// Where there is room for its files.
+    pub(crate) dir: &'a Path,
+}
+
+impl Boot<'_> {
+    /// Makes the disc and the configuration, and the command that boots them.
+    pub(crate) fn command(&self) -> Result<Command> {
+        let disc = self.disc()?;
+        let config = self.file("bochsrc", &self.config(&disc)?)?;
+        // Debian's has its debugger built in, which waits to be told to go on.
+        let debugger = self.file("debugger", "continue\n")?;
+        let mut command = Command::new(PROGRAM);
+        process::clean(&mut command)
+            .env("TERM", "vt100")
+            .arg("-q")
+            .arg("-f")
+            .arg(config)
+            .arg("-rc")
+            .arg(debugger);
+        Ok(command)
+    }
+
+    fn file(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let path = self.dir.join(name);
+        fs::write(&path, text).map_err(Error::io("write", &path))?;
+        Ok(path)
+    }
+
+    /// A disc that boots the kernel.
+    fn disc(&self) -> Result<PathBuf> {
+        let files = self.dir.join("disc");
+        fs::create_dir(&files).map_err(Error::io("make", &files))?;
+        let config = format!(
+            "default linux\nlabel linux\nkernel linux\ninitrd initrd\nappend {}\n",
+            self.cmdline
+        );
+        let config = config.as_bytes();
+        let path = files.join("isolinux.cfg");
+        fs::write(&path, config).map_err(Error::io("write", &path))?;
+        for (from, name) in [
+            (Path::new(ISOLINUX), "isolinux.bin"),
+            (Path::new(LDLINUX), "ldlinux.c32"),
+            (self.image, "linux"),
+            (self.initramfs, "initrd"),
+        ] {
+            let to = files.join(name);
+            fs::copy(from, &to).map_err(Error::io("write", &to))?;
+        }
+        let disc = self.dir.join("disc.iso");
+        let mut command = Command::new(MKISOFS);
+        process::clean(&mut command)
+            .args(["-quiet", "-R", "-b", "isolinux.bin", "-c", "boot.cat"])
+            .args(["-no-emul-boot", "-boot-load-size", "4", "-boot-info-table"])
+            .arg("-o")
+            .arg(&disc)
+            .arg(&files);
+        process::run(command, MKISOFS, &self.dir.join("genisoimage.log"))?;
+        Ok(disc)
+    }
+
+    fn config(&self, disc: &Path) -> Result<String> {
+        let machine = self.machine;
+        let quoted = |path: &Path| format!("\"{}\"", path.display());
+        Ok(format!(
+            "config_interface: textconfig\n\
+             display_library: term\n\
+             plugin_ctrl: unmapped=1, biosdev=1, extfpuirq=1, serial=1\n\
+             romimage: file={BIOS}\n\
+             vgaromimage: file={VGA_BIOS}\n\
+             megs: {}\n\
+             cpu: model={CPU}, count={}, ips={IPS}, reset_on_triple_fault=0\n\
+             clock: sync=none, time0=1704067200\n\
+             ata0-master: type=cdrom, path={}, status=inserted\n\
+             boot: cdrom\n\
+             com1: enabled=1, mode=file, dev={}\n\
+             com2: enabled=1, mode=file, dev={}\n\
+             log: {}\n\
+             panic: action=fatal\n\
+             error: action=report\n\
+             info: action=ignore\n\
+             debug: action=ignore\n",
+            megabytes(&machine.memory)?,
+            machine.smp,
+            quoted(disc),
+            quoted(self.console),
+            quoted(self.line),
+            quoted(self.log),
+        ))
+    }
+}
+
+/// A size of memory in QEMU's words, as Bochs has it.
+fn megabytes(size: &str) -> Result<u32> {
+    let (number, factor) = match size.split_at_checked(size.len().saturating_sub(1)) {
+        Some((number, "G")) => (number, 1024),
+        Some((number, "M")) => (number, 1),
+        _ => (size, 1),
+    };
+    let megabytes = number
+        .parse()
+        .ok()
+        .and_then(|it: u32| it.checked_mul(factor));
+    megabytes.ok_or_else(|| Error::BadMemory(size.into()))
+}
+
+/// A terminal for Bochs, which draws the machine's screen there: nobody looks.
+pub(crate) fn terminal() -> Result<OwnedFd> {
+    let pty = openpty(None, None)
+        .map_err(|errno| Error::io("open", Path::new("/dev/ptmx"))(errno.into()))?;
+    let mut master = File::from(pty.master);
+    // It comes to its end when nobody has the other side open.
+    thread::spawn(move || io::copy(&mut master, &mut io::sink()));
+    Ok(pty.slave)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_of_memory() {
+        for (size, megabytes) in [("1G", Some(1024)), ("512M", Some(512)), ("64", Some(64))] {
+            assert_eq!(self::megabytes(size).ok(), megabytes, "{size}");
+        }
+        for size in ["", "G", "1T", "-1M", "9999999G", "1é"] {
+            assert!(megabytes(size).is_err(), "{size}");
+        }
+    }
+}
