@@ -33,11 +33,28 @@ pub(crate) struct Counted {
     pub(crate) target: &'static str,
 }
 
-/// In a kernel that checks itself: all that the series makes or adds code to.
-const COUNTED: [Counted; 5] = [
+/// In a kernel that checks itself: all that the series makes or adds code to, but
+/// for what is [`UNCOUNTED`].
+const COUNTED: [Counted; 11] = [
+    Counted {
+        path: "arch/x86/kvm/cpuid.o",
+        target: "cpuid.o",
+    },
+    Counted {
+        path: "arch/x86/kvm/state.o",
+        target: "state.o",
+    },
+    Counted {
+        path: "arch/x86/kvm/svm/svm.o",
+        target: "svm/svm.o",
+    },
     Counted {
         path: "arch/x86/kvm/x86.o",
         target: "x86.o",
+    },
+    Counted {
+        path: "virt/kvm/bound.o",
+        target: "../../../virt/kvm/bound.o",
     },
     Counted {
         path: "virt/kvm/kernel_memory.o",
@@ -48,6 +65,10 @@ const COUNTED: [Counted; 5] = [
         target: "../../../virt/kvm/kvm_main.o",
     },
     Counted {
+        path: "virt/kvm/ranges.o",
+        target: "../../../virt/kvm/ranges.o",
+    },
+    Counted {
         path: "virt/kvm/syscall_ops.o",
         target: "../../../virt/kvm/syscall_ops.o",
     },
@@ -55,6 +76,20 @@ const COUNTED: [Counted; 5] = [
         path: "virt/kvm/syscalls.o",
         target: "kvm/syscalls.o",
     },
+    Counted {
+        path: "virt/kvm/vcpu_files.o",
+        target: "../../../virt/kvm/vcpu_files.o",
+    },
+];
+
+/// Not counted. The boot code has a `regs.o` too, which make cannot tell from it,
+/// and which cannot count. The other three do not run on an emulated SVM processor.
+#[cfg(test)]
+const UNCOUNTED: [&str; 4] = [
+    "arch/x86/kvm/regs.o",
+    "arch/x86/kvm/svm/sev.o",
+    "arch/x86/kvm/vmx/main.o",
+    "arch/x86/kvm/vmx/vmx.o",
 ];
 
 /// What a variant asks for.
@@ -243,7 +278,9 @@ mod tests {
             file.ends_with(".c") && (file.starts_with("virt/") || file.starts_with("arch/"))
         };
         let changed = series.files().into_iter().filter(code);
-        let objects = changed.map(|file| file.replace(".c", ".o"));
+        let objects = changed
+            .map(|file| file.replace(".c", ".o"))
+            .filter(|object| !UNCOUNTED.contains(&object.as_str()));
         let counted = COUNTED.map(|object| object.path);
         assert_eq!(objects.collect::<Vec<_>>(), counted);
     }

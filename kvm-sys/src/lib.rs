@@ -6,6 +6,9 @@
 
 #![cfg(target_arch = "x86_64")]
 
+mod bound;
+mod merged;
+mod ranges;
 mod structs;
 mod table;
 
@@ -31,6 +34,27 @@ pub mod debug {
     };
 }
 
+/// The bits of [`kvm_vcpu_state::parts`].
+pub mod state {
+    /// `struct kvm_regs`.
+    pub const KVM_STATE_REGS: u64 = 1 << 0;
+    /// `struct kvm_sregs`.
+    pub const KVM_STATE_SREGS: u64 = 1 << 1;
+    /// `struct kvm_fpu`.
+    pub const KVM_STATE_FPU: u64 = 1 << 2;
+    /// `struct kvm_msrs`.
+    pub const KVM_STATE_MSRS: u64 = 1 << 3;
+    /// `struct kvm_debugregs`.
+    pub const KVM_STATE_DEBUGREGS: u64 = 1 << 4;
+    /// `struct kvm_vcpu_events`.
+    pub const KVM_STATE_VCPU_EVENTS: u64 = 1 << 5;
+    /// `struct kvm_xcrs`.
+    pub const KVM_STATE_XCRS: u64 = 1 << 6;
+}
+
+pub use bound::*;
+pub use merged::*;
+pub use ranges::*;
 pub use structs::*;
 pub use table::*;
 
@@ -41,7 +65,7 @@ pub const KVM_CAP_SYSCALLS: u32 = 20070717;
 
 /// What a kernel with these system calls answers to [`KVM_CAP_SYSCALLS`]: the
 /// date of the proposal, then the ABI's revision in two digits.
-pub const KVM_SYSCALLS_ABI: i32 = 2007071701;
+pub const KVM_SYSCALLS_ABI: i32 = 2007071706;
 
 /// How many memory aliases a virtual machine has: those of x86 in 2007.
 pub const KVM_ALIAS_SLOTS: u32 = 4;

@@ -8,9 +8,9 @@ use std::mem::size_of;
 
 pub use kvm_bindings::{
     CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MAX_MSR_ENTRIES, MsrList, Msrs, kvm_cpuid_entry2, kvm_cpuid2,
-    kvm_dirty_log, kvm_fpu, kvm_guest_debug, kvm_interrupt, kvm_msr_entry, kvm_msr_list, kvm_msrs,
-    kvm_regs, kvm_run, kvm_segment, kvm_signal_mask, kvm_sregs, kvm_translation,
-    kvm_userspace_memory_region,
+    kvm_debugregs, kvm_dirty_log, kvm_fpu, kvm_guest_debug, kvm_interrupt, kvm_msr_entry,
+    kvm_msr_list, kvm_msrs, kvm_regs, kvm_run, kvm_segment, kvm_signal_mask, kvm_sregs,
+    kvm_translation, kvm_userspace_memory_region, kvm_vcpu_events, kvm_xcrs,
 };
 
 /// What `struct kvm_run` says of a [`exit::KVM_EXIT_MMIO`](crate::exit::KVM_EXIT_MMIO).
@@ -35,6 +35,31 @@ pub struct kvm_memory_alias {
     pub target_phys_addr: u64,
 }
 
+/// Which parts of a vcpu's state pass, and where they are.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct kvm_vcpu_state {
+    /// The parts, of [`state`](crate::state). Only their addresses are used.
+    pub parts: u64,
+    /// The address of a [`kvm_regs`].
+    pub regs: u64,
+    /// The address of a [`kvm_sregs`].
+    pub sregs: u64,
+    /// The address of a [`kvm_fpu`].
+    pub fpu: u64,
+    /// The address of a [`kvm_msrs`] with its entries.
+    pub msrs: u64,
+    /// The address of a [`kvm_debugregs`].
+    pub debugregs: u64,
+    /// The address of a [`kvm_vcpu_events`].
+    pub vcpu_events: u64,
+    /// The address of a [`kvm_xcrs`].
+    pub xcrs: u64,
+}
+
+/// The size of [`kvm_vcpu_state`] as it was first: the least that the calls take.
+pub const KVM_VCPU_STATE_SIZE_VER0: usize = 64;
+
 /// The kernel's own `sigset_t` on x86-64: a bit per signal, bit 0 for signal 1.
 pub type kernel_sigset = u64;
 
@@ -51,6 +76,7 @@ pub struct kvm_signal_mask_set {
 
 const _: () = {
     assert!(size_of::<kvm_memory_alias>() == 32);
+    assert!(size_of::<kvm_vcpu_state>() == KVM_VCPU_STATE_SIZE_VER0);
     assert!(
         size_of::<kvm_signal_mask_set>()
             == size_of::<kvm_signal_mask>() + size_of::<kernel_sigset>()

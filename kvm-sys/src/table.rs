@@ -1,5 +1,6 @@
 //! The table of the calls: one row each, in the proposal's order. The numbers,
-//! the request codes and [`CALLS`] all come from these rows.
+//! the request codes and [`CALLS`] all come from these rows. The calls of the
+//! other forms stand in tables of the same make beside this one.
 
 // The kernel's names are kept.
 #![allow(non_upper_case_globals)]
@@ -26,10 +27,13 @@ pub struct Call {
     pub parameters: &'static str,
     /// What its first argument has to be.
     pub fd: Fd,
+    /// The number of the call that does the same to the vcpu that is bound to the
+    /// calling task, without a file descriptor.
+    pub bound: Option<c_long>,
     /// The ioctl that does the same; where Linux has removed it, the one that
-    /// did in 2007.
+    /// did in 2007; empty where there never was one.
     pub ioctl: &'static str,
-    /// That ioctl's request code, or `None` where Linux has removed it.
+    /// That ioctl's request code, or `None` where Linux has none.
     pub request: Option<c_ulong>,
     /// The structure that passes, by the call itself or by its ioctl only.
     pub structure: Option<Structure>,
@@ -63,9 +67,10 @@ pub struct Structure {
 }
 
 macro_rules! calls {
-    ($(
+    ($(#[doc = $list_doc:literal])* static $list:ident; $(
         $(#[doc = $doc:literal])*
         $nr:ident = $number:literal ($parameters:literal) on $fd:ident {
+            $( bound $bound:ident = $bound_number:literal; )?
             $( ioctl $ioctl:ident = $code:expr; )?
             $( removed $removed:ident; )?
             $( passes $structure:ident; )?
@@ -77,23 +82,28 @@ macro_rules! calls {
             $(#[doc = $doc])*
             pub const $nr: c_long = $number;
             $(
+                #[doc = concat!("[`", stringify!($nr), "`] of the vcpu that is bound to the caller.")]
+                pub const $bound: c_long = $bound_number;
+            )?
+            $(
                 #[doc = concat!("The ioctl that [`", stringify!($nr), "`] replaces.")]
                 pub const $ioctl: c_ulong = $code;
             )?
         )*
 
-        /// Every call, in the order of the proposal.
-        pub static CALLS: [Call; [$($number),*].len()] = [$(
-            Call {
+        $(#[doc = $list_doc])*
+        pub static $list: [$crate::Call; [$($number),*].len()] = [$(
+            $crate::Call {
                 name: stringify!($nr).split_at("__NR_".len()).1,
                 number: $nr,
                 parameters: $parameters,
-                fd: Fd::$fd,
+                fd: $crate::Fd::$fd,
+                bound: [$(Some($bound),)? None][0],
                 ioctl: concat!($(stringify!($ioctl))? $(stringify!($removed))?),
                 request: [$(Some($ioctl),)? None][0],
-                structure: [$(Some(Structure {
+                structure: [$(Some($crate::Structure {
                     name: stringify!($structure),
-                    size: size_of::<$structure>(),
+                    size: std::mem::size_of::<$structure>(),
                 }),)? None][0],
                 errors: &[$($($errno),+)?],
                 note: concat!($($note)?),
@@ -102,7 +112,12 @@ macro_rules! calls {
     };
 }
 
+pub(crate) use calls;
+
 calls! {
+    /// Every flat call, in the order of the proposal.
+    static CALLS;
+
     /// Makes a virtual machine with neither memory nor vcpus.
     __NR_kvm_create_vm = 600 ("void") on None {
         ioctl KVM_CREATE_VM = request_code_none!(KVMIO, 0x01);
@@ -153,30 +168,35 @@ calls! {
 
     /// Runs the guest until it exits.
     __NR_kvm_run = 607 ("int fd") on Vcpu {
+        bound __NR_kvm_bound_run = 632;
         ioctl KVM_RUN = request_code_none!(KVMIO, 0x80);
         errors EINTR EAGAIN EFAULT EINVAL ENOMEM;
     }
 
     /// Reads the general registers.
     __NR_kvm_get_regs = 608 ("int fd, struct kvm_regs *regs") on Vcpu {
+        bound __NR_kvm_bound_get_regs = 633;
         ioctl KVM_GET_REGS = request_code_read!(KVMIO, 0x81, size_of::<kvm_regs>());
         passes kvm_regs;
     }
 
     /// Sets the general registers.
     __NR_kvm_set_regs = 609 ("int fd, const struct kvm_regs *regs") on Vcpu {
+        bound __NR_kvm_bound_set_regs = 634;
         ioctl KVM_SET_REGS = request_code_write!(KVMIO, 0x82, size_of::<kvm_regs>());
         passes kvm_regs;
     }
 
     /// Reads the segment, descriptor table and control registers.
     __NR_kvm_get_sregs = 610 ("int fd, struct kvm_sregs *sregs") on Vcpu {
+        bound __NR_kvm_bound_get_sregs = 635;
         ioctl KVM_GET_SREGS = request_code_read!(KVMIO, 0x83, size_of::<kvm_sregs>());
         passes kvm_sregs;
     }
 
     /// Sets the segment, descriptor table and control registers.
     __NR_kvm_set_sregs = 611 ("int fd, const struct kvm_sregs *sregs") on Vcpu {
+        bound __NR_kvm_bound_set_sregs = 636;
         ioctl KVM_SET_SREGS = request_code_write!(KVMIO, 0x84, size_of::<kvm_sregs>());
         passes kvm_sregs;
         errors EINVAL;
@@ -184,12 +204,14 @@ calls! {
 
     /// Walks the guest's page tables.
     __NR_kvm_translate = 612 ("int fd, __u64 linear_address, __u64 *physical_address, __u8 *valid, __u8 *writeable, __u8 *usermode") on Vcpu {
+        bound __NR_kvm_bound_translate = 637;
         ioctl KVM_TRANSLATE = request_code_readwrite!(KVMIO, 0x85, size_of::<kvm_translation>());
         passes kvm_translation;
     }
 
     /// Queues an interrupt.
     __NR_kvm_interrupt = 613 ("int fd, __u32 irq") on Vcpu {
+        bound __NR_kvm_bound_interrupt = 638;
         ioctl KVM_INTERRUPT = request_code_write!(KVMIO, 0x86, size_of::<kvm_interrupt>());
         passes kvm_interrupt;
         errors EINVAL ENXIO EEXIST;
@@ -197,6 +219,7 @@ calls! {
 
     /// Sets breakpoints and single-stepping.
     __NR_kvm_debug_guest = 614 ("int fd, const struct kvm_guest_debug *debug") on Vcpu {
+        bound __NR_kvm_bound_debug_guest = 639;
         ioctl KVM_SET_GUEST_DEBUG = request_code_write!(KVMIO, 0x9b, size_of::<kvm_guest_debug>());
         passes kvm_guest_debug;
         errors EBUSY EINVAL;
@@ -205,6 +228,7 @@ calls! {
 
     /// Reads model-specific registers.
     __NR_kvm_get_msrs = 615 ("int fd, struct kvm_msrs *msrs") on Vcpu {
+        bound __NR_kvm_bound_get_msrs = 640;
         ioctl KVM_GET_MSRS = request_code_readwrite!(KVMIO, 0x88, size_of::<kvm_msrs>());
         passes kvm_msrs;
         errors E2BIG;
@@ -212,6 +236,7 @@ calls! {
 
     /// Sets model-specific registers.
     __NR_kvm_set_msrs = 616 ("int fd, const struct kvm_msrs *msrs") on Vcpu {
+        bound __NR_kvm_bound_set_msrs = 641;
         ioctl KVM_SET_MSRS = request_code_write!(KVMIO, 0x89, size_of::<kvm_msrs>());
         passes kvm_msrs;
         errors E2BIG;
@@ -219,6 +244,7 @@ calls! {
 
     /// Sets what the guest's CPUID instruction answers.
     __NR_kvm_set_cpuid = 617 ("int fd, const struct kvm_cpuid2 *cpuid") on Vcpu {
+        bound __NR_kvm_bound_set_cpuid = 642;
         ioctl KVM_SET_CPUID2 = request_code_write!(KVMIO, 0x90, size_of::<kvm_cpuid2>());
         passes kvm_cpuid2;
         errors E2BIG EINVAL;
@@ -227,6 +253,7 @@ calls! {
 
     /// Sets which signals are blocked while the guest runs.
     __NR_kvm_set_signal_mask = 618 ("int fd, const struct kvm_signal_mask *mask") on Vcpu {
+        bound __NR_kvm_bound_set_signal_mask = 643;
         ioctl KVM_SET_SIGNAL_MASK = request_code_write!(KVMIO, 0x8b, size_of::<kvm_signal_mask>());
         passes kvm_signal_mask;
         errors EINVAL;
@@ -235,12 +262,14 @@ calls! {
 
     /// Reads the floating point and SSE registers.
     __NR_kvm_get_fpu = 619 ("int fd, struct kvm_fpu *fpu") on Vcpu {
+        bound __NR_kvm_bound_get_fpu = 644;
         ioctl KVM_GET_FPU = request_code_read!(KVMIO, 0x8c, size_of::<kvm_fpu>());
         passes kvm_fpu;
     }
 
     /// Sets the floating point and SSE registers.
     __NR_kvm_set_fpu = 620 ("int fd, const struct kvm_fpu *fpu") on Vcpu {
+        bound __NR_kvm_bound_set_fpu = 645;
         ioctl KVM_SET_FPU = request_code_write!(KVMIO, 0x8d, size_of::<kvm_fpu>());
         passes kvm_fpu;
     }

@@ -12,7 +12,30 @@ use std::sync::LazyLock;
 use std::{env, fs};
 
 use kernel_patch::Kernel;
-use kvm_sys::{CALLS, Call, Fd, KVM_ALIAS_SLOTS, KVM_CAP_SYSCALLS, KVM_SYSCALLS_ABI};
+use kvm_sys::{
+    BINDING_CALLS, CALLS, Call, Fd, KVM_ALIAS_SLOTS, KVM_CAP_SYSCALLS, KVM_SYSCALLS_ABI,
+    MERGED_CALLS, RANGE_CALLS,
+};
+
+/// The calls of every form, in the order of their numbers.
+fn calls() -> impl Iterator<Item = &'static Call> {
+    CALLS
+        .iter()
+        .chain(&MERGED_CALLS)
+        .chain(&RANGE_CALLS)
+        .chain(&BINDING_CALLS)
+}
+
+/// The number and the name of each, with those that do the same to the bound vcpu
+/// behind all others.
+fn numbered() -> impl Iterator<Item = (i64, String)> {
+    let named = calls().map(|call| (call.number, call.name.to_owned()));
+    let bound = calls().filter_map(|call| {
+        let name = call.name.replacen("kvm_", "kvm_bound_", 1);
+        call.bound.map(|number| (number, name))
+    });
+    named.chain(bound)
+}
 
 /// The patched kernel, built first if it is not.
 fn kernel() -> &'static Kernel {
@@ -71,7 +94,7 @@ fn table_is_what_the_headers_say() {
         expected.insert(name.to_owned(), value);
         expressions.push((name.to_owned(), expression));
     };
-    for call in &CALLS {
+    for call in calls() {
         let number = format!("__NR_{}", call.name);
         expect(&number, number.clone(), call.number as u64);
         if let Some(request) = call.request {
@@ -87,31 +110,51 @@ fn table_is_what_the_headers_say() {
         ("KVM_SYSCALLS_ABI", KVM_SYSCALLS_ABI as u64),
         ("KVM_ALIAS_SLOTS", KVM_ALIAS_SLOTS.into()),
         ("KVM_GET_API_VERSION", kvm_sys::KVM_GET_API_VERSION),
+        (
+            "KVM_VCPU_STATE_SIZE_VER0",
+            kvm_sys::KVM_VCPU_STATE_SIZE_VER0 as u64,
+        ),
+        ("KVM_STATE_REGS", kvm_sys::state::KVM_STATE_REGS),
+        ("KVM_STATE_SREGS", kvm_sys::state::KVM_STATE_SREGS),
+        ("KVM_STATE_FPU", kvm_sys::state::KVM_STATE_FPU),
+        ("KVM_STATE_MSRS", kvm_sys::state::KVM_STATE_MSRS),
+        ("KVM_STATE_DEBUGREGS", kvm_sys::state::KVM_STATE_DEBUGREGS),
+        (
+            "KVM_STATE_VCPU_EVENTS",
+            kvm_sys::state::KVM_STATE_VCPU_EVENTS,
+        ),
+        ("KVM_STATE_XCRS", kvm_sys::state::KVM_STATE_XCRS),
     ] {
         expect(name, name.into(), value);
     }
     assert_eq!(c_values(&kernel().headers(), &expressions), expected);
 }
 
+/// Compares where the fields of a structure are with where C has them.
+macro_rules! assert_fields {
+    ($structure:ident: $($field:ident)+) => {
+        let fields = [$((
+            stringify!($field),
+            std::mem::offset_of!(kvm_sys::$structure, $field),
+        )),+];
+        let expressions = fields.map(|(name, _)| {
+            let structure = stringify!($structure);
+            let offset = format!("__builtin_offsetof(struct {structure}, {name})");
+            (name.to_owned(), offset)
+        });
+        let expected = fields
+            .map(|(name, offset)| (name.to_owned(), offset as u64))
+            .into();
+        assert_eq!(c_values(&kernel().headers(), &expressions), expected);
+    };
+}
+
 #[test]
-fn fields_of_the_alias_are_where_the_headers_say() {
-    use kvm_sys::kvm_memory_alias as alias;
-    use std::mem::offset_of;
-    let fields = [
-        ("slot", offset_of!(alias, slot)),
-        ("flags", offset_of!(alias, flags)),
-        ("guest_phys_addr", offset_of!(alias, guest_phys_addr)),
-        ("memory_size", offset_of!(alias, memory_size)),
-        ("target_phys_addr", offset_of!(alias, target_phys_addr)),
-    ];
-    let expressions = fields.map(|(name, _)| {
-        let offset = format!("__builtin_offsetof(struct kvm_memory_alias, {name})");
-        (name.to_owned(), offset)
-    });
-    let expected = fields
-        .map(|(name, offset)| (name.to_owned(), offset as u64))
-        .into();
-    assert_eq!(c_values(&kernel().headers(), &expressions), expected);
+fn fields_are_where_the_headers_say() {
+    assert_fields!(kvm_memory_alias:
+        slot flags guest_phys_addr memory_size target_phys_addr);
+    assert_fields!(kvm_vcpu_state:
+        parts regs sregs fpu msrs debugregs vcpu_events xcrs);
 }
 
 #[test]
@@ -126,9 +169,7 @@ fn table_is_what_the_kernel_dispatches() {
         .filter(|fields| fields.get(2).is_some_and(|name| name.starts_with("kvm_")))
         .map(|fields| fields.join(" "))
         .collect();
-    let expected: Vec<_> = CALLS
-        .iter()
-        .map(|Call { number, name, .. }| (number, name))
+    let expected: Vec<_> = numbered()
         .map(|(number, name)| format!("{number} 64 {name} sys_{name}"))
         .collect();
     // `common` would make the calls x32's too, which they may be or not.
@@ -141,8 +182,8 @@ fn table_is_what_the_kernel_dispatches() {
 
 #[test]
 fn numbers_follow_one_another() {
-    let numbers = CALLS.iter().map(|call| call.number);
-    assert!(numbers.eq(600..600 + CALLS.len() as i64));
+    let numbers = numbered().map(|(number, _)| number);
+    assert!(numbers.eq(600..600 + numbered().count() as i64));
 }
 
 /// docs/calls.md, made of the table.
@@ -152,7 +193,11 @@ fn calls_md() -> String {
          Generated from the table of `kvm-sys`: `UPDATE_DOCS=1 cargo test -p kvm-sys docs` \
          writes it anew.\n\n\
          The order is that of the proposal of July 2007: its 21 calls, then what the answer to it \
-         adds. Beside its own errors a call that takes a file descriptor fails with `EBADF` \
+         adds: three like them, the merged ones, those about ranges of memory, and those that bind \
+         a vcpu to a task. A second number is that of the call that does the same to the vcpu that \
+         is bound to the caller: it has `bound` in its name, takes no file descriptor, and fails \
+         with `ENXIO` where there is none.\n\n\
+         Beside its own errors a call that takes a file descriptor fails with `EBADF` \
          (closed), `ENOTTY` (not KVM's, or a virtual machine's where another kind is wanted), \
          `EINVAL` (a vcpu's or `/dev/kvm` where another kind is wanted) or `EIO` (made by another \
          process, or dead); one that takes a pointer with `EFAULT`; and any with `ENOMEM`. \
@@ -161,9 +206,10 @@ fn calls_md() -> String {
          | number | call | ioctl | structure (bytes) | fd | errors | note |\n\
          | --- | --- | --- | --- | --- | --- | --- |\n",
     );
-    for call in &CALLS {
+    for call in calls() {
         let ioctl = match call.request {
             Some(request) => format!("`{}` ({request:#x})", call.ioctl),
+            None if call.ioctl.is_empty() => String::new(),
             None => format!("(`{}`)", call.ioctl),
         };
         let structure = call.structure.map_or_else(String::new, |structure| {
@@ -188,9 +234,12 @@ fn calls_md() -> String {
             ..
         } = call;
         let errors = errors.join(" ");
+        let bound = call
+            .bound
+            .map_or_else(String::new, |bound| format!(", {bound}"));
         writeln!(
             page,
-            "| {number} | `int {name}({parameters})` | {ioctl} | {structure} | {fd} | {errors} | {note} |",
+            "| {number}{bound} | `int {name}({parameters})` | {ioctl} | {structure} | {fd} | {errors} | {note} |",
         )
         .unwrap();
     }

@@ -12,6 +12,7 @@ use super::expected::Way;
 pub static MAP: Call = Call {
     name: "kvm_map_memory",
     number: libc::SYS_mmap,
+    bound: None,
     parameters: "int fd, __u64 guest_phys_addr, __u64 size",
     fd: Fd::Vm,
     ioctl: "",

@@ -1,0 +1,32 @@
+//! The calls that bind vcpus to tasks. Those on a bound vcpu stand in the tables
+//! beside what they do.
+
+// The kernel's names are kept.
+#![allow(non_upper_case_globals)]
+
+use libc::c_long;
+use nix::errno::Errno::*;
+
+use crate::table::calls;
+
+calls! {
+    /// The calls that bind vcpus to tasks.
+    static BINDING_CALLS;
+
+    /// Binds a vcpu to the calling task.
+    __NR_kvm_bind = 629 ("int fd") on Vcpu {
+        errors EEXIST EBUSY ENOMEM;
+        note "EEXIST: the task has one; EBUSY: it is another task's";
+    }
+
+    /// Unbinds the calling task's vcpu.
+    __NR_kvm_unbind = 630 ("void") on None {
+        errors ENXIO;
+    }
+
+    /// Has the vcpu that is bound to another task return to user space.
+    __NR_kvm_kick = 631 ("int pidfd") on None {
+        errors EBADF ESRCH EIO;
+        note "EBADF: it is no pidfd; ESRCH: its task is gone, or has no bound vcpu";
+    }
+}
