@@ -1,14 +1,22 @@
 //! KVM as the flat set of system calls that was proposed in July 2007.
 //!
-//! One trait, [`Kvm`], has the proposal's functions under their own names. Two
+//! One trait, [`Kvm`], has the proposal's functions under their own names. These
 //! backends implement it:
 //!
 //! * [`ioctl::Ioctl`] makes of each call the ioctl that Linux has: it works
 //!   wherever `/dev/kvm` does;
 //! * [`syscall::Syscall`] makes the real system calls of a kernel with the
-//!   patch series of this project.
+//!   patch series of this project;
+//! * [`merged::Merged`] moves registers by the calls of that kernel that move
+//!   any parts of a vcpu's state at once;
+//! * [`ranges::Ranges`] names guest memory by ranges of addresses, and has none
+//!   of the calls that name the caller's memory by slot numbers;
+//! * [`files::Files`] reads and writes the files that such a kernel makes of a
+//!   vcpu's state, and makes the system calls for all else;
+//! * [`bound::Bound`] binds vcpus to the calling task, and makes the calls that
+//!   take no file descriptor.
 //!
-//! Both work on the same kernel objects, so file descriptors pass freely
+//! All work on the same kernel objects, so file descriptors pass freely
 //! between them.
 //!
 //! # Example
@@ -61,12 +69,18 @@
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
 mod api;
+pub mod bound;
+mod delegate;
+pub mod files;
 pub mod ioctl;
 mod mapping;
 mod memory;
+pub mod merged;
 mod msr_list;
+pub mod ranges;
 mod run;
 mod signal;
+mod state;
 pub mod syscall;
 
 pub use api::Kvm;
@@ -75,6 +89,7 @@ pub use memory::GuestMemory;
 pub use nix::errno::Errno;
 pub use nix::sys::signal::SigSet;
 pub use run::{Direction, Exit, Reason, RunMapping};
+pub use state::{GetState, SetState};
 
 /// What a call gives: its value, or the kernel's errno.
 pub type Result<T> = std::result::Result<T, Errno>;

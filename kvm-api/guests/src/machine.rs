@@ -3,13 +3,13 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use kvm_api::kvm_sys::{CpuId, kvm_cpuid_entry2, kvm_regs, kvm_segment, kvm_sregs};
-use kvm_api::{Exit, GuestMemory, Kvm, Reason, Result, RunMapping};
+use kvm_api::{Errno, Exit, GuestMemory, Kvm, Reason, Result, RunMapping};
 
 /// Where programs are loaded and start.
 pub const ENTRY: u64 = 0x1000;
 /// The size of the memory. What is above answers no access but by an exit.
 pub const MEMORY: usize = 0x10000;
-/// The slot of the memory.
+/// The slot of the memory, where slots have numbers.
 pub const SLOT: u32 = 0;
 
 const PML4: u64 = 0x8000;
@@ -42,16 +42,24 @@ impl<'k> Machine<'k> {
         Self::with_flags(kvm, 0)
     }
 
-    /// The same, with flags for the memory's slot.
+    /// The same, with flags for the memory.
     pub fn with_flags(kvm: &'k dyn Kvm, flags: u32) -> Self {
-        let vm = kvm.kvm_create_vm().unwrap();
+        Self::of_vm(kvm, kvm.kvm_create_vm().unwrap(), flags)
+    }
+
+    /// The same, of a virtual machine that has neither memory nor vcpus yet.
+    pub fn of_vm(kvm: &'k dyn Kvm, vm: OwnedFd, flags: u32) -> Self {
         let memory = GuestMemory::anonymous(MEMORY).unwrap();
         let address = memory.as_ptr().expose_provenance() as u64;
+        let size = MEMORY as u64;
         // SAFETY: the memory is the guest's alone until the machine is dropped.
-        unsafe {
-            kvm.kvm_set_user_memory_region(vm.as_fd(), SLOT, flags, 0, MEMORY as u64, address)
-        }
-        .unwrap();
+        let given = unsafe {
+            match kvm.kvm_set_user_memory_region(vm.as_fd(), SLOT, flags, 0, size, address) {
+                Err(Errno::ENOSYS) => kvm.kvm_map_range(vm.as_fd(), 0, size, address, flags),
+                given => given,
+            }
+        };
+        given.unwrap();
         let (vcpu, run) = new_vcpu(kvm, vm.as_fd());
         let mut machine = Self {
             kvm,

@@ -43,6 +43,8 @@ syscalls! {
     syscall2(a in "rdi", b in "rsi");
     /// A system call with three arguments.
     syscall3(a in "rdi", b in "rsi", c in "rdx");
+    /// A system call with four arguments.
+    syscall4(a in "rdi", b in "rsi", c in "rdx", d in "r10");
     /// A system call with five arguments.
     syscall5(a in "rdi", b in "rsi", c in "rdx", d in "r10", e in "r8");
     /// A system call with six arguments.

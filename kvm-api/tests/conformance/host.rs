@@ -2,7 +2,11 @@
 
 use std::env;
 
+use kvm_api::bound::Bound;
+use kvm_api::files::Files;
 use kvm_api::ioctl::Ioctl;
+use kvm_api::merged::Merged;
+use kvm_api::ranges::Ranges;
 use kvm_api::syscall::{self, Syscall};
 use kvm_api::{Kvm, Reason};
 use libtest_mimic::{Failed, Trial};
@@ -17,40 +21,76 @@ use guests::programs;
 pub enum Backend {
     Ioctl,
     Syscall,
+    Merged,
+    Ranges,
+    Files,
+    Bound,
 }
 
 impl Backend {
-    pub const ALL: [Self; 2] = [Self::Ioctl, Self::Syscall];
+    pub const ALL: [Self; 6] = [
+        Self::Ioctl,
+        Self::Syscall,
+        Self::Merged,
+        Self::Ranges,
+        Self::Files,
+        Self::Bound,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
             Self::Ioctl => "ioctl",
             Self::Syscall => "syscall",
+            Self::Merged => "merged",
+            Self::Ranges => "ranges",
+            Self::Files => "files",
+            Self::Bound => "bound",
         }
+    }
+
+    /// Whether it has a call of that name: by ranges, none that names the caller's
+    /// memory by slots.
+    pub fn has(self, call: &str) -> bool {
+        self != Self::Ranges || !BY_SLOT.contains(&call)
     }
 
     fn other(self) -> Self {
         match self {
             Self::Ioctl => Self::Syscall,
-            Self::Syscall => Self::Ioctl,
+            _ => Self::Ioctl,
         }
     }
 
     /// Opens it. Each test has its own, so that none remembers the numbers of
     /// another's file descriptors.
     pub fn open(self) -> Result<Box<dyn Kvm>, String> {
+        fn boxed<K: Kvm + 'static, E: ToString>(
+            opened: Result<K, E>,
+        ) -> Result<Box<dyn Kvm>, String> {
+            match opened {
+                Ok(kvm) => Ok(Box::new(kvm)),
+                Err(error) => Err(error.to_string()),
+            }
+        }
+
         match self {
-            Self::Ioctl => match Ioctl::open() {
-                Ok(kvm) => Ok(Box::new(kvm)),
-                Err(error) => Err(error.to_string()),
-            },
-            Self::Syscall => match Syscall::open() {
-                Ok(kvm) => Ok(Box::new(kvm)),
-                Err(error) => Err(error.to_string()),
-            },
+            Self::Ioctl => boxed(Ioctl::open()),
+            Self::Syscall => boxed(Syscall::open()),
+            Self::Merged => boxed(Merged::open()),
+            Self::Ranges => boxed(Ranges::open()),
+            Self::Files => boxed(Files::open()),
+            Self::Bound => boxed(Bound::open()),
         }
     }
 }
+
+/// The calls that name the caller's memory, and what is written of it, by slots.
+pub const BY_SLOT: [&str; 4] = [
+    "kvm_get_dirty_log",
+    "kvm_get_memory_alias",
+    "kvm_set_user_memory_region",
+    "kvm_set_memory_alias",
+];
 
 /// What this host has: for each thing `Ok`, or why not.
 pub struct Host {
@@ -93,7 +133,8 @@ impl Host {
     fn backend(&self, backend: Backend) -> &Result<(), String> {
         match backend {
             Backend::Ioctl => &self.ioctl,
-            Backend::Syscall => &self.syscall,
+            // A kernel that has the flat calls has the others too.
+            _ => &self.syscall,
         }
     }
 

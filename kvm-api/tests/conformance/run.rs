@@ -16,6 +16,7 @@ pub const TESTS: &[Test] = &[
     ("kvm_run::mmio_read_reaches_the_guest", AnyVcpu, mmio_read),
     ("kvm_run::hlt_goes_on_behind_it", AnyVcpu, hlt),
     ("kvm_run::immediate_exit", AnyVcpu, immediate_exit),
+    ("kvm_run::completes_no_exit_that_was_left", Processor, left),
     (
         "kvm_run::runs_through_either_interface",
         AnyVcpu,
@@ -133,6 +134,54 @@ fn hlt(stage: &Stage) {
     assert_eq!(exit.read_data(&mut [0; 8]), 0);
     assert_eq!(exit.write_data(&[0; 8]), 0);
     assert_eq!(machine.run_to_out(OUT_PORT), 0x2a);
+}
+
+/// An exit is completed if the vcpu is still where it was, and only then.
+fn left(stage: &Stage) {
+    const FURTHER: u64 = 0x100;
+    type Leave = fn(&mut Machine);
+    let stay: Leave = |machine| machine.change_regs(|regs| regs.rbx = 1);
+    let move_rip: Leave = |machine| machine.change_regs(|regs| regs.rip += FURTHER);
+    let move_base: Leave = |machine| machine.change_sregs(|sregs| sregs.cs.base += FURTHER);
+    let there_and_back: Leave = |machine| {
+        machine.change_sregs(|sregs| sregs.cs.base += FURTHER);
+        machine.change_sregs(|sregs| sregs.cs.base -= FURTHER);
+    };
+    for (program, length) in [(programs::OUT, 4), (programs::IN, 2)] {
+        for (leave, completed) in [
+            (stay, true),
+            (move_rip, false),
+            (move_base, false),
+            (there_and_back, true),
+        ] {
+            let mut machine = Machine::new(&*stage.kvm);
+            machine.load(program);
+            // Where it goes on, there are nothing but halts.
+            let halts = [0xf4; 16];
+            machine
+                .memory
+                .write((guests::ENTRY + FURTHER) as usize, &halts)
+                .unwrap();
+            let mut exit = machine.run();
+            exit.write_data(&[0x10]);
+            let before = machine.regs();
+            leave(&mut machine);
+            let after = machine.regs();
+            machine.run.set_immediate_exit(true);
+            assert_eq!(machine.try_run(), Err(Errno::EINTR));
+            machine.run.set_immediate_exit(false);
+            let now = machine.regs();
+            let expected = if completed {
+                guests::ENTRY + length
+            } else {
+                after.rip
+            };
+            assert_eq!(now.rip, expected);
+            let read = completed && program == programs::IN;
+            let rax = if read { 0x10 } else { before.rax & 0xff };
+            assert_eq!(now.rax & 0xff, rax);
+        }
+    }
 }
 
 fn immediate_exit(stage: &Stage) {

@@ -1,0 +1,193 @@
+//! The files of a vcpu: their names, and what passes through each.
+
+use std::ffi::CStr;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use kvm_sys::{
+    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MAX_MSR_ENTRIES, Msrs, kvm_cpuid_entry2, kvm_cpuid2,
+    kvm_msr_entry, kvm_msrs,
+};
+use nix::sys::signal::SigSet;
+
+use crate::signal::signal_mask;
+use crate::syscall::arch::syscall3;
+use crate::syscall::conv::{fd, input, number, output};
+use crate::{Errno, Result};
+
+/// One of the files, by its place in the directory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum File {
+    /// `struct kvm_regs`.
+    Regs,
+    /// `struct kvm_sregs`.
+    Sregs,
+    /// `struct kvm_fpu`.
+    Fpu,
+    /// `struct kvm_msrs` and its entries.
+    Msrs,
+    /// `struct kvm_cpuid2` and its entries.
+    Cpuid,
+    /// `struct kvm_signal_mask` and the set; only written.
+    Sigmask,
+    /// `struct kvm_guest_debug`; only written.
+    Debug,
+    /// The vector, a `__u32`; only written.
+    Interrupt,
+}
+
+impl File {
+    /// All of them, in the order of the directory.
+    pub const ALL: [Self; 8] = [
+        Self::Regs,
+        Self::Sregs,
+        Self::Fpu,
+        Self::Msrs,
+        Self::Cpuid,
+        Self::Sigmask,
+        Self::Debug,
+        Self::Interrupt,
+    ];
+
+    /// Its name in the directory.
+    #[must_use]
+    pub fn name(self) -> &'static CStr {
+        match self {
+            Self::Regs => c"regs",
+            Self::Sregs => c"sregs",
+            Self::Fpu => c"fpu",
+            Self::Msrs => c"msrs",
+            Self::Cpuid => c"cpuid",
+            Self::Sigmask => c"sigmask",
+            Self::Debug => c"debug",
+            Self::Interrupt => c"interrupt",
+        }
+    }
+
+    /// Opens it for all that can be done with it, close-on-exec.
+    ///
+    /// # Errors
+    ///
+    /// `ENOTDIR` when `vcpu` is no vcpu's but another file of KVM's, or no
+    /// directory at all; `ENOENT` when it is another directory; `EACCES` when
+    /// another user has made the vcpu; `EIO` when another process has, or the
+    /// virtual machine is dead; `EMFILE`, `ENFILE`.
+    pub fn open(self, vcpu: BorrowedFd<'_>) -> Result<OwnedFd> {
+        let mode = match self {
+            Self::Sigmask | Self::Debug | Self::Interrupt => libc::O_WRONLY,
+            _ => libc::O_RDWR,
+        };
+        let flags = mode | libc::O_CLOEXEC;
+        // SAFETY: the name ends with a zero.
+        let fd = unsafe { libc::openat(vcpu.as_raw_fd(), self.name().as_ptr(), flags) };
+        // SAFETY: it is a new file descriptor.
+        Errno::result(fd).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+    }
+}
+
+/// Reads a structure whole: the kernel refuses anything else.
+///
+/// # Safety
+///
+/// `value` is good for `size` bytes, and any bytes are a value of it.
+#[inline(always)]
+unsafe fn read<T>(file: BorrowedFd<'_>, value: *mut T, size: usize) -> Result<usize> {
+    // SAFETY: the kernel writes as many bytes at most.
+    number(unsafe { syscall3(libc::SYS_read, fd(file), output(value), size) })
+}
+
+/// Writes a structure whole.
+///
+/// # Safety
+///
+/// `value` is good for `size` bytes.
+#[inline(always)]
+unsafe fn write<T>(file: BorrowedFd<'_>, value: *const T, size: usize) -> Result<usize> {
+    // SAFETY: the kernel reads as many bytes.
+    number(unsafe { syscall3(libc::SYS_write, fd(file), input(value), size) })
+}
+
+/// A structure that has one file and one size, and nothing but integers in it.
+///
+/// # Safety
+///
+/// Any bytes are a value of it.
+pub unsafe trait Structure {}
+
+// SAFETY: registers are integers, and so is what is between them.
+unsafe impl Structure for kvm_sys::kvm_regs {}
+// SAFETY: as above.
+unsafe impl Structure for kvm_sys::kvm_sregs {}
+// SAFETY: as above.
+unsafe impl Structure for kvm_sys::kvm_fpu {}
+// SAFETY: as above.
+unsafe impl Structure for kvm_sys::kvm_guest_debug {}
+// SAFETY: it is an integer.
+unsafe impl Structure for u32 {}
+
+#[inline(always)]
+pub(super) fn get<T: Structure>(file: BorrowedFd<'_>, value: &mut T) -> Result<()> {
+    // SAFETY: any bytes are good for it, and it is borrowed for that.
+    unsafe { read(file, value, size_of::<T>()) }.map(drop)
+}
+
+#[inline(always)]
+pub(super) fn set<T: Structure>(file: BorrowedFd<'_>, value: &T) -> Result<()> {
+    // SAFETY: it is borrowed for that.
+    unsafe { write(file, value, size_of::<T>()) }.map(drop)
+}
+
+/// All MSRs that the vcpu has of those that KVM saves and restores.
+pub(super) fn get_all_msrs(file: BorrowedFd<'_>) -> Result<Msrs> {
+    // A list of this length is no error: it is what KVM says is enough.
+    let mut msrs = Msrs::new(KVM_MAX_MSR_ENTRIES).map_err(|_| Errno::ENOMEM)?;
+    let size = size_of::<kvm_msrs>() + KVM_MAX_MSR_ENTRIES * size_of::<kvm_msr_entry>();
+    // SAFETY: the list has room for as much, and the kernel says in the header
+    // how much of it there is.
+    unsafe { read(file, msrs.as_mut_fam_struct_ptr(), size) }?;
+    Ok(msrs)
+}
+
+/// Those whose indices `msrs` holds, up to the first that the file lacks. A read
+/// takes no question, so the kernel is asked for all.
+pub(super) fn get_msrs(file: BorrowedFd<'_>, msrs: &mut Msrs) -> Result<usize> {
+    let all = get_all_msrs(file)?;
+    let mut count = 0;
+    for wanted in msrs.as_mut_slice() {
+        let found = all.as_slice().iter().find(|it| it.index == wanted.index);
+        let Some(found) = found else { break };
+        wanted.data = found.data;
+        count += 1;
+    }
+    Ok(count)
+}
+
+pub(super) fn set_msrs(file: BorrowedFd<'_>, msrs: &Msrs) -> Result<usize> {
+    let size = size_of::<kvm_msrs>() + size_of_val(msrs.as_slice());
+    // SAFETY: the list is that long.
+    let taken = unsafe { write(file, msrs.as_fam_struct_ptr(), size) }?;
+    Ok((taken - size_of::<kvm_msrs>()) / size_of::<kvm_msr_entry>())
+}
+
+pub(super) fn get_cpuid(file: BorrowedFd<'_>) -> Result<CpuId> {
+    let mut cpuid = CpuId::new(KVM_MAX_CPUID_ENTRIES).map_err(|_| Errno::ENOMEM)?;
+    let size = size_of::<kvm_cpuid2>() + KVM_MAX_CPUID_ENTRIES * size_of::<kvm_cpuid_entry2>();
+    // SAFETY: the list has room for as much, and the kernel says in the header
+    // how much of it there is.
+    unsafe { read(file, cpuid.as_mut_fam_struct_ptr(), size) }?;
+    Ok(cpuid)
+}
+
+pub(super) fn set_cpuid(file: BorrowedFd<'_>, cpuid: &CpuId) -> Result<()> {
+    let size = size_of::<kvm_cpuid2>() + size_of_val(cpuid.as_slice());
+    // SAFETY: the list is that long.
+    unsafe { write(file, cpuid.as_fam_struct_ptr(), size) }.map(drop)
+}
+
+pub(super) fn set_signal_mask(file: BorrowedFd<'_>, mask: Option<&SigSet>) -> Result<()> {
+    match mask.map(signal_mask) {
+        // SAFETY: it is a value of its own.
+        Some(mask) => unsafe { write(file, &raw const mask, size_of_val(&mask)) }.map(drop),
+        // The length of a mask that is none.
+        None => set(file, &0_u32),
+    }
+}

@@ -1,0 +1,377 @@
+//! A vcpu that is bound is its task's alone, until the task is gone, executes
+//! another program, or lets it go.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use guests::{Machine, programs};
+use kvm_api::bound::Bound;
+use kvm_api::kvm_sys::{
+    __NR_kvm_bind, __NR_kvm_bound_get_regs, __NR_kvm_bound_run, __NR_kvm_unbind, kvm_regs,
+};
+use kvm_api::syscall::Syscall;
+use kvm_api::{Errno, Kvm, Reason, Result};
+use libc::c_long;
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, fork};
+
+use crate::Needs::AnyVcpu;
+use crate::host::Backend;
+use crate::{Stage, Test};
+
+pub const TESTS: &[(Backend, Test)] = &[
+    of("kvm_bind::one_vcpu_a_task", one_vcpu_a_task),
+    of("kvm_bind::one_task_a_vcpu", one_task_a_vcpu),
+    of("kvm_bind::refuses_what_is_no_vcpu", no_vcpu),
+    of("kvm_bind::keeps_the_vcpu_alive", kept_alive),
+    of("kvm_bind::the_task_may_use_the_fd_too", fd_too),
+    of("kvm_bind::another_vcpu_meanwhile", another_meanwhile),
+    of("kvm_bind::ends_with_the_thread", ends_with_thread),
+    of("kvm_bind::ends_with_exec", ends_with_exec),
+    of("kvm_bind::is_not_inherited", not_inherited),
+    of("kvm_unbind::gives_the_vcpu_free", given_free),
+    of("kvm_unbind::leaves_a_pending_exit_as_it_is", pending_exit),
+    of("kvm_kick::of_one_that_does_not_run", kick_before),
+    of("kvm_kick::of_one_that_runs", kick_during),
+    of("kvm_kick::of_one_that_is_halted", kick_halted),
+    of("kvm_kick::completes_the_exit", kick_completes),
+    of("kvm_kick::says_who_cannot_be_kicked", kick_refused),
+];
+
+const fn of(name: &'static str, test: fn(&Stage)) -> (Backend, Test) {
+    (Backend::Bound, (name, AnyVcpu, test))
+}
+
+/// The ioctl that has KVM emulate the interrupt controllers.
+const KVM_CREATE_IRQCHIP: libc::c_ulong = nix::request_code_none!(0xae, 0x60);
+
+/// How long something may take that takes no time, unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn raw(number: c_long, argument: c_long) -> Result<c_long> {
+    // SAFETY: the calls that are made this way touch no memory but the vcpu's
+    // run mapping, and registers that outlive the call.
+    Errno::result(unsafe { libc::syscall(number, argument) })
+}
+
+fn bind(vcpu: BorrowedFd<'_>) -> Result<()> {
+    raw(__NR_kvm_bind, vcpu.as_raw_fd().into()).map(drop)
+}
+
+fn unbind() -> Result<()> {
+    raw(__NR_kvm_unbind, 0).map(drop)
+}
+
+fn bound_run() -> Result<()> {
+    raw(__NR_kvm_bound_run, 0).map(drop)
+}
+
+fn bound_regs() -> Result<kvm_regs> {
+    let mut regs = kvm_regs::default();
+    raw(__NR_kvm_bound_get_regs, &raw mut regs as c_long)?;
+    Ok(regs)
+}
+
+/// A machine of the witness', which binds nothing of itself; nor has a test
+/// before this left anything bound.
+fn machine<'s>(stage: &'s Stage, program: &[u8]) -> Machine<'s> {
+    Bound::open().unwrap().unbind();
+    let mut machine = Machine::new(&*stage.witness);
+    machine.load(program);
+    machine
+}
+
+/// A pidfd of the calling thread.
+fn this_thread() -> OwnedFd {
+    // SAFETY: the calls touch no memory, and the second gives a new descriptor.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, libc::gettid(), libc::PIDFD_THREAD);
+        OwnedFd::from_raw_fd(Errno::result(fd).unwrap() as i32)
+    }
+}
+
+/// What `f` says in a thread of its own.
+fn elsewhere<T: Send>(f: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| scope.spawn(f).join().unwrap())
+}
+
+fn get_regs(kvm: &dyn Kvm, vcpu: BorrowedFd<'_>) -> Result<()> {
+    kvm.kvm_get_regs(vcpu, &mut kvm_regs::default())
+}
+
+fn one_vcpu_a_task(stage: &Stage) {
+    let (one, other) = (machine(stage, programs::OUT), machine(stage, programs::OUT));
+    assert_eq!(unbind(), Err(Errno::ENXIO));
+    assert_eq!(bound_run(), Err(Errno::ENXIO));
+    bind(one.vcpu()).unwrap();
+    assert_eq!(bind(other.vcpu()), Err(Errno::EEXIST));
+    assert_eq!(bind(one.vcpu()), Err(Errno::EEXIST));
+    assert_eq!(bound_regs().unwrap().rip, guests::ENTRY);
+    unbind().unwrap();
+    bind(other.vcpu()).unwrap();
+    unbind().unwrap();
+    assert_eq!(unbind(), Err(Errno::ENXIO));
+}
+
+fn one_task_a_vcpu(stage: &Stage) {
+    let machine = machine(stage, programs::SPIN);
+    let vcpu = machine.vcpu();
+    let bound = Bound::open().unwrap();
+    let (tell, told) = mpsc::channel();
+    thread::scope(|scope| {
+        let runs = scope.spawn(move || {
+            bind(vcpu).unwrap();
+            tell.send(this_thread()).unwrap();
+            let result = bound_run();
+            unbind().unwrap();
+            result
+        });
+        let thread = told.recv_timeout(PATIENCE).unwrap();
+        // At once, though its task is in the guest and stays there.
+        let flat = Syscall::open().unwrap();
+        for kvm in [&*stage.witness, &flat, &bound] {
+            assert_eq!(get_regs(kvm, vcpu), Err(Errno::EBUSY));
+        }
+        bound.kick(thread.as_fd()).unwrap();
+        assert_eq!(runs.join().unwrap(), Err(Errno::EINTR));
+    });
+    get_regs(&*stage.witness, vcpu).unwrap();
+}
+
+fn no_vcpu(stage: &Stage) {
+    let machine = machine(stage, programs::OUT);
+    let null = File::open("/dev/null").unwrap();
+    assert_eq!(raw(__NR_kvm_bind, -1), Err(Errno::EBADF));
+    assert_eq!(bind(null.as_fd()), Err(Errno::ENOTTY));
+    assert_eq!(bind(machine.vm()), Err(Errno::ENOTTY));
+    assert_eq!(bind(crate::raw::device().as_fd()), Err(Errno::EINVAL));
+}
+
+fn kept_alive(stage: &Stage) {
+    let machine = machine(stage, programs::OUT);
+    bind(machine.vcpu()).unwrap();
+    let Machine {
+        vcpu,
+        vm,
+        memory,
+        run,
+        ..
+    } = machine;
+    drop((vcpu, vm));
+    bound_run().unwrap();
+    assert_eq!(bound_regs().unwrap().rip, guests::ENTRY + 2);
+    unbind().unwrap();
+    assert_eq!(bound_regs().map(drop), Err(Errno::ENXIO));
+    drop((memory, run));
+}
+
+fn fd_too(stage: &Stage) {
+    let mut machine = machine(stage, programs::OUT);
+    bind(machine.vcpu()).unwrap();
+    machine.change_regs(|regs| regs.rbx = 5);
+    assert_eq!(bound_regs().unwrap().rbx, 5);
+    assert_eq!(machine.run_to_out(programs::OUT_PORT), 0x2a);
+    bound_run().unwrap();
+    assert_eq!(bound_regs().unwrap().rip, guests::ENTRY + 5);
+    unbind().unwrap();
+}
+
+fn another_meanwhile(stage: &Stage) {
+    let machine = machine(stage, programs::OUT);
+    bind(machine.vcpu()).unwrap();
+    bound_run().unwrap();
+    // Another vcpu is made, and loaded.
+    let mut other = Machine::new(&*stage.witness);
+    other.load(programs::OUT);
+    assert_eq!(other.run_to_out(programs::OUT_PORT), 0x2a);
+    bound_run().unwrap();
+    assert_eq!(bound_regs().unwrap().rip, guests::ENTRY + 5);
+    other.run_to_hlt();
+    unbind().unwrap();
+}
+
+fn ends_with_thread(stage: &Stage) {
+    let mut machine = machine(stage, programs::OUT);
+    let vcpu = machine.vcpu.try_clone().unwrap();
+    let thread = elsewhere(move || {
+        bind(vcpu.as_fd()).unwrap();
+        bound_run().unwrap();
+        this_thread()
+    });
+    machine.run_to_hlt();
+    let kicked = Bound::open().unwrap().kick(thread.as_fd());
+    assert_eq!(kicked, Err(Errno::ESRCH));
+}
+
+fn ends_with_exec(stage: &Stage) {
+    let machine = machine(stage, programs::OUT);
+    // The program that is executed is this one, which lists its tests: it would
+    // not come that far if the vcpu's mm were gone under a vcpu that is loaded.
+    let status = in_child(|| {
+        let child = self::machine(stage, programs::OUT);
+        bind(child.vcpu()).unwrap();
+        bound_run().unwrap();
+        let args = [
+            c"conformance".as_ptr(),
+            c"--list".as_ptr(),
+            std::ptr::null(),
+        ];
+        // SAFETY: the strings and the array live during the call.
+        unsafe {
+            libc::dup2(libc::STDERR_FILENO, libc::STDOUT_FILENO);
+            libc::execv(c"/proc/self/exe".as_ptr(), args.as_ptr());
+        }
+        1
+    });
+    assert_eq!(status, 0);
+    drop(machine);
+}
+
+fn not_inherited(stage: &Stage) {
+    let machine = machine(stage, programs::OUT);
+    bind(machine.vcpu()).unwrap();
+    bound_run().unwrap();
+    let status = in_child(|| {
+        let errors = [bound_run(), bind(machine.vcpu())];
+        i32::from(errors != [Err(Errno::ENXIO), Err(Errno::EIO)])
+    });
+    assert_eq!(status, 0);
+    bound_run().unwrap();
+    assert_eq!(bound_regs().unwrap().rip, guests::ENTRY + 5);
+    unbind().unwrap();
+}
+
+/// The exit status of a child that does no more than `f`.
+fn in_child(f: impl FnOnce() -> i32) -> i32 {
+    // SAFETY: the tests run one at a time, in the only thread that does anything
+    // meanwhile; the child ends without unwinding into what is the parent's.
+    match unsafe { fork() }.unwrap() {
+        ForkResult::Child => {
+            let status = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
+            // SAFETY: the call ends the process.
+            unsafe { libc::_exit(status.unwrap_or(101)) }
+        }
+        ForkResult::Parent { child } => match waitpid(child, None).unwrap() {
+            WaitStatus::Exited(_, status) => status,
+            other => panic!("{other:?}"),
+        },
+    }
+}
+
+fn given_free(stage: &Stage) {
+    let mut machine = machine(stage, programs::OUT);
+    bind(machine.vcpu()).unwrap();
+    bound_run().unwrap();
+    unbind().unwrap();
+    let vcpu = machine.vcpu.try_clone().unwrap();
+    elsewhere(move || {
+        bind(vcpu.as_fd()).unwrap();
+        assert_eq!(bound_regs().unwrap().rip, guests::ENTRY + 2);
+        unbind().unwrap();
+    });
+    machine.run_to_hlt();
+}
+
+fn pending_exit(stage: &Stage) {
+    // The OUT is completed by another interface than the one that it exits to:
+    // stayed with, or moved away from.
+    for (moved, rip) in [(0, guests::ENTRY + 5), (1, guests::ENTRY + 5)] {
+        let mut machine = machine(stage, programs::OUT);
+        bind(machine.vcpu()).unwrap();
+        bound_run().unwrap();
+        unbind().unwrap();
+        machine.change_regs(|regs| regs.rip += 2 * moved);
+        machine.run_to_hlt();
+        assert_eq!(machine.regs().rip, rip, "moved by {moved} instructions");
+    }
+}
+
+fn kick_before(stage: &Stage) {
+    let mut machine = machine(stage, programs::OUT);
+    let bound = Bound::open().unwrap();
+    let me = this_thread();
+    get_regs(&bound, machine.vcpu()).unwrap();
+    // As often as one likes: they do not add up.
+    for _ in 0..3 {
+        bound.kick(me.as_fd()).unwrap();
+    }
+    let kicked = bound.kvm_run(machine.vcpu.as_fd(), &mut machine.run);
+    assert_eq!(kicked.map(|exit| exit.reason()), Err(Errno::EINTR));
+    let exit = bound.kvm_run(machine.vcpu.as_fd(), &mut machine.run);
+    assert!(matches!(exit.unwrap().reason(), Reason::Io { .. }));
+    // One that is not taken ends with the binding.
+    bound.kick(me.as_fd()).unwrap();
+    bound.unbind();
+    machine.run_to_hlt();
+}
+
+fn kick_during(stage: &Stage) {
+    kicked(machine(stage, programs::SPIN));
+}
+
+/// Has a guest that does not exit by itself be kicked, several times.
+fn kicked(machine: Machine) {
+    const ROUNDS: usize = 20;
+    let vcpu = machine.vcpu();
+    let bound = Bound::open().unwrap();
+    let (tell, told) = mpsc::channel();
+    thread::scope(|scope| {
+        let runs = scope.spawn(move || {
+            bind(vcpu).unwrap();
+            let results = [(); ROUNDS].map(|()| {
+                tell.send(this_thread()).unwrap();
+                bound_run()
+            });
+            unbind().unwrap();
+            results
+        });
+        for _ in 0..ROUNDS {
+            let thread = told.recv_timeout(PATIENCE).unwrap();
+            bound.kick(thread.as_fd()).unwrap();
+        }
+        assert_eq!(runs.join().unwrap(), [Err(Errno::EINTR); ROUNDS]);
+    });
+}
+
+fn kick_halted(stage: &Stage) {
+    // With its interrupt controller in the kernel, the vcpu waits there.
+    let kvm = &*stage.witness;
+    let vm = kvm.kvm_create_vm().unwrap();
+    // SAFETY: the request touches no memory.
+    Errno::result(unsafe { libc::ioctl(vm.as_raw_fd(), KVM_CREATE_IRQCHIP) }).unwrap();
+    let mut machine = Machine::of_vm(kvm, vm, 0);
+    machine.load(programs::HLT);
+    kicked(machine);
+}
+
+fn kick_completes(stage: &Stage) {
+    let mut machine = machine(stage, programs::IN);
+    let bound = Bound::open().unwrap();
+    let exit = bound.kvm_run(machine.vcpu.as_fd(), &mut machine.run);
+    exit.unwrap().write_data(&[0x10]);
+    bound.kick(this_thread().as_fd()).unwrap();
+    let kicked = bound.kvm_run(machine.vcpu.as_fd(), &mut machine.run);
+    assert_eq!(kicked.map(|exit| exit.reason()), Err(Errno::EINTR));
+    // The pending instruction is completed, and no other begun.
+    let regs = bound_regs().unwrap();
+    assert_eq!((regs.rax & 0xff, regs.rip), (0x10, guests::ENTRY + 2));
+    bound.unbind();
+}
+
+fn kick_refused(stage: &Stage) {
+    let machine = machine(stage, programs::OUT);
+    let bound = Bound::open().unwrap();
+    let null = File::open("/dev/null").unwrap();
+    assert_eq!(bound.kick(null.as_fd()), Err(Errno::EBADF));
+    assert_eq!(bound.kick(machine.vcpu()), Err(Errno::EBADF));
+    let me = this_thread();
+    assert_eq!(bound.kick(me.as_fd()), Err(Errno::ESRCH));
+    bind(machine.vcpu()).unwrap();
+    // Another process' is not its to kick.
+    let status = in_child(|| i32::from(bound.kick(me.as_fd()) != Err(Errno::EIO)));
+    assert_eq!(status, 0);
+    unbind().unwrap();
+}

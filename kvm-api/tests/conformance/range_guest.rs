@@ -1,0 +1,120 @@
+//! A guest with a window of memory that is mapped by ranges, and host memory to
+//! map there.
+
+use guests::{ENTRY, Machine};
+use kvm_api::{GuestMemory, Kvm, Reason, Result};
+
+use crate::Stage;
+
+/// A page's size in bytes.
+pub const PAGE: u64 = 0x1000;
+/// Where the window begins.
+pub const WINDOW: u64 = 0x8_0000;
+/// How many pages the window has, and the host's memory too.
+pub const PAGES: u64 = 16;
+
+/// mov %al,(%bx); hlt.
+const WRITE: &[u8] = &[0x88, 0x07, 0xf4];
+
+/// Where a write of the guest has gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wrote {
+    /// To this page of the host's memory.
+    To(u64),
+    /// To no memory: the guest has exited.
+    Nowhere,
+}
+
+/// The guest. Pages are counted from the beginning of the window and of the host's
+/// memory.
+pub struct Guest<'k> {
+    pub machine: Machine<'k>,
+    memory: GuestMemory,
+}
+
+impl Drop for Guest<'_> {
+    fn drop(&mut self) {
+        // Before the memory goes. What tests have set otherwise, they delete.
+        let _ = self.unmap(0, PAGES);
+    }
+}
+
+impl<'k> Guest<'k> {
+    pub fn new(stage: &'k Stage) -> Self {
+        let mut machine = Machine::new(&*stage.kvm);
+        machine.load(WRITE);
+        Self {
+            machine,
+            memory: GuestMemory::anonymous((PAGES * PAGE) as usize).unwrap(),
+        }
+    }
+
+    pub fn kvm(&self) -> &'k dyn Kvm {
+        self.machine.kvm
+    }
+
+    /// The address of a page of the host's memory.
+    pub fn address(&self, page: u64) -> u64 {
+        self.memory.as_ptr().expose_provenance() as u64 + page * PAGE
+    }
+
+    pub fn map(&mut self, page: u64, pages: u64, host: u64, flags: u32) -> Result<()> {
+        let (vm, address) = (self.machine.vm(), self.address(host));
+        // SAFETY: the memory stays until it is unmapped from the guest.
+        unsafe {
+            self.kvm()
+                .kvm_map_range(vm, WINDOW + page * PAGE, pages * PAGE, address, flags)
+        }
+    }
+
+    pub fn unmap(&mut self, page: u64, pages: u64) -> Result<()> {
+        let vm = self.machine.vm();
+        self.kvm()
+            .kvm_unmap_range(vm, WINDOW + page * PAGE, pages * PAGE)
+    }
+
+    /// Which of the pages were written.
+    pub fn dirty(&mut self, page: u64, pages: u64) -> Result<Vec<bool>> {
+        let mut bitmap = [!0];
+        let vm = self.machine.vm();
+        // SAFETY: there are no more pages than bits.
+        unsafe {
+            self.kvm()
+                .kvm_get_dirty_range(vm, WINDOW + page * PAGE, pages * PAGE, &mut bitmap)
+        }?;
+        assert_eq!(bitmap[0] >> pages, 0, "bits of no page");
+        Ok((0..pages).map(|page| bitmap[0] & 1 << page != 0).collect())
+    }
+
+    /// Has the guest's data segment begin at a page of the window.
+    pub fn aim(&mut self, page: u64) {
+        self.machine
+            .change_sregs(|sregs| sregs.ds.base = WINDOW + page * PAGE);
+    }
+
+    /// Has the guest write to a page, and looks where it has gone.
+    pub fn write(&mut self, page: u64) -> Wrote {
+        for page in 0..PAGES {
+            self.memory.write((page * PAGE) as usize, &[0]).unwrap();
+        }
+        self.machine.start_at(ENTRY);
+        self.machine.change_regs(|regs| regs.rax = 0x5a);
+        self.aim(page);
+        let reason = self.machine.try_run().unwrap();
+        let written: Vec<_> = (0..PAGES).filter(|&page| self.byte(page) != 0).collect();
+        if let Reason::Mmio { .. } = reason {
+            assert_eq!(written, []);
+            self.machine.run_to_hlt();
+            return Wrote::Nowhere;
+        }
+        assert!(matches!(reason, Reason::Hlt), "{reason:?}");
+        assert_eq!(written.len(), 1, "{written:?}");
+        Wrote::To(written[0])
+    }
+
+    fn byte(&self, page: u64) -> u8 {
+        let mut byte = [0];
+        self.memory.read((page * PAGE) as usize, &mut byte).unwrap();
+        byte[0]
+    }
+}

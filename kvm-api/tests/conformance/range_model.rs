@@ -1,0 +1,142 @@
+//! Random sequences of the calls about ranges, in step with a model: a map from
+//! each page of the window to what it shows.
+
+use kvm_api::Errno;
+use kvm_api::kvm_sys::slot::{KVM_MEM_LOG_DIRTY_PAGES as LOG, KVM_MEM_READONLY as READONLY};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+
+use crate::Needs::AnyVcpu;
+use crate::host::Backend;
+use crate::range_guest::{Guest, PAGES, Wrote};
+use crate::{Stage, Test};
+
+pub const TESTS: &[(Backend, Test)] = &[(
+    Backend::Ranges,
+    ("kvm_map_range::random_sequences", AnyVcpu, random),
+)];
+
+/// Sequences, and the most steps that one has.
+const SEQUENCES: u32 = 60;
+const STEPS: usize = 40;
+
+/// What a page of the window shows.
+#[derive(Clone, Copy, Debug)]
+struct Shown {
+    host: u64,
+    flags: u32,
+    dirty: bool,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Map(u64, u64, u64, u32),
+    Unmap(u64, u64),
+    Write(u64),
+    Dirty(u64, u64),
+}
+
+/// A range of pages: its first, and how many.
+fn range() -> impl Strategy<Value = (u64, u64)> {
+    (0..PAGES).prop_flat_map(|page| (Just(page), 1..=PAGES - page))
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let flags = prop_oneof![
+        3 => Just(LOG),
+        2 => Just(0),
+        1 => Just(READONLY),
+        1 => Just(LOG | READONLY),
+    ];
+    // Half of the memory goes where it is in the host's, so that much can be
+    // joined.
+    let map = (range(), any::<bool>(), 0..PAGES, flags);
+    prop_oneof![
+        4 => map.prop_map(|((page, pages), straight, host, flags)| {
+            let host = if straight { page } else { host.min(PAGES - pages) };
+            Step::Map(page, pages, host, flags)
+        }),
+        2 => range().prop_map(|(page, pages)| Step::Unmap(page, pages)),
+        6 => (0..PAGES).prop_map(Step::Write),
+        3 => range().prop_map(|(page, pages)| Step::Dirty(page, pages)),
+    ]
+}
+
+struct Model([Option<Shown>; PAGES as usize]);
+
+impl Model {
+    fn range(&mut self, page: u64, pages: u64) -> &mut [Option<Shown>] {
+        &mut self.0[page as usize..(page + pages) as usize]
+    }
+
+    fn map(&mut self, page: u64, pages: u64, host: u64, flags: u32) {
+        for (shown, host) in self.range(page, pages).iter_mut().zip(host..) {
+            // The log is one of the guest's addresses: it stays as long as there
+            // is one.
+            let dirty = flags & LOG != 0 && shown.is_some_and(|shown| shown.dirty);
+            *shown = Some(Shown { host, flags, dirty });
+        }
+    }
+
+    fn write(&mut self, page: u64) -> Wrote {
+        match &mut self.0[page as usize] {
+            Some(shown) if shown.flags & READONLY == 0 => {
+                shown.dirty = shown.flags & LOG != 0;
+                Wrote::To(shown.host)
+            }
+            _ => Wrote::Nowhere,
+        }
+    }
+
+    fn dirty(&mut self, page: u64, pages: u64) -> Result<Vec<bool>, Errno> {
+        let range = self.range(page, pages);
+        if range.iter().any(Option::is_none) {
+            return Err(Errno::ENOMEM);
+        }
+        if range.iter().flatten().any(|shown| shown.flags & LOG == 0) {
+            return Err(Errno::ENOENT);
+        }
+        let take = |shown: &mut Shown| std::mem::take(&mut shown.dirty);
+        Ok(range.iter_mut().flatten().map(take).collect())
+    }
+}
+
+fn random(stage: &Stage) {
+    let config = Config {
+        cases: SEQUENCES,
+        failure_persistence: None,
+        ..Config::default()
+    };
+    let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    let mut runner = TestRunner::new_with_rng(config, rng);
+    let steps = prop::collection::vec(step(), 1..=STEPS);
+    let result = runner.run(&steps, |steps| follow(stage, &steps));
+    result.unwrap_or_else(|error| panic!("{error}"));
+}
+
+fn follow(stage: &Stage, steps: &[Step]) -> Result<(), TestCaseError> {
+    let mut guest = Guest::new(stage);
+    let mut model = Model([None; PAGES as usize]);
+    for step in steps {
+        match *step {
+            Step::Map(page, pages, host, flags) => {
+                prop_assert_eq!(guest.map(page, pages, host, flags), Ok(()));
+                model.map(page, pages, host, flags);
+            }
+            Step::Unmap(page, pages) => {
+                prop_assert_eq!(guest.unmap(page, pages), Ok(()));
+                model.range(page, pages).fill(None);
+            }
+            Step::Write(page) => prop_assert_eq!(guest.write(page), model.write(page)),
+            Step::Dirty(page, pages) => {
+                prop_assert_eq!(guest.dirty(page, pages), model.dirty(page, pages));
+            }
+        }
+    }
+    // At last, all of it: what each page shows, and what it has logged.
+    for page in 0..PAGES {
+        prop_assert_eq!(guest.dirty(page, 1), model.dirty(page, 1));
+        prop_assert_eq!(guest.write(page), model.write(page));
+    }
+    Ok(())
+}

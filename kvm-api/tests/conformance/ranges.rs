@@ -1,0 +1,332 @@
+//! kvm_map_range, kvm_unmap_range, kvm_get_dirty_range: by themselves, on the
+//! backend that has nothing else for the caller's memory; and beside slots with
+//! numbers, on the one that has both.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use guests::{ENTRY, Machine};
+use kvm_api::kvm_sys::slot::{KVM_MEM_LOG_DIRTY_PAGES as LOG, KVM_MEM_READONLY as READONLY};
+use kvm_api::kvm_sys::{
+    __NR_kvm_get_dirty_range, CALLS, KVM_ALIAS_SLOTS, KVM_CAP_NR_MEMSLOTS, kvm_memory_alias,
+};
+use kvm_api::ranges::Ranges;
+use kvm_api::{Errno, Kvm, Reason, Result};
+
+use crate::Needs::AnyVcpu;
+use crate::host::{BY_SLOT, Backend};
+use crate::misuse::invoke;
+use crate::range_guest::{Guest, PAGE, PAGES, WINDOW, Wrote};
+use crate::{Stage, Test};
+
+const fn of(name: &'static str, test: fn(&Stage)) -> (Backend, Test) {
+    (Backend::Ranges, (name, AnyVcpu, test))
+}
+
+const fn beside_slots(name: &'static str, test: fn(&Stage)) -> (Backend, Test) {
+    (Backend::Syscall, (name, AnyVcpu, test))
+}
+
+pub const TESTS: &[(Backend, Test)] = &[
+    (
+        Backend::Ioctl,
+        ("kvm_map_range::there_is_no_ioctl", AnyVcpu, no_ioctl),
+    ),
+    of("slots::have_no_numbers", no_numbers),
+    of("kvm_map_range::shows_and_replaces", shows),
+    of("kvm_map_range::shows_the_same_twice", twice),
+    of("kvm_map_range::changes_flags", flags),
+    beside_slots("kvm_map_range::joins_into_one_slot", joins),
+    beside_slots("kvm_map_range::leaves_others_slots_alone", others),
+    of("kvm_map_range::bad_arguments", bad_arguments),
+    of("kvm_map_range::the_guest_sees_no_gap", no_gap),
+    of("kvm_unmap_range::splits", splits),
+    of("kvm_get_dirty_range::exactly_the_range", dirty_part),
+    of("kvm_get_dirty_range::holes_and_the_unlogged", dirty_holes),
+    of("kvm_get_dirty_range::a_fault_loses_nothing", dirty_fault),
+];
+
+fn no_ioctl(stage: &Stage) {
+    let machine = Machine::new(&*stage.kvm);
+    // SAFETY: nothing is mapped, and the bitmap has a bit for the one page.
+    let (map, dirty) = unsafe {
+        (
+            stage.kvm.kvm_map_range(machine.vm(), WINDOW, PAGE, 0, 0),
+            stage
+                .kvm
+                .kvm_get_dirty_range(machine.vm(), WINDOW, PAGE, &mut [0]),
+        )
+    };
+    let unmap = stage.kvm.kvm_unmap_range(machine.vm(), WINDOW, PAGE);
+    assert_eq!([map, unmap, dirty], [Err(Errno::ENOSYS); 3]);
+}
+
+/// No call names the caller's memory by a slot, whatever it is told.
+fn no_numbers(stage: &Stage) {
+    let mut machine = Machine::new(&*stage.kvm);
+    let vm = machine.vm.as_fd();
+    for name in BY_SLOT {
+        let call = CALLS.iter().find(|call| call.name == name).unwrap();
+        let result = invoke(&*stage.kvm, call, vm, &mut machine.run);
+        assert_eq!(result, Err(Errno::ENOSYS), "{name}");
+    }
+}
+
+/// What is an alias where slots have numbers.
+fn twice(stage: &Stage) {
+    let mut guest = Guest::new(stage);
+    guest.map(0, 2, 4, LOG).unwrap();
+    guest.map(7, 1, 5, LOG).unwrap();
+    assert_eq!(guest.write(1), Wrote::To(5));
+    assert_eq!(guest.write(7), Wrote::To(5));
+    guest.unmap(0, 2).unwrap();
+    assert_eq!(guest.write(1), Wrote::Nowhere);
+    assert_eq!(guest.write(7), Wrote::To(5));
+}
+
+fn shows(stage: &Stage) {
+    let mut guest = Guest::new(stage);
+    assert_eq!(guest.write(1), Wrote::Nowhere);
+    guest.map(0, 4, 0, 0).unwrap();
+    assert_eq!(guest.write(1), Wrote::To(1));
+    // Page 1 becomes another page of the host's, and the others stay.
+    guest.map(1, 1, 9, 0).unwrap();
+    assert_eq!(guest.write(0), Wrote::To(0));
+    assert_eq!(guest.write(1), Wrote::To(9));
+    assert_eq!(guest.write(2), Wrote::To(2));
+}
+
+fn flags(stage: &Stage) {
+    let mut guest = Guest::new(stage);
+    guest.map(0, 4, 0, 0).unwrap();
+    guest.map(1, 2, 1, READONLY).unwrap();
+    assert_eq!(guest.write(1), Wrote::Nowhere);
+    assert_eq!(guest.write(3), Wrote::To(3));
+    guest.map(1, 2, 1, LOG).unwrap();
+    assert_eq!(guest.write(1), Wrote::To(1));
+    assert_eq!(guest.dirty(1, 2), Ok(vec![true, false]));
+    guest.map(0, 4, 0, LOG).unwrap();
+    assert_eq!(guest.write(3), Wrote::To(3));
+    assert_eq!(guest.dirty(0, 4), Ok(vec![false, false, false, true]));
+}
+
+/// The number of the first slot that is made for a range.
+fn first_slot(guest: &Guest<'_>) -> u32 {
+    let vm = guest.machine.vm();
+    let slots = guest.kvm().kvm_check_extension(vm, KVM_CAP_NR_MEMSLOTS);
+    slots.unwrap() as u32 - KVM_ALIAS_SLOTS - 1
+}
+
+fn delete_slot(guest: &Guest<'_>, slot: u32) -> Result<()> {
+    let vm = guest.machine.vm();
+    // SAFETY: a slot goes.
+    unsafe { guest.kvm().kvm_set_user_memory_region(vm, slot, 0, 0, 0, 0) }
+}
+
+fn joins(stage: &Stage) {
+    let mut guest = Guest::new(stage);
+    for page in [3, 1, 0, 2] {
+        guest.map(page, 1, page, LOG).unwrap();
+        assert_eq!(guest.write(page), Wrote::To(page));
+    }
+    // Beside it, but not of it: other memory, and other flags.
+    guest.map(4, 1, 9, LOG).unwrap();
+    guest.map(5, 1, 10, 0).unwrap();
+    assert_eq!(guest.dirty(0, 4), Ok(vec![true; 4]));
+    // What an ioctl deletes is a hole, and all that was one slot is gone.
+    let slot = first_slot(&guest);
+    let slots = (slot - 7..=slot).filter(|&slot| delete_slot(&guest, slot).is_ok());
+    assert_eq!(slots.count(), 3);
+    assert_eq!(guest.dirty(0, 1), Err(Errno::ENOMEM));
+    guest.map(0, 6, 0, 0).unwrap();
+    assert_eq!(guest.write(4), Wrote::To(4));
+}
+
+fn splits(stage: &Stage) {
+    let mut guest = Guest::new(stage);
+    guest.map(0, 6, 0, LOG).unwrap();
+    for page in 0..6 {
+        assert_eq!(guest.write(page), Wrote::To(page));
+    }
+    guest.unmap(2, 2).unwrap();
+    guest.unmap(2, 2).unwrap();
+    assert_eq!(guest.write(2), Wrote::Nowhere);
+    assert_eq!(guest.write(3), Wrote::Nowhere);
+    assert_eq!(guest.dirty(0, 2), Ok(vec![true; 2]));
+    assert_eq!(guest.dirty(4, 2), Ok(vec![true; 2]));
+    assert_eq!(guest.write(4), Wrote::To(4));
+    assert_eq!(guest.dirty(4, 2), Ok(vec![true, false]));
+}
+
+fn others(stage: &Stage) {
+    let mut guest = Guest::new(stage);
+    guest.map(4, 4, 4, 0).unwrap();
+    let (kvm, vm) = (guest.kvm(), guest.machine.vm());
+    let at = |page: u64| WINDOW + page * PAGE;
+    // One of the ioctl's kind, one of the kernel's memory, and an alias of it.
+    let address = guest.address(0);
+    // SAFETY: the memory is the guest's alone, and outlives it.
+    unsafe { kvm.kvm_set_user_memory_region(vm, 1, 0, at(0), 2 * PAGE, address) }.unwrap();
+    kvm.kvm_set_memory_region(vm, 2, 0, at(2), PAGE).unwrap();
+    kvm.kvm_set_memory_alias(
+        vm,
+        &kvm_memory_alias {
+            guest_phys_addr: at(3),
+            memory_size: PAGE,
+            target_phys_addr: at(2),
+            ..Default::default()
+        },
+    )
+    .unwrap();
+    for page in 0..4 {
+        assert_eq!(guest.map(page, 3, 9, 0), Err(Errno::EBUSY), "{page}");
+        assert_eq!(guest.unmap(page, 3), Err(Errno::EBUSY), "{page}");
+    }
+    // Nothing of it has happened, and beside them there is no joining.
+    assert_eq!(guest.write(5), Wrote::To(5));
+    let kvm = guest.kvm();
+    // SAFETY: the memory is the guest's already.
+    let moved = unsafe {
+        let vm = guest.machine.vm();
+        kvm.kvm_set_user_memory_region(vm, 3, 0, at(4), PAGE, guest.address(4))
+    };
+    assert_eq!(moved, Err(Errno::EEXIST));
+    // A slot that an ioctl changes is the ioctl's from then on.
+    let slot = first_slot(&guest);
+    // SAFETY: the memory is the guest's already.
+    let changed = unsafe {
+        let vm = guest.machine.vm();
+        kvm.kvm_set_user_memory_region(vm, slot, LOG, at(4), 4 * PAGE, guest.address(4))
+    };
+    assert_eq!(changed, Ok(()));
+    assert_eq!(guest.unmap(5, 1), Err(Errno::EBUSY));
+    assert_eq!(guest.write(5), Wrote::To(5));
+    // The log of any slot can be had by range.
+    assert_eq!(guest.dirty(4, 4), Ok(vec![false, true, false, false]));
+    for slot in [1, slot] {
+        delete_slot(&guest, slot).unwrap();
+    }
+}
+
+fn bad_arguments(stage: &Stage) {
+    let guest = Guest::new(stage);
+    let (kvm, vm, host) = (guest.kvm(), guest.machine.vm(), guest.address(0));
+    // SAFETY: none of them is what the kernel takes.
+    let map =
+        |address, size, host, flags| unsafe { kvm.kvm_map_range(vm, address, size, host, flags) };
+    for (address, size, host, flags) in [
+        (WINDOW, 0, host, 0),
+        (WINDOW, 1, host, 0),
+        (WINDOW + 1, PAGE, host, 0),
+        (WINDOW, PAGE, host + 1, 0),
+        (WINDOW, PAGE, 1 << 63, 0),
+        (WINDOW, PAGE, host, 4),
+        (WINDOW, PAGE, host, 1 << 16),
+        (0_u64.wrapping_sub(PAGE), 2 * PAGE, host, 0),
+        (1 << 60, PAGE, host, 0),
+        (WINDOW, 1 << 43, host, 0),
+    ] {
+        let result = map(address, size, host, flags);
+        let what = format!("{address:#x} {size:#x} {host:#x} {flags:#x}");
+        assert_eq!(result, Err(Errno::EINVAL), "{what}");
+    }
+    for (address, size) in [
+        (WINDOW, 0),
+        (WINDOW, 1),
+        (WINDOW + 1, PAGE),
+        (0_u64.wrapping_sub(PAGE), 2 * PAGE),
+    ] {
+        let what = format!("{address:#x} {size:#x}");
+        let result = kvm.kvm_unmap_range(vm, address, size);
+        assert_eq!(result, Err(Errno::EINVAL), "{what}");
+        // SAFETY: nothing is written for what the kernel does not take.
+        let result = unsafe { kvm.kvm_get_dirty_range(vm, address, size, &mut []) };
+        assert_eq!(result, Err(Errno::EINVAL), "{what}");
+    }
+    // SAFETY: as above.
+    let of_vcpu = unsafe { kvm.kvm_map_range(guest.machine.vcpu(), WINDOW, PAGE, host, 0) };
+    assert_eq!(of_vcpu, Err(Errno::EINVAL));
+}
+
+fn dirty_part(stage: &Stage) {
+    let mut guest = Guest::new(stage);
+    // Two slots, whose pages are not where words of the bitmap begin.
+    guest.map(1, 3, 1, LOG).unwrap();
+    guest.map(4, 4, 8, LOG).unwrap();
+    for page in [2, 3, 4, 6] {
+        guest.write(page);
+    }
+    assert_eq!(guest.dirty(3, 2), Ok(vec![true, true]));
+    let expected = [false, true, false, false, false, true, false];
+    assert_eq!(guest.dirty(1, 7), Ok(expected.to_vec()));
+    assert_eq!(guest.dirty(1, 7), Ok(vec![false; 7]));
+    guest.write(3);
+    assert_eq!(guest.dirty(3, 1), Ok(vec![true]));
+}
+
+fn dirty_holes(stage: &Stage) {
+    let mut guest = Guest::new(stage);
+    guest.map(1, 2, 1, LOG).unwrap();
+    guest.map(4, 2, 4, LOG).unwrap();
+    guest.map(6, 1, 6, 0).unwrap();
+    guest.write(1);
+    guest.write(4);
+    for (page, pages) in [(0, 2), (1, 3), (2, 3), (1, 5), (3, 1), (6, 2)] {
+        assert_eq!(guest.dirty(page, pages), Err(Errno::ENOMEM), "{page}");
+    }
+    assert_eq!(guest.dirty(4, 3), Err(Errno::ENOENT));
+    assert_eq!(guest.dirty(6, 1), Err(Errno::ENOENT));
+    // Those that failed have taken nothing.
+    assert_eq!(guest.dirty(1, 2), Ok(vec![true, false]));
+    assert_eq!(guest.dirty(4, 2), Ok(vec![true, false]));
+}
+
+fn dirty_fault(stage: &Stage) {
+    let mut guest = Guest::new(stage);
+    guest.map(0, 4, 0, LOG).unwrap();
+    guest.write(2);
+    let number = __NR_kvm_get_dirty_range;
+    let vm = guest.machine.vm().as_raw_fd();
+    // SAFETY: there is nothing at 0 to write to.
+    let result = unsafe { libc::syscall(number, vm, WINDOW, 4 * PAGE, 0) };
+    assert_eq!(Errno::result(result), Err(Errno::EFAULT));
+    assert_eq!(guest.dirty(0, 4), Ok(vec![false, false, true, false]));
+}
+
+/// While a guest writes to a page, the slots around that page are cut and joined.
+fn no_gap(stage: &Stage) {
+    let mut guest = Guest::new(stage);
+    guest.map(0, PAGES, 0, 0).unwrap();
+    // mov %al,(%bx); jmp to it.
+    guest.machine.load(&[0x88, 0x07, 0xeb, 0xfc]);
+    guest.machine.start_at(ENTRY);
+    guest.aim(2);
+    let address = guest.address(0);
+    let vm = guest.machine.vm.as_fd().try_clone_to_owned().unwrap();
+    let ending = Arc::new(AtomicBool::new(false));
+    let end = Arc::clone(&ending);
+    let changes = thread::spawn(move || {
+        let kvm = Ranges::open().unwrap();
+        let map = |page: u64, pages: u64, flags| {
+            let (at, host) = (WINDOW + page * PAGE, address + page * PAGE);
+            // SAFETY: the memory outlives the guest.
+            unsafe { kvm.kvm_map_range(vm.as_fd(), at, pages * PAGE, host, flags) }.unwrap();
+            thread::yield_now();
+        };
+        for _ in 0..100 {
+            map(1, 3, LOG);
+            map(2, 1, 0);
+            map(0, 4, 0);
+        }
+        // What ends the guest's loop, and nothing before it.
+        end.store(true, Ordering::SeqCst);
+        map(2, 1, READONLY);
+    });
+    let reason = guest.machine.try_run();
+    let ended = ending.load(Ordering::SeqCst);
+    changes.join().unwrap();
+    assert!(matches!(reason, Ok(Reason::Mmio { .. })), "{reason:?}");
+    assert!(ended, "the guest has met a gap");
+}

@@ -1,0 +1,119 @@
+//! The files of a vcpu by io_uring: a batch of them in one submission.
+
+use std::os::fd::AsRawFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use io_uring::{IoUring, opcode, types};
+use kvm_api::files::{File, Vcpu};
+use kvm_api::kvm_sys::{kvm_fpu, kvm_regs, kvm_sregs};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+use crate::Needs::AnyVcpu;
+use crate::host::Backend;
+use crate::{Stage, Test};
+use guests::Machine;
+use guests::programs;
+
+pub const TESTS: &[(Backend, Test)] = &[
+    (
+        Backend::Files,
+        ("io_uring::does_a_batch_at_once", AnyVcpu, batch),
+    ),
+    (
+        Backend::Files,
+        ("io_uring::leaves_a_busy_vcpu_to_a_worker", AnyVcpu, busy),
+    ),
+];
+
+fn number(files: &Vcpu, file: File) -> types::Fd {
+    types::Fd(files.file(file).as_raw_fd())
+}
+
+fn batch(stage: &Stage) {
+    let machine = Machine::new(&*stage.kvm);
+    let files = Vcpu::open(machine.vcpu()).unwrap();
+    let (mut regs, mut sregs) = (machine.regs(), machine.sregs());
+    let mut fpu = kvm_fpu::default();
+    files.kvm_get_fpu(&mut fpu).unwrap();
+    (regs.rbx, sregs.cr2, fpu.fcw) = (0x1234, 0x5678, 0x027f);
+    let (mut got_regs, mut got_sregs, mut got_fpu) = (
+        kvm_regs::default(),
+        kvm_sregs::default(),
+        kvm_fpu::default(),
+    );
+    let set = |file, from: *const u8, size: usize| {
+        opcode::Write::new(number(&files, file), from, size as u32).build()
+    };
+    let get = |file, to: *mut u8, size: usize| {
+        opcode::Read::new(number(&files, file), to, size as u32).build()
+    };
+    let entries = [
+        set(File::Regs, (&raw const regs).cast(), size_of_val(&regs)),
+        set(File::Sregs, (&raw const sregs).cast(), size_of_val(&sregs)),
+        set(File::Fpu, (&raw const fpu).cast(), size_of_val(&fpu)),
+        get(File::Regs, (&raw mut got_regs).cast(), size_of_val(&regs)),
+        get(
+            File::Sregs,
+            (&raw mut got_sregs).cast(),
+            size_of_val(&sregs),
+        ),
+        get(File::Fpu, (&raw mut got_fpu).cast(), size_of_val(&fpu)),
+    ];
+    let mut ring = IoUring::new(8).unwrap();
+    // SAFETY: the structures are there until the ring is dropped.
+    unsafe { ring.submission().push_multiple(&entries) }.unwrap();
+    ring.submit().unwrap();
+    // Nobody has waited: what is done has been done in the submission.
+    let done: Vec<_> = ring.completion().map(|done| done.result()).collect();
+    let sizes = [144, 312, 416, 144, 312, 416];
+    assert_eq!(done, sizes);
+    drop(ring);
+    assert_eq!((got_regs, got_sregs), (regs, sregs));
+    assert_eq!(got_fpu.fcw, fpu.fcw);
+}
+
+static HIT: AtomicBool = AtomicBool::new(false);
+
+extern "C" fn hit(_: i32) {
+    HIT.store(true, Ordering::Relaxed);
+}
+
+fn busy(stage: &Stage) {
+    let mut machine = Machine::new(&*stage.kvm);
+    machine.load(programs::SPIN);
+    let files = Vcpu::open(machine.vcpu()).unwrap();
+    let action = SigAction::new(SigHandler::Handler(hit), SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler stores to an atomic, no more.
+    let before = unsafe { sigaction(Signal::SIGUSR1, &action) }.unwrap();
+    let mut ring = IoUring::new(2).unwrap();
+    let mut regs = kvm_regs::default();
+    let size = size_of_val(&regs) as u32;
+    // SAFETY: the call only says who calls.
+    let runner = unsafe { libc::pthread_self() };
+    let machine = &mut machine;
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            // Let the guest begin to spin.
+            thread::sleep(Duration::from_millis(50));
+            let read = opcode::Read::new(number(&files, File::Regs), (&raw mut regs).cast(), size);
+            // SAFETY: the structure is there until the ring is dropped.
+            unsafe { ring.submission().push(&read.build()) }.unwrap();
+            ring.submit().unwrap();
+            thread::sleep(Duration::from_millis(50));
+            let early = ring.completion().len();
+            // SAFETY: the thread is there until this one has ended.
+            unsafe { libc::pthread_kill(runner, libc::SIGUSR1) };
+            ring.submit_and_wait(1).unwrap();
+            assert_eq!(early, 0, "it was read while the guest ran");
+        });
+        assert_eq!(machine.try_run(), Err(kvm_api::Errno::EINTR));
+    });
+    let results: Vec<_> = ring.completion().map(|done| done.result()).collect();
+    assert_eq!(results, [size as i32]);
+    drop(ring);
+    assert_eq!(regs.rip, guests::ENTRY);
+    // SAFETY: it is what there was.
+    unsafe { sigaction(Signal::SIGUSR1, &before) }.unwrap();
+}
