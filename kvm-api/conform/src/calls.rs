@@ -14,8 +14,8 @@ use crate::property::{Kernels, Outcome, Property, Say, Test};
 
 pub const PROPERTY: Property = Property {
     name: "calls",
-    about: "each call does what it says, by either interface",
-    backends: "ioctl, syscall",
+    about: "each call does what it says, by each interface",
+    backends: "all",
     kernels: Kernels::Both,
     test: Test::Outside(test),
 };

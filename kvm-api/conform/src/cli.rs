@@ -10,8 +10,8 @@ use crate::property::{self, Kernels, Property};
 
 /// Holds KVM's system calls to what its ioctls do.
 ///
-/// Builds the patched Linux, boots it in QEMU, one machine a property, and
-/// prints what holds. Exit status 1 says that something does not; the line
+/// Builds the patched Linux, boots it, one machine a property (in QEMU, and
+/// in Bochs for VMX), and prints what holds. Exit status 1 says that something does not; the line
 /// below the table that begins with "again:" shows it once more.
 #[derive(Parser)]
 #[command(name = "cargo conform", bin_name = "cargo conform", version)]

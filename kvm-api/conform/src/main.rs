@@ -5,6 +5,7 @@
 mod access;
 mod arguments;
 mod audit;
+mod bindings;
 mod calls;
 mod cli;
 mod coverage;
@@ -19,6 +20,7 @@ mod module;
 mod mutations;
 mod property;
 mod races;
+mod random;
 mod selftests;
 mod sequences;
 mod table;

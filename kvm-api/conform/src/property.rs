@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 use crate::cli::Options;
 use crate::host::Host;
 use crate::inside::Stage;
-use crate::{access, calls, errors, faults, fuzz, hook, module, races, selftests, sequences};
+use crate::{
+    access, bindings, calls, errors, faults, fuzz, hook, module, races, selftests, sequences,
+};
 
 /// All properties, those that take longest first.
 pub const ALL: &[Property] = &[
@@ -18,6 +20,8 @@ pub const ALL: &[Property] = &[
     fuzz::PROPERTY,
     faults::PROPERTY,
     races::PROPERTY,
+    bindings::PROPERTY,
+    bindings::ON_VMX,
     calls::PROPERTY,
     errors::PROPERTY,
     module::PROPERTY,

@@ -6,8 +6,9 @@ use anyhow::Result;
 use kvm_sys::Call;
 use nix::errno::Errno;
 
-use super::expected::{Answer, Expected};
+use super::expected::{Answer, Expected, Way};
 use super::invocation::Invocation;
+use super::signature::has_ioctl;
 use super::subject::{State, Subject};
 use crate::property::Outcome;
 
@@ -29,6 +30,11 @@ impl Case {
         expected: Expected,
         attempt: impl Fn(&mut Subject<'_>, Invocation) -> Result<Made> + 'static,
     ) -> Self {
+        let expected = if expected.ioctl.is_some() && !has_ioctl(call) {
+            expected.but_for(Way::Ioctl, "there is no such ioctl")
+        } else {
+            expected
+        };
         Self {
             call,
             misuse: misuse.into(),

@@ -98,6 +98,22 @@ impl Invocation {
                 ("memory_size", PAGE),
                 ("target_phys_addr", KERNEL_MEMORY),
             ]),
+            "kvm_get_state" | "kvm_set_state" => {
+                set.extend([
+                    ("parts", state::KVM_STATE_REGS),
+                    ("state->regs", arena + REGISTERS),
+                    ("size", self.used as u64),
+                ]);
+                // Nothing behind it, which a later kernel might know.
+                entry = vec![0; 16];
+            }
+            "kvm_map_range" => set.extend([
+                ("guest_phys_addr", FREE),
+                ("size", PAGE),
+                ("userspace_addr", at(subject.host.as_ptr())),
+            ]),
+            "kvm_unmap_range" => set.extend([("guest_phys_addr", FREE), ("size", PAGE)]),
+            "kvm_get_dirty_range" => set.extend([("size", PAGE), ("bitmap", room)]),
             "kvm_map_memory" => set.extend([("guest_phys_addr", KERNEL_MEMORY), ("size", PAGE)]),
             _ => {}
         }
@@ -216,6 +232,7 @@ impl Invocation {
         let makes = match self.call.name {
             "kvm_create_vm" | "kvm_create_vcpu" => Makes::File,
             "kvm_map_memory" => Makes::Mapping(b),
+            "kvm_map_range" => Makes::Range,
             _ => Makes::Nothing,
         };
         Raw {
@@ -265,6 +282,7 @@ enum Makes {
     Nothing,
     File,
     Mapping(u64),
+    Range,
 }
 
 /// A call as the bare words, which any thread can make.
@@ -305,6 +323,12 @@ impl Raw {
             Makes::File => unsafe { libc::close(answer as RawFd) },
             // SAFETY: likewise.
             Makes::Mapping(size) => unsafe { libc::munmap(answer as *mut _, size as usize) },
+            Makes::Range => {
+                let [vm, address, size, ..] = self.words;
+                // SAFETY: the call touches no memory.
+                let unmapped = unsafe { libc::syscall(__NR_kvm_unmap_range, vm, address, size) };
+                Errno::result(unmapped).expect("what was mapped can be unmapped") as i32
+            }
         };
         Ok(0)
     }

@@ -1,6 +1,7 @@
 //! Numbers at their limits, and beyond.
 
 use anyhow::Result;
+use guests::MEMORY;
 use kvm_sys::{Call, KVM_ALIAS_SLOTS, KVM_CAP_SYSCALLS, KVM_SYSCALLS_ABI};
 use nix::errno::Errno::*;
 
@@ -10,7 +11,7 @@ use super::expected::Answer::{Fails, Gives, Works};
 use super::expected::Way;
 use super::expected::{Expected, both, differs, ioctl_only, nothing};
 use super::signature::{Kind, arguments, by_library, calls};
-use super::subject::{Facts, KERNEL_MEMORY, KERNEL_SIZE, PAGE};
+use super::subject::{FREE, Facts, KERNEL_MEMORY, KERNEL_SIZE, PAGE};
 
 /// The last number that is taken.
 #[derive(Clone, Copy)]
@@ -81,6 +82,9 @@ const EXISTS: Expected = both(Fails(EEXIST));
 const NO_LOG: Expected = both(Fails(ENOENT));
 const TOO_BIG: Expected = both(Fails(E2BIG));
 const ABSENT: Expected = both(Gives(0));
+const NOT_MAPPED: Expected = both(Fails(ENOMEM));
+const OTHERS: Expected = both(Fails(EBUSY));
+const UNREACHABLE: Expected = both(Fails(EFAULT));
 const UNBACKED: Expected = both(Fails(ENODEV));
 
 const MMAP_LIMIT: &str = "mmap() itself refuses so much, before KVM is asked";
@@ -211,6 +215,45 @@ pub const NUMBERS: &[Number] = &[
         zero: INVALID, one: WORKS, below: WORKS, at: WORKS, above: UNBACKED,
         most: differs(Fails(ENODEV), Fails(ENOMEM), MMAP_LIMIT),
         more: &[(TOP, differs(Fails(ENODEV), Fails(ENOMEM), MMAP_LIMIT))] },
+
+    Number { call: "kvm_get_state", name: "parts", limit: Is(0x7f), step: 1,
+        zero: WORKS, one: WORKS, below: UNREACHABLE, at: UNREACHABLE, above: INVALID,
+        most: INVALID, more: &[(0x81, INVALID), (1 << 32 | 1, INVALID), (1 << 63, INVALID)] },
+    Number { call: "kvm_get_state", name: "size", limit: Is(PAGE), step: 1,
+        zero: INVALID, one: INVALID, below: WORKS, at: WORKS, above: TOO_BIG, most: TOO_BIG,
+        more: &[(63, INVALID), (64, WORKS), (1 << 32 | 64, TOO_BIG)] },
+    Number { call: "kvm_set_state", name: "parts", limit: Is(0x7f), step: 1,
+        zero: WORKS, one: WORKS, below: UNREACHABLE, at: UNREACHABLE, above: INVALID,
+        most: INVALID, more: &[(0x81, INVALID), (1 << 32 | 1, INVALID), (1 << 63, INVALID)] },
+    Number { call: "kvm_set_state", name: "size", limit: Is(PAGE), step: 1,
+        zero: INVALID, one: INVALID, below: WORKS, at: WORKS, above: TOO_BIG, most: TOO_BIG,
+        more: &[(63, INVALID), (64, WORKS), (1 << 32 | 64, TOO_BIG)] },
+
+    Number { call: "kvm_map_range", name: "guest_phys_addr", limit: LastPage, step: PAGE,
+        zero: OTHERS, one: INVALID, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
+        more: &[(KERNEL_MEMORY, OTHERS), (TOP, INVALID)] },
+    Number { call: "kvm_map_range", name: "size", limit: Is(MOST_PAGES), step: PAGE,
+        zero: INVALID, one: INVALID, below: INVALID, at: INVALID, above: INVALID, most: INVALID,
+        more: &[(PAGE + 1, INVALID), (TOP, INVALID)] },
+    Number { call: "kvm_map_range", name: "userspace_addr", limit: Is(USER_END - PAGE), step: PAGE,
+        zero: WORKS, one: INVALID, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
+        more: &[(1 << 47, INVALID), (1 << 63, INVALID), (TOP, INVALID)] },
+    Number { call: "kvm_map_range", name: "flags", limit: Is(3), step: 1,
+        zero: WORKS, one: WORKS, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
+        more: NO_FLAGS },
+    Number { call: "kvm_unmap_range", name: "guest_phys_addr", limit: LastPage, step: PAGE,
+        zero: OTHERS, one: INVALID, below: WORKS, at: WORKS, above: WORKS, most: INVALID,
+        more: &[(KERNEL_MEMORY, OTHERS), (TOP, INVALID)] },
+    Number { call: "kvm_unmap_range", name: "size", limit: Is(TOP - FREE), step: PAGE,
+        zero: INVALID, one: INVALID, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
+        more: &[(PAGE + 1, INVALID), (TOP, INVALID)] },
+    Number { call: "kvm_get_dirty_range", name: "guest_phys_addr",
+        limit: Is(MEMORY as u64 - PAGE), step: PAGE,
+        zero: WORKS, one: INVALID, below: WORKS, at: WORKS, above: NOT_MAPPED, most: INVALID,
+        more: &[(KERNEL_MEMORY, WORKS), (TOP, INVALID)] },
+    Number { call: "kvm_get_dirty_range", name: "size", limit: Is(MEMORY as u64), step: PAGE,
+        zero: INVALID, one: INVALID, below: WORKS, at: WORKS, above: NOT_MAPPED, most: INVALID,
+        more: &[(PAGE + 1, INVALID), (TOP, NOT_MAPPED)] },
 ];
 
 /// The numbers that a call takes, in either way, and their size.

@@ -13,7 +13,7 @@ use super::case::{Case, Made};
 use super::expected::Answer::{Fails, Works};
 use super::expected::{Answer, Expected, Way, nothing};
 use super::invocation::Invocation;
-use super::signature::{Kind, Place, Use, arguments, by_library, calls};
+use super::signature::{Kind, Place, Use, arguments, by_library, calls, has_ioctl};
 use super::subject::{PAGE, Subject};
 
 /// What is wrong with a pointer.
@@ -56,6 +56,7 @@ fn rule(usage: Use, bad: Bad) -> Answer {
 }
 
 const NULL_CLEARS: &str = "NULL takes the mask away, in either way";
+const NOT_LOOKED_AT: &str = "of pointers to parts that are not asked for nothing is looked at";
 const ONE_BYTE: &str = "of one byte";
 const WITHIN: &str = "over ioctl it is within the structure";
 const REFERENCES: &str = "the library takes references";
@@ -63,7 +64,7 @@ const NO_POINTER: &str = "the call takes its numbers in registers";
 
 /// What is expected in one way, or why nothing is.
 fn of_way(call: &'static Call, name: &str, bad: Bad, way: Way) -> Result<Answer, &'static str> {
-    if way == Way::Ioctl && by_library(call) {
+    if way == Way::Ioctl && by_library(call) && has_ioctl(call) {
         return Err(REFERENCES);
     }
     let arguments = arguments(call, way);
@@ -83,6 +84,9 @@ fn of_way(call: &'static Call, name: &str, bad: Bad, way: Way) -> Result<Answer,
     if bad == Null && call.name == "kvm_set_signal_mask" {
         return Ok(Works);
     }
+    if bad == Straddles && name == "state" {
+        return Ok(Works);
+    }
     Ok(rule(usage, bad))
 }
 
@@ -98,6 +102,7 @@ pub fn expected(call: &'static Call, name: &str, bad: Bad) -> Expected {
     );
     let why = match (ioctl, flat) {
         (Err(why), _) | (_, Err(why)) => why,
+        _ if bad == Straddles && name == "state" => NOT_LOOKED_AT,
         _ if bad == Null && call.name == "kvm_set_signal_mask" => NULL_CLEARS,
         _ => "",
     };
@@ -203,7 +208,7 @@ fn attempt(
 /// What put_user() writes is written whole or not at all, where a structure is
 /// copied as far as it goes.
 fn by_one_store(name: &str) -> bool {
-    name == "physical_address"
+    ["physical_address", "state->regs"].contains(&name)
 }
 
 /// A page, and one behind it that is not mapped.

@@ -12,8 +12,8 @@ use super::expected::Way;
 pub static MAP: Call = Call {
     name: "kvm_map_memory",
     number: libc::SYS_mmap,
-    bound: None,
     parameters: "int fd, __u64 guest_phys_addr, __u64 size",
+    bound: None,
     fd: Fd::Vm,
     ioctl: "",
     request: None,
@@ -24,7 +24,17 @@ pub static MAP: Call = Call {
 
 /// What the matrix has a row for.
 pub fn calls() -> impl Iterator<Item = &'static Call> {
-    CALLS.iter().chain([&MAP])
+    CALLS.iter().chain([&MAP]).chain(forms())
+}
+
+/// The calls that no ioctl does the same as.
+fn forms() -> impl Iterator<Item = &'static Call> {
+    MERGED_CALLS.iter().chain(&RANGE_CALLS)
+}
+
+/// Whether there is such an ioctl, or another to make it of.
+pub fn has_ioctl(call: &Call) -> bool {
+    forms().all(|form| form.number != call.number)
 }
 
 /// Whether the ioctl's side is the library's, as Linux has no such ioctl.
@@ -116,6 +126,10 @@ fn parameters(call: &'static Call) -> Vec<Argument> {
 }
 
 fn kind(call: &Call, word: usize, text: &str) -> Kind {
+    if text.contains("struct kvm_vcpu_state ") {
+        // It has the pointers; nothing is written to it.
+        return Kind::Pointer(Use::Read);
+    }
     if text.contains('*') {
         // What is declared const is read; a structure that its ioctl reads
         // too is read first.
@@ -134,7 +148,7 @@ fn kind(call: &Call, word: usize, text: &str) -> Kind {
     let (declared, _) = text.rsplit_once(' ').expect("a type and a name");
     Kind::Number(match declared {
         "unsigned int" | "__u32" => 4,
-        "unsigned long" | "__u64" => 8,
+        "unsigned long" | "__u64" | "size_t" => 8,
         other => panic!("{}: what is {other}?", call.name),
     })
 }
@@ -193,7 +207,20 @@ fn fields(call: &Call) -> Vec<Argument> {
             number($name, offset_of!($structure, $field), bytes)
         }};
     }
+    // Of the parts, the matrix has the registers.
+    let state = |usage| {
+        vec![
+            at!(kvm_vcpu_state.parts as "parts"),
+            Argument {
+                name: "state->regs",
+                place: Place::Field(offset_of!(kvm_vcpu_state, regs)),
+                kind: Kind::Pointer(usage),
+            },
+        ]
+    };
     match call.name {
+        "kvm_get_state" => state(Use::Written),
+        "kvm_set_state" => state(Use::Read),
         "kvm_get_msr_index_list" => vec![at!(kvm_msr_list.nmsrs as "nmsrs")],
         "kvm_get_dirty_log" => vec![
             at!(kvm_dirty_log.slot as "slot"),

@@ -113,6 +113,8 @@ const FIRST_ID: u64 = 8;
 
 /// Where in the arena there is room behind the structure.
 pub const ROOM: u64 = 0x1_0000;
+/// Where in the arena there are registers to set.
+pub const REGISTERS: u64 = ROOM + PAGE;
 
 impl<'k> Subject<'k> {
     pub fn new(both: &'k Interfaces, way: Way) -> Result<Self> {
@@ -127,12 +129,15 @@ impl<'k> Subject<'k> {
             KERNEL_SIZE,
         )?;
         let still = kvm.kvm_create_vcpu(machine.vm())?;
+        let mut arena = GuestMemory::anonymous(2 * ROOM as usize)?;
+        let regs: [u8; size_of::<kvm_regs>()] = get(still.as_fd(), KVM_GET_REGS);
+        arena.write(REGISTERS as usize, &regs)?;
         Ok(Self {
             way,
             both,
             machine,
             still,
-            arena: GuestMemory::anonymous(2 * ROOM as usize)?,
+            arena,
             host: GuestMemory::anonymous(PAGE as usize)?,
             facts: Facts::find(&both.ioctl)?,
             next_id: Cell::new(FIRST_ID),

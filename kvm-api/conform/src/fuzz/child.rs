@@ -6,7 +6,7 @@ use std::os::fd::{BorrowedFd, RawFd};
 use anyhow::Result;
 use fastrand::Rng;
 use kvm_sys::exit::KVM_EXIT_FAIL_ENTRY;
-use kvm_sys::{CALLS, kvm_run};
+use kvm_sys::kvm_run;
 use libc::{c_int, c_long};
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
@@ -14,7 +14,8 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 
 use super::corpus;
 use super::pool::Pool;
-use super::step::{Arg, Step, Target};
+use super::rows::{ROWS, Row};
+use super::step::{Arg, FILES, Step, Target};
 use super::tally::Tally;
 
 /// How long a guest may run before a signal ends it, in microseconds: it may
@@ -57,46 +58,81 @@ fn sequence(corpus: &[Vec<Step>], rng: &mut Rng) -> Vec<Step> {
 /// Takes a step, and says whether it was a system call of KVM's.
 fn take(step: &Step, pool: &mut Pool, tally: &Tally) -> Result<bool> {
     let args = step.args.map(|arg| resolve(arg, pool));
-    let mut ran = false;
     match step.target {
         Target::Call(row) => {
-            let call = &CALLS[row];
-            if call.name == "kvm_set_signal_mask" {
+            let call = &ROWS[row];
+            if call.is("kvm_set_signal_mask") {
                 pool.let_alarm_through();
             }
-            let result = timed(call.name, || raw(call.number, &args));
-            if let Ok(fd) = result
-                && matches!(call.name, "kvm_create_vm" | "kvm_create_vcpu")
-            {
-                pool.keep(fd as RawFd);
-            }
-            ran = call.name == "kvm_run" && result.is_ok();
+            let result = timed(call.is("kvm_run"), || raw(call.number, &args));
             tally.count(Some(row), result);
+            if let Ok(answer) = result {
+                note(call, args[0] as RawFd, answer as RawFd, pool)?;
+            }
         }
         Target::Ioctl(row) => {
             // What makes a descriptor does so by its own call.
-            if let Some(request) = CALLS[row].request
-                && !CALLS[row].name.contains("create")
+            if let Some(request) = ROWS[row].request
+                && !ROWS[row].name.contains("create")
             {
-                let name = CALLS[row].name;
-                let args = [args[0], request, args[1], 0, 0, 0];
-                let result = timed(name, || raw(libc::SYS_ioctl, &args));
-                ran = name == "kvm_run" && result.is_ok();
+                let run = ROWS[row].is("kvm_run");
+                let words = [args[0], request, args[1], 0, 0, 0];
+                let result = timed(run, || raw(libc::SYS_ioctl, &words));
                 tally.count(None, result);
+                if run && result.is_ok() {
+                    replace_broken(args[0] as RawFd, pool)?;
+                }
             }
         }
         Target::Number(number) => tally.count(None, raw(number.into(), &args)),
         Target::Map => map(&args),
+        Target::Open => {
+            let [fd, nth, flags, ..] = args;
+            let name = FILES[nth as usize % FILES.len()].as_ptr();
+            let flags = flags & 3 | libc::O_CLOEXEC as u64;
+            let name = name.expose_provenance() as u64;
+            let result = raw(libc::SYS_openat, &[fd, name, flags, 0, 0, 0]);
+            if let Ok(fd) = result {
+                pool.keep(fd as RawFd);
+            }
+            tally.count(None, result);
+        }
+        Target::Read => tally.count(None, raw(libc::SYS_pread64, &args)),
+        Target::Write => tally.count(None, raw(libc::SYS_pwrite64, &args)),
+        Target::List => tally.count(None, raw(libc::SYS_getdents64, &args)),
         Target::Poke => {
             if let Arg::Place(place) = step.args[0] {
                 pool.poke(place, args[1], args[2]);
             }
         }
     }
-    if ran && is_broken(args[0] as RawFd) {
-        pool.replace(args[0] as RawFd)?;
-    }
     Ok(matches!(step.target, Target::Call(_)))
+}
+
+/// Keeps up with what a call has done.
+fn note(call: &Row, fd: RawFd, answer: RawFd, pool: &mut Pool) -> Result<()> {
+    match call.name.as_str() {
+        "kvm_create_vm" | "kvm_create_vcpu" => pool.keep(answer),
+        "kvm_bind" => pool.bind(Some(fd))?,
+        "kvm_unbind" => pool.bind(None)?,
+        "kvm_run" => replace_broken(fd, pool)?,
+        "bound:kvm_run" => {
+            if pool.bound().is_some_and(is_broken)
+                && let Some(vcpu) = pool.unbind()
+            {
+                pool.replace(vcpu)?;
+            }
+        }
+        _ => {}
+    }
+    Ok(())
+}
+
+fn replace_broken(vcpu: RawFd, pool: &mut Pool) -> Result<()> {
+    if is_broken(vcpu) {
+        pool.replace(vcpu)?;
+    }
+    Ok(())
 }
 
 /// Whether a vcpu that was run could not be entered. QEMU 7.2 then forgets that
@@ -130,8 +166,8 @@ fn resolve(arg: Arg, pool: &Pool) -> u64 {
 }
 
 /// Makes a call, which the alarm ends if it runs a guest.
-fn timed<T>(name: &str, call: impl FnOnce() -> T) -> T {
-    if name != "kvm_run" {
+fn timed<T>(runs: bool, call: impl FnOnce() -> T) -> T {
+    if !runs {
         return call();
     }
     set_alarm(ALARM);

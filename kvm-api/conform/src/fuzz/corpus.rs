@@ -5,11 +5,15 @@ use super::step::Step;
 
 /// The files, by name, and how often each is taken: those that take long,
 /// seldom.
-const FILES: [(&str, &str, usize); 6] = [
+const FILES: [(&str, &str, usize); 10] = [
     ("registers", include_str!("../../corpus/registers"), 48),
     ("msrs", include_str!("../../corpus/msrs"), 48),
+    ("state", include_str!("../../corpus/state"), 48),
+    ("files", include_str!("../../corpus/files"), 48),
+    ("bound", include_str!("../../corpus/bound"), 48),
     ("run", include_str!("../../corpus/run"), 8),
     ("memory", include_str!("../../corpus/memory"), 1),
+    ("ranges", include_str!("../../corpus/ranges"), 1),
     ("aliases", include_str!("../../corpus/aliases"), 1),
     ("machines", include_str!("../../corpus/machines"), 1),
 ];
@@ -31,13 +35,14 @@ fn parse(name: &str, text: &str) -> Vec<Step> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::rows::ROWS;
     use super::super::step::Target;
     use super::*;
 
     #[test]
     fn each_call_is_there() {
         let steps: Vec<_> = all().concat();
-        for (row, call) in kvm_sys::CALLS.iter().enumerate() {
+        for (row, call) in ROWS.iter().enumerate() {
             let there = steps.iter().any(|step| step.target == Target::Call(row));
             assert!(there, "{}", call.name);
         }

@@ -4,6 +4,7 @@
 mod child;
 mod corpus;
 mod pool;
+mod rows;
 mod step;
 mod tally;
 
@@ -23,7 +24,7 @@ use tally::Tally;
 pub const PROPERTY: Property = Property {
     name: "fuzz",
     about: "raw calls with random, structured and mutated arguments do no harm",
-    backends: "syscall, ioctl",
+    backends: "syscall, merged, files, bound, ioctl",
     kernels: Kernels::Both,
     test: Test::Inside {
         machine: |machine, _| machine,

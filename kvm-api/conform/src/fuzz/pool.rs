@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 
 use anyhow::{Context, Result};
@@ -11,7 +11,8 @@ use guests::{MEMORY, programs};
 use kvm_api::ioctl::Ioctl;
 use kvm_api::syscall::Syscall;
 use kvm_api::{GuestMemory, Kvm};
-use kvm_sys::{kvm_fpu, kvm_regs, kvm_sregs};
+use kvm_sys::{__NR_kvm_unbind, kvm_fpu, kvm_regs, kvm_sregs};
+use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mprotect};
 
 use super::step::{Fd, Place};
@@ -30,6 +31,10 @@ pub struct Pool {
     device: File,
     pipe: [OwnedFd; 2],
     new: VecDeque<OwnedFd>,
+    /// This process.
+    pidfd: OwnedFd,
+    /// The vcpu that is bound to this task, and the number that it had then.
+    bound: Option<(OwnedFd, RawFd)>,
     arena: GuestMemory,
     /// Where the run mapping of the first vcpu is, once more.
     run: u64,
@@ -60,6 +65,8 @@ impl Pool {
             device: File::options().read(true).write(true).open("/dev/kvm")?,
             pipe: [reader, writer],
             new: VecDeque::new(),
+            pidfd: own_pidfd()?,
+            bound: None,
             arena: GuestMemory::anonymous(2 * ROOM * Place::ALL.len())?,
         };
         pool.fill()?;
@@ -90,6 +97,19 @@ impl Pool {
         let mask = word(&[8, 0, 0]);
         // Alias 0: page 0x40000 shows page 0x2000.
         let alias = word(&[0, 0, 0x4_0000, 0, 0x1000, 0, 0x2000, 0]);
+        // Registers, special registers and the FPU; and a pointer for each part.
+        let parts = [
+            Place::Regs,
+            Place::Sregs,
+            Place::Fpu,
+            Place::Msrs,
+            Place::Debug,
+            Place::Bytes,
+            Place::Bytes,
+        ];
+        let pointers = parts.map(|part| self.address(part));
+        let state: Vec<_> = [&[7][..], &pointers].concat();
+        let state: Vec<_> = state.iter().flat_map(|it| it.to_le_bytes()).collect();
         for (place, bytes) in [
             (Place::Regs, bytes_of(&regs)),
             (Place::Sregs, bytes_of(&sregs)),
@@ -100,6 +120,7 @@ impl Pool {
             (Place::Mask, &mask),
             (Place::List, &list),
             (Place::Alias, &alias),
+            (Place::State, &state),
             (Place::ReadOnly, bytes_of(&regs)),
         ] {
             self.arena.write(offset(place), bytes)?;
@@ -148,6 +169,7 @@ impl Pool {
             Fd::Kvm => self.device.as_raw_fd(),
             Fd::Pipe => self.pipe[0].as_raw_fd(),
             Fd::Closed => 1000,
+            Fd::Pidfd => self.pidfd.as_raw_fd(),
             Fd::New => self.new.back().map_or(-1, AsRawFd::as_raw_fd),
         }
     }
@@ -159,6 +181,31 @@ impl Pool {
         if self.new.len() > NEW {
             self.new.pop_front();
         }
+    }
+
+    /// Remembers that a vcpu was bound to this task, or that it has none.
+    pub fn bind(&mut self, vcpu: Option<RawFd>) -> Result<()> {
+        self.bound = match vcpu {
+            // SAFETY: the call that has bound it has found it open.
+            Some(fd) => Some((
+                unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()?,
+                fd,
+            )),
+            None => None,
+        };
+        Ok(())
+    }
+
+    /// The vcpu that is bound to this task.
+    pub fn bound(&self) -> Option<RawFd> {
+        self.bound.as_ref().map(|(vcpu, _)| vcpu.as_raw_fd())
+    }
+
+    /// Unbinds the vcpu, and says which number it had.
+    pub fn unbind(&mut self) -> Option<RawFd> {
+        // SAFETY: the call touches no memory.
+        unsafe { libc::syscall(__NR_kvm_unbind) };
+        self.bound.take().map(|(_, number)| number)
     }
 
     /// Has another vcpu take the place of one.
@@ -194,6 +241,14 @@ impl Pool {
         // SAFETY: as for poke().
         unsafe { pointer.write_unaligned(pointer.read_unaligned() & !alarm) };
     }
+}
+
+fn own_pidfd() -> Result<OwnedFd> {
+    // SAFETY: the call touches no memory.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) };
+    let fd = Errno::result(fd).context("pidfd_open")? as RawFd;
+    // SAFETY: it is new.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Maps what a vcpu shares, once more, for as long as the child lives.

@@ -1,10 +1,12 @@
 //! One step of a sequence: what is called with what. A step is a value, so that
 //! it can be written down in the corpus, and changed.
 
+use std::ffi::CStr;
 use std::fmt::Write;
 
 use fastrand::Rng;
-use kvm_sys::{CALLS, Call};
+
+use super::rows::{ROWS, Row};
 
 /// A file descriptor of the pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,10 +20,12 @@ pub enum Fd {
     Closed,
     /// What a call has made, one of the last few.
     New,
+    /// The child's own pidfd.
+    Pidfd,
 }
 
 impl Fd {
-    pub const ALL: [(&'static str, Self); 8] = [
+    pub const ALL: [(&'static str, Self); 9] = [
         ("vm0", Self::Vm0),
         ("vm1", Self::Vm1),
         ("vcpu0", Self::Vcpu0),
@@ -30,6 +34,7 @@ impl Fd {
         ("pipe", Self::Pipe),
         ("closed", Self::Closed),
         ("new", Self::New),
+        ("pidfd", Self::Pidfd),
     ];
 }
 
@@ -46,6 +51,8 @@ pub enum Place {
     Mask,
     List,
     Alias,
+    /// Of which parts, and pointers to them.
+    State,
     Bitmap,
     Bytes,
     /// The run mapping of vcpu0.
@@ -61,7 +68,7 @@ pub enum Place {
 }
 
 impl Place {
-    pub const ALL: [(&'static str, Self); 18] = [
+    pub const ALL: [(&'static str, Self); 19] = [
         ("@regs", Self::Regs),
         ("@sregs", Self::Sregs),
         ("@fpu", Self::Fpu),
@@ -71,6 +78,7 @@ impl Place {
         ("@mask", Self::Mask),
         ("@list", Self::List),
         ("@alias", Self::Alias),
+        ("@state", Self::State),
         ("@bitmap", Self::Bitmap),
         ("@bytes", Self::Bytes),
         ("@run", Self::Run),
@@ -83,7 +91,7 @@ impl Place {
     ];
 
     /// Those that can be written to: the first so many.
-    pub const WRITABLE: usize = 13;
+    pub const WRITABLE: usize = 14;
 
     /// The structure that a parameter of that type begins as.
     fn of(parameter: &str) -> Self {
@@ -97,7 +105,9 @@ impl Place {
             ("kvm_signal_mask", Self::Mask),
             ("kvm_msr_list", Self::List),
             ("kvm_memory_alias", Self::Alias),
+            ("kvm_vcpu_state", Self::State),
             ("dirty_bitmap", Self::Bitmap),
+            ("bitmap", Self::Bitmap),
         ];
         let word = |name: &str| parameter.split([' ', '*']).any(|word| word == name);
         let named = types.into_iter().find(|(name, _)| word(name));
@@ -124,9 +134,40 @@ pub enum Target {
     Number(u16),
     /// mmap of a file: descriptor, offset, size.
     Map,
+    /// openat of one of [`FILES`]: descriptor, which, flags.
+    Open,
+    /// pread of a file: descriptor, place, size, offset.
+    Read,
+    /// pwrite, likewise.
+    Write,
+    /// getdents64 of a directory: descriptor, place, size.
+    List,
     /// Nothing: eight bytes of a place are changed. Place, offset, value.
     Poke,
 }
+
+/// The names of a vcpu's files, and one that it does not have.
+pub const FILES: [&CStr; 9] = [
+    c"regs",
+    c"sregs",
+    c"fpu",
+    c"msrs",
+    c"cpuid",
+    c"sigmask",
+    c"debug",
+    c"interrupt",
+    c"nothing",
+];
+
+/// What is neither a call of KVM's nor an ioctl, by name.
+const OTHERS: [(&str, Target); 6] = [
+    ("mmap", Target::Map),
+    ("open", Target::Open),
+    ("read", Target::Read),
+    ("write", Target::Write),
+    ("list", Target::List),
+    ("poke", Target::Poke),
+];
 
 /// One step. Each call gets six arguments, of which it takes what it takes.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,7 +205,7 @@ const NUMBERS: [u64; 24] = [
 ];
 
 /// The numbers next to those of the calls.
-const NEIGHBOURS: [u16; 4] = [599, 624, 625, 470];
+const NEIGHBOURS: [u16; 4] = [599, 648, 649, 470];
 
 impl Step {
     /// A step with arguments of the right kinds, most of them.
@@ -173,21 +214,32 @@ impl Step {
         let target = match rng.u8(..100) {
             0..=1 => Target::Number(NEIGHBOURS[rng.usize(..NEIGHBOURS.len())]),
             2..=13 => Target::Ioctl(call),
-            14..=16 => Target::Map,
+            14..=15 => Target::Map,
+            16 => OTHERS[rng.usize(..OTHERS.len())].1,
             17..=26 => Target::Poke,
             _ => Target::Call(call),
         };
         let mut args = [(); 6].map(|()| any(rng));
         match target {
             Target::Call(call) | Target::Ioctl(call) => {
-                for (arg, parameter) in args.iter_mut().zip(parameters(&CALLS[call])) {
-                    *arg = fitting(parameter, &CALLS[call], rng);
+                for (arg, parameter) in args.iter_mut().zip(&ROWS[call].parameters) {
+                    *arg = fitting(parameter, &ROWS[call], rng);
                 }
             }
             Target::Map => {
                 args[0] = Arg::Fd([Fd::Vm0, Fd::Vm1, Fd::Vcpu0, Fd::New][rng.usize(..4)]);
                 args[1] = Arg::Number(NUMBERS[rng.usize(..16)]);
                 args[2] = Arg::Number(NUMBERS[rng.usize(..16)]);
+            }
+            Target::Open => {
+                args[0] = Arg::Fd([Fd::Vcpu0, Fd::Vcpu1, Fd::New][rng.usize(..3)]);
+                args[1] = Arg::Number(rng.u64(..FILES.len() as u64));
+                args[2] = Arg::Number(rng.u64(..4));
+            }
+            Target::Read | Target::Write | Target::List => {
+                args[0] = Arg::Fd([Fd::New, Fd::Vcpu0][rng.usize(..2)]);
+                args[2] = Arg::Number(NUMBERS[rng.usize(..14)]);
+                args[3] = Arg::Number(0);
             }
             Target::Poke => {
                 args[0] = Arg::Place(Place::ALL[rng.usize(..Place::WRITABLE)].1);
@@ -226,14 +278,12 @@ impl Step {
     pub fn parse(line: &str) -> Option<Self> {
         let mut words = line.split_whitespace();
         let name = words.next()?;
-        let row = |name: &str| CALLS.iter().position(|call| call.name == name);
-        let target = match name.split_once(':') {
-            Some(("ioctl", name)) => Target::Ioctl(row(name)?),
-            Some(("number", number)) => Target::Number(number.parse().ok()?),
-            Some(_) => return None,
-            None if name == "mmap" => Target::Map,
-            None if name == "poke" => Target::Poke,
-            None => Target::Call(row(name)?),
+        let other = OTHERS.into_iter().find(|other| other.0 == name);
+        let target = match (name.split_once(':'), other) {
+            (Some(("ioctl", name)), _) => Target::Ioctl(Row::named(name)?),
+            (Some(("number", number)), _) => Target::Number(number.parse().ok()?),
+            (_, Some((_, other))) => other,
+            (_, None) => Target::Call(Row::named(name)?),
         };
         let mut args = [Arg::Number(0); 6];
         for (n, word) in words.enumerate() {
@@ -246,11 +296,13 @@ impl Step {
 impl std::fmt::Display for Step {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let mut text = match self.target {
-            Target::Call(row) => CALLS[row].name.to_owned(),
-            Target::Ioctl(row) => format!("ioctl:{}", CALLS[row].name),
+            Target::Call(row) => ROWS[row].name.clone(),
+            Target::Ioctl(row) => format!("ioctl:{}", ROWS[row].name),
             Target::Number(number) => format!("number:{number}"),
-            Target::Map => "mmap".into(),
-            Target::Poke => "poke".into(),
+            other => {
+                let other = OTHERS.into_iter().find(|it| it.1 == other);
+                other.expect("each has a name").0.into()
+            }
         };
         let name = |arg: &Arg| match arg {
             Arg::Fd(fd) => Fd::ALL.into_iter().find(|it| it.1 == *fd).map(|it| it.0),
@@ -288,18 +340,13 @@ fn parse(word: &str) -> Option<Arg> {
 /// a hundred times as long as the rest, and comes less often.
 fn row(rng: &mut Rng) -> usize {
     loop {
-        let row = rng.usize(..CALLS.len());
-        let name = CALLS[row].name;
-        let slow = ["create", "set_memory", "set_user_memory"];
+        let row = rng.usize(..ROWS.len());
+        let name = &ROWS[row].name;
+        let slow = ["create", "set_memory", "set_user_memory", "map_range"];
         if rng.u8(..32) == 0 || !slow.iter().any(|part| name.contains(part)) {
             return row;
         }
     }
-}
-
-/// The parameters of a call, as C has them.
-fn parameters(call: &Call) -> impl Iterator<Item = &'static str> {
-    call.parameters.split(", ").filter(|it| *it != "void")
 }
 
 /// An argument of any kind.
@@ -313,7 +360,7 @@ fn any(rng: &mut Rng) -> Arg {
 }
 
 /// An argument that the parameter may well take.
-fn fitting(parameter: &str, call: &Call, rng: &mut Rng) -> Arg {
+fn fitting(parameter: &str, call: &Row, rng: &mut Rng) -> Arg {
     if rng.u8(..16) == 0 {
         return any(rng);
     }
@@ -323,6 +370,13 @@ fn fitting(parameter: &str, call: &Call, rng: &mut Rng) -> Arg {
             kvm_sys::Fd::Vm => [Fd::Vm0, Fd::Vm1, Fd::New][rng.usize(..3)],
             kvm_sys::Fd::System | kvm_sys::Fd::None => [Fd::Kvm, Fd::Vm0][rng.usize(..2)],
         });
+    }
+    if parameter == "int pidfd" {
+        return Arg::Fd(Fd::Pidfd);
+    }
+    if parameter == "size_t size" {
+        // That of struct kvm_vcpu_state.
+        return Arg::Number(64);
     }
     if parameter.contains('*') {
         return Arg::Place(Place::of(parameter));
@@ -359,6 +413,7 @@ mod tests {
             "",
             "kvm_fly vm0",
             "ioctl:x",
+            "bound:kvm_create_vm",
             "kvm_run vcpu9",
             "poke 1 2 3 4 5 6 7",
         ] {
@@ -368,8 +423,8 @@ mod tests {
 
     #[test]
     fn parameters_get_their_structures() {
-        let call = CALLS.iter().find(|it| it.name == "kvm_set_sregs").unwrap();
-        let places: Vec<_> = parameters(call).map(Place::of).collect();
+        let call = &ROWS[Row::named("kvm_set_sregs").unwrap()];
+        let places: Vec<_> = call.parameters.iter().map(|it| Place::of(it)).collect();
         assert_eq!(places[1], Place::Sregs);
     }
 }

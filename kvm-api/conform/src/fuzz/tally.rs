@@ -5,15 +5,16 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Result;
-use kvm_sys::CALLS;
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+
+use super::rows::{MOST, ROWS};
 
 /// Errnos are below this.
 const ERRNOS: usize = 134;
 
 /// One count for success, one an errno; a row a call.
-type Counts = [[AtomicU64; ERRNOS]; CALLS.len()];
+type Counts = [[AtomicU64; ERRNOS]; MOST];
 
 #[repr(C)]
 struct Shared {
@@ -63,17 +64,17 @@ impl Tally {
 
     /// The calls that never did what they are for.
     pub fn never(&self) -> Vec<&'static str> {
-        let rows = CALLS.iter().zip(&self.shared().counts);
+        let rows = ROWS.iter().zip(&self.shared().counts);
         let never = rows.filter(|(_, counts)| counts[0].load(Ordering::Relaxed) == 0);
-        never.map(|(call, _)| call.name).collect()
+        never.map(|(call, _)| call.name.as_str()).collect()
     }
 
     /// A line a call: how often it did what it is for, and how it failed.
     pub fn lines(&self) -> String {
         let mut text = String::from("how often each call returned what");
-        for (call, counts) in CALLS.iter().zip(&self.shared().counts) {
+        for (call, counts) in ROWS.iter().zip(&self.shared().counts) {
             let counts = counts.each_ref().map(|it| it.load(Ordering::Relaxed));
-            let _ = write!(text, "\n  {:27} {:7} done", call.name, counts[0]);
+            let _ = write!(text, "\n  {:31} {:7} done", call.name, counts[0]);
             for (errno, count) in counts.iter().enumerate().skip(1) {
                 if *count > 0 {
                     let _ = write!(text, ", {count} {:?}", Errno::from_raw(errno as i32));

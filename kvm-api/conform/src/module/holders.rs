@@ -10,7 +10,9 @@ use std::os::unix::net::UnixStream;
 
 use anyhow::{Result, ensure};
 use guests::Machine;
+use kvm_api::bound::Bound;
 use kvm_api::ioctl::Ioctl;
+use kvm_api::kvm_sys::kvm_regs;
 use kvm_api::syscall::Syscall;
 use kvm_api::{Errno, GuestMemory, Kvm};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -57,6 +59,11 @@ const HOLDERS: &[Holder] = &[
         make: |kvm| Ok(Box::new(Machine::new(kvm).run)),
     },
     Holder {
+        what: "a vcpu that is bound, and has no file descriptor",
+        holds: true,
+        make: |kvm| Ok(Box::new(Binding::make(kvm)?)),
+    },
+    Holder {
         what: "memory that a guest was given",
         holds: false,
         make: |kvm| Ok(Box::new(Machine::new(kvm).memory)),
@@ -81,6 +88,25 @@ fn in_flight(kvm: &dyn Kvm) -> Result<(UnixStream, UnixStream)> {
         None,
     )?;
     Ok((from, to))
+}
+
+/// A vcpu that nothing keeps but that it is bound.
+struct Binding(Bound);
+
+impl Binding {
+    fn make(kvm: &dyn Kvm) -> Result<Self> {
+        let bound = Bound::open()?;
+        let vcpu = Machine::new(kvm).vcpu;
+        // That binds it.
+        bound.kvm_get_regs(vcpu.as_fd(), &mut kvm_regs::default())?;
+        Ok(Self(bound))
+    }
+}
+
+impl Drop for Binding {
+    fn drop(&mut self) {
+        self.0.unbind();
+    }
 }
 
 const MARK: &[u8] = b"still here";

@@ -1,7 +1,8 @@
 //! Random sequences of calls, in lockstep on a model in plain Rust, on a
-//! machine by ioctl, on one by system call, and on one where each step picks
-//! its interface. After each step all agree: what the call gives, the vcpus'
-//! registers, memory, dirty pages, and the exit with its data.
+//! machine by each backend, and on one where each step picks its interface.
+//! After each step all agree, but for what a backend documents to be another:
+//! what the call gives, the vcpus' registers, memory, dirty pages, and the exit
+//! with its data.
 
 mod facts;
 mod lockstep;
@@ -10,14 +11,12 @@ mod model;
 mod steps;
 
 use std::cell::Cell;
-use std::panic::{self, PanicHookInfo};
-use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result};
 use kvm_api::SigSet;
 use kvm_api::kvm_sys::CALLS;
-use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
+use proptest::test_runner::{Config, TestCaseError, TestError};
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest};
 
 use self::facts::Facts;
@@ -27,11 +26,12 @@ use self::model::Model;
 use self::steps::Taken;
 use crate::inside::Stage;
 use crate::property::{Failure, Kernels, Outcome, Property, Test};
+use crate::random;
 
 pub const PROPERTY: Property = Property {
     name: "sequences",
-    about: "whatever comes after whatever, a model and both interfaces agree",
-    backends: "model, ioctl, syscall, mixed",
+    about: "whatever comes after whatever, a model and all backends agree",
+    backends: "model, ioctl, syscall, merged, files, bound, mixed",
     kernels: Kernels::Both,
     test: Test::Inside {
         machine: |machine, _| machine,
@@ -50,10 +50,7 @@ fn test(stage: &Stage<'_>) -> Result<Outcome> {
     let mut blocked = SigSet::empty();
     blocked.add(SIGNAL);
     blocked.thread_block()?;
-    let hook = panic::take_hook();
-    panic::set_hook(Box::new(remember));
-    let outcome = sequences(stage);
-    panic::set_hook(hook);
+    let outcome = random::quietly(|| sequences(stage));
     blocked.thread_unblock()?;
     Facts::get().close();
     outcome
@@ -63,13 +60,12 @@ fn sequences(stage: &Stage<'_>) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     for (number, steps) in kept()?.into_iter().enumerate() {
         outcome.cases += 1;
-        if panic::catch_unwind(|| take(steps)).is_err() {
-            let what = format!("the sequence {number} of those kept: {}", said());
-            outcome.fail(what);
+        if let Err(what) = random::caught(|| take(steps)) {
+            outcome.fail(format!("the sequence {number} of those kept: {what}"));
         }
     }
     let cases = stage.options.cases(2000, 400, 60);
-    let mut runner = runner(stage.options.seed, cases);
+    let mut runner = random::runner(stage.options.seed, cases);
     let done = Cell::new(0);
     let strategy = Reference::sequential_strategy(1..=STEPS);
     let result = runner.run(&strategy, |(model, steps, seen)| {
@@ -77,10 +73,8 @@ fn sequences(stage: &Stage<'_>) -> Result<Outcome> {
         if done.get() % 50 == 0 {
             stage.say(&format!("{} of {cases}", done.get()));
         }
-        let run = panic::AssertUnwindSafe(|| {
-            Lockstep::test_sequential(Config::default(), model, steps, seen);
-        });
-        panic::catch_unwind(run).map_err(|_| TestCaseError::fail(said()))
+        random::caught(|| Lockstep::test_sequential(Config::default(), model, steps, seen))
+            .map_err(TestCaseError::fail)
     });
     outcome.cases += cases;
     if let Err(error) = result {
@@ -111,20 +105,6 @@ fn take(steps: Vec<Taken>) {
     Lockstep::test_sequential(Config::default(), Model::new(), steps, None);
 }
 
-fn runner(seed: u64, cases: u64) -> TestRunner {
-    let config = Config {
-        cases: cases.try_into().unwrap_or(u32::MAX),
-        // They are kept in a file of the repository's instead.
-        failure_persistence: None,
-        max_local_rejects: u32::MAX,
-        max_shrink_iters: 4000,
-        ..Config::default()
-    };
-    let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
-}
-
 /// The shortest sequence that fails, to read and to keep.
 fn describe(error: TestError<(Model, Vec<Taken>, impl Sized)>) -> Result<String> {
     Ok(match error {
@@ -139,20 +119,6 @@ fn describe(error: TestError<(Model, Vec<Taken>, impl Sized)>) -> Result<String>
             text + "\nto keep it, add to corpus/sequences.json:\n" + &json
         }
     })
-}
-
-/// What the last panic said.
-static SAID: Mutex<String> = Mutex::new(String::new());
-
-/// Instead of telling each on the way to the shortest sequence.
-fn remember(panic: &PanicHookInfo<'_>) {
-    if let Ok(mut said) = SAID.lock() {
-        *said = panic.to_string();
-    }
-}
-
-fn said() -> String {
-    SAID.lock().map(|said| said.clone()).unwrap_or_default()
 }
 
 /// How often each call was made. With `all` none may be missing that has

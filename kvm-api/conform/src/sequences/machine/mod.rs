@@ -1,22 +1,22 @@
-//! A machine that takes the steps, by one interface or by both in turns.
+//! A machine that takes the steps, by one backend or by two in turns.
 
 mod pointers;
 pub mod traits;
 mod vcpu;
+pub mod way;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Mutex;
 
-use kvm_api::ioctl::Ioctl;
 use kvm_api::kvm_sys::*;
-use kvm_api::syscall::Syscall;
 use kvm_api::{Errno, GuestMemory, Kvm, RunMapping};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 
 use self::traits::OF_TRAIT;
+use self::way::{Interfaces, Way};
 use super::facts::Facts;
 use super::model::guest::PROGRAM_AT;
 use super::model::memory::{Owner, PAGE, POOL, Place};
@@ -26,40 +26,9 @@ use super::steps::{Room, Step, Taken, Wrong};
 /// The signal that may be pending.
 pub const SIGNAL: Signal = Signal::SIGUSR1;
 
-/// By what a machine takes its steps.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Way {
-    Ioctl,
-    Syscall,
-    /// As each step says.
-    Mixed,
-}
-
-impl Way {
-    pub const ALL: [Self; 3] = [Self::Ioctl, Self::Syscall, Self::Mixed];
-}
-
 /// How often each call was made on each machine, with success and without: on
 /// each the same, as they agree.
 pub static MADE: Mutex<BTreeMap<&str, [u64; 2]>> = Mutex::new(BTreeMap::new());
-
-/// Both interfaces, of which a machine uses one or both.
-struct Interfaces {
-    way: Way,
-    ioctl: Ioctl,
-    syscall: Syscall,
-}
-
-impl Interfaces {
-    /// The one for a step that would have the system call, or the ioctl.
-    fn pick(&self, flat: bool) -> &dyn Kvm {
-        match self.way {
-            Way::Mixed if !flat => &self.ioctl,
-            Way::Ioctl => &self.ioctl,
-            Way::Syscall | Way::Mixed => &self.syscall,
-        }
-    }
-}
 
 struct Vcpu {
     fd: OwnedFd,
@@ -78,17 +47,13 @@ pub struct Subject {
 
 impl fmt::Debug for Subject {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.interfaces.way)
+        write!(f, "{:?}", self.way())
     }
 }
 
 impl Subject {
     pub fn new(way: Way) -> Self {
-        let interfaces = Interfaces {
-            way,
-            ioctl: Ioctl::open().expect("KVM is there"),
-            syscall: Syscall::open().expect("its calls are there"),
-        };
+        let interfaces = Interfaces::open(way);
         let vm = interfaces.pick(true).kvm_create_vm();
         let pool = GuestMemory::anonymous((POOL * PAGE) as usize).expect("there is memory");
         let mut subject = Self {
@@ -112,6 +77,10 @@ impl Subject {
             assert_eq!(answer, Ok(Value::Nothing), "{step:?}");
         }
         subject
+    }
+
+    pub fn way(&self) -> Way {
+        self.interfaces.way
     }
 
     fn kvm(&self, flat: bool) -> &dyn Kvm {
@@ -274,7 +243,7 @@ impl Subject {
     }
 
     fn count(&self, name: &'static str, refused: bool) {
-        if self.interfaces.way == Way::Mixed {
+        if self.way() == Way::Mixed {
             let mut made = MADE.lock().expect("nobody panics with it");
             made.entry(name).or_default()[usize::from(refused)] += 1;
         }

@@ -1,10 +1,11 @@
-//! Calls with pointers that no reference can be: raw, by either interface.
+//! Calls with pointers that no reference can be: raw, by any interface.
 
 use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 
 use kvm_api::Errno;
+use kvm_api::files::File;
 use kvm_api::kvm_sys::*;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 
@@ -25,13 +26,38 @@ impl Registers {
     }
 
     /// The call that gets what this one gets or sets.
-    fn getter(self) -> &'static Call {
+    fn getter(self) -> Self {
         match self {
-            Self::SetRegs => Self::GetRegs.call(),
-            Self::SetSregs => Self::GetSregs.call(),
-            Self::SetFpu => Self::GetFpu.call(),
-            _ => self.call(),
+            Self::SetRegs => Self::GetRegs,
+            Self::SetSregs => Self::GetSregs,
+            Self::SetFpu => Self::GetFpu,
+            _ => self,
         }
+    }
+
+    fn file(self) -> File {
+        match self {
+            Self::GetRegs | Self::SetRegs => File::Regs,
+            Self::GetSregs | Self::SetSregs => File::Sregs,
+            Self::GetFpu | Self::SetFpu => File::Fpu,
+        }
+    }
+
+    /// The argument of a merged call that moves the same, from or to there.
+    fn state(self, at: usize) -> kvm_vcpu_state {
+        let mut state = kvm_vcpu_state::default();
+        let (part, pointer) = match self {
+            Self::GetRegs | Self::SetRegs => (state::KVM_STATE_REGS, &mut state.regs),
+            Self::GetSregs | Self::SetSregs => (state::KVM_STATE_SREGS, &mut state.sregs),
+            Self::GetFpu | Self::SetFpu => (state::KVM_STATE_FPU, &mut state.fpu),
+        };
+        *pointer = at as u64;
+        state.parts = part;
+        state
+    }
+
+    fn sets(self) -> bool {
+        matches!(self, Self::SetRegs | Self::SetSregs | Self::SetFpu)
     }
 
     fn size(self) -> usize {
@@ -43,13 +69,24 @@ impl Registers {
     }
 }
 
+/// By what a call is made.
+#[derive(Clone, Copy)]
+pub enum By {
+    Ioctl,
+    Syscall,
+    Merged,
+    File,
+    /// On the vcpu that is bound already.
+    Bound,
+}
+
 /// Makes the call with such a pointer. What is set is what is there already;
 /// what is got has to arrive.
 pub fn point(
     registers: Registers,
     pointer: Pointer,
     vcpu: BorrowedFd<'_>,
-    flat: bool,
+    by: By,
 ) -> Result<(), Errno> {
     let size = registers.size();
     let pages = Pages::new()?;
@@ -61,7 +98,7 @@ pub fn point(
         Pointer::Unmapped | Pointer::ReadOnly => pages.address(),
     };
     let now = pages.address() + page + page / 2;
-    make(registers.getter(), vcpu, now, flat)?;
+    make(registers.getter(), vcpu, now, by)?;
     if at != 0 {
         pages.copy(now, at, size);
     }
@@ -71,7 +108,7 @@ pub fn point(
         Pointer::HalfMapped => pages.protect(1, ProtFlags::PROT_NONE)?,
         _ => {}
     }
-    make(registers.call(), vcpu, at, flat)?;
+    make(registers, vcpu, at, by)?;
     if pointer == Pointer::ReadOnly {
         return Ok(());
     }
@@ -82,15 +119,36 @@ pub fn point(
     Ok(())
 }
 
-fn make(call: &Call, vcpu: BorrowedFd<'_>, at: usize, flat: bool) -> Result<(), Errno> {
-    let fd = vcpu.as_raw_fd();
-    let answer = if flat {
-        // SAFETY: what is pointed to is not what Rust takes to be its own.
-        unsafe { libc::syscall(call.number, fd, at) }
-    } else {
-        let request = call.request.expect("Linux has the ioctls of registers");
-        // SAFETY: likewise.
-        unsafe { libc::ioctl(fd, request, at) }.into()
+fn make(registers: Registers, vcpu: BorrowedFd<'_>, at: usize, by: By) -> Result<(), Errno> {
+    let (call, fd) = (registers.call(), vcpu.as_raw_fd());
+    // SAFETY: what is pointed to is not what Rust takes to be its own.
+    let answer = unsafe {
+        match by {
+            By::Ioctl => {
+                let request = call.request.expect("Linux has the ioctls of registers");
+                libc::ioctl(fd, request, at).into()
+            }
+            By::Syscall => libc::syscall(call.number, fd, at),
+            By::Merged => {
+                let number = if registers.sets() {
+                    __NR_kvm_set_state
+                } else {
+                    __NR_kvm_get_state
+                };
+                let state = registers.state(at);
+                libc::syscall(number, fd, &raw const state, size_of_val(&state))
+            }
+            By::File => {
+                let file = registers.file().open(vcpu)?;
+                let number = if registers.sets() {
+                    libc::SYS_write
+                } else {
+                    libc::SYS_read
+                };
+                libc::syscall(number, file.as_raw_fd(), at, registers.size())
+            }
+            By::Bound => libc::syscall(call.bound.expect("registers are a vcpu's"), at),
+        }
     };
     Errno::result(answer).map(drop)
 }

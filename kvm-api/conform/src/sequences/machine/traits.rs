@@ -13,6 +13,9 @@ pub struct OfTrait {
     pub name: &'static str,
     /// Whether it takes a vcpu, and not a VM.
     pub on_vcpu: bool,
+    /// Whether it is a file of the vcpu that it goes through, where there are
+    /// files.
+    pub by_file: bool,
     pub make: Make,
 }
 
@@ -20,6 +23,7 @@ const fn vm(name: &'static str, make: Make) -> OfTrait {
     OfTrait {
         name,
         on_vcpu: false,
+        by_file: false,
         make,
     }
 }
@@ -28,7 +32,15 @@ const fn vcpu(name: &'static str, make: Make) -> OfTrait {
     OfTrait {
         name,
         on_vcpu: true,
+        by_file: false,
         make,
+    }
+}
+
+const fn file(name: &'static str, make: Make) -> OfTrait {
+    OfTrait {
+        by_file: true,
+        ..vcpu(name, make)
     }
 }
 
@@ -63,43 +75,43 @@ pub const OF_TRAIT: &[OfTrait] = &[
     vm("kvm_set_memory_alias", |kvm, fd| {
         kvm.kvm_set_memory_alias(fd, &kvm_memory_alias::default())
     }),
-    vcpu("kvm_get_regs", |kvm, fd| {
+    file("kvm_get_regs", |kvm, fd| {
         kvm.kvm_get_regs(fd, &mut kvm_regs::default())
     }),
-    vcpu("kvm_set_regs", |kvm, fd| {
+    file("kvm_set_regs", |kvm, fd| {
         kvm.kvm_set_regs(fd, &kvm_regs::default())
     }),
-    vcpu("kvm_get_sregs", |kvm, fd| {
+    file("kvm_get_sregs", |kvm, fd| {
         kvm.kvm_get_sregs(fd, &mut kvm_sregs::default())
     }),
-    vcpu("kvm_set_sregs", |kvm, fd| {
+    file("kvm_set_sregs", |kvm, fd| {
         kvm.kvm_set_sregs(fd, &kvm_sregs::default())
     }),
     vcpu("kvm_translate", |kvm, fd| {
         kvm.kvm_translate(fd, 0, &mut 0, &mut 0, &mut 0, &mut 0)
     }),
-    vcpu("kvm_interrupt", |kvm, fd| kvm.kvm_interrupt(fd, 32)),
-    vcpu("kvm_debug_guest", |kvm, fd| {
+    file("kvm_interrupt", |kvm, fd| kvm.kvm_interrupt(fd, 32)),
+    file("kvm_debug_guest", |kvm, fd| {
         kvm.kvm_debug_guest(fd, &kvm_guest_debug::default())
     }),
-    vcpu("kvm_get_msrs", |kvm, fd| {
+    file("kvm_get_msrs", |kvm, fd| {
         let mut msrs = Msrs::new(0).expect("none is few");
         kvm.kvm_get_msrs(fd, &mut msrs).map(drop)
     }),
-    vcpu("kvm_set_msrs", |kvm, fd| {
+    file("kvm_set_msrs", |kvm, fd| {
         let msrs = Msrs::new(0).expect("none is few");
         kvm.kvm_set_msrs(fd, &msrs).map(drop)
     }),
-    vcpu("kvm_set_cpuid", |kvm, fd| {
+    file("kvm_set_cpuid", |kvm, fd| {
         kvm.kvm_set_cpuid(fd, &CpuId::new(0).expect("none is few"))
     }),
-    vcpu("kvm_set_signal_mask", |kvm, fd| {
+    file("kvm_set_signal_mask", |kvm, fd| {
         kvm.kvm_set_signal_mask(fd, None)
     }),
-    vcpu("kvm_get_fpu", |kvm, fd| {
+    file("kvm_get_fpu", |kvm, fd| {
         kvm.kvm_get_fpu(fd, &mut kvm_fpu::default())
     }),
-    vcpu("kvm_set_fpu", |kvm, fd| {
+    file("kvm_set_fpu", |kvm, fd| {
         kvm.kvm_set_fpu(fd, &kvm_fpu::default())
     }),
 ];

@@ -6,7 +6,8 @@ use kvm_api::kvm_sys::*;
 use kvm_api::{Direction, Kvm, Reason, SigSet};
 use nix::sys::signal::raise;
 
-use super::{SIGNAL, Subject, Vcpu, Way, done, pointers};
+use super::pointers::{self, By};
+use super::{SIGNAL, Subject, Vcpu, Way, done};
 use crate::sequences::model::guest::{GuestExit, MSRS, PROGRAM_AT};
 use crate::sequences::model::memory::PAGE;
 use crate::sequences::model::{Answer, MANY_FUNCTION, Value, numbers, regs_at};
@@ -125,12 +126,17 @@ impl Subject {
                 call,
                 pointer,
             } => {
-                let flat = match self.interfaces.way {
-                    Way::Ioctl => false,
-                    Way::Syscall => true,
-                    Way::Mixed => flat,
+                let by = match self.way() {
+                    Way::Ioctl => By::Ioctl,
+                    Way::Mixed if !flat => By::Ioctl,
+                    Way::Syscall | Way::Mixed => By::Syscall,
+                    Way::Merged => By::Merged,
+                    Way::Files => By::File,
+                    Way::Bound => By::Bound,
                 };
-                done(pointers::point(call, pointer, self.vcpu(vcpu), flat))
+                // Binds the vcpu, where that is the way.
+                self.regs(kvm, vcpu)?;
+                done(pointers::point(call, pointer, self.vcpu(vcpu), by))
             }
             _ => unreachable!("{step:?} is of no vcpu"),
         }

@@ -1,0 +1,180 @@
+//! Tasks that bind vcpus, run them, and lose them, in random order, checked
+//! against a model. A task's own state in the processor is looked at after each
+//! call, and each vcpu's registers after each step.
+
+mod host_state;
+mod model;
+mod steps;
+mod subject;
+mod suspend;
+mod tasks;
+mod watch;
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use kernel_patch::{Accel, Machine};
+use kvm_api::Kvm;
+use kvm_api::syscall::Syscall;
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, sigaction};
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestCaseError, TestError};
+use proptest_state_machine::{ReferenceStateMachine, StateMachineTest};
+
+use self::host_state::has_pkru;
+use self::model::Model;
+use self::steps::{Step, any_step};
+use self::subject::{SIGNAL, Subject};
+use self::watch::Watch;
+use crate::cli::Options;
+use crate::inside::Stage;
+use crate::property::{Failure, Kernels, Outcome, Property, Test};
+use crate::random;
+
+pub const PROPERTY: Property = Property {
+    name: "bindings",
+    about: "a bound vcpu is its task's alone, wherever the task goes",
+    backends: "model, bound, ioctl, syscall",
+    kernels: Kernels::Both,
+    test: Test::Inside { machine, test },
+};
+
+/// The same on VMX, which QEMU does not emulate, with one processor.
+pub const ON_VMX: Property = Property {
+    name: "vmx",
+    about: "and so it is on a processor of Intel's",
+    backends: "model, bound, ioctl, syscall",
+    kernels: Kernels::Usual,
+    test: Test::Inside {
+        machine: |machine, _| machine.accel(Accel::Bochs).memory("512M"),
+        test: test_on_vmx,
+    },
+};
+
+/// The most steps that a sequence has.
+const STEPS: usize = 40;
+
+/// The second processor, which is off at first.
+const SECOND: &str = "/sys/devices/system/cpu/cpu1/online";
+
+fn machine(machine: Machine, _: &Options) -> Machine {
+    let accel = Accel::Mttcg;
+    machine
+        .accel(accel)
+        .smp(2)
+        .cmdline("maxcpus=1")
+        // A processor that also has PKRU: QEMU takes the last that it is given.
+        .qemu_arg("-cpu")
+        .qemu_arg(format!("{},+pku", accel.cpu()))
+}
+
+struct Reference;
+
+impl ReferenceStateMachine for Reference {
+    type State = Model;
+    type Transition = Step;
+
+    fn init_state() -> BoxedStrategy<Model> {
+        Just(Model::new()).boxed()
+    }
+
+    fn transitions(_: &Model) -> BoxedStrategy<Step> {
+        any_step().boxed()
+    }
+
+    fn preconditions(model: &Model, step: &Step) -> bool {
+        model.knows(step)
+    }
+
+    fn apply(mut model: Model, step: &Step) -> Model {
+        model.take(step);
+        model
+    }
+}
+
+/// The real thing, and the model as it was before the step.
+struct Lockstep;
+
+impl StateMachineTest for Lockstep {
+    type SystemUnderTest = (Subject, Model);
+    type Reference = Reference;
+
+    fn init_test(model: &Model) -> Self::SystemUnderTest {
+        (Subject::new(), model.clone())
+    }
+
+    fn apply(
+        (mut subject, before): Self::SystemUnderTest,
+        model: &Model,
+        step: Step,
+    ) -> Self::SystemUnderTest {
+        let answer = subject.take(&step, &before);
+        assert_eq!(answer, model.answer, "{step:?}");
+        (subject, model.clone())
+    }
+
+    fn check_invariants((subject, _): &Self::SystemUnderTest, model: &Model) {
+        if let Some(difference) = subject.difference(model) {
+            panic!("{difference}");
+        }
+    }
+}
+
+fn test(stage: &Stage<'_>) -> Result<Outcome> {
+    ensure!(has_pkru(), "the machine's processor has no PKRU");
+    // While a VM lives and a task has a breakpoint, the kernel does not patch its
+    // code for the first of them and the last, which the emulator does not get
+    // right on two processors.
+    let kept = (Syscall::open()?.kvm_create_vm()?, Watch::set());
+    fs::write(SECOND, "1").context(SECOND)?;
+    let mut outcome = sequences(stage, stage.options.cases(200, 200, 20))?;
+    if stage.options.debug {
+        stage.say("suspending");
+        random::quietly(|| suspend::all(&mut outcome));
+    }
+    fs::write(SECOND, "0").context(SECOND)?;
+    drop(kept);
+    Ok(outcome)
+}
+
+fn test_on_vmx(stage: &Stage<'_>) -> Result<Outcome> {
+    const MODULE: &str = "/sys/module/kvm_intel";
+    ensure!(fs::exists(MODULE)?, "KVM runs on something else than VMX");
+    sequences(stage, stage.options.cases(200, 200, 20))
+}
+
+/// So many random sequences.
+fn sequences(stage: &Stage<'_>, cases: u64) -> Result<Outcome> {
+    let nothing = SigAction::new(
+        SigHandler::Handler(nothing),
+        SaFlags::empty(),
+        SigSet::empty(),
+    );
+    // SAFETY: the handler does nothing.
+    unsafe { sigaction(SIGNAL, &nothing) }?;
+
+    let mut outcome = Outcome {
+        cases,
+        ..Outcome::default()
+    };
+    let mut runner = random::runner(stage.options.seed, cases);
+    let strategy = Reference::sequential_strategy(1..=STEPS);
+    random::quietly(|| {
+        let result = runner.run(&strategy, |(model, steps, seen)| {
+            random::caught(|| Lockstep::test_sequential(Config::default(), model, steps, seen))
+                .map_err(TestCaseError::fail)
+        });
+        let Err(error) = result else { return };
+        let what = match error {
+            TestError::Abort(reason) => format!("no sequences: {reason}"),
+            TestError::Fail(reason, (_, steps, _)) => {
+                format!("{reason}\nby the last of these steps: {steps:#?}")
+            }
+        };
+        let replay = Some(format!("--seed {}", stage.options.seed));
+        outcome.failures.push(Failure { what, replay });
+    });
+    Ok(outcome)
+}
+
+extern "C" fn nothing(_: libc::c_int) {}

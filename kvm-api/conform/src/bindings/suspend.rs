@@ -1,0 +1,183 @@
+//! The machine is suspended, up to where it would sleep, and goes on: what
+//! becomes of vcpus that are bound meanwhile.
+
+use std::fs;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::sleep;
+use std::time::Duration;
+
+use anyhow::{Context, Error, Result, bail, ensure};
+use kvm_api::Errno;
+
+use super::model::{Model, SPIN, START};
+use super::steps::{By, Step};
+use super::subject::{self, Subject};
+use crate::property::Outcome;
+use crate::random;
+
+/// A task, which suspends the machine, and another, each with a vcpu of its own.
+const SUSPENDS: usize = 0;
+const IS_FROZEN: usize = 1;
+
+type Case = (&'static str, fn(&mut Stage) -> Result<()>);
+
+const CASES: &[Case] = &[
+    ("the task that suspends the machine has a vcpu", suspends),
+    ("a task that is frozen has a vcpu", frozen),
+    ("a task that is frozen runs its vcpu", runs),
+];
+
+pub fn all(outcome: &mut Outcome) {
+    for (name, case) in CASES {
+        let mut result = Ok(());
+        let whole = random::caught(|| result = case(&mut Stage::new()));
+        outcome.case(name, whole.map_err(Error::msg).and(result));
+    }
+}
+
+/// The tasks and their vcpus, in lockstep with the model.
+struct Stage {
+    subject: Subject,
+    model: Model,
+}
+
+impl Stage {
+    fn new() -> Self {
+        Self {
+            subject: Subject::new(),
+            model: Model::new(),
+        }
+    }
+
+    /// Takes steps, which have to give what the model says.
+    fn take(&mut self, steps: &[Step]) -> Result<()> {
+        for step in steps {
+            let before = self.model.clone();
+            self.model.take(step);
+            let (answer, expected) = (self.subject.take(step, &before), self.model.answer);
+            ensure!(answer == expected, "{step:?}: {answer:?}, not {expected:?}");
+            if let Some(difference) = self.subject.difference(&self.model) {
+                bail!("{step:?}: {difference}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Has one of the tasks suspend the machine.
+    fn suspend(&self) -> Result<()> {
+        self.subject.task(SUSPENDS).does(|_| suspend())
+    }
+}
+
+/// Binds the task's vcpu, runs it, and leaves it in use: the last step looks at
+/// the registers of all.
+fn parked(task: usize) -> [Step; 3] {
+    let by = By::Binding;
+    [
+        Step::Bind { task, vcpu: task },
+        Step::Run { task, by },
+        Step::Run { task, by },
+    ]
+}
+
+/// Runs on, with what is there set anew, and by the fd.
+fn goes_on(task: usize) -> [Step; 4] {
+    let by = By::Binding;
+    [
+        Step::Run { task, by },
+        Step::Accessors { task, by },
+        Step::Run {
+            task,
+            by: By::Ioctl(task),
+        },
+        Step::Unbind { task },
+    ]
+}
+
+fn suspends(stage: &mut Stage) -> Result<()> {
+    stage.take(&parked(SUSPENDS))?;
+    stage.suspend()?;
+    stage.take(&goes_on(SUSPENDS))
+}
+
+fn frozen(stage: &mut Stage) -> Result<()> {
+    stage.take(&[Step::Move {
+        task: IS_FROZEN,
+        cpu: 1,
+    }])?;
+    stage.take(&parked(IS_FROZEN))?;
+    // It is in user space all the time.
+    let over = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&over);
+    let waits = stage.subject.task(IS_FROZEN).begin(move |_| {
+        while !seen.load(Ordering::Relaxed) {
+            std::hint::spin_loop();
+        }
+    });
+    let suspended = stage.suspend();
+    over.store(true, Ordering::Relaxed);
+    waits.end();
+    suspended?;
+    stage.take(&goes_on(IS_FROZEN))
+}
+
+fn runs(stage: &mut Stage) -> Result<()> {
+    let (task, by) = (IS_FROZEN, By::Binding);
+    let at = |rip| Step::SetRegs {
+        task,
+        by,
+        rip: Some(rip),
+        bx: 7,
+    };
+    stage.take(&[
+        Step::Move { task, cpu: 1 },
+        Step::Bind { task, vcpu: task },
+        at(SPIN),
+    ])?;
+    let run = || stage.subject.task(task).begin(subject::run_bound);
+    let first = run();
+    sleep(AWHILE);
+    let suspended = stage.suspend();
+    if suspended.is_err() {
+        // Nothing else ends it.
+        stage.subject.kick(task)?;
+    }
+    // To be frozen a task leaves the guest, as for a signal.
+    let ended = first.end();
+    suspended?;
+    ensure!(ended == Err(Errno::EINTR), "frozen, it ends with {ended:?}");
+    let second = run();
+    sleep(AWHILE);
+    stage.subject.kick(task)?;
+    let ended = second.end();
+    ensure!(ended == Err(Errno::EINTR), "kicked, it ends with {ended:?}");
+    stage.take(&[at(START)])?;
+    stage.take(&goes_on(task))
+}
+
+/// Long enough for a task to be in the guest.
+const AWHILE: Duration = Duration::from_millis(50);
+
+const POWER: &str = "/sys/power";
+
+/// Suspends the machine as far as it goes with nothing to wake it up.
+fn suspend() -> Result<()> {
+    let delay = "/sys/module/suspend/parameters/pm_test_delay";
+    fs::write(delay, "0").context(delay)?;
+    let set = |name: &str, value: &str| {
+        let path = format!("{POWER}/{name}");
+        fs::write(&path, value).with_context(|| format!("{value} to {path}"))
+    };
+    let successes = || -> Result<u64> {
+        let path = format!("{POWER}/suspend_stats/success");
+        let count = fs::read_to_string(&path).context(path)?;
+        Ok(count.trim().parse()?)
+    };
+    set("mem_sleep", "deep")?;
+    set("pm_test", "core")?;
+    let before = successes()?;
+    set("state", "mem")?;
+    ensure!(successes()? == before + 1, "the machine was not suspended");
+    Ok(())
+}

@@ -1,0 +1,73 @@
+//! The calls that are made: all that there are, and those of them that there
+//! are on a bound vcpu, which leave out the file descriptor.
+
+use std::sync::LazyLock;
+
+use kvm_sys::{BINDING_CALLS, CALLS, Call, Fd, MERGED_CALLS, RANGE_CALLS};
+use libc::{c_long, c_ulong};
+
+/// One of them.
+#[derive(Debug)]
+pub struct Row {
+    /// The call's name. One on a bound vcpu begins with `bound:`.
+    pub name: String,
+    pub number: c_long,
+    pub fd: Fd,
+    /// The parameters, as C has them.
+    pub parameters: Vec<&'static str>,
+    /// The ioctl that it replaces.
+    pub request: Option<c_ulong>,
+}
+
+/// There are no more than so many.
+pub const MOST: usize =
+    2 * (CALLS.len() + MERGED_CALLS.len()) + RANGE_CALLS.len() + BINDING_CALLS.len();
+
+/// All of them.
+pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
+    let calls = || {
+        CALLS
+            .iter()
+            .chain(&MERGED_CALLS)
+            .chain(&RANGE_CALLS)
+            .chain(&BINDING_CALLS)
+    };
+    calls().map(row).chain(calls().filter_map(bound)).collect()
+});
+
+fn parameters(call: &Call) -> impl Iterator<Item = &'static str> {
+    call.parameters.split(", ").filter(|it| *it != "void")
+}
+
+fn row(call: &Call) -> Row {
+    Row {
+        name: call.name.into(),
+        number: call.number,
+        fd: call.fd,
+        parameters: parameters(call).collect(),
+        request: call.request,
+    }
+}
+
+/// The call on a bound vcpu, if there is one.
+fn bound(call: &Call) -> Option<Row> {
+    Some(Row {
+        name: format!("bound:{}", call.name),
+        number: call.bound?,
+        fd: Fd::None,
+        parameters: parameters(call).skip(1).collect(),
+        request: None,
+    })
+}
+
+impl Row {
+    /// The place of the row of that name.
+    pub fn named(name: &str) -> Option<usize> {
+        ROWS.iter().position(|row| row.name == name)
+    }
+
+    /// Whether it is that call, on a descriptor or bound.
+    pub fn is(&self, name: &str) -> bool {
+        self.name == name || self.name.strip_prefix("bound:") == Some(name)
+    }
+}

@@ -1,0 +1,99 @@
+//! By what a machine takes its steps, and where that gives another answer.
+
+use kvm_api::bound::Bound;
+use kvm_api::files::Files;
+use kvm_api::ioctl::Ioctl;
+use kvm_api::merged::Merged;
+use kvm_api::syscall::Syscall;
+use kvm_api::{Errno, Kvm};
+
+use super::traits::OF_TRAIT;
+use crate::sequences::model::{Answer, Value};
+use crate::sequences::steps::Step;
+
+/// By what a machine takes its steps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    Ioctl,
+    Syscall,
+    Merged,
+    Files,
+    Bound,
+    /// By ioctl or by system call, as each step says.
+    Mixed,
+}
+
+/// How many ways there are.
+pub const WAYS: usize = 6;
+
+impl Way {
+    pub const ALL: [Self; WAYS] = [
+        Self::Ioctl,
+        Self::Syscall,
+        Self::Merged,
+        Self::Files,
+        Self::Bound,
+        Self::Mixed,
+    ];
+
+    /// What a step gives by this way, where its backend documents that it is
+    /// not the `answer` that it gives by the others.
+    pub fn own(self, step: &Step, answer: &Answer) -> Option<Answer> {
+        match (self, step, answer) {
+            // What is no vcpu's is no directory.
+            (Self::Files, Step::WrongFd { call, .. }, Err(Errno::ENOTTY)) => {
+                let call = &OF_TRAIT[call % OF_TRAIT.len()];
+                call.by_file.then_some(Err(Errno::ENOTDIR))
+            }
+            // A read gets all MSRs, and the backend picks without a limit.
+            (Self::Files, Step::ManyMsrs { count, .. }, Err(Errno::E2BIG)) => {
+                Some(Ok(Value::Number(*count as u64)))
+            }
+            _ => None,
+        }
+    }
+}
+
+/// The backends, of which a machine uses one or two.
+pub struct Interfaces {
+    pub way: Way,
+    ioctl: Ioctl,
+    syscall: Syscall,
+    merged: Merged,
+    files: Files,
+    bound: Bound,
+}
+
+impl Interfaces {
+    pub fn open(way: Way) -> Self {
+        Self {
+            way,
+            ioctl: Ioctl::open().expect("KVM is there"),
+            syscall: Syscall::open().expect("its calls are there"),
+            merged: Merged::open().expect("its calls are there"),
+            files: Files::open().expect("its calls are there"),
+            bound: Bound::open().expect("its calls are there"),
+        }
+    }
+
+    /// The one for a step that would have the system call, or the ioctl.
+    pub fn pick(&self, flat: bool) -> &dyn Kvm {
+        match self.way {
+            Way::Mixed if !flat => &self.ioctl,
+            Way::Ioctl => &self.ioctl,
+            Way::Syscall | Way::Mixed => &self.syscall,
+            Way::Merged => &self.merged,
+            Way::Files => &self.files,
+            Way::Bound => &self.bound,
+        }
+    }
+}
+
+impl Drop for Interfaces {
+    /// A binding would keep its vcpu when the number of that is another's.
+    fn drop(&mut self) {
+        if self.way == Way::Bound {
+            self.bound.unbind();
+        }
+    }
+}
