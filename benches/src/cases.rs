@@ -16,8 +16,31 @@ pub enum Case {
     Run(Exit, Mode),
     /// `kvm_run` that returns before it enters the guest.
     ImmediateExit,
-    /// An exit for input, the registers read, changed and written back.
-    EmulationLoop(Mode),
+    /// An exit, the registers read, changed and written back.
+    EmulationLoop(Exit, Mode),
+    /// General, special and floating point registers read and written back.
+    Registers,
+    /// All of a vcpu saved and restored.
+    Snapshot,
+    /// A debugger's step: single-stepping asked for, a run, the registers read.
+    Step,
+    /// Work on the guest's memory.
+    Memory(Memory),
+    /// Another thread has a vcpu that runs return to user space.
+    Kick,
+    /// Another thread has a vcpu that runs take an interrupt.
+    Interrupt,
+}
+
+/// Work on a guest's memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Memory {
+    /// Memory of the host's is shown to the guest and taken away again.
+    Mapped,
+    /// A page in the middle of it is replaced by another one, and put back.
+    PageReplaced,
+    /// Of which pages were written the log is fetched, after one was.
+    DirtyFetched,
 }
 
 impl Case {
@@ -28,21 +51,30 @@ impl Case {
             Mode::Long => "",
             Mode::Real => "_real_mode",
         };
+        let exit = |exit| match exit {
+            Exit::PioOut => "pio_out",
+            Exit::PioIn => "pio_in",
+            Exit::MmioWrite => "mmio_write",
+            Exit::MmioRead => "mmio_read",
+            Exit::Hlt => "hlt",
+        };
         match self {
             Self::NullSyscall => "null_syscall".into(),
             Self::Call(name) => name.into(),
-            Self::Run(exit, m) => {
-                let exit = match exit {
-                    Exit::PioOut => "pio_out",
-                    Exit::PioIn => "pio_in",
-                    Exit::MmioWrite => "mmio_write",
-                    Exit::MmioRead => "mmio_read",
-                    Exit::Hlt => "hlt",
-                };
-                format!("kvm_run_{exit}{}", mode(m))
-            }
+            Self::Run(e, m) => format!("kvm_run_{}{}", exit(e), mode(m)),
             Self::ImmediateExit => "kvm_run_immediate_exit".into(),
-            Self::EmulationLoop(m) => format!("emulation_loop{}", mode(m)),
+            Self::EmulationLoop(Exit::MmioRead | Exit::MmioWrite, m) => {
+                format!("mmio_emulation_loop{}", mode(m))
+            }
+            Self::EmulationLoop(_, m) => format!("emulation_loop{}", mode(m)),
+            Self::Registers => "registers_read_written".into(),
+            Self::Snapshot => "vcpu_saved_restored".into(),
+            Self::Step => "debugger_step".into(),
+            Self::Memory(Memory::Mapped) => "memory_mapped".into(),
+            Self::Memory(Memory::PageReplaced) => "page_replaced".into(),
+            Self::Memory(Memory::DirtyFetched) => "dirty_pages_fetched".into(),
+            Self::Kick => "kick".into(),
+            Self::Interrupt => "interrupt_by_another_thread".into(),
         }
     }
 
@@ -50,7 +82,11 @@ impl Case {
     #[must_use]
     pub fn mode(self) -> Option<Mode> {
         match self {
-            Self::Run(_, mode) | Self::EmulationLoop(mode) => Some(mode),
+            Self::Run(_, mode) | Self::EmulationLoop(_, mode) => Some(mode),
+            Self::Registers => Some(Mode::Long),
+            Self::Snapshot | Self::Step | Self::Memory(_) | Self::Kick | Self::Interrupt => {
+                Some(Mode::Real)
+            }
             Self::NullSyscall | Self::Call(_) | Self::ImmediateExit => None,
         }
     }
@@ -63,9 +99,12 @@ impl Case {
             Self::Call(name) => CALLS
                 .iter()
                 .any(|call| call.name == name && call.fd == Fd::Vcpu),
-            Self::NullSyscall | Self::Run(..) | Self::ImmediateExit | Self::EmulationLoop(_) => {
-                true
-            }
+            Self::Snapshot | Self::Step | Self::Memory(_) | Self::Kick | Self::Interrupt => false,
+            Self::NullSyscall
+            | Self::Run(..)
+            | Self::ImmediateExit
+            | Self::EmulationLoop(..)
+            | Self::Registers => true,
         }
     }
 
@@ -86,6 +125,12 @@ impl Case {
                 "kvm_set_cpuid" => Some("copies, checks and applies all of CPUID"),
                 _ => None,
             },
+            Self::Memory(Memory::Mapped) => Some("waits for readers of the slots"),
+            Self::Memory(Memory::DirtyFetched) => {
+                Some("copies the bitmap, protects what was written")
+            }
+            // How often this waits for readers is the interface's doing.
+            Self::Memory(Memory::PageReplaced) => None,
             _ => None,
         }
     }
@@ -112,8 +157,13 @@ impl Case {
                 all.push(Self::Call(call.name));
             }
         }
-        all.push(Self::EmulationLoop(Mode::Long));
-        all.push(Self::EmulationLoop(Mode::Real));
+        for exit in [Exit::PioIn, Exit::MmioRead] {
+            all.extend([Mode::Long, Mode::Real].map(|mode| Self::EmulationLoop(exit, mode)));
+        }
+        all.extend([Self::Registers, Self::Snapshot, Self::Step]);
+        let work = [Memory::Mapped, Memory::PageReplaced, Memory::DirtyFetched];
+        all.extend(work.map(Self::Memory));
+        all.extend([Self::Kick, Self::Interrupt]);
         all
     }
 }

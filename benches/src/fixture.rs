@@ -6,7 +6,7 @@ use anyhow::{Context, Result, ensure};
 use kvm_api::{GuestMemory, Kvm, RunMapping};
 use kvm_bindings::{kvm_regs, kvm_sregs};
 
-use crate::guest::{self, Exit, Mode};
+use crate::guest::{self, Exit, Mode, Program};
 
 /// A VM and its vcpu.
 pub struct Fixture<'b, B> {
@@ -42,8 +42,19 @@ impl<'b, B: Kvm> Fixture<'b, B> {
 
     /// The same with a program that is ready to run.
     pub fn with_program(kvm: &'b B, exit: Exit, mode: Mode) -> Result<Self> {
+        Self::ready(kvm, &[(guest::CODE, exit.program())], mode)
+    }
+
+    /// The same with a program of more than one piece.
+    pub fn with_code(kvm: &'b B, program: Program, mode: Mode) -> Result<Self> {
+        Self::ready(kvm, program, mode)
+    }
+
+    fn ready(kvm: &'b B, program: &[(u64, &[u8])], mode: Mode) -> Result<Self> {
         let mut fixture = Self::new(kvm)?;
-        fixture.memory.write(guest::CODE as usize, exit.program())?;
+        for (address, code) in program {
+            fixture.memory.write(*address as usize, code)?;
+        }
         for (address, entry) in mode.tables() {
             fixture.memory.write(address as usize, &entry)?;
         }

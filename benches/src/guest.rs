@@ -17,6 +17,29 @@ pub const MMIO: u64 = 0x10_0000;
 /// The port that the programs use.
 pub const PORT: u16 = 0x3f8;
 
+/// An external interrupt's vector.
+pub const VECTOR: u32 = 0x20;
+
+/// A program: bytes, and where they lie.
+pub type Program = &'static [(u64, &'static [u8])];
+
+/// `1: inc %ecx; jmp 1b`, which never leaves the guest.
+pub const SPIN: Program = &[(CODE, &[0xff, 0xc1, 0xeb, 0xfc])];
+
+/// In real mode the same with interrupts on, and for [`VECTOR`] a handler, which
+/// leaves the guest: `out %al, (%dx); iret`.
+pub const INTERRUPTED: Program = &[
+    (CODE, &[0xfb, 0xff, 0xc1, 0xeb, 0xfc]),
+    (4 * VECTOR as u64, &(HANDLER as u32).to_le_bytes()),
+    (HANDLER, &[0xee, 0xcf]),
+];
+/// Where the handler lies, in segment 0.
+const HANDLER: u64 = 0x1100;
+
+/// `1: mov %al,(%bx); hlt; jmp 1b`, which writes in real mode to where (%bx) is and
+/// leaves the guest.
+pub const WRITE: Program = &[(CODE, &[0x88, 0x07, 0xf4, 0xeb, 0xfb])];
+
 /// How a program leaves the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {

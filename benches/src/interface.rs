@@ -4,10 +4,15 @@ use std::arch::asm;
 use std::fmt;
 
 use anyhow::{Context, Result};
+use kvm_api::bound::Bound;
+use kvm_api::files::Files;
 use kvm_api::ioctl::Ioctl;
+use kvm_api::kvm_sys::CALLS;
+use kvm_api::merged::Merged;
+use kvm_api::ranges::Ranges;
 use kvm_api::syscall::Syscall;
 
-use crate::backend;
+use crate::backend::{self, Form, Kick, SyncRegs, SyncedReadWritten};
 use crate::cases::Case;
 use crate::guest::Mode;
 use crate::peer::KvmIoctls;
@@ -15,7 +20,44 @@ use crate::subject::{Call, Subject};
 
 /// The interfaces, in the order in which they are measured and shown. The first
 /// is what the others are compared with.
-pub const INTERFACES: [&str; 3] = ["ioctl", "syscall", "kvm-ioctls"];
+pub const INTERFACES: [&str; 8] = [
+    "ioctl",
+    "syscall",
+    "merged",
+    "ranges",
+    "files",
+    "bound",
+    "sync-regs",
+    "kvm-ioctls",
+];
+
+/// The calls that have a merged form.
+const MERGED: [&str; 8] = [
+    "kvm_get_regs",
+    "kvm_set_regs",
+    "kvm_get_sregs",
+    "kvm_set_sregs",
+    "kvm_get_msrs",
+    "kvm_set_msrs",
+    "kvm_get_fpu",
+    "kvm_set_fpu",
+];
+
+/// The calls that files stand for.
+const FILES: [&str; 12] = [
+    "kvm_get_regs",
+    "kvm_set_regs",
+    "kvm_get_sregs",
+    "kvm_set_sregs",
+    "kvm_interrupt",
+    "kvm_debug_guest",
+    "kvm_get_msrs",
+    "kvm_set_msrs",
+    "kvm_set_cpuid",
+    "kvm_set_signal_mask",
+    "kvm_get_fpu",
+    "kvm_set_fpu",
+];
 
 /// One interface, open and ready.
 pub enum Interface {
@@ -23,6 +65,16 @@ pub enum Interface {
     Ioctl(Ioctl),
     /// The system calls of the patched kernel.
     Syscall(Syscall),
+    /// Those of them that move any parts of a vcpu's state at once.
+    Merged(Merged),
+    /// Those that name guest memory by ranges of addresses.
+    Ranges(Ranges),
+    /// The files that the patched kernel makes of a vcpu's state.
+    Files(Files),
+    /// The calls on the vcpu that is bound to the task.
+    Bound(Bound),
+    /// The registers that pass with `KVM_RUN`, by `KVM_CAP_SYNC_REGS`.
+    SyncRegs(Ioctl),
     /// The ioctls, by the crate that VMMs use.
     KvmIoctls(KvmIoctls),
 }
@@ -34,7 +86,59 @@ impl Interface {
         match self {
             Self::Ioctl(_) => "ioctl",
             Self::Syscall(_) => "syscall",
+            Self::Merged(_) => "merged",
+            Self::Ranges(_) => "ranges",
+            Self::Files(_) => "files",
+            Self::Bound(_) => "bound",
+            Self::SyncRegs(_) => "sync-regs",
             Self::KvmIoctls(_) => "kvm-ioctls",
+        }
+    }
+
+    /// The same once more, with descriptors of its own.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be opened any more.
+    pub fn again(&self) -> Result<Self> {
+        Ok(match self {
+            Self::Ioctl(_) => Self::Ioctl(Ioctl::open()?),
+            Self::Syscall(_) => Self::Syscall(Syscall::open()?),
+            Self::Merged(_) => Self::Merged(Merged::open()?),
+            Self::Ranges(_) => Self::Ranges(Ranges::open()?),
+            Self::Files(_) => Self::Files(Files::open()?),
+            Self::Bound(_) => Self::Bound(Bound::open()?),
+            Self::SyncRegs(_) => Self::SyncRegs(Ioctl::open()?),
+            Self::KvmIoctls(_) => Self::KvmIoctls(KvmIoctls::open()?),
+        })
+    }
+
+    /// Whether it does any of `case` in its own way.
+    fn takes_part(&self, case: Case) -> bool {
+        let calls: &[&str] = match self {
+            Self::Merged(_) => &MERGED,
+            Self::Files(_) => &FILES,
+            Self::Ranges(_) => return matches!(case, Case::Memory(_)),
+            Self::Bound(_) => {
+                return match case {
+                    Case::Call(name) => CALLS
+                        .iter()
+                        .any(|call| call.name == name && call.bound.is_some()),
+                    Case::Memory(_) => false,
+                    _ => true,
+                };
+            }
+            _ => return true,
+        };
+        match case {
+            Case::Call(name) => calls.contains(&name),
+            Case::Run(..) => matches!(self, Self::Files(_)),
+            Case::EmulationLoop(..) | Case::Registers | Case::Snapshot | Case::Step => true,
+            Case::NullSyscall
+            | Case::ImmediateExit
+            | Case::Memory(_)
+            | Case::Kick
+            | Case::Interrupt => false,
         }
     }
 
@@ -48,11 +152,54 @@ impl Interface {
             Self::Ioctl(_) if case == Case::NullSyscall => {
                 return Ok(Some(Box::new(Call(null_syscall))));
             }
-            Self::Ioctl(kvm) => backend::subject(kvm, case),
-            Self::Syscall(kvm) => backend::subject(kvm, case),
+            _ if !self.takes_part(case) => Ok(None),
+            Self::Ioctl(kvm) => backend::subject(kvm, one_by_one(|| Ok(Ioctl::open()?)), case),
+            Self::Syscall(kvm) => backend::subject(kvm, one_by_one(|| Ok(Syscall::open()?)), case),
+            Self::Merged(kvm) => {
+                let form = Form {
+                    merged: true,
+                    ..one_by_one(|| Ok(Merged::open()?))
+                };
+                backend::subject(kvm, form, case)
+            }
+            Self::Ranges(kvm) => {
+                let form = Form {
+                    ranges: true,
+                    ..one_by_one(|| Ok(Ranges::open()?))
+                };
+                backend::subject(kvm, form, case)
+            }
+            Self::Files(kvm) => backend::subject(kvm, one_by_one(|| Ok(Files::open()?)), case),
+            Self::Bound(kvm) => {
+                let form = Form {
+                    open: || Ok(Bound::open()?),
+                    merged: true,
+                    ranges: false,
+                    kick: Kick::Pidfd(Bound::kick),
+                };
+                backend::subject(kvm, form, case)
+            }
+            Self::SyncRegs(kvm) => match case {
+                Case::EmulationLoop(exit, mode) => SyncRegs::new(kvm, exit, mode)
+                    .map(|subject| Some(Box::new(subject) as Box<dyn Subject>)),
+                Case::Registers => SyncedReadWritten::new(kvm)
+                    .map(|subject| Some(Box::new(subject) as Box<dyn Subject>)),
+                _ => Ok(None),
+            },
             Self::KvmIoctls(peer) => peer.subject(case),
         }
         .with_context(|| format!("{}/{}", case.name(), self.name()))
+    }
+}
+
+/// A backend that moves one part at a time, names memory by slots, and whose threads
+/// are kicked by signals.
+fn one_by_one<B>(open: fn() -> Result<B>) -> Form<B> {
+    Form {
+        open,
+        merged: false,
+        ranges: false,
+        kick: Kick::Signal,
     }
 }
 
@@ -98,9 +245,16 @@ impl Interfaces {
         let mut open = vec![Interface::Ioctl(ioctl)];
         let mut no_syscalls = None;
         match Syscall::open() {
-            Ok(syscall) => open.push(Interface::Syscall(syscall)),
+            Ok(syscall) => {
+                open.push(Interface::Syscall(syscall));
+                open.push(Interface::Merged(Merged::open()?));
+                open.push(Interface::Ranges(Ranges::open()?));
+                open.push(Interface::Files(Files::open()?));
+                open.push(Interface::Bound(Bound::open()?));
+            }
             Err(error) => no_syscalls = Some(error.to_string()),
         }
+        open.push(Interface::SyncRegs(Ioctl::open()?));
         open.push(Interface::KvmIoctls(KvmIoctls::open()?));
         Ok(Self {
             open,
@@ -109,11 +263,22 @@ impl Interfaces {
         })
     }
 
+    /// A vcpu that a case has left bound would be in the way of what comes next:
+    /// it stays loaded, and keeps its VM.
+    fn unbind(&self) {
+        for interface in &self.open {
+            if let Interface::Bound(kvm) = interface {
+                kvm.unbind();
+            }
+        }
+    }
+
     /// Prepares `case` on each interface that has a part in it, one after the
     /// other as they are asked for. Each may fail: when the kernel refuses
     /// something that the case begins with.
     pub fn subjects(&self, case: Case) -> impl Iterator<Item = Result<Named<'_>>> {
         self.open.iter().filter_map(move |interface| {
+            self.unbind();
             let subject = interface.subject(case).transpose()?;
             Some(subject.map(|subject| (interface.name(), subject)))
         })

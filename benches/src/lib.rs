@@ -9,6 +9,7 @@
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
 mod backend;
+pub mod batch;
 mod cases;
 pub mod counter;
 pub mod diff;

@@ -121,6 +121,8 @@ fn confined(interface: &Interface, case: Case) -> Result<Option<Count>> {
         // The kernel looks up descriptors faster where only one thread has
         // them, as it is without the filter.
         unshare(CloneFlags::CLONE_FILES).context("unshare")?;
+        // What is opened from here on is in this thread's table alone.
+        let interface = interface.again()?;
         let Some(mut subject) = interface.subject(case)? else {
             return Ok(None);
         };

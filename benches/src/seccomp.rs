@@ -13,8 +13,8 @@ use std::fmt;
 
 use anyhow::{Context, Result};
 use kvm_api::kvm_sys::{
-    CALLS, Fd, KVM_GET_MSRS, KVM_GET_REGS, KVM_GET_SREGS, KVM_RUN, KVM_SET_CPUID2, KVM_SET_MSRS,
-    KVM_SET_REGS, KVM_SET_SREGS,
+    __NR_kvm_bind, __NR_kvm_unbind, CALLS, Fd, KVM_GET_MSRS, KVM_GET_REGS, KVM_GET_SREGS, KVM_RUN,
+    KVM_SET_CPUID2, KVM_SET_MSRS, KVM_SET_REGS, KVM_SET_SREGS, MERGED_CALLS,
 };
 use kvm_bindings::{
     KVMIO, kvm_cpuid2, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_pit_state2,
@@ -65,10 +65,17 @@ const CALLS_ALLOWED: [i64; 14] = [
     libc::SYS_sched_yield,
 ];
 
-/// What the comparison's own code needs beyond: the null system call, what glibc
-/// does to allocate where Firecracker's musl does otherwise, and how Rust asks
-/// whether an fd is open before it closes it.
-const CALLS_ADDED: [i64; 3] = [libc::SYS_getppid, libc::SYS_mprotect, libc::SYS_fcntl];
+/// What the comparison needs beyond: the files of a vcpu, opened and read; the null
+/// system call; and for its own code, what glibc does to allocate where
+/// Firecracker's musl does otherwise, and how Rust asks whether an fd is open before
+/// it closes it.
+const CALLS_ADDED: [i64; 5] = [
+    libc::SYS_openat,
+    libc::SYS_read,
+    libc::SYS_getppid,
+    libc::SYS_mprotect,
+    libc::SYS_fcntl,
+];
 
 /// Allowed with that value as that argument.
 const WITH_ARGUMENT: [(i64, u8, u64); 10] = [
@@ -138,12 +145,14 @@ pub fn confine() -> Result<()> {
 
 fn filter() -> Result<SeccompFilter> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-    let of_vcpus = || CALLS.iter().filter(|call| call.fd == Fd::Vcpu);
-    let new_numbers = of_vcpus().map(|call| call.number);
+    let calls = || CALLS.iter().chain(&MERGED_CALLS);
+    let of_vcpus = || calls().filter(|call| call.fd == Fd::Vcpu);
+    let new_numbers = of_vcpus().flat_map(|call| [Some(call.number), call.bound]);
     for number in CALLS_ALLOWED
         .into_iter()
         .chain(CALLS_ADDED)
-        .chain(new_numbers)
+        .chain(new_numbers.flatten())
+        .chain([__NR_kvm_bind, __NR_kvm_unbind])
     {
         // No rule: no condition.
         rules.insert(number, Vec::new());

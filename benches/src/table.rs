@@ -130,45 +130,52 @@ pub fn own_work(record: &Record) -> Option<Grid> {
     Some(grid)
 }
 
-/// What a vcpu's thread does, under each condition, if there is more than one.
+/// What a vcpu's thread does, under each condition, if there is more than one: by
+/// ioctl in figures, by the others as a share of that.
 #[must_use]
 pub fn matrix(record: &Record) -> Option<Grid> {
     let [first, _, ..] = &record.runs[..] else {
         return None;
     };
+    let everywhere = |row: &&Row| record.runs.iter().all(|run| run.row(&row.name).is_some());
+    let rows: Vec<_> = first.rows.iter().filter(everywhere).collect();
+    let columns = columns(&rows);
     let mut grid = Grid {
         groups: vec![(String::new(), 1)],
         head: vec![format!("call, {}", record.unit)],
         rows: Vec::new(),
     };
     for run in &record.runs {
-        grid.groups.push((run.condition(), 3));
-        grid.head
-            .extend(["ioctl", "syscall", "/ioctl"].map(String::from));
+        grid.groups.push((run.condition(), columns.len()));
+        grid.head.extend(columns.iter().map(|it| (*it).to_owned()));
     }
-    for row in &first.rows {
-        let rows: Option<Vec<_>> = record.runs.iter().map(|run| run.row(&row.name)).collect();
-        let Some(rows) = rows else { continue };
+    for row in rows {
         let mut cells = vec![Cell::words(&row.name)];
-        for row in rows {
-            cells.push(Cell::number(value(row, "ioctl")));
-            cells.push(Cell::number(value(row, "syscall")));
-            cells.push(Cell::number(ratio(row, "syscall")));
+        for row in record.runs.iter().filter_map(|run| run.row(&row.name)) {
+            for (nth, name) in columns.iter().enumerate() {
+                let show = if nth == 0 { value } else { ratio };
+                cells.push(Cell::number(show(row, name)));
+            }
         }
         grid.rows.push(cells);
     }
     Some(grid)
 }
 
-fn comparison(unit: Unit, rows: &[&Row]) -> Grid {
+/// The interfaces that have a figure in any of these rows.
+fn columns(rows: &[&Row]) -> Vec<&'static str> {
     let present = |name: &&str| rows.iter().any(|row| row.figures.contains_key(*name));
+    INTERFACES.into_iter().filter(present).collect()
+}
+
+fn comparison(unit: Unit, rows: &[&Row]) -> Grid {
     let mut grid = Grid {
         head: vec![format!("call, {unit}")],
         ..Grid::default()
     };
-    let columns: Vec<_> = INTERFACES.into_iter().filter(present).collect();
+    let columns = columns(rows);
     for (nth, name) in columns.iter().enumerate() {
-        grid.head.extend([(*name).into(), "spread".into()]);
+        grid.head.push((*name).into());
         if nth > 0 {
             grid.head.push("/ioctl".into());
         }
@@ -176,8 +183,7 @@ fn comparison(unit: Unit, rows: &[&Row]) -> Grid {
     for row in rows {
         let mut cells = vec![Cell::words(&row.name)];
         for (nth, name) in columns.iter().enumerate() {
-            cells.push(Cell::number(value(row, name)));
-            cells.push(Cell::number(row.figures.get(*name).and_then(spread)));
+            cells.push(Cell::number(value_and_spread(row, name)));
             if nth > 0 {
                 cells.push(Cell::number(ratio(row, name)));
             }
@@ -192,19 +198,24 @@ fn value(row: &Row, interface: &str) -> Option<String> {
     Some(format!("{value:.0}"))
 }
 
+fn value_and_spread(row: &Row, interface: &str) -> Option<String> {
+    let spread = spread(row.figures.get(interface)?).unwrap_or_default();
+    Some(value(row, interface)? + &spread)
+}
+
 fn ratio(row: &Row, interface: &str) -> Option<String> {
     Some(format!("{:.3}", row.ratio(interface)?))
 }
 
-/// Of an exact count, how many of the calls had it; of an estimate, how far the
-/// mean may be off.
+/// Of an exact count, how many of the calls had it, where it was not all; of an
+/// estimate, how far the mean may be off.
 fn spread(figure: &Figure) -> Option<String> {
     if let Some(count) = &figure.exact {
-        let share = 100.0 * count.at_mode as f64 / count.calls as f64;
-        return Some(format!("{share:.0} %"));
+        let share = 100 * count.at_mode / count.calls;
+        return (share < 100).then(|| format!(" ({share} %)"));
     }
     let (low, high) = figure.criterion?.interval;
-    Some(format!("± {:.0}", (high - low) / 2.0))
+    Some(format!(" ± {:.0}", (high - low) / 2.0))
 }
 
 /// What the figures are.
@@ -212,14 +223,15 @@ fn spread(figure: &Figure) -> Option<String> {
 pub fn meaning(unit: Unit) -> &'static str {
     match unit {
         Unit::Instructions => {
-            "Figures are instructions from user space to user space and back, not cycles: the most\n\
-             common outcome of many calls; the spread is the share of calls with that outcome. The\n\
-             guest's own instructions are among them, and vmrun is one.\n\
+            "Figures are instructions from user space to user space and back, not cycles: the\n\
+             outcome of every one of some 300 calls, or the most common one and, in parentheses,\n\
+             the share of calls that had it. The guest's own instructions are among them, and\n\
+             vmrun is one.\n\
              null_syscall is getppid(), the floor under all of them."
         }
         Unit::Nanoseconds => {
-            "Figures are criterion's means in nanoseconds; the spread is half the interval that\n\
-             holds the mean with a probability of 95 %.\n\
+            "Figures are criterion's means in nanoseconds, and half the interval that holds the\n\
+             mean with a probability of 95 %.\n\
              null_syscall is getppid(), the floor under all of them."
         }
     }

@@ -1,5 +1,5 @@
-//! The figures in README.md are those of a run: of the one whose record is kept
-//! in docs/results.json.
+//! The figures in README.md and docs/forms.md are those of a run: of the one
+//! whose record is kept in docs/results.json.
 //!
 //! To show another run: `cargo compare --profile --json docs/results.json`, then
 //! `UPDATE_DOCS=1 cargo test -p benches --test readme`, which also takes the
@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use benches::record::Record;
-use benches::table;
+use benches::{report, table};
 
 const BEGIN: &str = "<!-- results: made from docs/results.json, see benches/tests/readme.rs -->\n";
 const END: &str = "<!-- end of results -->";
@@ -18,42 +18,59 @@ fn file(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
 }
 
-#[test]
-fn readme_shows_the_kept_results() {
-    let update = std::env::var_os("UPDATE_DOCS").is_some();
+fn update() -> bool {
+    std::env::var_os("UPDATE_DOCS").is_some()
+}
+
+/// The kept record, without stacks of functions.
+fn kept() -> Record {
     let kept = file("docs/results.json");
     let mut record = Record::read(&kept).expect("docs/results.json is a record");
     let rows = record.runs.iter_mut().flat_map(|run| &mut run.rows);
     let figures = rows.flat_map(|row| row.figures.values_mut());
-    for profile in figures.filter_map(|figure| figure.profile.as_mut()) {
-        assert!(
-            update || profile.stacks.is_empty(),
-            "the record has its stacks"
-        );
-        profile.stacks.clear();
-    }
-    if update {
+    let profiles: Vec<_> = figures
+        .filter_map(|figure| figure.profile.as_mut())
+        .filter(|profile| !profile.stacks.is_empty())
+        .collect();
+    assert!(update() || profiles.is_empty(), "the record has its stacks");
+    if !profiles.is_empty() {
+        for profile in profiles {
+            profile.stacks.clear();
+        }
         let json = serde_json::to_string_pretty(&record).expect("a record becomes JSON");
         fs::write(&kept, json + "\n").expect("docs/results.json can be written");
     }
-    let (tables, legend) = (table::tables(&record), table::legend(&record));
-    let shown = format!("\n{tables}\n```text\n{legend}\n```\n");
+    record
+}
 
-    let readme = fs::read_to_string(file("README.md")).expect("README.md is there");
-    let (before, rest) = readme
+/// Holds a document to what it shows of the record, or mends it.
+fn shows(name: &str, shown: &str) {
+    let text = fs::read_to_string(file(name)).expect("the document is there");
+    let (before, rest) = text
         .split_once(BEGIN)
-        .expect("README.md has a place for results");
+        .expect("the document has a place for results");
     let (is, after) = rest.split_once(END).expect("the place has an end");
-    if update {
-        fs::write(
-            file("README.md"),
-            [before, BEGIN, &shown, END, after].concat(),
-        )
-        .expect("README.md can be written");
+    if update() {
+        fs::write(file(name), [before, BEGIN, shown, END, after].concat())
+            .expect("the document can be written");
     } else {
         assert_eq!(
             is, shown,
-            "README.md shows something else; UPDATE_DOCS=1 mends it"
+            "{name} shows something else; UPDATE_DOCS=1 mends it"
         );
     }
+}
+
+#[test]
+fn documents_show_the_kept_results() {
+    let record = kept();
+    let (tables, legend) = (table::tables(&record), table::legend(&record));
+    shows(
+        "README.md",
+        &format!("\n{tables}\n```text\n{legend}\n```\n"),
+    );
+
+    let answer = report::answer(&record).into_iter();
+    let list: String = answer.map(|paragraph| format!("- {paragraph}\n")).collect();
+    shows("docs/forms.md", &format!("\n{list}\n"));
 }

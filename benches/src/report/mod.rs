@@ -18,6 +18,12 @@ use crate::parts::Part;
 use crate::record::{Figure, Record, Run};
 use crate::table::{self, Cell, Grid};
 
+/// The answer in words, a paragraph a question.
+#[must_use]
+pub fn answer(record: &Record) -> Vec<String> {
+    answer::paragraphs(record)
+}
+
 /// Renders a record. `native` is what was measured on the machine that the
 /// emulator runs on, if anything was.
 ///

@@ -1,9 +1,12 @@
 //! The cases through `kvm-ioctls`, the crate that VMMs use today, for each call
 //! that it has: what the ioctl backend is held against.
 
+mod memory;
+mod work;
+
 use std::os::fd::IntoRawFd;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use kvm_api::Errno;
 use kvm_api::ioctl::Ioctl;
 use kvm_api::kvm_sys::KVM_CAP_NR_MEMSLOTS;
@@ -12,7 +15,8 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Kvm, VcpuExit, VcpuFd, VmFd};
 
-use crate::backend::{PLACE, SLOT, msrs, supported_cpuid};
+use self::work::{EmulationLoop, Registers};
+use crate::backend::{BySlot, PLACE, SLOT, Window, msrs, on_memory, supported_cpuid};
 use crate::cases::Case;
 use crate::fixture::{Fixture, check_rounds};
 use crate::guest::{self, Exit, Mode};
@@ -57,22 +61,33 @@ impl KvmIoctls {
                 peer.vcpu.set_kvm_immediate_exit(1);
                 Box::new(ImmediateExit(peer))
             }
-            Case::EmulationLoop(mode) => Box::new(EmulationLoop {
-                peer: program(Exit::PioIn, mode)?,
+            Case::EmulationLoop(exit, mode) => Box::new(EmulationLoop {
+                peer: program(exit, mode)?,
                 mode,
             }),
+            Case::Registers => Box::new(Registers(program(Exit::PioOut, Mode::Long)?)),
+            Case::Memory(work) => {
+                let window = Window::new(&self.setup)?;
+                let vm = self.vm(&window.fixture)?;
+                on_memory(window, BySlot(vm), work)
+            }
+            Case::Snapshot | Case::Step | Case::Kick | Case::Interrupt => return Ok(None),
         }))
     }
 
     /// Hands a fixture's descriptors to the crate.
     fn wrap<'b>(&self, fixture: Fixture<'b, Ioctl>) -> Result<Peer<'b>> {
-        let vm = fixture.vm.try_clone()?.into_raw_fd();
-        // SAFETY: the descriptor is a VM's, and nobody else's.
-        let vm = unsafe { self.kvm.create_vmfd_from_rawfd(vm) }.context("the VM")?;
+        let vm = self.vm(&fixture)?;
         let vcpu = fixture.vcpu.try_clone()?.into_raw_fd();
         // SAFETY: the descriptor is that of a vcpu, and nobody else's.
         let vcpu = unsafe { vm.create_vcpu_from_rawfd(vcpu) }.context("the vcpu")?;
         Ok(Peer { vm, vcpu, fixture })
+    }
+
+    fn vm(&self, fixture: &Fixture<'_, Ioctl>) -> Result<VmFd> {
+        let vm = fixture.vm.try_clone()?.into_raw_fd();
+        // SAFETY: the descriptor is a VM's, and nobody else's.
+        unsafe { self.kvm.create_vmfd_from_rawfd(vm) }.context("the VM")
     }
 
     fn call(&self, name: &str) -> Result<Option<Box<dyn Subject + '_>>> {
@@ -275,27 +290,5 @@ impl Subject for ImmediateExit<'_> {
 
     fn check(&mut self, _calls: u64) -> Result<()> {
         self.0.check_rounds(Mode::Real, 0)
-    }
-}
-
-struct EmulationLoop<'b> {
-    peer: Peer<'b>,
-    mode: Mode,
-}
-
-impl Subject for EmulationLoop<'_> {
-    fn call(&mut self) {
-        let vcpu = &mut self.peer.vcpu;
-        assert!(matches!(vcpu.run().unwrap(), VcpuExit::IoIn(..)));
-        let mut regs = vcpu.get_regs().unwrap();
-        regs.rbx += 1;
-        vcpu.set_regs(&regs).unwrap();
-    }
-
-    fn check(&mut self, calls: u64) -> Result<()> {
-        self.peer.check_rounds(self.mode, calls)?;
-        let rbx = self.peer.vcpu.get_regs()?.rbx;
-        ensure!(rbx == calls, "{rbx} of {calls} changes stayed");
-        Ok(())
     }
 }

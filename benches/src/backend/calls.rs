@@ -1,51 +1,34 @@
-//! The cases through the trait: the same code for every backend.
+//! One call of the proposal at a time.
 
 use std::fs::{File, OpenOptions};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
 use kvm_api::kvm_sys::{KVM_CAP_NR_MEMSLOTS, kvm_memory_alias};
-use kvm_api::{Errno, Kvm, RunMapping, SigSet};
+use kvm_api::{Kvm, SigSet};
 use kvm_bindings::{
-    CpuId, KVM_EXIT_HLT, KVM_EXIT_IO, KVM_EXIT_MMIO, KVM_GUESTDBG_ENABLE, KVM_MAX_CPUID_ENTRIES,
-    KVM_MAX_MSR_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES, MsrList, Msrs, kvm_fpu, kvm_guest_debug,
-    kvm_msr_entry,
+    CpuId, KVM_GUESTDBG_ENABLE, KVM_MAX_CPUID_ENTRIES, KVM_MAX_MSR_ENTRIES,
+    KVM_MEM_LOG_DIRTY_PAGES, MsrList, Msrs, kvm_fpu, kvm_guest_debug, kvm_msr_entry,
 };
 
-use crate::cases::Case;
-use crate::fixture::{Fixture, check_rounds};
-use crate::guest::{self, Exit, Mode};
+use super::make::{CreateVcpu, CreateVm};
+use crate::fixture::Fixture;
+use crate::guest::{self, VECTOR};
 use crate::subject::{Call, Set, Subject};
 
 /// A model specific register that every KVM lets user space read and write:
 /// IA32_SYSENTER_CS.
-pub const MSR: u32 = 0x174;
-/// An external interrupt's vector.
-const VECTOR: u32 = 0x20;
+const MSR: u32 = 0x174;
 /// The slot and the place of the memory that the calls about memory set.
 pub const SLOT: u32 = 1;
 /// See [`SLOT`].
 pub const PLACE: u64 = 0x20_0000;
 
-/// Prepares `case` for `kvm`; `None` where it has nothing to do with a backend.
-///
-/// # Errors
-///
-/// When the kernel refuses something that the case begins with.
-pub fn subject<'b, B: Kvm>(kvm: &'b B, case: Case) -> Result<Option<Box<dyn Subject + 'b>>> {
-    Ok(Some(match case {
-        Case::NullSyscall => return Ok(None),
-        Case::Call(name) => call(kvm, name)?,
-        Case::Run(exit, mode) => Box::new(Run::new(kvm, exit, mode)?),
-        Case::ImmediateExit => Box::new(ImmediateExit::new(kvm)?),
-        Case::EmulationLoop(mode) => Box::new(EmulationLoop::new(kvm, mode)?),
-    }))
-}
-
-fn call<'b, B: Kvm>(kvm: &'b B, name: &str) -> Result<Box<dyn Subject + 'b>> {
+/// Prepares the call of that name.
+pub fn call<'b, B: Kvm>(kvm: &'b B, name: &str) -> Result<Box<dyn Subject + 'b>> {
     let f = Fixture::new(kvm)?;
     Ok(match name {
-        "kvm_create_vm" => Box::new(CreateVm { kvm, vm: None }),
+        "kvm_create_vm" => Box::new(CreateVm::new(kvm)),
         "kvm_get_msr_index_list" => {
             let dev = dev_kvm()?;
             let mut list = MsrList::new(KVM_MAX_MSR_ENTRIES).context("a list of MSRs")?;
@@ -66,11 +49,7 @@ fn call<'b, B: Kvm>(kvm: &'b B, name: &str) -> Result<Box<dyn Subject + 'b>> {
             },
             size: guest::MEMORY,
         }),
-        "kvm_create_vcpu" => Box::new(CreateVcpu {
-            kvm,
-            vm: None,
-            vcpu: None,
-        }),
+        "kvm_create_vcpu" => Box::new(CreateVcpu::new(kvm)),
         "kvm_get_dirty_log" => {
             let flags = KVM_MEM_LOG_DIRTY_PAGES;
             kvm.kvm_set_memory_region(f.vm(), SLOT, flags, PLACE, guest::MEMORY)
@@ -193,7 +172,7 @@ fn call<'b, B: Kvm>(kvm: &'b B, name: &str) -> Result<Box<dyn Subject + 'b>> {
     })
 }
 
-fn dev_kvm() -> Result<File> {
+pub fn dev_kvm() -> Result<File> {
     OpenOptions::new()
         .read(true)
         .write(true)
@@ -225,155 +204,4 @@ pub fn supported_cpuid() -> Result<CpuId> {
     kvm_ioctls::Kvm::new()
         .and_then(|kvm| kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES))
         .context("KVM_GET_SUPPORTED_CPUID")
-}
-
-struct CreateVm<'b, B> {
-    kvm: &'b B,
-    vm: Option<OwnedFd>,
-}
-
-impl<B: Kvm> Subject for CreateVm<'_, B> {
-    fn apart(&self) -> bool {
-        true
-    }
-
-    fn call(&mut self) {
-        self.vm = Some(self.kvm.kvm_create_vm().unwrap());
-    }
-
-    fn after(&mut self) {
-        self.vm = None;
-    }
-}
-
-struct CreateVcpu<'b, B> {
-    kvm: &'b B,
-    vm: Option<OwnedFd>,
-    vcpu: Option<OwnedFd>,
-}
-
-impl<B: Kvm> Subject for CreateVcpu<'_, B> {
-    fn apart(&self) -> bool {
-        true
-    }
-
-    fn before(&mut self) {
-        self.vm = Some(self.kvm.kvm_create_vm().unwrap());
-    }
-
-    fn call(&mut self) {
-        let vm = self.vm.as_ref().expect("made before").as_fd();
-        self.vcpu = Some(self.kvm.kvm_create_vcpu(vm).unwrap());
-    }
-
-    fn after(&mut self) {
-        self.vcpu = None;
-        self.vm = None;
-    }
-}
-
-/// The reason that KVM gives for an exit of that kind.
-pub fn reason(exit: Exit) -> u32 {
-    match exit {
-        Exit::PioOut | Exit::PioIn => KVM_EXIT_IO,
-        Exit::MmioWrite | Exit::MmioRead => KVM_EXIT_MMIO,
-        Exit::Hlt => KVM_EXIT_HLT,
-    }
-}
-
-/// Runs the vcpu up to its next exit, which must be of that kind.
-fn run_to<B: Kvm>(kvm: &B, vcpu: &OwnedFd, run: &mut RunMapping, exit: u32) {
-    let got = kvm.kvm_run(vcpu.as_fd(), run).unwrap();
-    assert!(got.exit_reason() == exit, "{:?}", got.reason());
-}
-
-/// Tries whether guests in that mode run.
-///
-/// # Errors
-///
-/// When they do not: says how far one came.
-pub fn runs<B: Kvm>(kvm: &B, mode: Mode) -> Result<()> {
-    let mut f = Fixture::with_program(kvm, Exit::Hlt, mode)?;
-    let exit = kvm.kvm_run(f.vcpu.as_fd(), &mut f.run).context("kvm_run")?;
-    ensure!(exit.exit_reason() == KVM_EXIT_HLT, "{:?}", exit.reason());
-    Ok(())
-}
-
-struct Run<'b, B> {
-    fixture: Fixture<'b, B>,
-    exit: u32,
-    mode: Mode,
-}
-
-impl<'b, B: Kvm> Run<'b, B> {
-    fn new(kvm: &'b B, exit: Exit, mode: Mode) -> Result<Self> {
-        Ok(Self {
-            fixture: Fixture::with_program(kvm, exit, mode)?,
-            exit: reason(exit),
-            mode,
-        })
-    }
-}
-
-impl<B: Kvm> Subject for Run<'_, B> {
-    fn call(&mut self) {
-        let f = &mut self.fixture;
-        run_to(f.kvm, &f.vcpu, &mut f.run, self.exit);
-    }
-
-    fn check(&mut self, calls: u64) -> Result<()> {
-        check_rounds(self.mode, &self.fixture.regs()?, calls)
-    }
-}
-
-struct ImmediateExit<'b, B>(Fixture<'b, B>);
-
-impl<'b, B: Kvm> ImmediateExit<'b, B> {
-    fn new(kvm: &'b B) -> Result<Self> {
-        let mut fixture = Fixture::with_program(kvm, Exit::PioOut, Mode::Real)?;
-        fixture.run.set_immediate_exit(true);
-        Ok(Self(fixture))
-    }
-}
-
-impl<B: Kvm> Subject for ImmediateExit<'_, B> {
-    fn call(&mut self) {
-        let f = &mut self.0;
-        let result = f.kvm.kvm_run(f.vcpu.as_fd(), &mut f.run);
-        assert!(matches!(result, Err(Errno::EINTR)));
-    }
-
-    fn check(&mut self, _calls: u64) -> Result<()> {
-        check_rounds(Mode::Real, &self.0.regs()?, 0)
-    }
-}
-
-struct EmulationLoop<'b, B> {
-    fixture: Fixture<'b, B>,
-    mode: Mode,
-}
-
-impl<'b, B: Kvm> EmulationLoop<'b, B> {
-    fn new(kvm: &'b B, mode: Mode) -> Result<Self> {
-        let fixture = Fixture::with_program(kvm, Exit::PioIn, mode)?;
-        Ok(Self { fixture, mode })
-    }
-}
-
-impl<B: Kvm> Subject for EmulationLoop<'_, B> {
-    fn call(&mut self) {
-        let f = &mut self.fixture;
-        run_to(f.kvm, &f.vcpu, &mut f.run, KVM_EXIT_IO);
-        let mut regs = Default::default();
-        f.kvm.kvm_get_regs(f.vcpu.as_fd(), &mut regs).unwrap();
-        regs.rbx += 1;
-        f.kvm.kvm_set_regs(f.vcpu.as_fd(), &regs).unwrap();
-    }
-
-    fn check(&mut self, calls: u64) -> Result<()> {
-        let regs = self.fixture.regs()?;
-        check_rounds(self.mode, &regs, calls)?;
-        ensure!(regs.rbx == calls, "{} of {calls} changes stayed", regs.rbx);
-        Ok(())
-    }
 }

@@ -1,0 +1,135 @@
+//! The vcpu's thread.
+
+use std::cell::Cell;
+use std::mem::offset_of;
+use std::num::NonZeroUsize;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
+use std::sync::mpsc::Sender;
+use std::thread::Thread;
+
+use anyhow::{Context, Result, bail};
+use kvm_api::{Errno, Kvm, Reason};
+use kvm_bindings::kvm_run;
+use nix::libc;
+use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+use super::{Request, Shared};
+use crate::fixture::Fixture;
+use crate::guest::{INTERRUPTED, Mode, VECTOR};
+
+/// What stops it where that is done by a signal.
+pub const SIGNAL: Signal = Signal::SIGUSR1;
+
+thread_local! {
+    /// `immediate_exit` of the vcpu that this thread runs, for the handler.
+    static IMMEDIATE_EXIT: Cell<*const AtomicU8> = const { Cell::new(ptr::null()) };
+}
+
+extern "C" fn on_signal(_: libc::c_int) {
+    let flag = IMMEDIATE_EXIT.get();
+    if !flag.is_null() {
+        // SAFETY: it is mapped until this thread sets the pointer to null.
+        unsafe { &*flag }.store(1, SeqCst);
+    }
+}
+
+/// Has the signal do what it does in a VMM: it ends a run, and if it comes just
+/// before one, that run.
+///
+/// # Errors
+///
+/// Those of sigaction(2).
+pub fn handle_signal() -> Result<()> {
+    let handler = SigHandler::Handler(on_signal);
+    let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
+    // SAFETY: the handler does nothing but store a byte.
+    unsafe { sigaction(SIGNAL, &action) }.context("sigaction")?;
+    Ok(())
+}
+
+/// The first page of a vcpu's run mapping, once more, for the handler.
+struct Flag(NonNull<libc::c_void>);
+
+/// A page's size, in bytes.
+const PAGE: NonZeroUsize = NonZeroUsize::new(4096).expect("not 0");
+
+impl Flag {
+    fn new(vcpu: &OwnedFd) -> Result<Self> {
+        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: nothing is replaced.
+        let page = unsafe { mmap(None, PAGE, prot, MapFlags::MAP_SHARED, vcpu, 0) };
+        let page = page.context("mmap of the vcpu")?;
+        // SAFETY: the field lies within the page.
+        let flag = unsafe { page.byte_add(offset_of!(kvm_run, immediate_exit)) };
+        IMMEDIATE_EXIT.set(flag.as_ptr().cast());
+        Ok(Self(page))
+    }
+}
+
+impl Drop for Flag {
+    fn drop(&mut self) {
+        IMMEDIATE_EXIT.set(ptr::null());
+        // SAFETY: nothing refers to it any more.
+        let _ = unsafe { munmap(self.0, PAGE.get()) };
+    }
+}
+
+/// What the vcpu's thread is begun with.
+pub struct Vcpu {
+    pub(super) shared: Arc<Shared>,
+    /// Who waits for what is done.
+    pub(super) requester: Thread,
+}
+
+impl Vcpu {
+    /// Makes a vcpu, tells by which pidfd the thread goes, and runs the vcpu until
+    /// the thread is to end.
+    pub fn serve<B: Kvm>(self, open: fn() -> Result<B>, started: &Sender<OwnedFd>) -> Result<()> {
+        let kvm = open()?;
+        let mut f = Fixture::with_code(&kvm, INTERRUPTED, Mode::Real)?;
+        let _flag = Flag::new(&f.vcpu)?;
+        started.send(pidfd()?)?;
+        loop {
+            self.shared.entries.fetch_add(1, SeqCst);
+            self.requester.unpark();
+            match kvm.kvm_run(f.vcpu.as_fd(), &mut f.run) {
+                Ok(exit) => match exit.reason() {
+                    // The handler has run.
+                    Reason::Io { .. } => self.done(),
+                    other => bail!("the guest exits with {other:?}"),
+                },
+                Err(Errno::EINTR) => {
+                    f.run.set_immediate_exit(false);
+                    match self.shared.request.swap(0, SeqCst) {
+                        it if it == Request::Stop as u32 => self.done(),
+                        it if it == Request::Interrupt as u32 => kvm
+                            .kvm_interrupt(f.vcpu.as_fd(), VECTOR)
+                            .context("kvm_interrupt")?,
+                        it if it == Request::End as u32 => return Ok(()),
+                        _ => {}
+                    }
+                }
+                Err(error) => return Err(error).context("kvm_run"),
+            }
+        }
+    }
+
+    fn done(&self) {
+        self.shared.done.fetch_add(1, SeqCst);
+        self.requester.unpark();
+    }
+}
+
+/// A pidfd of the calling thread.
+fn pidfd() -> Result<OwnedFd> {
+    // SAFETY: the call touches no memory, and the descriptor is nobody else's.
+    unsafe {
+        let fd = libc::syscall(libc::SYS_pidfd_open, libc::gettid(), libc::PIDFD_THREAD);
+        let fd = Errno::result(fd).context("pidfd_open")?;
+        Ok(OwnedFd::from_raw_fd(fd as i32))
+    }
+}
