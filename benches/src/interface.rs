@@ -12,7 +12,7 @@ use kvm_api::merged::Merged;
 use kvm_api::ranges::Ranges;
 use kvm_api::syscall::Syscall;
 
-use crate::backend::{self, Form, Kick, SyncRegs, SyncedReadWritten};
+use crate::backend::{self, Form, Kick};
 use crate::cases::Case;
 use crate::guest::Mode;
 use crate::peer::KvmIoctls;
@@ -179,13 +179,7 @@ impl Interface {
                 };
                 backend::subject(kvm, form, case)
             }
-            Self::SyncRegs(kvm) => match case {
-                Case::EmulationLoop(exit, mode) => SyncRegs::new(kvm, exit, mode)
-                    .map(|subject| Some(Box::new(subject) as Box<dyn Subject>)),
-                Case::Registers => SyncedReadWritten::new(kvm)
-                    .map(|subject| Some(Box::new(subject) as Box<dyn Subject>)),
-                _ => Ok(None),
-            },
+            Self::SyncRegs(kvm) => backend::synced(kvm, case),
             Self::KvmIoctls(peer) => peer.subject(case),
         }
         .with_context(|| format!("{}/{}", case.name(), self.name()))

@@ -83,9 +83,7 @@ impl Boot<'_> {
             "default linux\nlabel linux\nkernel linux\ninitrd initrd\nappend {}\n",
             self.cmdline
         );
-        let config = config.as_bytes();
-        let path = files.join("isolinux.cfg");
-        fs::write(&path, config).map_err(Error::io("write", &path))?;
+        self.file("disc/isolinux.cfg", &config)?;
         for (from, name) in [
             (Path::new(ISOLINUX), "isolinux.bin"),
             (Path::new(LDLINUX), "ldlinux.c32"),

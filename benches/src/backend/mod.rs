@@ -13,12 +13,13 @@ use std::os::fd::BorrowedFd;
 
 use anyhow::Result;
 use kvm_api::Kvm;
+use kvm_api::ioctl::Ioctl;
 
 pub use self::calls::{PLACE, SLOT, msrs, supported_cpuid};
 use self::memory::{ByNumber, ByRange};
 pub use self::memory::{BySlot, PAGE, PAGES, Slots, Window, subject as on_memory};
 use self::other_thread::{OtherThread, Request};
-pub use self::registers::{SyncRegs, SyncedReadWritten};
+use self::registers::{SyncRegs, SyncedReadWritten};
 pub use self::run::runs;
 use crate::cases::Case;
 use crate::subject::Subject;
@@ -69,5 +70,18 @@ pub fn subject<'b, B: Kvm + 'static>(
         Case::Memory(work) => on_memory(Window::new(kvm)?, BySlot(ByNumber), work),
         Case::Kick => Box::new(OtherThread::new(form, Request::Stop)?),
         Case::Interrupt => Box::new(OtherThread::new(form, Request::Interrupt)?),
+    }))
+}
+
+/// Prepares `case` by `KVM_CAP_SYNC_REGS`; `None` where no registers pass.
+///
+/// # Errors
+///
+/// As [`subject`].
+pub fn synced(kvm: &Ioctl, case: Case) -> Result<Option<Box<dyn Subject + '_>>> {
+    Ok(Some(match case {
+        Case::EmulationLoop(exit, mode) => Box::new(SyncRegs::new(kvm, exit, mode)?),
+        Case::Registers => Box::new(SyncedReadWritten::new(kvm)?),
+        _ => return Ok(None),
     }))
 }
