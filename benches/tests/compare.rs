@@ -11,7 +11,7 @@ use benches::record::{Record, Row};
 use tempfile::TempDir;
 
 fn compare(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_compare"));
+    let mut command = Command::new(kernel_patch::beside("compare").unwrap());
     command.args(args);
     command
 }
@@ -58,13 +58,19 @@ fn two_at_a_time_are_refused() {
 }
 
 /// A comparison that was kept.
-const KEPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/results.json");
+fn kept() -> String {
+    let kept = kernel_patch::workspace_dir()
+        .unwrap()
+        .join("docs/results.json");
+    kept.to_str().unwrap().to_owned()
+}
 
 #[test]
 fn what_is_not_the_json_of_a_comparison_is_refused() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("record.json");
-    let kept = fs::read_to_string(KEPT).unwrap();
+    let path_of_kept = kept();
+    let kept = fs::read_to_string(&path_of_kept).unwrap();
     let half = &kept[..kept.len() / 2];
     for (text, message) in [
         (half, "is not the whole JSON of a comparison"),
@@ -78,7 +84,7 @@ fn what_is_not_the_json_of_a_comparison_is_refused() {
         let output = compare(&["--from"]).arg(&path).output().unwrap();
         refused(&output, message);
         // To git bisect, that says neither yes nor no.
-        let output = compare(&["--from", KEPT, "--diff"])
+        let output = compare(&["--from", &path_of_kept, "--diff"])
             .arg(&path)
             .output()
             .unwrap();
@@ -90,7 +96,7 @@ fn what_is_not_the_json_of_a_comparison_is_refused() {
 fn a_comparison_that_was_kept_is_shown() {
     let dir = TempDir::new().unwrap();
     let report = dir.path().join("report.html");
-    let output = compare(&["--from", KEPT, "--report"])
+    let output = compare(&["--from", &kept(), "--report"])
         .arg(&report)
         .output()
         .unwrap();
@@ -105,7 +111,8 @@ fn a_comparison_that_was_kept_is_shown() {
 fn the_exit_status_tells_of_a_regression() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("slower.json");
-    let mut record = Record::read(Path::new(KEPT)).unwrap();
+    let kept = kept();
+    let mut record = Record::read(Path::new(&kept)).unwrap();
     let row = record.runs[0]
         .rows
         .iter_mut()
@@ -124,13 +131,13 @@ fn the_exit_status_tells_of_a_regression() {
         (output.status.code(), shown)
     };
 
-    let (code, shown) = diff(slower, KEPT, &["--threshold", "1"]);
+    let (code, shown) = diff(slower, &kept, &["--threshold", "1"]);
     assert_eq!(code, Some(1), "{shown}");
     assert!(shown.contains("1 figures changed"), "{shown}");
     assert!(shown.contains("| kvm_get_regs | syscall"), "{shown}");
-    assert_eq!(diff(slower, KEPT, &["--threshold", "6"]).0, Some(0));
-    assert_eq!(diff(slower, KEPT, &[]).0, Some(0));
-    assert_eq!(diff(KEPT, slower, &["--threshold", "1"]).0, Some(0));
+    assert_eq!(diff(slower, &kept, &["--threshold", "6"]).0, Some(0));
+    assert_eq!(diff(slower, &kept, &[]).0, Some(0));
+    assert_eq!(diff(&kept, slower, &["--threshold", "1"]).0, Some(0));
 }
 
 /// Held by who runs a comparison: one at a time is allowed.

@@ -42,7 +42,7 @@ impl Run {
 /// Gives what it says.
 fn profile(args: &[&str], json: &Path, report: &Path) -> String {
     compare(
-        Command::new(env!("CARGO_BIN_EXE_compare"))
+        Command::new(kernel_patch::beside("compare").unwrap())
             .args(["--profile", "--filter", "kvm_run_pio_out"])
             .args(args)
             .arg("--json")
@@ -283,7 +283,7 @@ fn a_run_without_the_system_calls_shows_the_rest() {
     let [json, page] = ["part.json", "part.html"].map(|name| dir.path().join(name));
     fs::write(&json, serde_json::to_vec(&record).unwrap()).unwrap();
     let shown = compare(
-        Command::new(env!("CARGO_BIN_EXE_compare"))
+        Command::new(kernel_patch::beside("compare").unwrap())
             .arg("--from")
             .arg(&json)
             .arg("--report")

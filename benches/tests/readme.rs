@@ -6,7 +6,7 @@
 //! stacks of functions out of the record: they are most of it.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use benches::record::Record;
 use benches::{report, table};
@@ -15,7 +15,7 @@ const BEGIN: &str = "<!-- results: made from docs/results.json, see benches/test
 const END: &str = "<!-- end of results -->";
 
 fn file(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(name)
+    kernel_patch::workspace_dir().unwrap().join(name)
 }
 
 fn update() -> bool {

@@ -125,7 +125,8 @@ impl Config {
     /// Asks for what the fragments of these names ask for, and for `more`.
     pub(crate) fn of(fragments: &[&str], more: &str) -> Result<Self> {
         let mut text = String::new();
-        for path in fragments.iter().map(|name| paths::fragment(name)) {
+        for name in fragments {
+            let path = paths::fragment(name)?;
             text += &fs::read_to_string(&path).map_err(Error::io("read", &path))?;
         }
         text += more;
@@ -266,14 +267,14 @@ mod tests {
         let xz = Command::new("xz").args(["-dc", DEBIAN]).output().unwrap();
         assert!(xz.status.success());
         let debian = String::from_utf8(xz.stdout).unwrap();
-        let ours = fs::read_to_string(paths::fragment("exit-path.config")).unwrap();
+        let ours = fs::read_to_string(paths::fragment("exit-path.config").unwrap()).unwrap();
         assert_eq!(lost(&ours, &debian), [""; 0]);
     }
 
     /// What is new is found out about, all of it.
     #[test]
     fn what_the_series_changes_is_counted() {
-        let series = crate::series::Series::read(&paths::patches()).unwrap();
+        let series = crate::series::Series::read(&paths::patches().unwrap()).unwrap();
         let code = |file: &String| {
             file.ends_with(".c") && (file.starts_with("virt/") || file.starts_with("arch/"))
         };

@@ -51,6 +51,14 @@ pub enum Error {
         found: String,
     },
 
+    /// Neither cargo, nor where the program lies, nor where it was started
+    /// names a checkout.
+    #[error(
+        "cannot find the checkout of this project, which has the patches: \
+         run this in it, or by cargo"
+    )]
+    NoCheckout,
+
     /// The patches to apply are not there.
     #[error("no patches in {}", .0.display())]
     NoPatches(PathBuf),

@@ -1,7 +1,7 @@
 //! What can be run inside: static executables for x86-64.
 
-use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::{env, fs};
 
 use elf::ElfBytes;
 use elf::abi::{EM_X86_64, ET_DYN, ET_EXEC, PT_INTERP};
@@ -41,10 +41,24 @@ pub fn check(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// An executable of this workspace, which cargo puts beside the others: for
+/// tests, whose own executables lie one directory below them.
+///
+/// # Errors
+///
+/// When the running program's file is not known.
+pub fn beside(name: &str) -> Result<PathBuf> {
+    let this = env::current_exe().map_err(Error::io("find", Path::new("this program")))?;
+    let dir = this.parent().unwrap_or(Path::new("/"));
+    let dir = match dir.file_name() {
+        Some(last) if last == "deps" => dir.with_file_name(""),
+        _ => dir.to_path_buf(),
+    };
+    Ok(dir.join(name))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::env;
-
     use super::*;
 
     fn refusal(bytes: &[u8]) -> String {

@@ -31,7 +31,7 @@ impl Mutation {
     ///
     /// When one cannot be read, or does not say what is to be said of it.
     pub fn all() -> Result<Vec<Self>> {
-        let dir = paths::mutations();
+        let dir = paths::mutations()?;
         let mut all = Vec::new();
         for entry in fs::read_dir(&dir).map_err(Error::io("read", &dir))? {
             let path = entry.map_err(Error::io("read", &dir))?.path();
@@ -115,7 +115,7 @@ mod tests {
     fn mutations_apply() {
         let kernel = Kernel::builder().wait(true).build().unwrap();
         let tree = Tree::new(kernel.source_dir().into());
-        let series = Series::read(&paths::patches()).unwrap();
+        let series = Series::read(&paths::patches().unwrap()).unwrap();
         let mut ids = BTreeSet::from([series.id()]);
         for mutation in Mutation::all().unwrap() {
             let mut mutated = series.clone();

@@ -7,33 +7,56 @@ use tempfile::TempDir;
 
 use crate::{Error, Result, files};
 
-/// This crate's files, as they were when it was built.
-const CRATE: &str = env!("CARGO_MANIFEST_DIR");
+/// Where the patch series lies in a checkout, by which a checkout is known.
+const PATCHES: &str = "kernel-patch/patches";
 
-/// The patch series.
-pub(crate) fn patches() -> PathBuf {
-    Path::new(CRATE).join("patches")
-}
-
-/// The patches that break the series.
-pub(crate) fn mutations() -> PathBuf {
-    Path::new(CRATE).join("mutations")
-}
-
-/// A fragment of the kernel's configuration.
-pub(crate) fn fragment(name: &str) -> PathBuf {
-    Path::new(CRATE).join("config").join(name)
-}
-
-/// The directory of all that this workspace's tools make.
+/// The top directory of the checkout that this program works for.
+///
+/// It is found at run time: an executable that remembered where it was built
+/// would go on using that directory after its checkout was moved or copied.
+/// Cargo names the package of the programs that it runs; a program that was
+/// started by hand lies in its checkout, or is started in it.
 ///
 /// # Errors
 ///
-/// When there is no current directory to begin from.
+/// [`Error::NoCheckout`] when none of these places is in a checkout.
+pub fn workspace_dir() -> Result<PathBuf> {
+    let places = [
+        env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from),
+        env::current_exe().ok(),
+        env::current_dir().ok(),
+    ];
+    let checkout = places.iter().flatten().find_map(|place| {
+        let mut directories = place.ancestors();
+        directories.find(|directory| directory.join(PATCHES).is_dir())
+    });
+    checkout.map(Path::to_path_buf).ok_or(Error::NoCheckout)
+}
+
+/// The patch series.
+pub(crate) fn patches() -> Result<PathBuf> {
+    Ok(workspace_dir()?.join(PATCHES))
+}
+
+/// The patches that break the series.
+pub(crate) fn mutations() -> Result<PathBuf> {
+    Ok(workspace_dir()?.join("kernel-patch/mutations"))
+}
+
+/// A fragment of the kernel's configuration.
+pub(crate) fn fragment(name: &str) -> Result<PathBuf> {
+    Ok(workspace_dir()?.join("kernel-patch/config").join(name))
+}
+
+/// The directory of everything that this workspace's tools make.
+///
+/// # Errors
+///
+/// When the checkout is not found, or there is no current directory.
 pub fn target_dir() -> Result<PathBuf> {
     let target = match env::var_os("CARGO_TARGET_DIR") {
         Some(dir) => PathBuf::from(dir),
-        None => Path::new(CRATE).with_file_name("target"),
+        None => workspace_dir()?.join("target"),
     };
     std::path::absolute(&target).map_err(Error::io("find", &target))
 }

@@ -59,7 +59,7 @@ impl Variant {
     pub(crate) fn series(self) -> Result<Series> {
         match self {
             Self::Stock => Ok(Series::default()),
-            Self::Module | Self::BuiltIn | Self::Debug => Series::read(&paths::patches()),
+            Self::Module | Self::BuiltIn | Self::Debug => Series::read(&paths::patches()?),
         }
     }
 }

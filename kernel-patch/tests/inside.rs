@@ -8,7 +8,7 @@ use std::process::Command;
 const EXPECT: &str = "KVM_API_EXPECT=ioctl,syscall,longmode,processor";
 
 fn kvm_api_in(variant: &str) {
-    let status = Command::new(env!("CARGO_BIN_EXE_kernel-patch"))
+    let status = Command::new(kernel_patch::beside("kernel-patch").unwrap())
         .args(["cargo", "--wait", "--variant", variant, "--env", EXPECT])
         .arg("--strict")
         .args(["--", "test", "--package", "kvm-api"])

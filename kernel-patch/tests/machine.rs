@@ -255,7 +255,7 @@ fn bochs() {
 fn interrupt() {
     kernel();
     let parameter = format!("interrupt={}", process::id());
-    let mut child = Command::new(env!("CARGO_BIN_EXE_kernel-patch"))
+    let mut child = Command::new(kernel_patch::beside("kernel-patch").unwrap())
         .args(["run", "--wait", "--cmdline", &parameter, "--"])
         .arg(env::current_exe().unwrap())
         .args([INSIDE, "hang"])
@@ -287,7 +287,7 @@ fn interrupt() {
 }
 
 fn not_static() {
-    let output = Command::new(env!("CARGO_BIN_EXE_kernel-patch"))
+    let output = Command::new(kernel_patch::beside("kernel-patch").unwrap())
         .args(["run", "--wait", "--", "/bin/true"])
         .output()
         .unwrap();

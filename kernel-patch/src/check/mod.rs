@@ -89,7 +89,7 @@ impl Check {
     /// What kept it from checking. What it finds wrong is in the report.
     pub fn run(&self) -> Result<Report> {
         let started = Instant::now();
-        let dir = self.patches.clone().unwrap_or_else(paths::patches);
+        let dir = self.patches.clone().map_or_else(paths::patches, Ok)?;
         // The tools start in the source.
         let dir = std::path::absolute(&dir).map_err(Error::io("find", &dir))?;
         let series = Series::read(&dir)?;

@@ -72,7 +72,7 @@ struct Message {
 
 /// Has cargo build the suite, and say where it is.
 fn executable() -> Result<PathBuf> {
-    let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
+    let manifest = kernel_patch::workspace_dir()?.join("kvm-api/Cargo.toml");
     let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args([
             "test",
@@ -81,7 +81,8 @@ fn executable() -> Result<PathBuf> {
             "--locked",
             "--message-format=json",
         ])
-        .args(["--test", "conformance", "--manifest-path", manifest])
+        .args(["--test", "conformance", "--manifest-path"])
+        .arg(manifest)
         .stderr(Stdio::inherit())
         .output()
         .context("cannot start cargo")?;

@@ -123,8 +123,8 @@ fn kernel(options: &Options) -> Result<Kernel, kernel_patch::Error> {
 
 /// Builds QEMU's plugin.
 fn recorder() -> Result<PathBuf> {
-    const RECORDER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/recorder");
-    Ok(cdylib(Path::new(RECORDER), &[])?.join("librecorder.so"))
+    let recorder = kernel_patch::workspace_dir()?.join("benches/recorder");
+    Ok(cdylib(&recorder, &[])?.join("librecorder.so"))
 }
 
 fn run(

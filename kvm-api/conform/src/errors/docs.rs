@@ -2,7 +2,6 @@
 //! `UPDATE_DOCS=1 cargo test -p conform errors` writes them anew.
 
 use std::fmt::Write;
-use std::path::Path;
 use std::{env, fs};
 
 use super::case::Case;
@@ -110,7 +109,9 @@ fn tables() -> String {
 
 #[test]
 fn docs_have_the_matrix() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/errors.md");
+    let path = kernel_patch::workspace_dir()
+        .unwrap()
+        .join("docs/errors.md");
     let page = fs::read_to_string(&path).expect("docs/errors.md is there");
     let (before, rest) = page.split_once(BEGIN).expect("it has a place for tables");
     let (is, after) = rest.split_once(END).expect("the place has an end");

@@ -2,7 +2,6 @@
 //! `UPDATE_DOCS=1 cargo test -p conform selftests` writes them anew.
 
 use std::fmt::Write;
-use std::path::Path;
 use std::{env, fs};
 
 use super::known::{KNOWN, SPECIALS};
@@ -47,7 +46,9 @@ fn lists() -> String {
 
 #[test]
 fn docs_list_what_is_known() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/selftests.md");
+    let path = kernel_patch::workspace_dir()
+        .unwrap()
+        .join("docs/selftests.md");
     let page = fs::read_to_string(&path).expect("docs/selftests.md is there");
     let (before, rest) = page.split_once(BEGIN).expect("it has a place for lists");
     let (is, after) = rest.split_once(END).expect("the place has an end");

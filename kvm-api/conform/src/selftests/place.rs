@@ -23,8 +23,8 @@ pub const PRELOADED: &str = "/lib/libkvm_preload.so";
 /// The test that looks for idle pages asks for them by 64, and does not expect
 /// the last ones of the memory to be fewer.
 pub fn machine(host: &Host<'_>) -> Result<Machine> {
-    const PRELOAD: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../preload");
-    let library = cdylib(Path::new(PRELOAD), &["interpose"])?.join("libkvm_preload.so");
+    let preload = kernel_patch::workspace_dir()?.join("kvm-api/preload");
+    let library = cdylib(&preload, &["interpose"])?.join("libkvm_preload.so");
     let tests = selftests(host.kernel())?;
     let mut files = BTreeMap::new();
     for test in &tests {
