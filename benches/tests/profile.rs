@@ -194,9 +194,9 @@ const LOOK: &str = r"(() => {
 /// Opens a page in a window of that width. Fails if it is not quiet, or fetches
 /// anything.
 fn open(page: &Path, width: u32) -> Seen {
-    kernel_patch::require("chromium", "chromium").unwrap();
+    let chromium = kernel_patch::browser().unwrap();
     let options = LaunchOptions::default_builder()
-        .path(Some("/usr/bin/chromium".into()))
+        .path(Some(chromium.into()))
         .sandbox(!Uid::effective().is_root())
         .window_size(Some((width, 900)))
         .build()

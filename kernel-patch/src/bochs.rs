@@ -17,11 +17,33 @@ pub(crate) const PROGRAM: &str = "bochs-bin";
 /// more, AVX-512 and protection keys, the kernel finds inconsistent.
 pub(crate) const CPU: &str = "broadwell_ult";
 
-/// Its plugin for a display that needs no window.
-pub(crate) const TERMINAL: &str = "/usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_term_gui.so";
-/// Its firmware.
+/// The file of a plugin of Bochs.
+macro_rules! plugin {
+    ($name:literal) => {
+        concat!(
+            "/usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_",
+            $name,
+            ".so"
+        )
+    };
+}
+
+/// The plugins that the machine needs, each with its file.
+pub(crate) const PLUGINS: [(&str, &str); 4] = [
+    ("unmapped", plugin!("unmapped")),
+    ("biosdev", plugin!("biosdev")),
+    ("extfpuirq", plugin!("extfpuirq")),
+    ("serial", plugin!("serial")),
+];
+/// The display that needs no window.
+const DISPLAY: &str = "term";
+/// The plugin of that display.
+pub(crate) const TERMINAL: &str = plugin!("term_gui");
+/// The firmware.
 pub(crate) const BIOS: &str = "/usr/share/bochs/BIOS-bochs-latest";
-const VGA_BIOS: &str = "/usr/share/bochs/VGABIOS-lgpl-latest";
+/// The firmware of the display adapter. Debian's `bochs` has a link of this name,
+/// and does not insist on the package that the link points into.
+pub(crate) const VGA_BIOS: &str = "/usr/share/bochs/VGABIOS-lgpl-latest";
 /// What a disc begins with that boots Linux.
 pub(crate) const ISOLINUX: &str = "/usr/lib/ISOLINUX/isolinux.bin";
 /// The other half of that.
@@ -108,10 +130,11 @@ impl Boot<'_> {
     fn config(&self, disc: &Path) -> Result<String> {
         let machine = self.machine;
         let quoted = |path: &Path| format!("\"{}\"", path.display());
+        let plugins = PLUGINS.map(|(name, _)| format!("{name}=1")).join(", ");
         Ok(format!(
             "config_interface: textconfig\n\
-             display_library: term\n\
-             plugin_ctrl: unmapped=1, biosdev=1, extfpuirq=1, serial=1\n\
+             display_library: {DISPLAY}\n\
+             plugin_ctrl: {plugins}\n\
              romimage: file={BIOS}\n\
              vgaromimage: file={VGA_BIOS}\n\
              megs: {}\n\
@@ -162,7 +185,62 @@ pub(crate) fn terminal() -> Result<OwnedFd> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
+    use crate::host;
+
+    /// The files that a configuration names: all that stand after `=` or `: `, and
+    /// those of the plugins.
+    fn named(config: &str) -> BTreeSet<PathBuf> {
+        let words = config.split([' ', '=', ',', '"', '\n']);
+        let mut files: BTreeSet<_> = words
+            .filter(|word| word.starts_with('/'))
+            .map(PathBuf::from)
+            .collect();
+        let value = |key: &str| {
+            let mut lines = config.lines();
+            lines.find_map(|line| line.strip_prefix(key)).unwrap()
+        };
+        let plugins = value("plugin_ctrl: ").split(", ");
+        let plugins = plugins.map(|plugin| plugin.strip_suffix("=1").unwrap().to_owned());
+        let display = format!("{}_gui", value("display_library: "));
+        let directory = Path::new(TERMINAL).parent().unwrap();
+        files.extend(
+            plugins
+                .chain([display])
+                .map(|name| directory.join(format!("libbx_{name}.so"))),
+        );
+        files
+    }
+
+    /// What Bochs is told to open on the host is what the host is asked for: where
+    /// all of that is there, each of the files opens.
+    #[test]
+    fn the_files_that_the_configuration_names_are_asked_for() {
+        host::ensure(host::BOCHS).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let ours = |name: &str| dir.path().join(name);
+        let boot = Boot {
+            machine: &Machine::new(),
+            image: &ours("image"),
+            initramfs: &ours("initramfs"),
+            cmdline: "",
+            console: &ours("console"),
+            line: &ours("line"),
+            log: &ours("log"),
+            dir: dir.path(),
+        };
+        let config = boot.config(&ours("disc")).unwrap();
+        let hosts = named(&config);
+        let hosts: Vec<_> = hosts.iter().filter(|it| !it.starts_with(&dir)).collect();
+        assert_eq!(hosts.len(), 2 + PLUGINS.len() + 1, "{config}");
+        let asked: Vec<_> = host::BOCHS.iter().filter_map(|need| need.file()).collect();
+        for file in hosts {
+            assert!(asked.contains(&file.as_path()), "{}", file.display());
+            File::open(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        }
+    }
 
     #[test]
     fn sizes_of_memory() {

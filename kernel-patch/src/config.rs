@@ -12,7 +12,6 @@ use crate::{Error, Result, Variant, files, paths};
 const FRAGMENTS: [&str; 2] = ["exit-path.config", "machine.config"];
 
 /// Debian's configuration of its amd64 kernel.
-#[cfg(test)]
 pub(crate) const DEBIAN: &str = "/usr/src/linux-config-6.12/config.amd64_none_amd64.xz";
 
 /// What the series adds, which a stock kernel does not know.

@@ -30,7 +30,10 @@ pub enum Error {
     },
 
     /// Tools are missing and may not be installed from here.
-    #[error("missing: {missing}\nthis gets what is missing:\n    {line}")]
+    #[error(
+        "missing: {missing}\n\
+         this gets it, and what else the README's commands need:\n    {line}"
+    )]
     ToolsMissing {
         /// Names of the tools.
         missing: String,

@@ -1,4 +1,7 @@
 //! What the host must have, and how it gets it.
+//!
+//! A need is a program or a file that something here opens, not a package: a
+//! package may be there and its link point nowhere.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
@@ -45,8 +48,13 @@ pub(crate) const BOCHS: &[Need] = &[
     program(bochs::PROGRAM, "bochs"),
     program("objcopy", "binutils"),
     program(bochs::MKISOFS, "genisoimage"),
+    file(bochs::PLUGINS[0].1, "bochs"),
+    file(bochs::PLUGINS[1].1, "bochs"),
+    file(bochs::PLUGINS[2].1, "bochs"),
+    file(bochs::PLUGINS[3].1, "bochs"),
     file(bochs::TERMINAL, "bochs-term"),
     file(bochs::BIOS, "bochsbios"),
+    file(bochs::VGA_BIOS, "vgabios"),
     file(bochs::ISOLINUX, "isolinux"),
     file(bochs::LDLINUX, "syslinux-common"),
 ];
@@ -55,6 +63,7 @@ pub(crate) const BOCHS: &[Need] = &[
 pub(crate) const BUILD: &[Need] = &[
     program(qemu::PROGRAM, "qemu-system-x86"),
     program("gcc", "gcc"),
+    program("gcov", "gcc"),
     program("objcopy", "binutils"),
     program("make", "make"),
     program("patch", "patch"),
@@ -87,14 +96,29 @@ pub(crate) const CHECK: &[Need] = &[
     ),
 ];
 
-/// The distribution's configuration, to hold ours against.
-#[cfg(test)]
+/// The distribution's configuration, to hold ours against, which a test does.
 pub(crate) const CONFIG: &[Need] = &[
     program("xz", "xz-utils"),
     file(crate::config::DEBIAN, "linux-config-6.12"),
 ];
 
+/// To look at a report as a reader does, which a test does.
+const BROWSER: &[Need] = &[file(CHROMIUM, "chromium")];
+const CHROMIUM: &str = "/usr/bin/chromium";
+
+/// All that the README's commands need.
+const COMMANDS: [&[Need]; 7] = [RUN, BOCHS, BUILD, SOURCE, GIT, CONFIG, BROWSER];
+
 impl Need {
+    /// The file, if that is what is needed.
+    #[cfg(test)]
+    pub(crate) fn file(self) -> Option<&'static Path> {
+        match self.what {
+            What::File(file) => Some(Path::new(file)),
+            What::Program(_) => None,
+        }
+    }
+
     fn is_met(self, path: &OsStr, root: &Path) -> bool {
         match self.what {
             What::Program(name) => env::split_paths(path).any(|dir| dir.join(name).is_file()),
@@ -109,33 +133,34 @@ impl Need {
     }
 }
 
-/// Makes sure of a program for something else than machines: installs Debian's
-/// package of it if it is missing, and that is allowed.
+/// A browser, for a test that looks at a report: installs Debian's Chromium if it
+/// is missing and that is allowed.
 ///
 /// # Errors
 ///
 /// When it is missing still.
-pub fn require(name: &'static str, package: &'static str) -> Result<()> {
-    ensure(&[program(name, package)])
+pub fn browser() -> Result<&'static Path> {
+    ensure(BROWSER)?;
+    Ok(Path::new(CHROMIUM))
 }
 
-/// Installs what is missing, if that is allowed.
+/// Installs what is missing, if that is allowed. Otherwise the error has a line
+/// that gets all that the README's commands need, so that it is asked for once.
 pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
-    let missing = missing(needs, &search_path(), Path::new("/"));
-    if missing.is_empty() {
+    let missing = |needs: &[Need]| missing(needs, &search_path(), Path::new("/"));
+    let mut lacking = missing(needs);
+    if lacking.is_empty() {
         return Ok(());
     }
-    let packages = packages(&missing);
-    let Some(prefix) = privilege() else {
-        return Err(refusal(&missing, &packages));
-    };
-    install(prefix, &packages)?;
-    let still = self::missing(&missing, &search_path(), Path::new("/"));
-    if still.is_empty() {
-        Ok(())
-    } else {
-        Err(refusal(&still, &packages))
+    if let Some(prefix) = privilege() {
+        install(prefix, &packages(&lacking))?;
+        lacking = missing(needs);
     }
+    if lacking.is_empty() {
+        return Ok(());
+    }
+    let all = [&lacking[..], &missing(&COMMANDS.concat())].concat();
+    Err(refusal(&lacking, &packages(&all)))
 }
 
 fn search_path() -> OsString {
@@ -155,12 +180,15 @@ fn packages(missing: &[Need]) -> Vec<&'static str> {
     packages
 }
 
+/// What installs packages, in front of their names.
+const INSTALL: &str = "apt-get install -y --no-install-recommends ";
+
 fn refusal(missing: &[Need], packages: &[&str]) -> Error {
     let names: Vec<_> = missing.iter().map(|need| need.name()).collect();
     Error::ToolsMissing {
         missing: names.join(", "),
         line: format!(
-            "sudo apt-get update && sudo apt-get install -y --no-install-recommends {}",
+            "sudo apt-get update && sudo {INSTALL}{}",
             packages.join(" ")
         ),
     }
@@ -223,11 +251,11 @@ mod tests {
         let error = refusal(&missing, &packages(&missing)).to_string();
         assert_eq!(
             error,
-            "missing: qemu-system-x86_64, flex, bison, bc, /usr/include/stdlib.h, \
+            "missing: qemu-system-x86_64, gcov, flex, bison, bc, /usr/include/stdlib.h, \
              /usr/include/gelf.h\n\
-             this gets what is missing:\n    \
+             this gets it, and what else the README's commands need:\n    \
              sudo apt-get update && sudo apt-get install -y --no-install-recommends \
-             bc bison flex libc6-dev libelf-dev qemu-system-x86"
+             bc bison flex gcc libc6-dev libelf-dev qemu-system-x86"
         );
     }
 
@@ -238,6 +266,23 @@ mod tests {
         fs::create_dir_all(source.parent().unwrap()).unwrap();
         fs::write(&source, "").unwrap();
         assert!(missing(SOURCE, OsStr::new(""), root.path()).is_empty());
+    }
+
+    #[test]
+    fn a_link_that_points_nowhere_is_missing() {
+        let root = tempfile::tempdir().unwrap();
+        let link = root.path().join(&bochs::VGA_BIOS[1..]);
+        fs::create_dir_all(link.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink("../vgabios/vgabios.bin", &link).unwrap();
+        let missing = || {
+            let missing = missing(BOCHS, OsStr::new(""), root.path());
+            packages(&missing).contains(&"vgabios")
+        };
+        assert!(missing());
+        let target = root.path().join("usr/share/vgabios/vgabios.bin");
+        fs::create_dir_all(target.parent().unwrap()).unwrap();
+        fs::write(&target, "").unwrap();
+        assert!(!missing());
     }
 
     #[test]

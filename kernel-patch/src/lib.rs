@@ -66,7 +66,7 @@ pub use counts::COUNTS;
 pub use error::{Error, Result};
 pub use executable::{beside, check as check_executable};
 pub use guest::init_if_first;
-pub use host::require;
+pub use host::browser;
 pub use job::{Exit, OUT, OUT_VARIABLE};
 pub use kernel::{Builder, Kernel, build_dir};
 pub use lanes::lanes;
