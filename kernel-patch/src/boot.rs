@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::io::{self, PipeReader, PipeWriter, Write};
 use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio, id};
@@ -13,7 +13,7 @@ use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
 
 use crate::job::port;
-use crate::process::Process;
+use crate::process::{Process, drain};
 use crate::run::Dir;
 use crate::{Error, Kernel, Machine, Result, bochs, line, qemu};
 
@@ -156,22 +156,4 @@ pub(crate) fn bochs(
 fn run(machine: &Machine, command: Command, program: &str) -> Result<Option<ExitStatus>> {
     let deadline = Instant::now() + machine.timeout;
     Process::spawn(command, program, Signal::SIGKILL)?.wait(Some(deadline), || ())
-}
-
-/// Hands on what a port says. Goes on reading when nobody wants it any more,
-/// so that the machine does not wait for ever.
-fn drain(mut from: PipeReader, to: &mut (dyn Write + Send)) -> io::Result<()> {
-    let mut buffer = vec![0; 64 << 10];
-    let mut result = Ok(());
-    loop {
-        match from.read(&mut buffer) {
-            Ok(0) => return result,
-            Ok(n) if result.is_ok() => {
-                result = to.write_all(&buffer[..n]).and_then(|()| to.flush());
-            }
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
 }

@@ -54,6 +54,15 @@ pub enum Error {
         found: String,
     },
 
+    /// A tool did not come to an end in time.
+    #[error("{what} took more than {} s", after.as_secs())]
+    ToolTimedOut {
+        /// What it was doing.
+        what: String,
+        /// The limit.
+        after: Duration,
+    },
+
     /// Neither cargo, nor where the program lies, nor where it was started
     /// names a checkout.
     #[error(

@@ -57,6 +57,7 @@ mod run;
 mod selftests;
 mod series;
 mod source;
+mod transcript;
 mod tree;
 mod variant;
 
@@ -74,8 +75,10 @@ pub use libraries::libraries;
 pub use machine::Machine;
 pub use mutation::Mutation;
 pub use paths::{target_dir, workspace_dir};
+pub use process::run_here;
 pub use progress::Progress;
 pub use selftests::{Selftest, selftests};
+pub use transcript::{Said, Transcript};
 pub use variant::Variant;
 
 fn hex(bytes: &[u8]) -> String {

@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::io;
+use std::io::{self, PipeReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -153,6 +153,55 @@ pub(crate) fn run_with(
     })
 }
 
+/// Runs `command`, which `what` names, to its end, or as long as it may take. What
+/// it writes to stderr goes to `stderr` as it comes.
+///
+/// # Errors
+///
+/// When it cannot be started, when it takes longer than `timeout`, and when this
+/// process is interrupted. In each case it is ended with all that it has started.
+pub fn run_here(
+    mut command: Command,
+    what: &str,
+    timeout: Duration,
+    stderr: &mut (dyn Write + Send),
+) -> Result<ExitStatus> {
+    let (reader, writer) = io::pipe().map_err(Error::io("make a pipe for", Path::new(what)))?;
+    command.stdin(Stdio::null()).stderr(writer);
+    thread::scope(|scope| {
+        let drained = scope.spawn(|| drain(reader, stderr));
+        let deadline = Instant::now() + timeout;
+        // The command, and the end of the pipe that it holds, is gone then.
+        let status = Process::spawn(command, what, Signal::SIGKILL)
+            .and_then(|mut process| process.wait(Some(deadline), || ()));
+        let drained = drained.join().expect("draining a pipe does not panic");
+        let status = status?.ok_or_else(|| Error::ToolTimedOut {
+            what: what.into(),
+            after: timeout,
+        })?;
+        drained.map_err(Error::io("hand on the output of", Path::new(what)))?;
+        Ok(status)
+    })
+}
+
+/// Hands on what a pipe carries. Goes on reading when nobody wants it any more,
+/// so that the writer does not wait for ever.
+pub(crate) fn drain(mut from: PipeReader, to: &mut (dyn Write + Send)) -> io::Result<()> {
+    let mut buffer = vec![0; 64 << 10];
+    let mut result = Ok(());
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return result,
+            Ok(n) if result.is_ok() => {
+                result = to.write_all(&buffer[..n]).and_then(|()| to.flush());
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 fn append(log: &Path) -> Result<File> {
     File::options()
         .create(true)
@@ -202,6 +251,18 @@ mod tests {
         let script = "echo 'cc1: No space left on device'; exit 1";
         let error = run(shell(script), "cc", &dir.path().join("log")).unwrap_err();
         assert!(matches!(error, Error::DiskFull { .. }), "{error}");
+    }
+
+    #[test]
+    fn what_is_run_here_is_heard_and_ends_in_time() {
+        let mut said = Vec::new();
+        let long = Duration::from_secs(100);
+        let status = run_here(shell("echo no >&2; exit 3"), "sh", long, &mut said).unwrap();
+        assert_eq!((status.code(), &said[..]), (Some(3), &b"no\n"[..]));
+
+        let short = Duration::from_millis(300);
+        let error = run_here(shell("sleep 1000"), "sleeping", short, &mut said).unwrap_err();
+        assert_eq!(error.to_string(), "sleeping took more than 0 s");
     }
 
     #[test]

@@ -24,9 +24,16 @@ pub const PROPERTY: Property = Property {
 const EXPECT: &str = "ioctl,syscall,longmode,processor";
 
 fn test(host: &Host<'_>, say: &Say<'_>) -> Result<Outcome> {
+    say("building the suite");
     let suite = executable()?;
     let machine: Machine = host.machine().env("KVM_API_EXPECT", EXPECT);
-    let ran = host.run(&machine, &suite, &["--test-threads=1".into()], say)?;
+    let ran = host.run(
+        PROPERTY.name,
+        &machine,
+        &suite,
+        &["--test-threads=1".into()],
+        say,
+    )?;
     let outcome = outcome(&ran.stdout);
     ensure!(
         ran.succeeded || !outcome.failures.is_empty(),

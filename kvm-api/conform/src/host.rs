@@ -1,13 +1,12 @@
 //! What a test from outside has: the kernel, and machines that run it.
 
-use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 use std::{env, fs};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use kernel_patch::{Builder, Kernel, Machine, Mutation};
+use kernel_patch::{Builder, Kernel, Machine, Mutation, Transcript};
 
 use crate::cli::Options;
 use crate::coverage::{Counts, Report};
@@ -61,42 +60,49 @@ impl<'a> Host<'a> {
             .timeout(Duration::from_secs(self.options.timeout))
     }
 
-    /// Runs a program in `machine`. What it writes to stderr is told line by
-    /// line.
+    /// Runs a program in `machine`, for the property `what`. What it writes to
+    /// stderr is told line by line.
     pub fn run(
         &self,
+        what: &str,
         machine: &Machine,
         program: &Path,
         args: &[String],
         say: &Say<'_>,
     ) -> Result<Ran> {
-        let mut stdout = Vec::new();
-        let mut log = Log::default();
+        let mut shown = Vec::new();
+        let stdout = &mut shown;
+        let (sender, lines) = std::sync::mpsc::channel();
+        let mut said = Transcript::new(move |line: &str| {
+            let _ = sender.send(line.to_owned());
+        });
         let scratch = tempfile::tempdir_in(kernel_patch::target_dir()?)?;
         let out = machine.out_dir().unwrap_or(scratch.path()).to_owned();
         let machine = machine.clone().out(&out);
         // The machine's ports are read by threads of their own.
-        let exit = std::thread::scope(|scope| {
-            let (sender, lines) = std::sync::mpsc::channel();
-            log.lines = Some(sender);
-            let run = scope.spawn(|| {
-                let exit = machine.run(&self.kernel, program, args, &mut stdout, &mut log);
-                log.lines = None;
-                exit
+        let (exit, said) = std::thread::scope(|scope| {
+            let run = scope.spawn(move || {
+                let exit = machine.run(&self.kernel, program, args, stdout, &mut said);
+                (exit, said.finish())
             });
             lines.iter().for_each(|line: String| say(&line));
             run.join().expect("running a machine does not panic")
         });
-        let exit = exit.map_err(|error| anyhow!("{error}; {}", log.said()))?;
-        let ended = format!("exit status {}; {}", exit.code(), log.said());
+        let succeeded = matches!(&exit, Ok(exit) if exit.success());
+        let failure = if succeeded {
+            String::new()
+        } else {
+            said.failure(what)?
+        };
+        let exit = exit.map_err(|error| anyhow!("{error}; {failure}"))?;
         if let Some(counts) = &self.counts {
             let mut counts = counts.lock().expect("adding counts does not panic");
             counts.add(&self.kernel, &out)?;
         }
         Ok(Ran {
-            succeeded: exit.success(),
-            ended,
-            stdout: String::from_utf8_lossy(&stdout).into_owned(),
+            succeeded,
+            ended: format!("exit status {}; {failure}", exit.code()),
+            stdout: String::from_utf8_lossy(&shown).into_owned(),
         })
     }
 
@@ -105,7 +111,13 @@ impl<'a> Host<'a> {
         let out = tempfile::tempdir_in(kernel_patch::target_dir()?)?;
         let machine = machine.out(out.path());
         let this = env::current_exe()?;
-        let ran = self.run(&machine, &this, &self.options.inside(property), say)?;
+        let ran = self.run(
+            property,
+            &machine,
+            &this,
+            &self.options.inside(property),
+            say,
+        )?;
         ensure!(ran.succeeded, "{}", ran.ended);
         let outcome = fs::read(out.path().join(OUTCOME)).context("no outcome")?;
         Ok(serde_json::from_slice(&outcome)?)
@@ -125,44 +137,5 @@ fn builder(options: &Options) -> Builder {
     match &options.source {
         Some(source) => builder.source(source),
         None => builder,
-    }
-}
-
-/// What a machine says on stderr.
-#[derive(Default)]
-struct Log {
-    bytes: Vec<u8>,
-    lines: Option<std::sync::mpsc::Sender<String>>,
-}
-
-/// How many of the last lines an error shows.
-const TAIL: usize = 40;
-
-impl Log {
-    fn said(&self) -> String {
-        let said = String::from_utf8_lossy(&self.bytes);
-        let lines: Vec<_> = said.lines().collect();
-        let tail = &lines[lines.len().saturating_sub(TAIL)..];
-        if tail.is_empty() {
-            "it said nothing".into()
-        } else {
-            format!("it said:\n{}", tail.join("\n"))
-        }
-    }
-}
-
-impl Write for Log {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.bytes.extend_from_slice(bytes);
-        if let (Some(line), Some(lines)) =
-            (String::from_utf8_lossy(bytes).lines().last(), &self.lines)
-        {
-            let _ = lines.send(line.to_owned());
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }

@@ -2,17 +2,17 @@
 
 use std::env;
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use benches::place::Build;
 use benches::profiles;
 use benches::record::Record;
-use kernel_patch::{Kernel, Machine, Progress, cdylib, lanes};
+use kernel_patch::{Kernel, Machine, Progress, Transcript, cdylib, lanes, run_here};
 use profile::{Section, Symbols};
 use tempfile::TempDir;
 
@@ -146,18 +146,19 @@ fn run(
         let recorder = recorder.context("it was built")?;
         machine = machine.plugin(recorder, &sections);
     }
-    let mut log = Log::new(&progress);
+    let mut said = Transcript::new(|case| progress.at(case));
     let args = boot.measure.args();
     let exit = machine.run(
         kernel,
         &env::current_exe()?,
         &args,
         &mut io::sink(),
-        &mut log,
+        &mut said,
     )?;
-    log.judge(exit.success(), || {
-        format!("measuring ended with status {}", exit.code())
-    })?;
+    if !exit.success() {
+        let failure = said.finish().failure(boot.what)?;
+        bail!("{} ended with status {}: {failure}", boot.what, exit.code());
+    }
 
     let mut record = Record::read(&out.join(RECORD))?;
     for run in &mut record.runs {
@@ -194,10 +195,13 @@ fn scratch() -> Result<TempDir> {
     tempfile::tempdir_in(&target).with_context(|| format!("a directory in {}", target.display()))
 }
 
+/// What is done without a machine.
+const NATIVELY: &str = "measuring on this machine";
+
 /// Measures here, in a process of its own, since criterion talks on stdout; if
 /// it is to be `quick`, less well.
 pub fn natively(options: &Options, out: &Path, quick: bool) -> Result<Record> {
-    let progress = Progress::start("compare", "measuring on this machine");
+    let progress = Progress::start("compare", NATIVELY);
     let measure = Measure {
         filter: options.filter.clone(),
         exact: true,
@@ -205,55 +209,19 @@ pub fn natively(options: &Options, out: &Path, quick: bool) -> Result<Record> {
         record: false,
         quick,
     };
-    let mut child = Command::new(env::current_exe()?)
+    let mut child = Command::new(env::current_exe()?);
+    child
         .args(measure.args())
         .env(kernel_patch::OUT_VARIABLE, out)
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("cannot start this program again")?;
-    let mut log = Log::new(&progress);
-    io::copy(&mut child.stderr.take().expect("it is a pipe"), &mut log)?;
-    let status = child.wait()?;
-    log.judge(status.success(), || {
-        format!("measuring ended with {status}")
-    })?;
+        .stdout(Stdio::null());
+    let mut said = Transcript::new(|case| progress.at(case));
+    let timeout = Duration::from_secs(options.timeout);
+    let status = run_here(child, NATIVELY, timeout, &mut said)?;
+    if !status.success() {
+        let failure = said.finish().failure(NATIVELY)?;
+        bail!("{NATIVELY} ended with {status}: {failure}");
+    }
     let mut record = Record::read(&out.join(RECORD))?;
     record.runs[0].read_estimates(&out.join(CRITERION))?;
     Ok(record)
-}
-
-/// What is said on stderr while it is measured: the last line is what.
-struct Log<'a> {
-    bytes: Vec<u8>,
-    progress: &'a Progress,
-}
-
-impl<'a> Log<'a> {
-    fn new(progress: &'a Progress) -> Self {
-        Self {
-            bytes: Vec::new(),
-            progress,
-        }
-    }
-
-    fn judge(&self, success: bool, failure: impl Fn() -> String) -> Result<()> {
-        let said = String::from_utf8_lossy(&self.bytes);
-        ensure!(success, "{}; it said:\n{said}", failure());
-        Ok(())
-    }
-}
-
-impl Write for Log<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.bytes.extend_from_slice(bytes);
-        if let Some(line) = String::from_utf8_lossy(bytes).lines().last() {
-            self.progress.at(line);
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
 }
