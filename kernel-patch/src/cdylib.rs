@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::process::run;
+use crate::progress::Progress;
 use crate::{Result, paths};
 
 const TRIPLE: &str = "x86_64-unknown-linux-gnu";
@@ -34,6 +35,8 @@ pub fn cdylib(dir: &Path, features: &[&str]) -> Result<PathBuf> {
         .arg(&target)
         .env("RUSTFLAGS", "-Ctarget-feature=-crt-static")
         .env_remove("CARGO_ENCODED_RUSTFLAGS");
-    run(command, &format!("building {name}"), &log)?;
+    let what = format!("building {name}");
+    let _progress = Progress::ours(what.clone());
+    run(command, &what, &log)?;
     Ok(target.join(TRIPLE).join("release"))
 }

@@ -64,7 +64,7 @@ impl Kernel {
             progress,
         };
         config.make(&make)?;
-        make.run("bzImage modules")?;
+        make.build("bzImage modules")?;
         drop(lock);
         let lock = Lock::shared(&root, false)?;
         Self::built(clone, build, commit[..12].into(), &config, lock)

@@ -142,11 +142,11 @@ impl Builder {
         if self.mutation.is_some() {
             // No mutation changes the configuration.
             configure_as(build, &proper)?;
-            make.run("bzImage modules")?;
+            make.build("bzImage modules")?;
         } else {
             config.make(&make)?;
             // Headers as headers_install copies them, without the rsync it needs.
-            make.run("bzImage modules headers")?;
+            make.build("bzImage modules headers")?;
         }
         files::write(&stamp, &wanted(&source, series, config))
     }

@@ -1,12 +1,13 @@
 //! The kernel's own build.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
 
-use crate::process::{self, run_with};
+use crate::process::{self, run, run_with};
 use crate::progress::Progress;
 use crate::{Error, Result};
 
@@ -19,6 +20,9 @@ const STAMPS: [&str; 5] = [
     // A tree inside of somebody's git repository is not of that repository.
     "LOCALVERSION=",
 ];
+
+/// How long a build's pace says nothing yet.
+const EARLY: Duration = Duration::from_secs(10);
 
 /// `make` in one build directory.
 pub(crate) struct Make<'a> {
@@ -39,6 +43,46 @@ pub(crate) struct Make<'a> {
 impl Make<'_> {
     /// Makes `targets`, separated by blanks.
     pub(crate) fn run(&self, targets: &str) -> Result<()> {
+        self.run_of(targets, 0)
+    }
+
+    /// Makes `targets` of a kernel, and shows how far it has come: what all of them
+    /// need is made first, since make can say only then what it would do for them.
+    pub(crate) fn build(&self, targets: &str) -> Result<()> {
+        self.run("prepare")?;
+        self.run_of(targets, self.objects_to_make(targets)?)
+    }
+
+    fn run_of(&self, targets: &str, all: usize) -> Result<()> {
+        let mut objects = Objects::new(&self.log)?;
+        let started = Instant::now();
+        let what = format!("make {targets}");
+        run_with(self.command(targets), &what, &self.log, || {
+            let done = objects.count();
+            if done > 0 {
+                self.progress.at(&share(done, all, started.elapsed()));
+            }
+        })
+    }
+
+    /// How many objects there are to compile, by what make says that it would do.
+    fn objects_to_make(&self, targets: &str) -> Result<usize> {
+        let log = self.log.with_extension("dry-run.log");
+        let _ = fs::remove_file(&log);
+        let mut command = self.command(targets);
+        command.args(["--dry-run", "--keep-going"]);
+        match run(command, "make --dry-run", &log) {
+            // What is linked is not there to be linked, which make says at the end.
+            Ok(()) | Err(Error::ToolFailed { .. }) => {}
+            Err(other) => return Err(other),
+        }
+        let said = fs::read(&log).map_err(Error::io("read", &log))?;
+        let said = String::from_utf8_lossy(&said);
+        // The recipe of an object begins by showing what it does.
+        Ok(said.matches("echo '  CC ").count() + said.matches("echo '  AS ").count())
+    }
+
+    fn command(&self, targets: &str) -> Command {
         let mut command = Command::new("make");
         // One's own CFLAGS, CROSS_COMPILE or MAKEFLAGS would make another
         // kernel, or none.
@@ -54,12 +98,25 @@ impl Make<'_> {
             .args(STAMPS)
             .args(self.args)
             .args(targets.split(' '));
-        let mut objects = Objects::new(&self.log)?;
-        run_with(command, &format!("make {targets}"), &self.log, || {
-            if let Some(count) = objects.count() {
-                self.progress.at(&format!("{count} objects"));
-            }
-        })
+        command
+    }
+}
+
+/// How far a build has come, and about how long the rest takes at the same pace.
+fn share(done: usize, all: usize, took: Duration) -> String {
+    if done > all {
+        // It is not known, or more than make had said.
+        return format!("{done} objects");
+    }
+    let percent = done * 100 / all;
+    let text = format!("{done} of {all} objects ({percent} %)");
+    if took < EARLY {
+        return text;
+    }
+    let left = took.as_secs_f64() / done as f64 * (all - done) as f64;
+    match left {
+        ..=90.0 => format!("{text}, about {:.0} s left", left.ceil()),
+        _ => format!("{text}, about {:.0} min left", (left / 60.0).ceil()),
     }
 }
 
@@ -91,9 +148,8 @@ impl Objects {
         })
     }
 
-    /// How many there are, if there are more than the last time.
-    fn count(&mut self) -> Option<usize> {
-        let before = self.count;
+    /// How many there are by now.
+    fn count(&mut self) -> usize {
         // A line whose end is not written yet stays for the next time.
         while let Ok(1..) = self.log.read_until(b'\n', &mut self.line) {
             if !self.line.ends_with(b"\n") {
@@ -103,7 +159,7 @@ impl Objects {
             self.count += usize::from(line.starts_with(b"CC ") || line.starts_with(b"AS "));
             self.line.clear();
         }
-        (self.count > before).then_some(self.count)
+        self.count
     }
 }
 
@@ -112,16 +168,55 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+    use crate::host;
 
     #[test]
     fn objects_are_counted_as_they_come() {
         let mut log = tempfile::NamedTempFile::new().unwrap();
         let mut objects = Objects::new(log.path()).unwrap();
-        assert_eq!(objects.count(), None);
+        assert_eq!(objects.count(), 0);
         write!(log, "  CC      a.o\n  LD      b.o\n  AS [M]  c.o\n  C").unwrap();
-        assert_eq!(objects.count(), Some(2));
+        assert_eq!(objects.count(), 2);
         writeln!(log, "C      d.o").unwrap();
-        assert_eq!(objects.count(), Some(3));
-        assert_eq!(objects.count(), None);
+        assert_eq!(objects.count(), 3);
+    }
+
+    #[test]
+    fn the_share_and_the_time_left_are_told() {
+        let took = |seconds| Duration::from_secs(seconds);
+        for (done, all, seconds, expected) in [
+            (7, 0, 60, "7 objects"),
+            (7, 6, 60, "7 objects"),
+            (1, 300, 2, "1 of 300 objects (0 %)"),
+            (100, 300, 60, "100 of 300 objects (33 %), about 2 min left"),
+            (200, 300, 60, "200 of 300 objects (66 %), about 30 s left"),
+            (300, 300, 60, "300 of 300 objects (100 %), about 0 s left"),
+        ] {
+            assert_eq!(share(done, all, took(seconds)), expected);
+        }
+    }
+
+    /// Make is asked, and what it answers is what it then does.
+    #[test]
+    fn make_says_how_many_objects_it_would_make() {
+        host::ensure(host::BUILD).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let makefile =
+            "prepare:\nall: a.o b.o\na.o b.o:\n\t@set -e; echo '  CC      $@'; touch $@\n";
+        fs::write(dir.path().join("Makefile"), makefile).unwrap();
+        let log = dir.path().join("log");
+        let make = Make {
+            tree: dir.path(),
+            build: dir.path(),
+            arch: "x86_64",
+            args: &[],
+            log: log.clone(),
+            progress: Progress::ours("making two objects"),
+        };
+        assert_eq!(make.objects_to_make("all").unwrap(), 2);
+        let mut objects = Objects::new(&log).unwrap();
+        make.build("all").unwrap();
+        assert_eq!(objects.count(), 2);
+        assert_eq!(make.objects_to_make("all").unwrap(), 0);
     }
 }

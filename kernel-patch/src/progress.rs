@@ -66,7 +66,7 @@ impl Progress {
         if spoke.elapsed() >= SELDOM {
             *spoke = Instant::now();
             let seconds = self.started.elapsed().as_secs();
-            eprintln!("{program}: {what}: {detail}, {seconds} s");
+            eprintln!("{program}: {what}: {detail}, after {seconds} s");
         }
     }
 
