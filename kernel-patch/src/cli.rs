@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use kernel_patch::check::Check;
+use kernel_patch::fresh::{self, Fresh};
 use kernel_patch::{Accel, Builder, Kernel, Machine, Variant};
 
 /// Makes a machine of a Linux 6.12 source and the patch series that gives KVM
@@ -74,6 +75,28 @@ pub(crate) enum Action {
     /// The exit status is 1 when something is wrong.
     Check(CheckArgs),
 
+    /// Run commands on a new machine: a bare Debian 12 with Rust, git and nothing else
+    ///
+    /// Makes the root file system of such a machine below target/kernel/fresh, clones
+    /// the commit that is checked out in it, and runs in namespaces of their own:
+    /// first `cargo compare` as an ordinary user without sudo, who has to be told
+    /// what to paste; then each COMMAND as root, in order; then a short comparison in
+    /// the checkout after it was moved. In the end, that line has to name all packages
+    /// that were installed.
+    ///
+    /// Rust's toolchain and cargo's registry are this host's, read-only. Packages that
+    /// were downloaded are kept for the next time. The table that is printed has the
+    /// time of each step. The exit status is 1 when one is not as it has to be; the
+    /// logs are then in target/kernel/fresh/logs.
+    Fresh(FreshArgs),
+
+    /// Become a command on a new machine.
+    #[command(name = fresh::ENTER, hide = true)]
+    Enter {
+        /// Which, as JSON
+        entry: String,
+    },
+
     /// Print where the source, the build and the image lie
     Path {
         /// Which kernel
@@ -125,6 +148,42 @@ pub(crate) struct CheckArgs {
     /// Write the table as JSON as well
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
+}
+
+/// The unit of times that are long.
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Args)]
+pub(crate) struct FreshArgs {
+    /// A line for the shell (repeatable)
+    #[arg(value_name = "COMMAND", default_values = fresh::README)]
+    commands: Vec<String>,
+
+    /// A line for the shell, to be run beside the others (repeatable): these too run
+    /// one after the other
+    #[arg(long, value_name = "COMMAND")]
+    beside: Vec<String>,
+
+    /// A line for the shell, to be run after the others if they have taken no longer
+    /// than --within (repeatable); the table names what was left out
+    #[arg(long, value_name = "COMMAND")]
+    spare: Vec<String>,
+
+    /// How many minutes there are before what is --spare
+    #[arg(long, value_name = "MINUTES", default_value_t = 40)]
+    within: u32,
+
+    /// How many minutes each command may take
+    #[arg(long, value_name = "MINUTES", default_value_t = 60)]
+    timeout: u32,
+
+    /// Leave the machine's root file system where it is
+    #[arg(long)]
+    keep: bool,
+
+    /// Wait while another kernel-patch tries a new machine
+    #[arg(long)]
+    wait: bool,
 }
 
 #[derive(Debug, Args)]
@@ -210,6 +269,17 @@ impl CheckArgs {
     }
 }
 
+impl FreshArgs {
+    pub(crate) fn fresh(&self) -> Fresh {
+        Fresh::new(self.commands.clone())
+            .beside(self.beside.clone())
+            .spare(self.spare.clone(), MINUTE * self.within)
+            .timeout(MINUTE * self.timeout)
+            .keep(self.keep)
+            .wait(self.wait)
+    }
+}
+
 impl MachineArgs {
     pub(crate) fn machine(&self) -> Machine {
         let mut machine = Machine::new()
@@ -282,6 +352,7 @@ mod tests {
             "run",
             "cargo",
             "check",
+            "fresh",
             "path",
             "--",
             "--variant",
@@ -329,7 +400,8 @@ mod tests {
                     }
                     Action::Build(build) => drop(build.builder()),
                     Action::Check(args) => drop(args.check()),
-                    Action::Path { .. } => {}
+                    Action::Fresh(args) => drop(args.fresh()),
+                    Action::Path { .. } | Action::Enter { .. } => {}
                 }
             }
         }

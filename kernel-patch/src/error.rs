@@ -63,6 +63,21 @@ pub enum Error {
         after: Duration,
     },
 
+    /// Something is asked for that only root may do.
+    #[error("this {0}, which only root may do: run it by sudo")]
+    NotRoot(&'static str),
+
+    /// There is no toolchain that can be lent to another root file system.
+    #[error(
+        "{} is no toolchain of Rust's in a directory of its own, such as rustup's",
+        .0.display()
+    )]
+    NoToolchain(PathBuf),
+
+    /// Something on the new machine is not as it has to be.
+    #[error("{0}")]
+    NotFresh(String),
+
     /// Neither cargo, nor where the program lies, nor where it was started
     /// names a checkout.
     #[error(

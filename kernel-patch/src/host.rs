@@ -10,6 +10,7 @@ use std::{env, fs};
 
 use nix::unistd::Uid;
 
+use crate::lock::Lock;
 use crate::process::run;
 use crate::progress::Progress;
 use crate::{Error, Result, bochs, paths, qemu, source};
@@ -106,6 +107,9 @@ pub(crate) const CONFIG: &[Need] = &[
 const BROWSER: &[Need] = &[file(CHROMIUM, "chromium")];
 const CHROMIUM: &str = "/usr/bin/chromium";
 
+/// To make a new machine to try this on.
+pub(crate) const FRESH: &[Need] = &[program("mmdebstrap", "mmdebstrap")];
+
 /// All that the README's commands need.
 const COMMANDS: [&[Need]; 7] = [RUN, BOCHS, BUILD, SOURCE, GIT, CONFIG, BROWSER];
 
@@ -153,8 +157,14 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
         return Ok(());
     }
     if let Some(prefix) = privilege() {
-        install(prefix, &packages(&lacking))?;
+        // Others may need the same at the same time, and apt does not wait for
+        // those who read lists of packages.
+        let _lock = Lock::exclusive(&paths::made(paths::root()?.join("apt"))?, true)?;
         lacking = missing(needs);
+        if !lacking.is_empty() {
+            install(prefix, &packages(&lacking))?;
+            lacking = missing(needs);
+        }
     }
     if lacking.is_empty() {
         return Ok(());
@@ -180,8 +190,21 @@ fn packages(missing: &[Need]) -> Vec<&'static str> {
     packages
 }
 
+/// Whether a package is asked for by the check of the series alone, which is none of
+/// the README's commands.
+pub(crate) fn is_for_check(package: &str) -> bool {
+    CHECK.iter().any(|need| need.package == package)
+}
+
 /// What installs packages, in front of their names.
 const INSTALL: &str = "apt-get install -y --no-install-recommends ";
+
+/// The packages of the line to paste in what a program said; none if it has none.
+pub(crate) fn packages_to_paste(said: &str) -> Vec<String> {
+    let line = said.lines().find_map(|line| line.split_once(INSTALL));
+    let packages = line.map_or("", |(_, packages)| packages);
+    packages.split_whitespace().map(str::to_owned).collect()
+}
 
 fn refusal(missing: &[Need], packages: &[&str]) -> Error {
     let names: Vec<_> = missing.iter().map(|need| need.name()).collect();
@@ -257,6 +280,9 @@ mod tests {
              sudo apt-get update && sudo apt-get install -y --no-install-recommends \
              bc bison flex gcc libc6-dev libelf-dev qemu-system-x86"
         );
+        let line = packages_to_paste(&error);
+        assert_eq!(line.join(" "), packages(&missing).join(" "));
+        assert_eq!(packages_to_paste("no such line"), [""; 0]);
     }
 
     #[test]

@@ -33,6 +33,7 @@ mod disk;
 mod error;
 mod executable;
 mod files;
+pub mod fresh;
 mod guest;
 mod host;
 mod initramfs;

@@ -1,5 +1,6 @@
 //! One build at a time; machines may run side by side, and not while the
-//! kernel that they boot is being built.
+//! kernel that they boot is being built. Whatever else may be done by one at a time
+//! locks a directory of its own.
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use clap::Parser;
+use kernel_patch::fresh::Entry;
 use kernel_patch::{Error, Result};
 
 use crate::cli::{Action, Cli, MachineArgs};
@@ -63,6 +64,19 @@ fn act(cli: Cli) -> Result<u8> {
             }
             println!("{}", report.table());
             Ok(u8::from(!report.holds()))
+        }
+        Action::Fresh(args) => {
+            let report = args.fresh().run()?;
+            println!("\n{}", report.table());
+            Ok(u8::from(!report.holds()))
+        }
+        Action::Enter { entry } => {
+            let entry: Entry = serde_json::from_str(&entry).map_err(|error| Error::Io {
+                doing: "understand",
+                path: "the command for a new machine".into(),
+                source: error.into(),
+            })?;
+            match entry.enter()? {}
         }
         Action::Path { variant } => {
             let build = kernel_patch::build_dir(variant)?;
