@@ -63,6 +63,12 @@ impl File {
         }
     }
 
+    /// Whether it can be read. Each can be written.
+    #[must_use]
+    pub fn is_readable(self) -> bool {
+        !matches!(self, Self::Sigmask | Self::Debug | Self::Interrupt)
+    }
+
     /// Opens it for all that can be done with it, close-on-exec.
     ///
     /// # Errors
@@ -72,9 +78,10 @@ impl File {
     /// another user has made the vcpu; `EIO` when another process has, or the
     /// virtual machine is dead; `EMFILE`, `ENFILE`.
     pub fn open(self, vcpu: BorrowedFd<'_>) -> Result<OwnedFd> {
-        let mode = match self {
-            Self::Sigmask | Self::Debug | Self::Interrupt => libc::O_WRONLY,
-            _ => libc::O_RDWR,
+        let mode = if self.is_readable() {
+            libc::O_RDWR
+        } else {
+            libc::O_WRONLY
         };
         let flags = mode | libc::O_CLOEXEC;
         // SAFETY: the name ends with a zero.

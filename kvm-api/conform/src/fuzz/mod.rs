@@ -3,9 +3,12 @@
 
 mod child;
 mod corpus;
+mod fitting;
 mod pool;
 mod rows;
 mod step;
+#[cfg(test)]
+mod syzlang;
 mod tally;
 
 use std::fs;

@@ -6,6 +6,7 @@ use std::fmt::Write;
 
 use fastrand::Rng;
 
+use super::fitting::{any, fitting};
 use super::rows::{ROWS, Row};
 
 /// A file descriptor of the pool.
@@ -94,7 +95,7 @@ impl Place {
     pub const WRITABLE: usize = 14;
 
     /// The structure that a parameter of that type begins as.
-    fn of(parameter: &str) -> Self {
+    pub fn of(parameter: &str) -> Self {
         let types = [
             ("kvm_regs", Self::Regs),
             ("kvm_sregs", Self::Sregs),
@@ -160,7 +161,7 @@ pub const FILES: [&CStr; 9] = [
 ];
 
 /// What is neither a call of KVM's nor an ioctl, by name.
-const OTHERS: [(&str, Target); 6] = [
+pub const OTHERS: [(&str, Target); 6] = [
     ("mmap", Target::Map),
     ("open", Target::Open),
     ("read", Target::Read),
@@ -177,7 +178,7 @@ pub struct Step {
 }
 
 /// Numbers at which something begins or ends.
-const NUMBERS: [u64; 24] = [
+pub const NUMBERS: [u64; 24] = [
     0,
     1,
     2,
@@ -346,50 +347,6 @@ fn row(rng: &mut Rng) -> usize {
         if rng.u8(..32) == 0 || !slow.iter().any(|part| name.contains(part)) {
             return row;
         }
-    }
-}
-
-/// An argument of any kind.
-fn any(rng: &mut Rng) -> Arg {
-    match rng.u8(..8) {
-        0 | 1 => Arg::Fd(Fd::ALL[rng.usize(..Fd::ALL.len())].1),
-        2 | 3 => Arg::Place(Place::ALL[rng.usize(..Place::ALL.len())].1),
-        4 => Arg::Number(rng.u64(..)),
-        _ => Arg::Number(NUMBERS[rng.usize(..NUMBERS.len())]),
-    }
-}
-
-/// An argument that the parameter may well take.
-fn fitting(parameter: &str, call: &Row, rng: &mut Rng) -> Arg {
-    if rng.u8(..16) == 0 {
-        return any(rng);
-    }
-    if parameter == "int fd" {
-        return Arg::Fd(match call.fd {
-            kvm_sys::Fd::Vcpu => [Fd::Vcpu0, Fd::Vcpu1, Fd::New][rng.usize(..3)],
-            kvm_sys::Fd::Vm => [Fd::Vm0, Fd::Vm1, Fd::New][rng.usize(..3)],
-            kvm_sys::Fd::System | kvm_sys::Fd::None => [Fd::Kvm, Fd::Vm0][rng.usize(..2)],
-        });
-    }
-    if parameter == "int pidfd" {
-        return Arg::Fd(Fd::Pidfd);
-    }
-    if parameter == "size_t size" {
-        // That of struct kvm_vcpu_state.
-        return Arg::Number(64);
-    }
-    if parameter.contains('*') {
-        return Arg::Place(Place::of(parameter));
-    }
-    let name = parameter.rsplit(' ').next().unwrap_or_default();
-    match name {
-        "slot" => Arg::Number(rng.u64(..6)),
-        "flags" => Arg::Number(rng.u64(..4)),
-        "guest_phys_addr" => Arg::Number(rng.u64(..32) << 12),
-        "size" => Arg::Number(rng.u64(..6) << 12),
-        "userspace_addr" => Arg::Place(Place::Memory),
-        "irq" => Arg::Number(rng.u64(..260)),
-        _ => Arg::Number(rng.u64(..256)),
     }
 }
 

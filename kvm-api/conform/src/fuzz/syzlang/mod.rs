@@ -1,0 +1,368 @@
+//! The description of the calls for syzkaller, held to the table of `kvm-sys`
+//! and to what the fuzzer makes.
+
+mod files;
+mod parse;
+
+use std::collections::BTreeSet;
+use std::mem::{offset_of, size_of};
+use std::sync::LazyLock;
+
+use fastrand::Rng;
+use kvm_sys::{kvm_memory_alias, kvm_vcpu_state, slot};
+
+use super::fitting::described;
+use super::rows::{ROWS, Row};
+use super::step::{Arg, Fd, Place};
+use parse::{Call, Description, Field, Opt, Type};
+
+static DESCRIPTION: LazyLock<Description> = LazyLock::new(|| {
+    let text = include_str!("../../../../../kernel-patch/syzkaller/dev_kvm_syscalls.txt");
+    Description::parse(text).unwrap_or_else(|error| panic!("dev_kvm_syscalls.txt: {error}"))
+});
+
+/// What the language itself has.
+const LANGUAGE: [&str; 17] = [
+    "buffer", "bytesize", "const", "flags", "in", "inout", "int32", "int64", "int8", "intptr",
+    "len", "opt", "out", "ptr", "ptr64", "string", "vma",
+];
+
+/// What syzkaller's own descriptions have.
+const SYZKALLER: [&str; 20] = [
+    "fd",
+    "fd_kvm",
+    "fd_kvmcpu",
+    "fd_kvmvm",
+    "fd_pidfd",
+    "kvm_cpuid2",
+    "kvm_debugregs",
+    "kvm_fpu",
+    "kvm_guest_debug",
+    "kvm_guest_debug_arch_x86",
+    "kvm_msr_list",
+    "kvm_msrs",
+    "kvm_regs",
+    "kvm_signal_mask",
+    "kvm_sregs",
+    "kvm_vcpu_events",
+    "kvm_xcrs",
+    "mmap_flags",
+    "mmap_prot",
+    "vcpu_mmap_size",
+];
+
+const PAGE: u64 = 0x1000;
+
+/// So many arguments of each kind are drawn.
+const DRAWS: usize = 2000;
+
+/// The name of a row's call in the kernel.
+fn kernel_name(row: &Row) -> String {
+    match row.name.strip_prefix("bound:") {
+        Some(name) => name.replacen("kvm_", "kvm_bound_", 1),
+        None => row.name.clone(),
+    }
+}
+
+/// The variants of the call. The probe has no descriptor, and is fixed.
+fn variants(row: &Row) -> impl Iterator<Item = &'static Call> {
+    let name = kernel_name(row);
+    let all = DESCRIPTION.calls.iter();
+    all.filter(move |call| call.name == name && call.variant != "probe")
+}
+
+fn resolved(kind: &Type) -> &Type {
+    DESCRIPTION.aliases.get(&kind.name).unwrap_or(kind)
+}
+
+#[test]
+fn each_call_is_described_once() {
+    let calls = DESCRIPTION.calls.iter();
+    let calls = calls.filter(|call| call.name.starts_with("kvm_"));
+    let there: BTreeSet<_> = calls
+        .map(|call| (call.name.clone(), &*call.variant))
+        .collect();
+    let mut expected = BTreeSet::from([("kvm_check_extension".into(), "probe")]);
+    for row in ROWS.iter() {
+        expected.insert((kernel_name(row), ""));
+        if row.fd == kvm_sys::Fd::System {
+            expected.insert((kernel_name(row), "vm"));
+        }
+    }
+    assert_eq!(there, expected);
+}
+
+#[test]
+fn arguments_are_those_of_the_table() {
+    for row in ROWS.iter() {
+        for call in variants(row) {
+            let names = |parameter: &&'static str| parameter.rsplit([' ', '*']).next();
+            let expected: Vec<_> = row.parameters.iter().filter_map(names).collect();
+            let there: Vec<_> = call.arguments.iter().map(|it| &*it.name).collect();
+            assert_eq!(there, expected, "{}", call.name);
+            for (parameter, argument) in row.parameters.iter().zip(&call.arguments) {
+                assert!(
+                    is_of_type(parameter, argument, row, &call.variant),
+                    "{}: {parameter} is {:?}",
+                    call.name,
+                    argument.kind
+                );
+            }
+        }
+    }
+}
+
+/// Whether the argument has a type that stands for the parameter's in C.
+fn is_of_type(parameter: &str, argument: &Field, row: &Row, variant: &str) -> bool {
+    let kind = resolved(&argument.kind);
+    let is = |names: &[&str]| names.contains(&&*kind.name);
+    let points = |direction: &[&str], to: &str| {
+        let (Some(by), Some(target)) = (kind.inner(0), kind.inner(1)) else {
+            return false;
+        };
+        // A structure of pointers is read where the parts are written.
+        let parts = target.options.iter();
+        let mut directions = [by].into_iter().chain(parts.filter_map(|part| match part {
+            Opt::Type(part) => Some(part),
+            _ => None,
+        }));
+        is(&["ptr"]) && target.name == to && directions.any(|by| direction.contains(&&*by.name))
+    };
+    let c = parameter.strip_suffix(&*argument.name).unwrap_or_default();
+    match c.trim() {
+        "int" if argument.name == "pidfd" => is(&["fd_pidfd"]),
+        "int" => is(&[match (row.fd, variant) {
+            (kvm_sys::Fd::System, "") => "fd_kvm",
+            (kvm_sys::Fd::System, "vm") | (kvm_sys::Fd::Vm, "") => "fd_kvmvm",
+            (kvm_sys::Fd::Vcpu, "") => "fd_kvmcpu",
+            _ => return false,
+        }]),
+        "unsigned int" if argument.name == "flags" => is(&["flags"]),
+        "unsigned int" | "__u32" => is(&["int32"]),
+        "__u64" if argument.name == "userspace_addr" => is(&["vma"]),
+        "__u64" => is(&["int64", "len"]),
+        "unsigned long" => is(&["intptr"]),
+        "size_t" => is(&["bytesize"]),
+        "void *" => is(&["buffer"]) && kind.inner(0).is_some_and(|by| by.name == "out"),
+        "__u64 *" => points(&["out"], "int64"),
+        "__u8 *" => points(&["out"], "int8"),
+        c => match (c.strip_prefix("const struct "), c.strip_prefix("struct ")) {
+            (Some(to), _) => points(&["in"], to.trim_end_matches([' ', '*'])),
+            (_, Some(to)) => points(&["out", "inout"], to.trim_end_matches([' ', '*'])),
+            _ => false,
+        },
+    }
+}
+
+#[test]
+fn calls_make_what_the_fuzzer_keeps() {
+    let calls = DESCRIPTION.calls.iter();
+    let calls = calls.filter(|call| call.name.starts_with("kvm_"));
+    let there: Vec<_> = calls
+        .filter_map(|call| Some((&*call.name, &*call.variant, call.makes.as_deref()?)))
+        .collect();
+    assert_eq!(
+        there,
+        [
+            ("kvm_create_vm", "", "fd_kvmvm"),
+            ("kvm_get_vcpu_mmap_size", "", "vcpu_mmap_size"),
+            ("kvm_get_vcpu_mmap_size", "vm", "vcpu_mmap_size"),
+            ("kvm_create_vcpu", "", "fd_kvmcpu"),
+        ]
+    );
+}
+
+#[test]
+fn fuzzer_makes_what_is_described() {
+    let mut rng = Rng::with_seed(1);
+    for row in ROWS.iter() {
+        for (nth, parameter) in row.parameters.iter().enumerate() {
+            let what = format!("{}: {parameter}", row.name);
+            let kinds: Vec<_> = variants(row)
+                .map(|it| (&it.arguments[nth].kind, it))
+                .collect();
+            let drawn: Vec<_> = (0..DRAWS)
+                .map(|_| described(parameter, row, &mut rng))
+                .collect();
+            for arg in &drawn {
+                let mut kinds = kinds.iter();
+                assert!(
+                    kinds.any(|(kind, call)| is_one(*arg, kind, call)),
+                    "{what}: {arg:?}"
+                );
+            }
+            for (kind, call) in kinds {
+                assert!(
+                    drawn.iter().any(|arg| is_one(*arg, kind, call)),
+                    "{what}: {kind:?}"
+                );
+                for number in ends(kind) {
+                    assert!(drawn.contains(&Arg::Number(number)), "{what}: {number:#x}");
+                }
+            }
+        }
+    }
+}
+
+/// Whether the fuzzer's argument is one of that kind.
+fn is_one(arg: Arg, kind: &Type, call: &Call) -> bool {
+    let kind = resolved(kind);
+    match (&*kind.name, arg) {
+        ("fd_kvm", Arg::Fd(fd)) => fd == Fd::Kvm,
+        ("fd_kvmvm", Arg::Fd(fd)) => matches!(fd, Fd::Vm0 | Fd::Vm1 | Fd::New),
+        ("fd_kvmcpu", Arg::Fd(fd)) => matches!(fd, Fd::Vcpu0 | Fd::Vcpu1 | Fd::New),
+        ("fd_pidfd", Arg::Fd(fd)) => fd == Fd::Pidfd,
+        ("vma", Arg::Place(place)) => place == Place::Memory,
+        ("buffer", Arg::Place(place)) => place == Place::Bitmap,
+        ("ptr", Arg::Place(place)) => kind.inner(1).is_some_and(|target| {
+            let is_number = target.name.starts_with("int");
+            place == Place::of(&target.name) && is_number == (place == Place::Bytes)
+        }),
+        ("len", Arg::Number(number)) => number.is_multiple_of(PAGE),
+        ("bytesize", Arg::Number(number)) => sized(kind, call) == Some(number),
+        ("flags", Arg::Number(number)) => number & !flags(kind).iter().sum::<u64>() == 0,
+        ("int32" | "int64" | "intptr", Arg::Number(number)) => match &kind.options[..] {
+            [] => true,
+            [Opt::Range(range)] => range.contains(&number),
+            [Opt::Range(range), Opt::Number(step)] => {
+                range.contains(&number) && number.is_multiple_of(*step)
+            }
+            _ => false,
+        },
+        _ => false,
+    }
+}
+
+/// The numbers of that kind that the fuzzer must not miss.
+fn ends(kind: &Type) -> Vec<u64> {
+    let kind = resolved(kind);
+    match (&*kind.name, kind.options.first()) {
+        ("flags", _) => flags(kind),
+        (_, Some(Opt::Range(range))) => vec![*range.start(), *range.end()],
+        _ => Vec::new(),
+    }
+}
+
+/// The values of a set of flags.
+fn flags(kind: &Type) -> Vec<u64> {
+    let names = kind.inner(0).map(|set| &DESCRIPTION.flags[&set.name]);
+    let value = |name: &String| match &**name {
+        "KVM_MEM_LOG_DIRTY_PAGES" => slot::KVM_MEM_LOG_DIRTY_PAGES.into(),
+        "KVM_MEM_READONLY" => slot::KVM_MEM_READONLY.into(),
+        name => panic!("{name} is no flag of a call"),
+    };
+    names.into_iter().flatten().map(value).collect()
+}
+
+/// The size of the structure that another argument points to.
+fn sized(kind: &Type, call: &Call) -> Option<u64> {
+    let name = &kind.inner(0)?.name;
+    let argument = call.arguments.iter().find(|it| it.name == *name)?;
+    let target = argument.kind.inner(1)?;
+    let (_, size) = layout(&target.name);
+    Some(size as u64)
+}
+
+/// Where the fields of a structure are, and its size.
+fn layout(name: &str) -> (Vec<(&'static str, usize)>, usize) {
+    let mut end = 0;
+    let mut fields = Vec::new();
+    for field in &DESCRIPTION.structures[name].fields {
+        fields.push((&*field.name, end));
+        let kind = resolved(&field.kind);
+        let number = match &*kind.name {
+            "const" | "flags" => kind.inner(1).map_or("", |base| &base.name),
+            name => name,
+        };
+        end += match number {
+            "int32" => 4,
+            "int64" | "ptr64" => 8,
+            other => panic!("{name}: the size of {other} is not known"),
+        };
+    }
+    (fields, end)
+}
+
+macro_rules! fields {
+    ($structure:ident: $($field:ident)+) => {
+        (
+            vec![$((stringify!($field), offset_of!($structure, $field))),+],
+            size_of::<$structure>(),
+        )
+    };
+}
+
+#[test]
+fn structures_are_those_of_the_table() {
+    assert_eq!(
+        layout("kvm_memory_alias"),
+        fields!(kvm_memory_alias: slot flags guest_phys_addr memory_size target_phys_addr)
+    );
+    assert_eq!(
+        layout("kvm_vcpu_state"),
+        fields!(kvm_vcpu_state: parts regs sregs fpu msrs debugregs vcpu_events xcrs)
+    );
+    assert_eq!(DESCRIPTION.structures.len(), 2, "there is another one");
+}
+
+#[test]
+fn each_part_of_the_state_has_its_flag_and_its_structure() {
+    let fields = &DESCRIPTION.structures["kvm_vcpu_state"].fields[1..];
+    let flags = fields.iter().map(|field| field.name.to_uppercase());
+    let flags: Vec<_> = flags.map(|name| format!("KVM_STATE_{name}")).collect();
+    assert_eq!(DESCRIPTION.flags["kvm_state_parts"], flags);
+    for field in fields {
+        let target = field.kind.inner(1).map(|it| it.name.clone());
+        assert_eq!(target, Some(format!("kvm_{}", field.name)));
+    }
+}
+
+#[test]
+fn each_name_is_known_and_used() {
+    let mut used = BTreeSet::new();
+    for call in &DESCRIPTION.calls {
+        used.extend(call.makes.as_deref());
+        names(&call.arguments, &mut used);
+    }
+    for structure in DESCRIPTION.structures.values() {
+        names(&structure.fields, &mut used);
+        for parameter in &structure.parameters {
+            assert!(used.remove(&**parameter), "{parameter} is not used");
+        }
+    }
+    for kind in DESCRIPTION.aliases.values() {
+        used.insert(&kind.name);
+    }
+    used.extend(DESCRIPTION.resources.values().map(String::as_str));
+
+    let declared = DESCRIPTION.resources.keys().chain(DESCRIPTION.flags.keys());
+    let declared = declared.chain(DESCRIPTION.aliases.keys());
+    let declared = declared.chain(DESCRIPTION.structures.keys());
+    let declared = declared.map(String::as_str);
+    let known: BTreeSet<_> = declared.chain(LANGUAGE).chain(SYZKALLER).collect();
+    assert_eq!(used, known);
+}
+
+/// Adds the names of types. A length names its neighbour, and a constant none.
+fn names<'a>(fields: &'a [Field], used: &mut BTreeSet<&'a str>) {
+    fn walk<'a>(kind: &'a Type, fields: &[Field], used: &mut BTreeSet<&'a str>) {
+        used.insert(&kind.name);
+        let inner = kind.options.iter().filter_map(|option| match option {
+            Opt::Type(inner) => Some(inner),
+            _ => None,
+        });
+        for inner in inner {
+            match &*kind.name {
+                "len" | "bytesize" => {
+                    let is = |field: &Field| field.name == inner.name;
+                    assert!(fields.iter().any(is), "{} is no neighbour", inner.name);
+                }
+                "const" if inner.name.starts_with(|it: char| it.is_uppercase()) => {}
+                _ => walk(inner, fields, used),
+            }
+        }
+    }
+    for field in fields {
+        walk(&field.kind, fields, used);
+    }
+}
