@@ -97,6 +97,9 @@ pub(crate) const CHECK: &[Need] = &[
     ),
 ];
 
+/// To check the manual pages. Debian's `man` brings groff and its macros.
+pub(crate) const MAN: &[Need] = &[program("man", "man-db"), program("mandoc", "mandoc")];
+
 /// The distribution's configuration, to hold ours against, which a test does.
 pub(crate) const CONFIG: &[Need] = &[
     program("xz", "xz-utils"),
@@ -111,7 +114,7 @@ const CHROMIUM: &str = "/usr/bin/chromium";
 pub(crate) const FRESH: &[Need] = &[program("mmdebstrap", "mmdebstrap")];
 
 /// All that the README's commands need.
-const COMMANDS: [&[Need]; 7] = [RUN, BOCHS, BUILD, SOURCE, GIT, CONFIG, BROWSER];
+const COMMANDS: [&[Need]; 8] = [RUN, BOCHS, BUILD, SOURCE, GIT, MAN, CONFIG, BROWSER];
 
 impl Need {
     /// The file, if that is what is needed.

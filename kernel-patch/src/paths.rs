@@ -43,6 +43,11 @@ pub(crate) fn mutations() -> Result<PathBuf> {
     Ok(workspace_dir()?.join("kernel-patch/mutations"))
 }
 
+/// The manual pages of the calls.
+pub(crate) fn man() -> Result<PathBuf> {
+    Ok(workspace_dir()?.join("docs/man"))
+}
+
 /// A fragment of the kernel's configuration.
 pub(crate) fn fragment(name: &str) -> Result<PathBuf> {
     Ok(workspace_dir()?.join("kernel-patch/config").join(name))

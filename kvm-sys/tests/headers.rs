@@ -1,5 +1,6 @@
 //! The table held against the patched kernel: its headers, as the C compiler
-//! sees them, and its system call table; and docs/calls.md against the table.
+//! sees them, and its system call table; and docs/calls.md and the manual
+//! pages against the table.
 
 #![allow(missing_docs)]
 #![cfg(target_arch = "x86_64")]
@@ -259,4 +260,79 @@ fn docs_are_what_the_table_says() {
         page == calls_md(),
         "docs/calls.md is old: UPDATE_DOCS=1 cargo test -p kvm-sys docs"
     );
+}
+
+/// The calls that a manual page is about, by the page.
+fn paged() -> impl Iterator<Item = (&'static Call, &'static str)> {
+    let creating = ["kvm_create_vm", "kvm_create_vcpu", "kvm_check_extension"];
+    let creating = CALLS.iter().filter(move |it| creating.contains(&it.name));
+    let page = |page| move |call| (call, page);
+    creating
+        .map(page("kvm_create_vm.2"))
+        .chain(BINDING_CALLS.iter().map(page("kvm_bind.2")))
+        .chain(MERGED_CALLS.iter().map(page("kvm_get_state.2")))
+        .chain(RANGE_CALLS.iter().map(page("kvm_map_range.2")))
+}
+
+fn page(name: &str) -> String {
+    let dir = kernel_patch::workspace_dir().unwrap().join("docs/man");
+    fs::read_to_string(dir.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+/// The prototypes of a page, without fonts and white space.
+fn synopsis(page: &str) -> String {
+    let (_, rest) = page.split_once(".SH SYNOPSIS\n").unwrap();
+    let (synopsis, _) = rest.split_once(".SH DESCRIPTION\n").unwrap();
+    let lines = synopsis.lines().map(|line| {
+        let word = line.split_once(' ').filter(|it| it.0.starts_with('.'));
+        word.map_or(line, |(_, rest)| rest)
+    });
+    let text: String = lines.collect();
+    text.replace(['"', ' '], "")
+}
+
+fn prototype(name: &str, parameters: &[&str]) -> String {
+    let arguments: String = parameters.iter().map(|it| format!(",{it}")).collect();
+    format!("int syscall(__NR_{name}{arguments});").replace(' ', "")
+}
+
+#[test]
+fn pages_have_the_prototypes_of_the_table() {
+    let parameters = |call: &Call| -> Vec<&'static str> {
+        let all = call.parameters.split(", ");
+        all.filter(|it| *it != "void").collect()
+    };
+    for (call, name) in paged() {
+        let prototype = prototype(call.name, &parameters(call));
+        assert!(
+            synopsis(&page(name)).contains(&prototype),
+            "{name}: {prototype}"
+        );
+    }
+    for call in calls().filter(|call| call.bound.is_some()) {
+        let name = call.name.replacen("kvm_", "kvm_bound_", 1);
+        let prototype = prototype(&name, &parameters(call)[1..]);
+        assert!(
+            synopsis(&page("kvm_bind.2")).contains(&prototype),
+            "{prototype}"
+        );
+    }
+}
+
+#[test]
+fn pages_have_the_errors_of_the_table() {
+    for (call, name) in paged() {
+        let page = page(name);
+        let own = call.errors.iter().map(|errno| format!("{errno:?}"));
+        let fd = match call.fd {
+            Fd::None => &[][..],
+            _ => &["EBADF", "EINVAL", "EIO", "ENOTTY"],
+        };
+        let pointer = call.parameters.contains('*').then_some("EFAULT");
+        let others = fd.iter().copied().chain(pointer).chain(["ENOSYS"]);
+        for errno in own.chain(others.map(String::from)) {
+            let entry = format!("\n.TP\n.B {errno}\n");
+            assert!(page.contains(&entry), "{name}: no {errno} of {}", call.name);
+        }
+    }
 }

@@ -114,7 +114,7 @@ impl Docs {
 }
 
 /// Tells a tool's failure from one of ours.
-fn failure(result: Result<()>) -> Result<Option<String>> {
+pub(super) fn failure(result: Result<()>) -> Result<Option<String>> {
     match result {
         Ok(()) => Ok(None),
         Err(error @ Error::ToolFailed { .. }) => Ok(Some(error.to_string())),

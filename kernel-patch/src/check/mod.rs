@@ -4,6 +4,7 @@ mod builds;
 mod checkpatch;
 mod configurations;
 mod docs;
+mod man;
 mod report;
 mod selftests;
 mod warnings;
@@ -29,6 +30,10 @@ const EXTRA: &str = "W=1";
 const SPARSE: &str = "sparse";
 const DOCS: &str = "docs";
 const SELFTESTS: &str = "selftests";
+const MAN: &str = "man";
+
+/// The number of the row of the manual pages, which stands above the patches.
+const PAGES: usize = 0;
 
 /// What is to be checked.
 #[derive(Clone, Debug, Default)]
@@ -100,6 +105,7 @@ impl Check {
         }
         host::ensure(host::BUILD)?;
         host::ensure(host::CHECK)?;
+        host::ensure(host::MAN)?;
         let work = paths::check()?;
         let _lock = Lock::exclusive(&work, self.wait)?;
         paths::sweep(&work)?;
@@ -117,11 +123,12 @@ impl Check {
             logs: &logs,
             report: Report::new(&series, self.sample),
         };
+        run.man()?;
         let commits = run.apply(&work)?;
         run.checkpatch(&exceptions)?;
         run.build(&commits, &source)?;
         let mut report = run.report;
-        report.retain(|number| self.is_wanted(number));
+        report.retain(|number| number == PAGES || self.is_wanted(number));
         report.seconds = started.elapsed().as_secs();
         Ok(report)
     }
@@ -185,6 +192,13 @@ impl Run<'_> {
             self.report.judge(last, AM, found.collect(), log);
         }
         Ok(commits)
+    }
+
+    fn man(&mut self) -> Result<()> {
+        let log = self.logs.join("man.log");
+        let found = man::lint(&paths::man()?, &log)?;
+        self.report.judge(PAGES, MAN, found, log);
+        Ok(())
     }
 
     fn checkpatch(&mut self, exceptions: &Exceptions) -> Result<()> {

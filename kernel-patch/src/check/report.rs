@@ -7,7 +7,7 @@ use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{Cell, Color, ContentArrangement, Table};
 use serde::Serialize;
 
-use super::{AM, CHECKPATCH, DOCS, EXTRA, SELFTESTS, SPARSE, configurations};
+use super::{AM, CHECKPATCH, DOCS, EXTRA, MAN, PAGES, SELFTESTS, SPARSE, configurations};
 use crate::series::Series;
 use crate::{Result, files};
 
@@ -31,7 +31,7 @@ pub enum Outcome {
 /// One thing that is wrong.
 #[derive(Clone, Debug, Serialize)]
 pub struct Failure {
-    /// The patch's number.
+    /// The patch's number; 0 for the manual pages.
     pub number: usize,
     /// Its file name.
     pub patch: String,
@@ -43,14 +43,14 @@ pub struct Failure {
     pub log: PathBuf,
 }
 
-/// One patch.
+/// One patch; or, above them, the manual pages.
 #[derive(Clone, Debug, Serialize)]
 pub struct Row {
-    /// Its number in the series, from 1.
+    /// Its number in the series, from 1; the pages have 0.
     pub number: usize,
     /// Its file name.
     pub patch: String,
-    /// The checks, by the names of the columns.
+    /// The checks that it has, by the names of the columns.
     pub checks: BTreeMap<&'static str, Outcome>,
     /// Remarks of checkpatch that are listed with their reasons.
     pub excepted: usize,
@@ -67,7 +67,7 @@ pub struct Report {
     pub seconds: u64,
     /// The columns, in their order.
     pub columns: Vec<&'static str>,
-    /// The patches.
+    /// The manual pages and the patches.
     pub rows: Vec<Row>,
     /// What is wrong.
     pub failures: Vec<Failure>,
@@ -82,24 +82,31 @@ impl Report {
             .chain(configurations)
             .chain([EXTRA, SPARSE, DOCS, SELFTESTS])
             .collect();
-        let rows = series.patches().iter().zip(1..).map(|(patch, number)| Row {
+        let row = |number, name: &str, checks: &[&'static str]| Row {
             number,
-            patch: patch.name().into(),
-            checks: columns.iter().map(|it| (*it, Outcome::Void)).collect(),
+            patch: name.into(),
+            checks: checks.iter().map(|it| (*it, Outcome::Void)).collect(),
             excepted: 0,
-        });
+        };
+        let patches = series.patches().iter().zip(1..);
+        let patches = patches.map(|(patch, number)| row(number, patch.name(), &columns));
+        let rows: Vec<_> = [row(PAGES, "docs/man", &[MAN])]
+            .into_iter()
+            .chain(patches)
+            .collect();
+        let columns = columns.into_iter().chain([MAN]).collect();
         Self {
             series: series.id(),
             sample,
             seconds: 0,
-            rows: rows.collect(),
+            rows,
             columns,
             failures: Vec::new(),
         }
     }
 
     pub(super) fn row(&mut self, number: usize) -> &mut Row {
-        &mut self.rows[number - 1]
+        &mut self.rows[number]
     }
 
     pub(super) fn set(&mut self, number: usize, check: &'static str, outcome: Outcome) {
@@ -163,13 +170,18 @@ impl Report {
             .set_content_arrangement(ContentArrangement::Dynamic)
             .set_header(["patch"].iter().chain(&self.columns));
         for row in &self.rows {
-            let cells = self.columns.iter().map(|column| match row.checks[column] {
-                Outcome::Passed => Cell::new("ok").fg(Color::Green),
-                Outcome::Failed => Cell::new("FAILED").fg(Color::Red),
-                Outcome::Void => Cell::new("void").fg(Color::Yellow),
-                Outcome::LeftOut => Cell::new("-"),
+            let cells = self.columns.iter().map(|it| match row.checks.get(it) {
+                None => Cell::new(""),
+                Some(Outcome::Passed) => Cell::new("ok").fg(Color::Green),
+                Some(Outcome::Failed) => Cell::new("FAILED").fg(Color::Red),
+                Some(Outcome::Void) => Cell::new("void").fg(Color::Yellow),
+                Some(Outcome::LeftOut) => Cell::new("-"),
             });
-            table.add_row([Cell::new(row.number)].into_iter().chain(cells));
+            let head = match row.number {
+                PAGES => Cell::new(&row.patch),
+                number => Cell::new(number),
+            };
+            table.add_row([head].into_iter().chain(cells));
         }
         let mut text = table.to_string();
         let all = |outcome| {
@@ -239,6 +251,26 @@ mod tests {
         let text = report.table();
         assert!(text.contains("FAILED 0003-KVM.patch, sparse: 03-module.log\n    line 0\n"));
         assert!(text.ends_with("line 9\n    and 2 more"), "{text}");
+    }
+
+    #[test]
+    fn a_row_shows_the_checks_that_it_has() {
+        let mut report = report(Outcome::Passed, 0);
+        report.columns.push(MAN);
+        report.rows.push(Row {
+            number: PAGES,
+            patch: "docs/man".into(),
+            checks: [(MAN, Outcome::Void)].into(),
+            excepted: 0,
+        });
+        assert!(!report.holds());
+        let text = report.table();
+        let line = |head: &str| {
+            let mut lines = text.lines().map(|line| line.split_whitespace().collect());
+            lines.find(|cells: &Vec<_>| cells.first() == Some(&head))
+        };
+        assert_eq!(line("3"), Some(vec!["3", "ok"]));
+        assert_eq!(line("docs/man"), Some(vec!["docs/man", "void"]));
     }
 
     #[test]

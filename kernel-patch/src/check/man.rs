@@ -1,0 +1,113 @@
+//! The manual pages of the calls. They are no part of the series.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::docs::failure;
+use crate::process::{self, run};
+use crate::{Error, Result, files};
+
+/// Has `man` and `mandoc` read each page of a directory, with what they remark
+/// in `log`. Each sees faults that the other does not.
+pub(super) fn lint(dir: &Path, log: &Path) -> Result<Vec<String>> {
+    let _ = fs::remove_file(log);
+    let pages = pages(dir)?;
+    if pages.is_empty() {
+        return Ok(vec![format!("no pages in {}", dir.display())]);
+    }
+    let mut found = Vec::new();
+    for page in pages {
+        // The page itself is of no use here.
+        let mut man = Command::new("sh");
+        process::clean(&mut man)
+            .args(["-c", "exec man --warnings --local-file \"$1\" >/dev/null"])
+            .arg("man")
+            .arg(&page)
+            .env("LC_ALL", "C.UTF-8")
+            .env("MANWIDTH", "80");
+        let mut mandoc = Command::new("mandoc");
+        process::clean(&mut mandoc)
+            .args(["-T", "lint", "-W", "warning"])
+            .arg(&page);
+        for (what, command) in [("man", man), ("mandoc", mandoc)] {
+            let before = said(log)?.len();
+            let error = failure(run(command, what, log))?;
+            let said = said(log)?;
+            let remarks: Vec<_> = said[before..].lines().map(String::from).collect();
+            let remarks = if remarks.is_empty() {
+                Vec::from_iter(error)
+            } else {
+                remarks
+            };
+            let name = page.file_name().unwrap_or_default().to_string_lossy();
+            found.extend(remarks.iter().map(|remark| format!("{name}: {remark}")));
+        }
+    }
+    Ok(found)
+}
+
+/// The pages, by name.
+fn pages(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(dir).map_err(Error::io("read", dir))?;
+    let mut pages = Vec::new();
+    for entry in entries {
+        pages.push(entry.map_err(Error::io("read", dir))?.path());
+    }
+    pages.sort();
+    Ok(pages)
+}
+
+fn said(log: &Path) -> Result<String> {
+    let output = files::read(log)?.unwrap_or_default();
+    Ok(String::from_utf8_lossy(&output).into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{host, paths};
+
+    /// What is found in the page of the bound vcpus with some lines behind it.
+    fn found(more: &str) -> Vec<String> {
+        host::ensure(host::MAN).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let page = fs::read_to_string(paths::man().unwrap().join("kvm_bind.2")).unwrap();
+        let pages = dir.path().join("pages");
+        fs::create_dir(&pages).unwrap();
+        fs::write(pages.join("kvm_bind.2"), page + more).unwrap();
+        lint(&pages, &dir.path().join("log")).unwrap()
+    }
+
+    #[test]
+    fn a_good_page_has_no_remarks() {
+        assert_eq!(found(""), [""; 0]);
+    }
+
+    #[test]
+    fn man_finds_a_string_that_there_is_not() {
+        let found = found("\\*[none]\n");
+        assert!(
+            found.iter().any(|it| it.contains("'none' not defined")),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn mandoc_finds_a_font_that_there_is_not() {
+        let found = found("\\fZtext\n");
+        assert!(
+            found.iter().any(|it| it.contains("invalid escape")),
+            "{found:?}"
+        );
+    }
+
+    #[test]
+    fn no_pages_are_a_fault() {
+        let dir = tempfile::tempdir().unwrap();
+        let pages = dir.path().join("pages");
+        fs::create_dir(&pages).unwrap();
+        let found = lint(&pages, &dir.path().join("log")).unwrap();
+        assert_eq!(found, [format!("no pages in {}", pages.display())]);
+    }
+}
