@@ -203,6 +203,8 @@ fn calls_md() -> String {
          `EINVAL` (a vcpu's or `/dev/kvm` where another kind is wanted) or `EIO` (made by another \
          process, or dead); one that takes a pointer with `EFAULT`; and any with `ENOMEM`. \
          A kernel without the calls, or with kvm not loaded, answers `ENOSYS`.\n\n\
+         The [manual pages](man) describe kvm_create_vm(2), kvm_get_state(2), kvm_map_range(2), \
+         kvm_bind(2), and what goes with each.\n\n\
          An ioctl in parentheses is the one of 2007, which Linux has removed.\n\n\
          | number | call | ioctl | structure (bytes) | fd | errors | note |\n\
          | --- | --- | --- | --- | --- | --- | --- |\n",
