@@ -6,6 +6,7 @@
 //! what it finds. Meanwhile the watchdog tries to unload KVM.
 
 mod accessors;
+mod capabilities;
 mod case;
 mod close;
 mod create;
@@ -24,6 +25,7 @@ mod signals;
 mod stacks;
 mod table;
 mod torn;
+mod unmapped;
 
 use std::fs;
 use std::time::Duration;
@@ -64,7 +66,9 @@ const RACES: &[&[Race]] = &[
     close::RACES,
     accessors::RACES,
     torn::RACES,
+    capabilities::RACES,
     memory::RACES,
+    unmapped::RACES,
     host_memory::RACES,
     dirty::RACES,
     process::RACES,
