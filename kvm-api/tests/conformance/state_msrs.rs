@@ -119,7 +119,6 @@ const ACTING: &[(u32, u64)] = &[
     (0x4000_0084, 1),    // HV_X64_MSR_EOM
     (0x4000_00b0, 1),    // HV_X64_MSR_STIMER0_CONFIG
     (0x4b56_4d07, 1),    // MSR_KVM_ASYNC_PF_ACK
-    (0xc001_0114, 1),    // VM_CR
     (X2APIC_EOI, 0),
     (X2APIC_ICR, 0x21),
     (X2APIC_SELF_IPI, VECTOR),
