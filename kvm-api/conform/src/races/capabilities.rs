@@ -1,12 +1,12 @@
-//! What a vcpu's events may say depends on capabilities of its machine, which
-//! another thread may change while they are set.
+//! What a vcpu's events may say, and what a write to an MSR does, depends on
+//! settings of its machine, which another thread may change while they are set.
 
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use kvm_api::kvm_sys::{kvm_regs, kvm_vcpu_events};
+use kvm_api::kvm_sys::{Msrs, kvm_msr_entry, kvm_regs, kvm_vcpu_events};
 use kvm_api::{Errno, Kvm, Result, SetState};
 use nix::{request_code_read, request_code_write};
 
@@ -26,14 +26,44 @@ const KVM_CAP_EXCEPTION_PAYLOAD: u64 = 164;
 const KVM_CAP_X86_TRIPLE_FAULT_EVENT: u64 = 218;
 const VALID_PAYLOAD: u32 = 0x10;
 const VALID_TRIPLE_FAULT: u32 = 0x20;
+/// An MSR, of which nothing is refused unless it writes the hypercall page.
+const TSC_DEADLINE: u32 = 0x6e0;
+/// Another one, that nobody sets.
+const HYPERCALL_PAGE: u32 = 0x4000_0200;
 /// How often the events are set in a round.
 const SETS: u64 = 500;
+
+/// Has an MSR of the machine's write the page for Xen's hypercalls.
+fn name_hypercall_msr(vm: BorrowedFd<'_>, msr: u32) {
+    // `struct kvm_xen_hvm_config`: flags, the MSR, and no page to write.
+    let mut config = [0_u32; 14];
+    config[1] = msr;
+    let request = request_code_write!(KVMIO, 0x7a, size_of_val(&config));
+    // SAFETY: the request reads a structure of this layout.
+    let named = unsafe { libc::ioctl(vm.as_raw_fd(), request, config.as_ptr()) };
+    Errno::result(named).unwrap();
+}
+
+/// As long as the machine lives, KVM patches no code for hypercall pages that come
+/// and go.
+pub fn keep(vm: BorrowedFd<'_>) {
+    name_hypercall_msr(vm, HYPERCALL_PAGE);
+}
 
 fn race(round: &Round) {
     let guest = Guest::counting(round.runner());
     let (vm, vcpu) = (guest.vm.as_fd(), guest.vcpu.as_fd());
     let over = AtomicBool::new(false);
     thread::scope(|scope| {
+        let ending = &over;
+        scope.spawn(move || {
+            for msr in [TSC_DEADLINE, HYPERCALL_PAGE].into_iter().cycle() {
+                name_hypercall_msr(vm, msr);
+                if ending.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
         for cap in [KVM_CAP_X86_TRIPLE_FAULT_EVENT, KVM_CAP_EXCEPTION_PAYLOAD] {
             let over = &over;
             scope.spawn(move || {
@@ -52,6 +82,11 @@ fn race(round: &Round) {
 
 /// Sets registers and events: both are set, or neither.
 fn set(round: &Round, vcpu: BorrowedFd<'_>) {
+    let deadline = kvm_msr_entry {
+        index: TSC_DEADLINE,
+        ..Default::default()
+    };
+    let msrs = Msrs::from_entries(&[deadline]).expect("few");
     let mut regs = kvm_regs::default();
     round.runner().kvm_get_regs(vcpu, &mut regs).unwrap();
     let mut events = kvm_vcpu_events::default();
@@ -64,8 +99,8 @@ fn set(round: &Round, vcpu: BorrowedFd<'_>) {
         let before = regs.rbx;
         regs.rbx = n;
         events.flags = [VALID_TRIPLE_FAULT, VALID_TRIPLE_FAULT | VALID_PAYLOAD][n as usize % 2];
-        let done = match kvm.kvm_set_state(vcpu, &SetState::new().regs(&regs).vcpu_events(&events))
-        {
+        let state = SetState::new().regs(&regs).msrs(&msrs).vcpu_events(&events);
+        let done = match kvm.kvm_set_state(vcpu, &state) {
             Err(Errno::ENOSYS) => set_one_by_one(kvm, vcpu, &regs, &events),
             done => done.map(drop),
         };
@@ -73,8 +108,8 @@ fn set(round: &Round, vcpu: BorrowedFd<'_>) {
         kvm.kvm_get_regs(vcpu, &mut seen).unwrap();
         match done {
             Ok(()) => assert_eq!(seen.rbx, n),
-            Err(Errno::EINVAL) => {
-                assert_eq!(seen.rbx, before, "set although events are refused");
+            Err(Errno::EINVAL | Errno::EOPNOTSUPP) => {
+                assert_eq!(seen.rbx, before, "set although something is refused");
                 regs.rbx = before;
             }
             other => panic!("{other:?}"),

@@ -28,6 +28,7 @@ mod torn;
 mod unmapped;
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -102,6 +103,7 @@ fn test(stage: &Stage<'_>) -> Result<Outcome> {
     // another one may still run into the breakpoint that was there meanwhile. So
     // there is none yet.
     let kept = Guest::counting(&Syscall::open()?);
+    capabilities::keep(kept.vm.as_fd());
     fs::write(SECOND, "1").context(SECOND)?;
     let mut outcome = Outcome::default();
     let mut refused = 0;
