@@ -413,17 +413,14 @@ pub trait Kvm {
     ) -> Result<()>;
 
     /// Forgets that those pages of a range were written whose bits are set in
-    /// `bitmap`, which is as [`kvm_get_dirty_range`](Self::kvm_get_dirty_range)
-    /// gives it. Their next writes are logged again.
-    ///
-    /// Errors: those of [`kvm_get_dirty_range`](Self::kvm_get_dirty_range).
+    /// `bitmap`. Their next writes are logged again. Errors, and the bitmap, are
+    /// those of [`kvm_get_dirty_range`](Self::kvm_get_dirty_range).
     ///
     /// Replaces KVM_CLEAR_DIRTY_LOG, without slot numbers.
     ///
     /// # Safety
     ///
-    /// The kernel is not told how long `bitmap` is. It must have a bit for each
-    /// page of the range: at least `pages.div_ceil(64)` words.
+    /// As that of [`kvm_get_dirty_range`](Self::kvm_get_dirty_range).
     unsafe fn kvm_clear_dirty_range(
         &self,
         vm: BorrowedFd<'_>,
