@@ -24,6 +24,7 @@ mod running;
 mod signals;
 mod stacks;
 mod table;
+mod task_work;
 mod torn;
 mod unmapped;
 
@@ -78,13 +79,17 @@ const RACES: &[&[Race]] = &[
     create::RACES,
     table::RACES,
     migrate::RACES,
+    task_work::RACES,
 ];
 
-/// The second processor, which is off at first.
-const SECOND: &str = "/sys/devices/system/cpu/cpu1/online";
+/// How many processors there are. All but the first are off at first.
+fn processors(options: &Options) -> u32 {
+    if options.debug { 4 } else { 2 }
+}
 
-fn machine(machine: Machine, _: &Options) -> Machine {
-    machine.accel(Accel::Mttcg).smp(2).cmdline("maxcpus=1")
+fn machine(machine: Machine, options: &Options) -> Machine {
+    let machine = machine.accel(Accel::Mttcg).smp(processors(options));
+    machine.cmdline("maxcpus=1")
 }
 
 fn test(stage: &Stage<'_>) -> Result<Outcome> {
@@ -104,7 +109,10 @@ fn test(stage: &Stage<'_>) -> Result<Outcome> {
     // there is none yet.
     let kept = Guest::counting(&Syscall::open()?);
     capabilities::keep(kept.vm.as_fd());
-    fs::write(SECOND, "1").context(SECOND)?;
+    for processor in 1..processors(options) {
+        let online = format!("/sys/devices/system/cpu/cpu{processor}/online");
+        fs::write(&online, "1").context(online)?;
+    }
     let mut outcome = Outcome::default();
     let mut refused = 0;
     let mut least: Option<(u64, String)> = None;
