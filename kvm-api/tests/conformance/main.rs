@@ -18,7 +18,6 @@ mod misuse;
 mod msrs;
 mod permission;
 mod range_guest;
-mod range_logs;
 mod range_model;
 mod ranges;
 mod raw;
@@ -27,7 +26,6 @@ mod run;
 mod shim;
 mod state;
 mod state_misuse;
-mod state_msrs;
 mod traced;
 mod uring;
 mod vcpu_state;
@@ -102,13 +100,11 @@ fn main() -> ExitCode {
         bound::TESTS,
         files::TESTS,
         permission::TESTS,
-        range_logs::TESTS,
         range_model::TESTS,
         ranges::TESTS,
         shim::TESTS,
         state::TESTS,
         state_misuse::TESTS,
-        state_msrs::TESTS,
         traced::TESTS,
         uring::TESTS,
     ]
