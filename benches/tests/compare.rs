@@ -147,9 +147,14 @@ static TURN: Mutex<()> = Mutex::new(());
 fn an_emulator_without_plugins_is_refused() {
     let _turn = TURN.lock().unwrap();
     let dir = TempDir::new().unwrap();
-    let qemu = dir.path().join("qemu-system-x86_64");
-    fs::write(&qemu, "#!/bin/sh\necho QEMU emulator version 0\n").unwrap();
-    fs::set_permissions(&qemu, PermissionsExt::from_mode(0o755)).unwrap();
+    let [script, qemu] = ["script", "qemu-system-x86_64"].map(|name| dir.path().join(name));
+    fs::write(&script, "#!/bin/sh\necho QEMU emulator version 0\n").unwrap();
+    fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+    // What this process has open to write cannot be executed while a child that
+    // another test starts has inherited it. Let another process write it.
+    let mut cp = Command::new("cp");
+    cp.arg("--preserve=mode").arg(&script).arg(&qemu);
+    assert!(cp.status().unwrap().success());
     let path = format!("{}:{}", dir.path().display(), env::var("PATH").unwrap());
     let output = compare(&["--profile", "--no-criterion"])
         .env("PATH", path)
