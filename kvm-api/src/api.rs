@@ -333,8 +333,11 @@ pub trait Kvm {
     /// Gives how many MSRs were set: 0 if none were asked for. Fewer than asked
     /// for means that the next one cannot be set; then nothing was, of no part.
     ///
-    /// Errors: `EINVAL` when a part is not valid, and `E2BIG` for 256 or more
-    /// MSRs, with nothing changed; `ENOSYS` where the interface has no such call.
+    /// Errors, with nothing changed: `EINVAL` when a part is not valid, `E2BIG` for
+    /// 256 or more MSRs, and `EOPNOTSUPP` for an MSR whose write does more than set
+    /// state and may fail, unless it has the value already:
+    /// [`kvm_set_msrs`](Self::kvm_set_msrs) sets that. `ENOSYS` where the interface
+    /// has no such call.
     ///
     /// Replaces KVM_SET_REGS, KVM_SET_SREGS, KVM_SET_FPU, KVM_SET_MSRS,
     /// KVM_SET_DEBUGREGS, KVM_SET_VCPU_EVENTS and KVM_SET_XCRS. It comes from the
@@ -385,10 +388,12 @@ pub trait Kvm {
 
     /// Fetches the bitmap of the pages of a range that were written since they
     /// were last fetched: bit n of word n / 64 is page n of the range, and bits
-    /// behind the last page are 0. Pages outside the range keep theirs.
+    /// behind the last page are 0. Pages outside the range keep theirs. Where the
+    /// virtual machine has KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, all pages keep
+    /// theirs until [`kvm_clear_dirty_range`](Self::kvm_clear_dirty_range).
     ///
     /// Errors: `EINVAL` for an address or a size that is no multiple of the page
-    /// size, or 0; `ENOMEM` when the guest has no memory in a part of the range;
+    /// size, or 0, or of more than 2^31 - 1 pages; `ENOMEM` when the guest has no memory in a part of the range;
     /// `ENOENT` when the writes of a part are not logged; `ENXIO` when the
     /// virtual machine logs into a ring instead; `ENOSYS` where the interface
     /// has no such call.
@@ -405,6 +410,23 @@ pub trait Kvm {
         guest_phys_addr: u64,
         size: u64,
         bitmap: &mut [u64],
+    ) -> Result<()>;
+
+    /// Forgets that those pages of a range were written whose bits are set in
+    /// `bitmap`. Their next writes are logged again. Errors, and the bitmap, are
+    /// those of [`kvm_get_dirty_range`](Self::kvm_get_dirty_range).
+    ///
+    /// Replaces KVM_CLEAR_DIRTY_LOG, without slot numbers.
+    ///
+    /// # Safety
+    ///
+    /// As that of [`kvm_get_dirty_range`](Self::kvm_get_dirty_range).
+    unsafe fn kvm_clear_dirty_range(
+        &self,
+        vm: BorrowedFd<'_>,
+        guest_phys_addr: u64,
+        size: u64,
+        bitmap: &[u64],
     ) -> Result<()>;
 
     /// Maps guest memory that [`kvm_set_memory_region`](Self::kvm_set_memory_region)

@@ -109,7 +109,8 @@ impl Kvm for Bound {
     delegate! { flat:
         kvm_create_vm kvm_get_msr_index_list kvm_get_vcpu_mmap_size kvm_set_memory_region
         kvm_get_dirty_log kvm_get_memory_alias kvm_check_extension kvm_set_user_memory_region
-        kvm_set_memory_alias kvm_map_range kvm_unmap_range kvm_get_dirty_range kvm_map_memory
+        kvm_set_memory_alias kvm_map_range kvm_unmap_range kvm_get_dirty_range kvm_clear_dirty_range
+        kvm_map_memory
     }
     fn kvm_create_vcpu(&self, vm: BorrowedFd<'_>) -> Result<OwnedFd> {
         let vcpu = self.flat.kvm_create_vcpu(vm)?;

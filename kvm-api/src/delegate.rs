@@ -240,6 +240,22 @@ macro_rules! delegate {
             }
         }
     };
+    (@kvm_clear_dirty_range $field:ident) => {
+        #[inline]
+        unsafe fn kvm_clear_dirty_range(
+            &self,
+            vm: BorrowedFd<'_>,
+            guest_phys_addr: u64,
+            size: u64,
+            bitmap: &[u64],
+        ) -> Result<()> {
+            // SAFETY: the caller answers for the same.
+            unsafe {
+                self.$field
+                    .kvm_clear_dirty_range(vm, guest_phys_addr, size, bitmap)
+            }
+        }
+    };
     (@kvm_map_memory $field:ident) => {
         fn kvm_map_memory(
             &self,

@@ -12,7 +12,7 @@ use nix::sys::signal::SigSet;
 
 use crate::delegate::delegate;
 use crate::syscall::{OpenError, Syscall};
-use crate::{Exit, GetState, GuestMemory, Kvm, Result, RunMapping, SetState};
+use crate::{Errno, Exit, GetState, GuestMemory, Kvm, Result, RunMapping, SetState};
 
 /// KVM over the merged calls of a patched kernel, and the flat ones for all that
 /// is no register.
@@ -41,7 +41,8 @@ impl Kvm for Merged {
         kvm_create_vcpu kvm_get_dirty_log kvm_get_memory_alias kvm_run kvm_translate
         kvm_interrupt kvm_debug_guest kvm_set_cpuid kvm_set_signal_mask kvm_check_extension
         kvm_set_user_memory_region kvm_set_memory_alias kvm_get_state kvm_set_state
-        kvm_map_range kvm_unmap_range kvm_get_dirty_range kvm_map_memory
+        kvm_map_range kvm_unmap_range kvm_get_dirty_range kvm_clear_dirty_range
+        kvm_map_memory
     }
 
     #[inline]
@@ -82,9 +83,13 @@ impl Kvm for Merged {
         Ok(read)
     }
 
-    /// As [`kvm_get_msrs`](Kvm::kvm_get_msrs).
+    /// As [`kvm_get_msrs`](Kvm::kvm_get_msrs). Where one of the MSRs acts, which the
+    /// merged call refuses, the flat call sets them.
     fn kvm_set_msrs(&self, vcpu: BorrowedFd<'_>, msrs: &Msrs) -> Result<usize> {
-        let set = self.kvm_set_state(vcpu, &SetState::new().msrs(msrs))?;
+        let set = match self.kvm_set_state(vcpu, &SetState::new().msrs(msrs)) {
+            Err(Errno::EOPNOTSUPP) => return self.flat.kvm_set_msrs(vcpu, msrs),
+            set => set?,
+        };
         if set < msrs.as_slice().len() {
             return self.kvm_set_state(vcpu, &SetState::new().msrs(&first(msrs, set)));
         }

@@ -38,7 +38,8 @@ impl Kvm for Ranges {
         kvm_create_vcpu kvm_run kvm_get_regs kvm_set_regs kvm_get_sregs kvm_set_sregs
         kvm_translate kvm_interrupt kvm_debug_guest kvm_get_msrs kvm_set_msrs kvm_set_cpuid
         kvm_set_signal_mask kvm_get_fpu kvm_set_fpu kvm_check_extension kvm_get_state
-        kvm_set_state kvm_map_range kvm_unmap_range kvm_get_dirty_range kvm_map_memory
+        kvm_set_state kvm_map_range kvm_unmap_range kvm_get_dirty_range kvm_clear_dirty_range
+        kvm_map_memory
     }
 
     /// `ENOSYS`: [`kvm_get_dirty_range`](Kvm::kvm_get_dirty_range) takes its place.

@@ -25,8 +25,15 @@ calls! {
         note "EBUSY: a slot of another interface is in the way";
     }
 
-    /// Fetches and resets the bitmap of the pages of a range that were written.
+    /// Fetches the bitmap of the pages of a range that were written, and resets it
+    /// unless the virtual machine has KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2.
     __NR_kvm_get_dirty_range = 628 ("int fd, __u64 guest_phys_addr, __u64 size, void *bitmap") on Vm {
+        errors EINVAL ENOMEM ENOENT ENXIO;
+        note "ENOMEM: there is a hole in the range";
+    }
+
+    /// Resets those pages of a range whose bits are set in a bitmap.
+    __NR_kvm_clear_dirty_range = 648 ("int fd, __u64 guest_phys_addr, __u64 size, const void *bitmap") on Vm {
         errors EINVAL ENOMEM ENOENT ENXIO;
         note "ENOMEM: there is a hole in the range";
     }

@@ -27,15 +27,17 @@ fn calls() -> impl Iterator<Item = &'static Call> {
         .chain(&BINDING_CALLS)
 }
 
-/// The number and the name of each, with those that do the same to the bound vcpu
-/// behind all others.
-fn numbered() -> impl Iterator<Item = (i64, String)> {
+/// The number and the name of each, and of those that do the same to the bound vcpu,
+/// in the order of the numbers.
+fn numbered() -> Vec<(i64, String)> {
     let named = calls().map(|call| (call.number, call.name.to_owned()));
     let bound = calls().filter_map(|call| {
         let name = call.name.replacen("kvm_", "kvm_bound_", 1);
         call.bound.map(|number| (number, name))
     });
-    named.chain(bound)
+    let mut numbered: Vec<_> = named.chain(bound).collect();
+    numbered.sort_unstable();
+    numbered
 }
 
 /// The patched kernel, built first if it is not.
@@ -171,6 +173,7 @@ fn table_is_what_the_kernel_dispatches() {
         .map(|fields| fields.join(" "))
         .collect();
     let expected: Vec<_> = numbered()
+        .into_iter()
         .map(|(number, name)| format!("{number} 64 {name} sys_{name}"))
         .collect();
     // `common` would make the calls x32's too, which they may be or not.
@@ -183,8 +186,9 @@ fn table_is_what_the_kernel_dispatches() {
 
 #[test]
 fn numbers_follow_one_another() {
-    let numbers = numbered().map(|(number, _)| number);
-    assert!(numbers.eq(600..600 + numbered().count() as i64));
+    let numbered = numbered();
+    let numbers = numbered.iter().map(|(number, _)| *number);
+    assert!(numbers.eq(600..600 + numbered.len() as i64));
 }
 
 /// docs/calls.md, made of the table.

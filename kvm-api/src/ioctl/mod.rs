@@ -366,6 +366,16 @@ impl Kvm for Ioctl {
         Err(Errno::ENOSYS)
     }
 
+    unsafe fn kvm_clear_dirty_range(
+        &self,
+        _vm: BorrowedFd<'_>,
+        _guest_phys_addr: u64,
+        _size: u64,
+        _bitmap: &[u64],
+    ) -> Result<()> {
+        Err(Errno::ENOSYS)
+    }
+
     fn kvm_map_memory(
         &self,
         vm: BorrowedFd<'_>,

@@ -362,6 +362,25 @@ impl Kvm for Syscall {
         })
     }
 
+    unsafe fn kvm_clear_dirty_range(
+        &self,
+        vm: BorrowedFd<'_>,
+        guest_phys_addr: u64,
+        size: u64,
+        bitmap: &[u64],
+    ) -> Result<()> {
+        // SAFETY: the caller says that the bitmap is as long as the range's.
+        done(unsafe {
+            syscall4(
+                __NR_kvm_clear_dirty_range,
+                fd(vm),
+                guest_phys_addr as usize,
+                size as usize,
+                input(bitmap.as_ptr()),
+            )
+        })
+    }
+
     fn kvm_map_memory(
         &self,
         vm: BorrowedFd<'_>,

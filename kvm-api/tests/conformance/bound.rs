@@ -1,7 +1,7 @@
 //! A vcpu that is bound is its task's alone, until the task is gone, executes
 //! another program, or lets it go.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::mpsc;
 use std::thread;
@@ -16,7 +16,7 @@ use kvm_api::syscall::Syscall;
 use kvm_api::{Errno, Kvm, Reason, Result};
 use libc::c_long;
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, fork};
+use nix::unistd::{ForkResult, fork, gettid};
 
 use crate::Needs::AnyVcpu;
 use crate::host::Backend;
@@ -29,6 +29,7 @@ pub const TESTS: &[(Backend, Test)] = &[
     of("kvm_bind::keeps_the_vcpu_alive", kept_alive),
     of("kvm_bind::the_task_may_use_the_fd_too", fd_too),
     of("kvm_bind::another_vcpu_meanwhile", another_meanwhile),
+    of("kvm_bind::is_shown_by_fdinfo", shown_by_fdinfo),
     of("kvm_bind::ends_with_the_thread", ends_with_thread),
     of("kvm_bind::ends_with_exec", ends_with_exec),
     of("kvm_bind::is_not_inherited", not_inherited),
@@ -191,6 +192,29 @@ fn another_meanwhile(stage: &Stage) {
     assert_eq!(bound_regs().unwrap().rip, guests::ENTRY + 5);
     other.run_to_hlt();
     unbind().unwrap();
+}
+
+/// The thread that a vcpu is bound to, as anybody may see; 0 if there is none.
+fn shown(vcpu: BorrowedFd<'_>) -> i32 {
+    let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", vcpu.as_raw_fd())).unwrap();
+    let mut lines = info.lines();
+    let pid = lines.find_map(|line| line.strip_prefix("kvm-bound-pid:\t"));
+    pid.expect("a vcpu's fdinfo has it").parse().unwrap()
+}
+
+fn shown_by_fdinfo(stage: &Stage) {
+    let machine = machine(stage, programs::OUT);
+    let vcpu = machine.vcpu();
+    assert_eq!(shown(vcpu), 0);
+    bind(vcpu).unwrap();
+    assert_eq!(elsewhere(|| shown(vcpu)), gettid().as_raw());
+    unbind().unwrap();
+    assert_eq!(shown(vcpu), 0);
+    elsewhere(|| {
+        bind(vcpu).unwrap();
+        assert_eq!(shown(vcpu), gettid().as_raw());
+    });
+    assert_eq!(shown(vcpu), 0);
 }
 
 fn ends_with_thread(stage: &Stage) {

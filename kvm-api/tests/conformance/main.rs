@@ -18,6 +18,7 @@ mod misuse;
 mod msrs;
 mod permission;
 mod range_guest;
+mod range_logs;
 mod range_model;
 mod ranges;
 mod raw;
@@ -26,6 +27,7 @@ mod run;
 mod shim;
 mod state;
 mod state_misuse;
+mod state_msrs;
 mod traced;
 mod uring;
 mod vcpu_state;
@@ -100,11 +102,13 @@ fn main() -> ExitCode {
         bound::TESTS,
         files::TESTS,
         permission::TESTS,
+        range_logs::TESTS,
         range_model::TESTS,
         ranges::TESTS,
         shim::TESTS,
         state::TESTS,
         state_misuse::TESTS,
+        state_msrs::TESTS,
         traced::TESTS,
         uring::TESTS,
     ]

@@ -86,6 +86,16 @@ impl<'k> Guest<'k> {
         Ok((0..pages).map(|page| bitmap[0] & 1 << page != 0).collect())
     }
 
+    /// Clears the log of those of the pages whose bit is set.
+    pub fn clear(&mut self, page: u64, pages: u64, bitmap: u64) -> Result<()> {
+        let vm = self.machine.vm();
+        // SAFETY: there are no more pages than bits.
+        unsafe {
+            self.kvm()
+                .kvm_clear_dirty_range(vm, WINDOW + page * PAGE, pages * PAGE, &[bitmap])
+        }
+    }
+
     /// Has the guest's data segment begin at a page of the window.
     pub fn aim(&mut self, page: u64) {
         self.machine

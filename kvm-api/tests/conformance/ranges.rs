@@ -1,6 +1,7 @@
-//! kvm_map_range, kvm_unmap_range, kvm_get_dirty_range: by themselves, on the
-//! backend that has nothing else for the caller's memory; and beside slots with
-//! numbers, on the one that has both.
+//! kvm_map_range, kvm_unmap_range, kvm_get_dirty_range, kvm_clear_dirty_range: by
+//! themselves, on the backend that has nothing else for the caller's memory; and
+//! beside slots with numbers, on the one that has both. The dirty logs of a virtual
+//! machine that clears them by a call of its own are in `range_logs.rs`.
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
@@ -50,17 +51,20 @@ pub const TESTS: &[(Backend, Test)] = &[
 
 fn no_ioctl(stage: &Stage) {
     let machine = Machine::new(&*stage.kvm);
-    // SAFETY: nothing is mapped, and the bitmap has a bit for the one page.
-    let (map, dirty) = unsafe {
+    // SAFETY: nothing is mapped, and the bitmaps have a bit for the one page.
+    let (map, dirty, clear) = unsafe {
         (
             stage.kvm.kvm_map_range(machine.vm(), WINDOW, PAGE, 0, 0),
             stage
                 .kvm
                 .kvm_get_dirty_range(machine.vm(), WINDOW, PAGE, &mut [0]),
+            stage
+                .kvm
+                .kvm_clear_dirty_range(machine.vm(), WINDOW, PAGE, &[0]),
         )
     };
     let unmap = stage.kvm.kvm_unmap_range(machine.vm(), WINDOW, PAGE);
-    assert_eq!([map, unmap, dirty], [Err(Errno::ENOSYS); 3]);
+    assert_eq!([map, unmap, dirty, clear], [Err(Errno::ENOSYS); 4]);
 }
 
 /// No call names the caller's memory by a slot, whatever it is told.

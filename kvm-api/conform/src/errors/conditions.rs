@@ -249,7 +249,8 @@ fn use_vcpu(subject: &mut Subject<'_>, it: &mut Invocation, vcpu: OwnedFd) {
     it.words[0] = subject.still.as_raw_fd() as u64;
 }
 
-fn enable(vm: BorrowedFd<'_>, capability: u64, argument: u64) -> Result<()> {
+/// Enables a capability of a virtual machine.
+pub fn enable(vm: BorrowedFd<'_>, capability: u64, argument: u64) -> Result<()> {
     let mut words = [0_u64; 13];
     // The capability is the lower half of the first, the flags the upper.
     words[0] = capability;

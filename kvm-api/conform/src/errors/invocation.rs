@@ -113,7 +113,9 @@ impl Invocation {
                 ("userspace_addr", at(subject.host.as_ptr())),
             ]),
             "kvm_unmap_range" => set.extend([("guest_phys_addr", FREE), ("size", PAGE)]),
-            "kvm_get_dirty_range" => set.extend([("size", PAGE), ("bitmap", room)]),
+            "kvm_get_dirty_range" | "kvm_clear_dirty_range" => {
+                set.extend([("size", PAGE), ("bitmap", room)])
+            }
             "kvm_map_memory" => set.extend([("guest_phys_addr", KERNEL_MEMORY), ("size", PAGE)]),
             _ => {}
         }

@@ -20,6 +20,7 @@ mod signature;
 mod subject;
 mod threads;
 
+pub use conditions::enable;
 pub use others::Others;
 pub use processes::heir;
 

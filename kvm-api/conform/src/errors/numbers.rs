@@ -253,7 +253,16 @@ pub const NUMBERS: &[Number] = &[
         more: &[(KERNEL_MEMORY, WORKS), (TOP, INVALID)] },
     Number { call: "kvm_get_dirty_range", name: "size", limit: Is(MEMORY as u64), step: PAGE,
         zero: INVALID, one: INVALID, below: WORKS, at: WORKS, above: NOT_MAPPED, most: INVALID,
-        more: &[(PAGE + 1, INVALID), (TOP, NOT_MAPPED)] },
+        more: &[(PAGE + 1, INVALID), (MOST_PAGES, NOT_MAPPED), (MOST_PAGES + PAGE, INVALID),
+            (TOP, INVALID)] },
+    Number { call: "kvm_clear_dirty_range", name: "guest_phys_addr",
+        limit: Is(MEMORY as u64 - PAGE), step: PAGE,
+        zero: WORKS, one: INVALID, below: WORKS, at: WORKS, above: NOT_MAPPED, most: INVALID,
+        more: &[(KERNEL_MEMORY, WORKS), (TOP, INVALID)] },
+    Number { call: "kvm_clear_dirty_range", name: "size", limit: Is(MEMORY as u64), step: PAGE,
+        zero: INVALID, one: INVALID, below: WORKS, at: WORKS, above: NOT_MAPPED, most: INVALID,
+        more: &[(PAGE + 1, INVALID), (MOST_PAGES, NOT_MAPPED), (MOST_PAGES + PAGE, INVALID),
+            (TOP, INVALID)] },
 ];
 
 /// The numbers that a call takes, in either way, and their size.

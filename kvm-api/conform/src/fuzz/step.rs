@@ -206,7 +206,7 @@ pub const NUMBERS: [u64; 24] = [
 ];
 
 /// The numbers next to those of the calls.
-const NEIGHBOURS: [u16; 4] = [599, 648, 649, 470];
+const NEIGHBOURS: [u16; 4] = [599, 649, 650, 470];
 
 impl Step {
     /// A step with arguments of the right kinds, most of them.

@@ -1,11 +1,15 @@
-//! Machines and vcpus are made by several threads at once.
+//! Machines and vcpus are made by several threads at once, or used by one thread
+//! as soon as another has made them.
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread;
 
-use kvm_api::Errno;
+use kvm_api::bound::Bound;
+use kvm_api::kvm_sys::{Msrs, kvm_msr_entry};
+use kvm_api::{Errno, Kvm};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::Race;
@@ -14,6 +18,13 @@ use super::round::Round;
 pub const RACES: &[Race] = &[
     Race::new("vcpus made at once have the lowest ids", vcpus),
     Race::new("file descriptors run out while machines are made", machines),
+    Race::new("a vcpu is whole when it can be used", |round| {
+        whole(round, |_| (), round.other());
+    }),
+    Race::new("a vcpu is whole when it can be bound", |round| {
+        let bound = Bound::open().unwrap();
+        whole(round, |_| bound.unbind(), &bound);
+    }),
 ];
 
 const THREADS: usize = 3;
@@ -41,6 +52,66 @@ fn vcpus(round: &Round) {
     });
     let ids: BTreeSet<usize> = vcpus.iter().map(id).collect();
     assert!(ids.into_iter().eq(0..THREADS * EACH));
+}
+
+/// How many vcpus are made in a round, and looked at before they are given out.
+const VCPUS: usize = 20;
+
+/// What KVM sets to 1 as the last step of making a vcpu.
+const MSR_KVM_POLL_CONTROL: u32 = 0x4b56_4d05;
+
+/// A thread makes vcpus. Another uses each by the number that its file is to have,
+/// as soon as that works, and then does `after`.
+fn whole(round: &Round, after: impl Fn(BorrowedFd<'_>) + Sync, kvm: &(dyn Kvm + Sync)) {
+    /// That there is no next number yet, and that there is none any more.
+    const NONE: RawFd = -1;
+    const OVER: RawFd = -2;
+    let vm = round.runner().kvm_create_vm().unwrap();
+    let next = AtomicI32::new(NONE);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            loop {
+                let number = match next.load(Ordering::SeqCst) {
+                    OVER => break,
+                    NONE => continue,
+                    number => number,
+                };
+                // SAFETY: the calls say so if the number is no file's. It is not
+                // given to another file before `next` is changed.
+                let vcpu = unsafe { BorrowedFd::borrow_raw(number) };
+                let mut msrs = Msrs::from_entries(&[kvm_msr_entry {
+                    index: MSR_KVM_POLL_CONTROL,
+                    ..Default::default()
+                }])
+                .expect("one is few");
+                match kvm.kvm_get_msrs(vcpu, &mut msrs) {
+                    Err(error) => assert_eq!(error, Errno::EBADF),
+                    Ok(count) => {
+                        let values: Vec<u64> = msrs.as_slice().iter().map(|it| it.data).collect();
+                        assert_eq!((count, &values[..]), (1, &[1][..]));
+                        round.pause();
+                        after(vcpu);
+                        next.store(NONE, Ordering::SeqCst);
+                    }
+                }
+            }
+        });
+        let mut vcpus = Vec::new();
+        for _ in 0..VCPUS {
+            // The lowest number that is free is the next file's.
+            let number = vm.try_clone().unwrap().as_raw_fd();
+            next.store(number, Ordering::SeqCst);
+            round.pause();
+            let vcpu = round.runner().kvm_create_vcpu(vm.as_fd()).unwrap();
+            assert_eq!(vcpu.as_raw_fd(), number);
+            vcpus.push(vcpu);
+            // If it is never used the watchdog comes.
+            while next.load(Ordering::SeqCst) != NONE {
+                thread::yield_now();
+            }
+        }
+        next.store(OVER, Ordering::SeqCst);
+    });
 }
 
 /// A vcpu's id, of which its file is named.

@@ -80,7 +80,7 @@ fn state(round: &Round) -> (kvm_regs, kvm_fpu) {
 }
 
 /// Lets a thread run on these processors only.
-fn pin(thread: Pid, processors: u64) {
+pub fn pin(thread: Pid, processors: u64) {
     // SAFETY: the kernel reads the eight bytes.
     let set = unsafe {
         libc::syscall(

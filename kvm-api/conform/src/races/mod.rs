@@ -6,6 +6,7 @@
 //! what it finds. Meanwhile the watchdog tries to unload KVM.
 
 mod accessors;
+mod capabilities;
 mod case;
 mod close;
 mod create;
@@ -23,9 +24,12 @@ mod running;
 mod signals;
 mod stacks;
 mod table;
+mod task_work;
 mod torn;
+mod unmapped;
 
 use std::fs;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -64,7 +68,9 @@ const RACES: &[&[Race]] = &[
     close::RACES,
     accessors::RACES,
     torn::RACES,
+    capabilities::RACES,
     memory::RACES,
+    unmapped::RACES,
     host_memory::RACES,
     dirty::RACES,
     process::RACES,
@@ -73,13 +79,17 @@ const RACES: &[&[Race]] = &[
     create::RACES,
     table::RACES,
     migrate::RACES,
+    task_work::RACES,
 ];
 
-/// The second processor, which is off at first.
-const SECOND: &str = "/sys/devices/system/cpu/cpu1/online";
+/// How many processors there are. All but the first are off at first.
+fn processors(options: &Options) -> u32 {
+    if options.debug { 4 } else { 2 }
+}
 
-fn machine(machine: Machine, _: &Options) -> Machine {
-    machine.accel(Accel::Mttcg).smp(2).cmdline("maxcpus=1")
+fn machine(machine: Machine, options: &Options) -> Machine {
+    let machine = machine.accel(Accel::Mttcg).smp(processors(options));
+    machine.cmdline("maxcpus=1")
 }
 
 fn test(stage: &Stage<'_>) -> Result<Outcome> {
@@ -98,7 +108,11 @@ fn test(stage: &Stage<'_>) -> Result<Outcome> {
     // another one may still run into the breakpoint that was there meanwhile. So
     // there is none yet.
     let kept = Guest::counting(&Syscall::open()?);
-    fs::write(SECOND, "1").context(SECOND)?;
+    capabilities::keep(kept.vm.as_fd());
+    for processor in 1..processors(options) {
+        let online = format!("/sys/devices/system/cpu/cpu{processor}/online");
+        fs::write(&online, "1").context(online)?;
+    }
     let mut outcome = Outcome::default();
     let mut refused = 0;
     let mut least: Option<(u64, String)> = None;

@@ -128,6 +128,8 @@ fn is_of_type(parameter: &str, argument: &Field, row: &Row, variant: &str) -> bo
         }));
         is(&["ptr"]) && target.name == to && directions.any(|by| direction.contains(&&*by.name))
     };
+    let is_buffer =
+        |direction| is(&["buffer"]) && kind.inner(0).is_some_and(|by| by.name == direction);
     let c = parameter.strip_suffix(&*argument.name).unwrap_or_default();
     match c.trim() {
         "int" if argument.name == "pidfd" => is(&["fd_pidfd"]),
@@ -143,7 +145,8 @@ fn is_of_type(parameter: &str, argument: &Field, row: &Row, variant: &str) -> bo
         "__u64" => is(&["int64", "len"]),
         "unsigned long" => is(&["intptr"]),
         "size_t" => is(&["bytesize"]),
-        "void *" => is(&["buffer"]) && kind.inner(0).is_some_and(|by| by.name == "out"),
+        "void *" => is_buffer("out"),
+        "const void *" => is_buffer("in"),
         "__u64 *" => points(&["out"], "int64"),
         "__u8 *" => points(&["out"], "int8"),
         c => match (c.strip_prefix("const struct "), c.strip_prefix("struct ")) {

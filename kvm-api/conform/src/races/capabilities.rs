@@ -1,0 +1,132 @@
+//! What a vcpu's events may say, and what a write to an MSR does, depends on
+//! settings of its machine, which another thread may change while they are set.
+
+use std::mem::size_of;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+
+use kvm_api::kvm_sys::{Msrs, kvm_msr_entry, kvm_regs, kvm_vcpu_events};
+use kvm_api::{Errno, Kvm, Result, SetState};
+use nix::{request_code_read, request_code_write};
+
+use super::Race;
+use super::guest::Guest;
+use super::round::Round;
+use crate::errors::enable;
+
+pub const RACES: &[Race] = &[Race::new(
+    "a capability that events need comes and goes",
+    race,
+)];
+
+/// The type byte of KVM's ioctl requests.
+const KVMIO: u8 = 0xae;
+const KVM_CAP_EXCEPTION_PAYLOAD: u64 = 164;
+const KVM_CAP_X86_TRIPLE_FAULT_EVENT: u64 = 218;
+const VALID_PAYLOAD: u32 = 0x10;
+const VALID_TRIPLE_FAULT: u32 = 0x20;
+/// An MSR, of which nothing is refused unless it writes the hypercall page.
+const TSC_DEADLINE: u32 = 0x6e0;
+/// Another one, that nobody sets.
+const HYPERCALL_PAGE: u32 = 0x4000_0200;
+/// How often the events are set in a round.
+const SETS: u64 = 500;
+
+/// Has an MSR of the machine's write the page for Xen's hypercalls.
+fn name_hypercall_msr(vm: BorrowedFd<'_>, msr: u32) {
+    // `struct kvm_xen_hvm_config`: flags, the MSR, and no page to write.
+    let mut config = [0_u32; 14];
+    config[1] = msr;
+    let request = request_code_write!(KVMIO, 0x7a, size_of_val(&config));
+    // SAFETY: the request reads a structure of this layout.
+    let named = unsafe { libc::ioctl(vm.as_raw_fd(), request, config.as_ptr()) };
+    Errno::result(named).unwrap();
+}
+
+/// As long as the machine lives, KVM patches no code for hypercall pages that come
+/// and go.
+pub fn keep(vm: BorrowedFd<'_>) {
+    name_hypercall_msr(vm, HYPERCALL_PAGE);
+}
+
+fn race(round: &Round) {
+    let guest = Guest::counting(round.runner());
+    let (vm, vcpu) = (guest.vm.as_fd(), guest.vcpu.as_fd());
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let ending = &over;
+        scope.spawn(move || {
+            for msr in [TSC_DEADLINE, HYPERCALL_PAGE].into_iter().cycle() {
+                name_hypercall_msr(vm, msr);
+                if ending.load(Ordering::Relaxed) {
+                    break;
+                }
+            }
+        });
+        for cap in [KVM_CAP_X86_TRIPLE_FAULT_EVENT, KVM_CAP_EXCEPTION_PAYLOAD] {
+            let over = &over;
+            scope.spawn(move || {
+                for on in [true, false].into_iter().cycle() {
+                    enable(vm, cap, on.into()).unwrap();
+                    if over.load(Ordering::Relaxed) {
+                        break;
+                    }
+                }
+            });
+        }
+        set(round, vcpu);
+        over.store(true, Ordering::Relaxed);
+    });
+}
+
+/// Sets registers and events: both are set, or neither.
+fn set(round: &Round, vcpu: BorrowedFd<'_>) {
+    let deadline = kvm_msr_entry {
+        index: TSC_DEADLINE,
+        ..Default::default()
+    };
+    let msrs = Msrs::from_entries(&[deadline]).expect("few");
+    let mut regs = kvm_regs::default();
+    round.runner().kvm_get_regs(vcpu, &mut regs).unwrap();
+    let mut events = kvm_vcpu_events::default();
+    let request = request_code_read!(KVMIO, 0x9f, size_of::<kvm_vcpu_events>());
+    // SAFETY: the request writes this structure.
+    let read = unsafe { libc::ioctl(vcpu.as_raw_fd(), request, &raw mut events) };
+    Errno::result(read).unwrap();
+    for n in 1..=SETS {
+        let kvm = round.interface(n as usize);
+        let before = regs.rbx;
+        regs.rbx = n;
+        events.flags = [VALID_TRIPLE_FAULT, VALID_TRIPLE_FAULT | VALID_PAYLOAD][n as usize % 2];
+        let state = SetState::new().regs(&regs).msrs(&msrs).vcpu_events(&events);
+        let done = match kvm.kvm_set_state(vcpu, &state) {
+            Err(Errno::ENOSYS) => set_one_by_one(kvm, vcpu, &regs, &events),
+            done => done.map(drop),
+        };
+        let mut seen = kvm_regs::default();
+        kvm.kvm_get_regs(vcpu, &mut seen).unwrap();
+        match done {
+            Ok(()) => assert_eq!(seen.rbx, n),
+            Err(Errno::EINVAL | Errno::EOPNOTSUPP) => {
+                assert_eq!(seen.rbx, before, "set although something is refused");
+                regs.rbx = before;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+/// The same by ioctls: events first, as they may be refused.
+fn set_one_by_one(
+    kvm: &dyn Kvm,
+    vcpu: BorrowedFd<'_>,
+    regs: &kvm_regs,
+    events: &kvm_vcpu_events,
+) -> Result<()> {
+    let request = request_code_write!(KVMIO, 0xa0, size_of::<kvm_vcpu_events>());
+    let mut events = *events;
+    // SAFETY: the request reads this structure, and may change it.
+    Errno::result(unsafe { libc::ioctl(vcpu.as_raw_fd(), request, &raw mut events) })?;
+    kvm.kvm_set_regs(vcpu, regs)
+}

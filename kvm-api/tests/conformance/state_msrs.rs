@@ -1,0 +1,260 @@
+//! kvm_set_state: MSRs that cannot be put back, and those that need what another
+//! part sets.
+
+use std::os::fd::AsRawFd;
+
+use guests::programs::{HANDLER, HANDLER_AT, OUT_PORT};
+use guests::{ENTRY, Machine};
+use kvm_api::kvm_sys::*;
+use kvm_api::{Errno, SetState};
+
+use crate::host::Backend;
+use crate::state::on_syscall;
+use crate::vcpu_state::{SYSENTER_CS, UNKNOWN, msrs};
+use crate::{Stage, Test};
+
+pub const TESTS: &[(Backend, Test)] = &[
+    on_syscall("kvm_set_state::an_msr_that_acts_is_refused", acts),
+    on_syscall("kvm_set_state::sregs_come_before_msrs", x2apic),
+    on_syscall("kvm_set_state::an_msr_wins_over_sregs", wins),
+    on_syscall("kvm_set_state::what_cannot_go_back_comes_last", last),
+    on_syscall(
+        "kvm_set_state::addresses_are_enabled_and_disabled",
+        enabling,
+    ),
+];
+
+const APIC_BASE: u32 = 0x1b;
+const TSC_DEADLINE: u32 = 0x6e0;
+const X2APIC_TPR: u32 = 0x808;
+const X2APIC_EOI: u32 = 0x80b;
+const X2APIC_SPIV: u32 = 0x80f;
+const X2APIC_ICR: u32 = 0x830;
+const X2APIC_LVTT: u32 = 0x832;
+const X2APIC_SELF_IPI: u32 = 0x83f;
+const EFER: u32 = 0xc000_0080;
+const FS_BASE: u32 = 0xc000_0100;
+const GS_BASE: u32 = 0xc000_0101;
+const HV_RESET: u32 = 0x4000_0003;
+const ASYNC_PF_EN: u32 = 0x4b56_4d02;
+const PV_EOI_EN: u32 = 0x4b56_4d04;
+
+/// The local APIC's mode in IA32_APIC_BASE.
+const X2APIC: u64 = 1 << 10;
+/// The vector of the local APIC's timer: [`HANDLER`]'s own.
+const VECTOR: u64 = 0x21;
+/// The timer takes IA32_TSC_DEADLINE.
+const DEADLINE_MODE: u64 = 0b10 << 17;
+const SOFTWARE_ENABLED: u64 = 0x1ff;
+
+/// A machine with a local APIC that KVM emulates, whose CPUID has all that KVM has.
+fn with_apic(stage: &Stage) -> Machine<'_> {
+    const KVM_CREATE_IRQCHIP: libc::c_ulong = nix::request_code_none!(0xae, 0x60);
+    let vm = stage.kvm.kvm_create_vm().unwrap();
+    // SAFETY: the request takes nothing.
+    Errno::result(unsafe { libc::ioctl(vm.as_raw_fd(), KVM_CREATE_IRQCHIP) }).unwrap();
+    let machine = Machine::of_vm(&*stage.kvm, vm, 0);
+    let mut supported = kvm_ioctls::Kvm::new()
+        .unwrap()
+        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+        .unwrap();
+    for leaf in supported.as_mut_slice() {
+        if leaf.function == 1 {
+            // Which KVM has, and does not say here.
+            leaf.ecx |= 1 << 24;
+        }
+    }
+    stage.kvm.kvm_set_cpuid(machine.vcpu(), &supported).unwrap();
+    machine
+}
+
+fn get(stage: &Stage, machine: &Machine<'_>, index: u32) -> u64 {
+    let mut list = msrs(&[(index, 0)]);
+    let read = stage.witness.kvm_get_msrs(machine.vcpu(), &mut list);
+    assert_eq!(read, Ok(1), "{index:#x}");
+    list.as_slice()[0].data
+}
+
+fn set(stage: &Stage, machine: &Machine<'_>, list: &[(u32, u64)]) -> kvm_api::Result<usize> {
+    let list = msrs(list);
+    stage
+        .kvm
+        .kvm_set_state(machine.vcpu(), &SetState::new().msrs(&list))
+}
+
+/// Sets MSRs and special registers.
+fn set_both(
+    stage: &Stage,
+    machine: &Machine<'_>,
+    list: &[(u32, u64)],
+    sregs: &kvm_sregs,
+) -> kvm_api::Result<usize> {
+    let list = msrs(list);
+    let state = SetState::new().msrs(&list).sregs(sregs);
+    stage.kvm.kvm_set_state(machine.vcpu(), &state)
+}
+
+/// Has the guest enable interrupts and write `own` to the port; [`HANDLER`] writes
+/// the vector before that, if an interrupt is pending.
+fn first_byte(machine: &mut Machine<'_>, own: u8) -> u8 {
+    // sti; nop; nop; mov $own,%al; out %al,$0x11; jmp .
+    machine.load(&[0xfb, 0x90, 0x90, 0xb0, own, 0xe6, 0x11, 0xeb, 0xfe]);
+    machine.memory.write(HANDLER_AT.into(), HANDLER).unwrap();
+    let entry = [HANDLER_AT.to_le_bytes(), [0, 0]].concat();
+    machine.memory.write(4 * VECTOR as usize, &entry).unwrap();
+    machine.start_at(ENTRY);
+    machine.run_to_out(OUT_PORT)
+}
+
+/// MSRs whose write does something, and a value that makes them do it. The last are
+/// there in x2APIC mode only.
+const ACTING: &[(u32, u64)] = &[
+    (HV_RESET, 1),
+    (0x4000_0000, 1),    // HV_X64_MSR_GUEST_OS_ID
+    (0x4000_0001, 1),    // HV_X64_MSR_HYPERCALL
+    (0x4000_0021, 1),    // HV_X64_MSR_REFERENCE_TSC
+    (0x4000_0070, 0),    // HV_X64_MSR_EOI
+    (0x4000_0071, 0x21), // HV_X64_MSR_ICR
+    (0x4000_0072, 0x10), // HV_X64_MSR_TPR
+    (0x4000_0073, 1),    // HV_X64_MSR_VP_ASSIST_PAGE
+    (0x4000_0084, 1),    // HV_X64_MSR_EOM
+    (0x4000_00b0, 1),    // HV_X64_MSR_STIMER0_CONFIG
+    (0x4b56_4d07, 1),    // MSR_KVM_ASYNC_PF_ACK
+    (X2APIC_EOI, 0),
+    (X2APIC_ICR, 0x21),
+    (X2APIC_SELF_IPI, VECTOR),
+];
+
+fn acts(stage: &Stage) {
+    let mut machine = with_apic(stage);
+    machine.change_sregs(|sregs| sregs.apic_base |= X2APIC);
+    let enabled = [(X2APIC_SPIV, SOFTWARE_ENABLED)];
+    assert_eq!(set(stage, &machine, &enabled), Ok(1));
+    for &(index, data) in ACTING {
+        for list in [
+            &[(SYSENTER_CS, 7), (index, data)][..],
+            // Before one that is bad: nothing has been done when it is found.
+            &[(SYSENTER_CS, 7), (index, data), (UNKNOWN, 0)],
+        ] {
+            let result = set(stage, &machine, list);
+            assert_eq!(result, Err(Errno::EOPNOTSUPP), "{index:#x}");
+            assert_eq!(get(stage, &machine, SYSENTER_CS), 0, "{index:#x}");
+        }
+    }
+    // What has the value already is restored by doing nothing.
+    for index in [HV_RESET, 0x4000_0000, 0x4000_0001, 0x4000_0073, 0x4b56_4d07] {
+        assert_eq!(set(stage, &machine, &[(index, 0)]), Ok(1), "{index:#x}");
+    }
+    // The guest runs on: there was no reset and no interrupt.
+    assert_eq!(first_byte(&mut machine, 0x5a), 0x5a);
+}
+
+fn x2apic(stage: &Stage) {
+    let mut machine = with_apic(stage);
+    let mut sregs = machine.sregs();
+    let before = sregs;
+    sregs.apic_base |= X2APIC;
+    let list = [
+        (X2APIC_SPIV, SOFTWARE_ENABLED),
+        (X2APIC_TPR, 0x10),
+        (X2APIC_LVTT, DEADLINE_MODE | VECTOR),
+        (TSC_DEADLINE, 1),
+    ];
+    // The same MSRs need the mode, and none of them is set without it.
+    assert_eq!(set(stage, &machine, &list), Ok(0));
+    // The mode goes with the rest when something else is refused.
+    let bad = [&list[..], &[(UNKNOWN, 0)]].concat();
+    assert_eq!(set_both(stage, &machine, &bad, &sregs), Ok(4));
+    assert_eq!(machine.sregs().apic_base, before.apic_base);
+
+    assert_eq!(set_both(stage, &machine, &list, &sregs), Ok(4));
+    assert_eq!(machine.sregs().apic_base, sregs.apic_base);
+    assert_eq!(get(stage, &machine, X2APIC_SPIV), SOFTWARE_ENABLED);
+    assert_eq!(get(stage, &machine, X2APIC_LVTT), DEADLINE_MODE | VECTOR);
+    assert_eq!(get(stage, &machine, X2APIC_TPR), 0x10);
+    // The deadline was long ago.
+    assert_eq!(first_byte(&mut machine, 0x5a), VECTOR as u8);
+
+    // The mode may come of an MSR as well.
+    let other = with_apic(stage);
+    let list = [(APIC_BASE, sregs.apic_base), (X2APIC_TPR, 0x20)];
+    assert_eq!(set(stage, &other, &list), Ok(2));
+    assert_eq!(get(stage, &other, X2APIC_TPR), 0x20);
+    // And go by one: then there are no such registers.
+    let list = [(APIC_BASE, before.apic_base), (X2APIC_TPR, 0)];
+    assert_eq!(set(stage, &other, &list), Ok(1));
+    assert_eq!(get(stage, &other, X2APIC_TPR), 0x20);
+}
+
+fn wins(stage: &Stage) {
+    const SCE: u64 = 1;
+    let machine = with_apic(stage);
+    let sregs = machine.sregs();
+    let list = [(EFER, SCE), (FS_BASE, 0x1234_0000), (GS_BASE, 0x5678_0000)];
+    assert_eq!(set_both(stage, &machine, &list, &sregs), Ok(3));
+    let seen = machine.sregs();
+    let seen = (seen.efer, seen.fs.base, seen.gs.base);
+    assert_eq!(seen, (SCE, 0x1234_0000, 0x5678_0000));
+    // What the MSRs cannot have is found before anything is set.
+    for (index, data) in [(EFER, !0), (FS_BASE, 1 << 63), (GS_BASE, 1 << 63)] {
+        let list = [(SYSENTER_CS, 7), (index, data)];
+        let result = set_both(stage, &machine, &list, &sregs);
+        assert_eq!(result, Ok(1), "{index:#x}");
+        assert_eq!(get(stage, &machine, SYSENTER_CS), 0, "{index:#x}");
+        assert_eq!(machine.sregs().fs.base, 0x1234_0000, "{index:#x}");
+    }
+}
+
+fn last(stage: &Stage) {
+    let mut machine = with_apic(stage);
+    let sregs = {
+        let mut sregs = machine.sregs();
+        sregs.apic_base |= X2APIC;
+        sregs
+    };
+    let timer = [
+        (X2APIC_SPIV, SOFTWARE_ENABLED),
+        (X2APIC_LVTT, DEADLINE_MODE | VECTOR),
+    ];
+    assert_eq!(set_both(stage, &machine, &timer, &sregs), Ok(2));
+    // A deadline that was long ago, before what is refused.
+    assert_eq!(
+        set(stage, &machine, &[(TSC_DEADLINE, 1), (UNKNOWN, 0)]),
+        Ok(1)
+    );
+    let mut bad = sregs;
+    bad.cr4 = 1 << 31;
+    let result = set_both(stage, &machine, &[(TSC_DEADLINE, 1)], &bad);
+    assert_eq!(result, Err(Errno::EINVAL));
+    assert_eq!(first_byte(&mut machine, 0x5a), 0x5a);
+    assert_eq!(set(stage, &machine, &[(TSC_DEADLINE, 1)]), Ok(1));
+    assert_eq!(first_byte(&mut machine, 0x5a), VECTOR as u8);
+}
+
+/// The MSRs that enable what KVM writes to guest memory.
+fn enabling(stage: &Stage) {
+    let machine = with_apic(stage);
+    for (index, one, other) in [(PV_EOI_EN, 0x2001, 0x3001), (ASYNC_PF_EN, 0x2009, 0x3009)] {
+        // Where there is no memory.
+        let nowhere = [(index, one | 0x4000_0000)];
+        assert_eq!(set(stage, &machine, &nowhere), Ok(0), "{index:#x}");
+        assert_eq!(get(stage, &machine, index), 0, "{index:#x}");
+        let bad = [(index, one), (UNKNOWN, 0)];
+        assert_eq!(set(stage, &machine, &bad), Ok(1), "{index:#x}");
+        assert_eq!(get(stage, &machine, index), 0, "{index:#x}");
+
+        assert_eq!(set(stage, &machine, &[(index, one)]), Ok(1), "{index:#x}");
+        assert_eq!(set(stage, &machine, &[(index, one)]), Ok(1), "{index:#x}");
+        let moved = set(stage, &machine, &[(index, other)]);
+        assert_eq!(moved, Err(Errno::EOPNOTSUPP), "{index:#x}");
+        let bad = [(index, 0), (UNKNOWN, 0)];
+        assert_eq!(set(stage, &machine, &bad), Ok(1), "{index:#x}");
+        assert_eq!(get(stage, &machine, index), one, "{index:#x}");
+        // The last value counts.
+        let again = [(index, 0), (index, one)];
+        assert_eq!(set(stage, &machine, &again), Ok(2), "{index:#x}");
+        assert_eq!(get(stage, &machine, index), one, "{index:#x}");
+        assert_eq!(set(stage, &machine, &[(index, 0)]), Ok(1), "{index:#x}");
+        assert_eq!(get(stage, &machine, index), 0, "{index:#x}");
+    }
+}
