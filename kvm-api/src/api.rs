@@ -36,8 +36,11 @@ pub trait Kvm {
     /// The file descriptor is close-on-exec. The machine lives until it and
     /// those of its vcpus are closed.
     ///
-    /// Errors: `EPERM` (system call: neither CAP_SYS_ADMIN nor in the group
-    /// that `/proc/sys/kernel/kvm_group` names), `EMFILE`, `ENFILE`.
+    /// The system call opens `/dev/kvm` as open(2) would, so it is for those who
+    /// may do that.
+    ///
+    /// Errors: `EMFILE`, `ENFILE`; the system call fails as open(2) does, with
+    /// `EACCES`, `ENODEV`, `ENOENT` or `EPERM` for example.
     ///
     /// Replaces KVM_CREATE_VM. Proposal: `int kvm_create_vm(void);`
     fn kvm_create_vm(&self) -> Result<OwnedFd>;

@@ -121,8 +121,8 @@ calls! {
     /// Makes a virtual machine with neither memory nor vcpus.
     __NR_kvm_create_vm = 600 ("void") on None {
         ioctl KVM_CREATE_VM = request_code_none!(KVMIO, 0x01);
-        errors EPERM ENOMEM EMFILE ENFILE;
-        note "EPERM: needs CAP_SYS_ADMIN or the group in /proc/sys/kernel/kvm_group";
+        errors EACCES ENODEV ENOENT EPERM ENOMEM EMFILE ENFILE;
+        note "opens /dev/kvm itself: EACCES, ENODEV, ENOENT, EPERM, and whatever else open() gives";
     }
 
     /// Lists the MSRs that KVM saves and restores.

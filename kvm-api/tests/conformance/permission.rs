@@ -1,7 +1,8 @@
-//! Who may make a virtual machine without opening `/dev/kvm`: CAP_SYS_ADMIN,
-//! or the group that /proc/sys/kernel/kvm_group names, which at first is none.
+//! Who may make a virtual machine: whoever may open `/dev/kvm`, by system call as
+//! by ioctl.
 
-use std::fs;
+use std::fs::{self, Metadata, Permissions};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 
 use kvm_api::{Errno, Kvm};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -14,13 +15,13 @@ use crate::{Stage, Test};
 pub const TESTS: &[(Backend, Test)] = &[(
     Backend::Syscall,
     (
-        "kvm_create_vm::is_for_the_administrators_group",
+        "kvm_create_vm::is_for_who_may_open_the_device",
         AnyVcpu,
         group,
     ),
 )];
 
-const SETTING: &str = "/proc/sys/kernel/kvm_group";
+const NODE: &str = "/dev/kvm";
 const GROUP: u32 = 1234;
 const OTHER: u32 = 1235;
 
@@ -49,24 +50,32 @@ fn create_vm_as(kvm: &dyn Kvm, group: u32, supplementary: &[u32]) -> Result<(), 
     }
 }
 
-/// Puts the setting back.
-struct Restore(String);
+/// Puts the node's group and mode back.
+struct Restore(Metadata);
 
 impl Drop for Restore {
     fn drop(&mut self) {
-        fs::write(SETTING, &self.0).unwrap();
+        give(self.0.gid(), self.0.mode());
     }
 }
 
+fn give(group: u32, mode: u32) {
+    chown(NODE, None, Some(group)).unwrap();
+    fs::set_permissions(NODE, Permissions::from_mode(mode)).unwrap();
+}
+
 fn group(stage: &Stage) {
-    assert!(geteuid().is_root(), "changing {SETTING} takes root");
+    assert!(geteuid().is_root(), "changing {NODE} takes root");
     let kvm = &*stage.kvm;
-    let restore = Restore(fs::read_to_string(SETTING).unwrap());
-    assert_eq!(restore.0.trim(), u32::MAX.to_string());
+    let _restore = Restore(fs::metadata(NODE).unwrap());
+    give(OTHER, 0o600);
     kvm.kvm_create_vm().unwrap();
-    assert_eq!(create_vm_as(kvm, GROUP, &[]), Err(Errno::EPERM));
-    fs::write(SETTING, GROUP.to_string()).unwrap();
+    assert_eq!(create_vm_as(kvm, GROUP, &[]), Err(Errno::EACCES));
+    give(GROUP, 0o660);
     assert_eq!(create_vm_as(kvm, GROUP, &[]), Ok(()));
     assert_eq!(create_vm_as(kvm, OTHER, &[GROUP]), Ok(()));
-    assert_eq!(create_vm_as(kvm, OTHER, &[]), Err(Errno::EPERM));
+    assert_eq!(create_vm_as(kvm, OTHER, &[]), Err(Errno::EACCES));
+    // The device for reading alone is not enough.
+    give(GROUP, 0o640);
+    assert_eq!(create_vm_as(kvm, GROUP, &[]), Err(Errno::EACCES));
 }

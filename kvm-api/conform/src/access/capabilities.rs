@@ -6,6 +6,9 @@ use kvm_api::Errno;
 /// One bit for each capability.
 pub type Set = u64;
 
+/// The capability to open files whatever their permissions say.
+pub const DAC_OVERRIDE: Set = 1 << 1;
+
 /// The capability to administer the system.
 pub const SYS_ADMIN: Set = 1 << 21;
 

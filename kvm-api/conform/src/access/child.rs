@@ -1,16 +1,20 @@
 //! A process of its own for what cannot be taken back.
 
 use std::any::Any;
+use std::fs::File;
 use std::io::{PipeReader, Read, Write, pipe};
+use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use kvm_api::Errno;
 use nix::sys::prctl::set_dumpable;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, alarm, fork, setgroups, setresgid, setresuid};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::node::NODE;
 use crate::arguments::{Answer, Arguments, call};
 
 /// How many seconds a child may take.
@@ -85,7 +89,21 @@ pub fn become_user(user: u32, group: u32, supplementary: &[u32]) -> Result<()> {
     Ok(set_dumpable(true)?)
 }
 
-/// What `kvm_create_vm` answers here and now.
+/// What whoever wants a VM gets here and now, which has to be the same for one
+/// who opens `/dev/kvm` and asks for it by ioctl, and by `kvm_create_vm`.
 pub fn create_vm() -> Result<Answer> {
-    Ok(Arguments::new()?.flat(call("kvm_create_vm"), 0))
+    let (call, mut arguments) = (call("kvm_create_vm"), Arguments::new()?);
+    let by_ioctl = match File::options().read(true).write(true).open(NODE) {
+        Ok(node) => arguments.ioctl(call, node.as_raw_fd(), 0),
+        Err(error) => error
+            .raw_os_error()
+            .map(Errno::from_raw)
+            .map(Answer::refused),
+    };
+    let flat = arguments.flat(call, 0);
+    ensure!(
+        Some(flat) == by_ioctl,
+        "kvm_create_vm gives {flat:?}, {NODE} by ioctl {by_ioctl:?}"
+    );
+    Ok(flat)
 }

@@ -1,5 +1,5 @@
-//! Landlock, which decides about the ioctls of devices that a process opens: it
-//! decides about the calls that take the file of `/dev/kvm` likewise.
+//! Landlock, which decides about the files that a process opens, and about the
+//! ioctls of devices among them: it decides about the calls likewise.
 
 use std::fs::File;
 use std::mem::size_of;
@@ -14,14 +14,23 @@ use super::Case;
 use super::child::{self, create_vm};
 use crate::arguments::{Answer, Arguments, call};
 
-pub const CASES: &[Case] = &[("Landlock", sandboxed)];
+pub const CASES: &[Case] = &[
+    ("Landlock, ioctls of devices", no_ioctls),
+    ("Landlock, reading and writing files", no_files),
+];
 
-fn sandboxed() -> Result<()> {
+/// The rights that a process gives up, as the kernel numbers them.
+const WRITE_FILE: u64 = 1 << 1;
+const READ_FILE: u64 = 1 << 2;
+const IOCTL_DEV: u64 = 1 << 15;
+
+const REFUSED: Answer = Answer::refused(Errno::EACCES);
+
+fn no_ioctls() -> Result<()> {
     child::run(|| {
         let before = device()?;
-        restrict()?;
+        restrict(IOCTL_DEV)?;
         let after = device()?;
-        let refused = Answer::refused(Errno::EACCES);
         let mut arguments = Arguments::new()?;
         let mut tried = 0;
         for call in CALLS.iter().filter(|call| call.fd == Fd::System) {
@@ -35,7 +44,7 @@ fn sandboxed() -> Result<()> {
                 call.name
             );
             ensure!(
-                bound == (Some(refused), refused),
+                bound == (Some(REFUSED), REFUSED),
                 "{} of a file from within gives {bound:?}",
                 call.name
             );
@@ -43,17 +52,40 @@ fn sandboxed() -> Result<()> {
         }
         ensure!(tried == 3, "{tried} calls take /dev/kvm");
 
-        // The call that opens no device is none that Landlock hears of. It has
-        // another guard.
-        let by_ioctl = arguments.ioctl(call("kvm_create_vm"), after.as_raw_fd(), 0);
-        ensure!(
-            by_ioctl == Some(refused),
-            "KVM_CREATE_VM gives {by_ioctl:?}"
-        );
-        let flat = create_vm()?;
-        ensure!(flat == Answer::DONE, "kvm_create_vm gives {flat:?}");
-        Ok(())
+        refused()?;
+        may_with(&before)
     })
+}
+
+/// Whoever may open no file any more has those from before.
+fn no_files() -> Result<()> {
+    for given_up in [READ_FILE, WRITE_FILE, READ_FILE | WRITE_FILE] {
+        child::run(|| {
+            let before = device()?;
+            restrict(given_up)?;
+            refused()?;
+            may_with(&before)
+        })?;
+    }
+    Ok(())
+}
+
+/// Asserts that whoever wants a VM is refused it.
+fn refused() -> Result<()> {
+    let answer = create_vm()?;
+    ensure!(answer == REFUSED, "who wants a VM gets {answer:?}");
+    Ok(())
+}
+
+/// Asserts that a file from before gives a VM.
+fn may_with(before: &File) -> Result<()> {
+    let call = call("kvm_create_vm");
+    let answer = Arguments::new()?.ioctl(call, before.as_raw_fd(), 0);
+    ensure!(
+        answer == Some(Answer::DONE),
+        "KVM_CREATE_VM of a file from before gives {answer:?}"
+    );
+    Ok(())
 }
 
 fn device() -> Result<File> {
@@ -61,13 +93,11 @@ fn device() -> Result<File> {
     opened.context("/dev/kvm")
 }
 
-/// Leaves this process no ioctl of a device that it opens from now on.
-fn restrict() -> Result<()> {
-    const LANDLOCK_ACCESS_FS_IOCTL_DEV: u64 = 1 << 15;
-    let handled = LANDLOCK_ACCESS_FS_IOCTL_DEV;
+/// Leaves this process none of these rights to a file that it opens from now on.
+fn restrict(rights: u64) -> Result<()> {
     let (create, size) = (libc::SYS_landlock_create_ruleset, size_of::<u64>());
     // SAFETY: the structure is one word long in its first version, and copied.
-    let fd = Errno::result(unsafe { libc::syscall(create, &handled, size, 0) })?;
+    let fd = Errno::result(unsafe { libc::syscall(create, &rights, size, 0) })?;
     // SAFETY: it is a new file descriptor.
     let rules = unsafe { OwnedFd::from_raw_fd(fd as i32) };
     set_no_new_privs()?;

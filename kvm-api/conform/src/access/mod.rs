@@ -6,13 +6,15 @@ mod cgroup;
 mod child;
 mod creators;
 mod landlock;
+mod mounts;
 mod namespace;
+mod node;
 mod seccomp;
-mod setting;
 mod socket;
 
 use anyhow::Result;
 
+pub use self::child::create_vm;
 use crate::inside::Stage;
 use crate::property::{Kernels, Outcome, Property, Test};
 
@@ -32,9 +34,9 @@ type Case = (&'static str, fn() -> Result<()>);
 fn test(stage: &Stage<'_>) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     let cases = [
-        setting::CASES,
         creators::CASES,
         namespace::CASES,
+        mounts::CASES,
         cgroup::CASES,
         socket::CASES,
         landlock::CASES,

@@ -9,8 +9,8 @@ use nix::unistd::{getegid, geteuid};
 
 use super::Case;
 use super::child::{NOBODY, become_user};
-use super::creators::{GROUP, OTHER, REFUSED, answers};
-use super::setting;
+use super::creators::{FOR_GROUP, GROUP, OTHER, REFUSED, answers};
+use super::node;
 use crate::arguments::Answer;
 
 pub const CASES: &[Case] = &[
@@ -36,23 +36,29 @@ pub fn enter(user: u32, group: Option<u32>) -> Result<()> {
     Ok(())
 }
 
+/// The node is the user's who is root outside: who that one is within makes no
+/// difference, and who is root within has nothing of it.
 fn roots() -> Result<()> {
-    answers("a user who is root within", REFUSED, || {
-        become_user(NOBODY, OTHER, &[])?;
-        enter(0, Some(0))
-    })?;
-    answers("root who is root within", REFUSED, || enter(0, Some(0)))?;
-    answers("root who is a user within", REFUSED, || {
-        enter(1000, Some(1000))
-    })?;
-    answers("root within a namespace within", REFUSED, || {
-        enter(0, Some(0))?;
-        enter(0, Some(0))
+    node::with(0, 0o600, || {
+        answers("a user who is root within", REFUSED, || {
+            become_user(NOBODY, OTHER, &[])?;
+            enter(0, Some(0))
+        })?;
+        answers("root who is root within", Answer::DONE, || {
+            enter(0, Some(0))
+        })?;
+        answers("root who is a user within", Answer::DONE, || {
+            enter(1000, Some(1000))
+        })?;
+        answers("root within a namespace within", Answer::DONE, || {
+            enter(0, Some(0))?;
+            enter(0, Some(0))
+        })
     })
 }
 
 fn groups() -> Result<()> {
-    setting::with(GROUP, || {
+    node::with(GROUP, FOR_GROUP, || {
         answers("a member by another number", Answer::DONE, || {
             become_user(NOBODY, GROUP, &[])?;
             enter(0, Some(5000))
@@ -75,7 +81,7 @@ fn groups() -> Result<()> {
         })
     })?;
     // A group without a number there is shown as 65534.
-    setting::with(65534, || {
+    node::with(65534, FOR_GROUP, || {
         answers("a group that shows as that number", REFUSED, || {
             become_user(NOBODY, OTHER, &[])?;
             enter(0, None)

@@ -198,7 +198,7 @@ fn drop_privileges() -> Result<()> {
 }
 
 /// Whoever is handed `/dev/kvm` may make a VM of it by ioctl, and do with that
-/// one what can be done; but the system call asks who the caller is.
+/// one what can be done; but the system call asks who could open it.
 fn device() -> Result<()> {
     let (here, there) = UnixStream::pair()?;
     let child = child::start(|| {

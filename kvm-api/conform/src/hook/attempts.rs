@@ -12,7 +12,7 @@ use libc::c_ulong;
 use crate::arguments::{Answer, Arguments};
 
 // The kernel's names for the files.
-const DEVICE: &str = "/dev/kvm";
+pub const DEVICE: &str = "/dev/kvm";
 const VM: &str = "anon_inode:kvm-vm";
 const VCPU: &str = "anon_inode:kvm-vcpu:0";
 
@@ -24,10 +24,11 @@ fn asked(call: &Call) -> c_ulong {
 }
 
 /// The files that a call is tried on, by the kernel's name for each. What makes
-/// a VM has none, so that the security module is asked about the new one's.
+/// a VM takes none, and opens the device by itself.
 fn paths(call: &Call) -> &'static [&'static str] {
     match call.fd {
-        Fd::None | Fd::Vm => &[VM],
+        Fd::None => &[DEVICE],
+        Fd::Vm => &[VM],
         Fd::System => &[VM, DEVICE],
         Fd::Vcpu => &[VCPU],
     }

@@ -1,5 +1,5 @@
 //! A security module that denies an ioctl denies the system call that replaces
-//! it, and no other.
+//! it, and no other; one that denies opening `/dev/kvm` denies making a VM.
 
 mod attempts;
 mod tomoyo;
@@ -13,8 +13,9 @@ use kvm_api::kvm_sys::slot;
 use kvm_api::syscall::Syscall;
 use kvm_api::{Errno, Kvm};
 
-use self::attempts::{Attempt, answers};
+use self::attempts::{Attempt, DEVICE, answers};
 use self::tomoyo::{LOADER, Rules, TRIGGER};
+use crate::access::create_vm;
 use crate::arguments::Answer;
 use crate::inside::Stage;
 use crate::property::{Kernels, Outcome, Property, Test};
@@ -91,7 +92,28 @@ fn test(stage: &Stage<'_>) -> Result<Outcome> {
             compare(&attempts, &allowed, |_, index| usual[index]),
         );
     }
+    outcome.case("opening /dev/kvm", opening(&mut rules));
     Ok(outcome)
+}
+
+/// Whoever wants a VM needs the device for reading and for writing.
+fn opening(rules: &mut Rules) -> Result<()> {
+    rules.about_opening()?;
+    for (allowed, expected) in [
+        ("nothing", REFUSED),
+        ("read", REFUSED),
+        ("write", Answer::DONE),
+    ] {
+        if allowed != "nothing" {
+            rules.allow_opening(allowed, DEVICE)?;
+        }
+        let answer = create_vm()?;
+        ensure!(
+            answer == expected,
+            "who wants a VM gets {answer:?} when {allowed} has been allowed"
+        );
+    }
+    Ok(())
 }
 
 /// Asserts that each attempt gives what is expected.

@@ -1,5 +1,5 @@
-//! TOMOYO, a security module that decides about ioctls by the path of the file
-//! and the number of the command, as it is told in its files.
+//! TOMOYO, a security module that decides about files by their path, and about
+//! ioctls by the path and the number of the command, as it is told in its files.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -37,7 +37,9 @@ impl Rules {
         write(
             "profile",
             "PROFILE_VERSION=20150505\n0-COMMENT=others\n1-COMMENT=this\n\
-             1-CONFIG::file::ioctl={ mode=enforcing grant_log=no reject_log=no }\n",
+             1-CONFIG::file::ioctl={ mode=enforcing grant_log=no reject_log=no }\n\
+             2-COMMENT=this, which opens files\n\
+             2-CONFIG::file::open={ mode=enforcing grant_log=no reject_log=no }\n",
         )?;
         let this = fs::read_link("/proc/self/exe")?;
         write("manager", &format!("{}\n", this.display()))?;
@@ -61,9 +63,26 @@ impl Rules {
         self.write(&format!("delete {}", rule(path, command)))
     }
 
+    /// From now on files may not be opened, rather than ioctls not be made.
+    pub fn about_opening(&mut self) -> Result<()> {
+        self.write("use_profile 2\n")
+    }
+
+    /// Allows opening the file at `path`, for what is named: "read" or "write".
+    pub fn allow_opening(&mut self, what: &str, path: &str) -> Result<()> {
+        self.write(&format!("file {what} {path}\n"))
+    }
+
     fn write(&mut self, text: &str) -> Result<()> {
         // Whole lines, at once.
         self.0.write_all(text.as_bytes()).context("domain_policy")
+    }
+}
+
+/// What says how the test ended is opened as well.
+impl Drop for Rules {
+    fn drop(&mut self) {
+        self.write("use_profile 0\n").expect("the manager may");
     }
 }
 

@@ -1,0 +1,132 @@
+//! What `/dev/kvm` is to a process: the node that it finds by this path, below
+//! its root and in its mount namespace.
+
+use std::fs::{self, File, Permissions};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use kvm_api::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use nix::unistd::chroot;
+
+use super::Case;
+use super::child::{self, NOBODY, become_user};
+use super::creators::{OTHER, answers};
+use super::node::NODE;
+use crate::arguments::{Answer, Arguments, call};
+
+pub const CASES: &[Case] = &[
+    ("no /dev/kvm", none),
+    ("a node of the process' own", own),
+    ("a link to a node", link),
+    ("a mount without devices", no_devices),
+    ("another root", roots),
+    ("something else by that name", something_else),
+];
+
+/// The device that the node stands for.
+const NUMBER: (u64, u64) = (10, 232);
+
+/// Gives this process an empty /dev of its own.
+fn empty_dev(flags: MsFlags) -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS)?;
+    let nothing = None::<&str>;
+    let private = MsFlags::MS_PRIVATE | MsFlags::MS_REC;
+    mount(nothing, "/", nothing, private, nothing).context("/")?;
+    mount(Some("tmpfs"), "/dev", Some("tmpfs"), flags, nothing).context("/dev")
+}
+
+/// Makes a node of KVM's that anybody may open.
+fn make_node(path: &Path) -> Result<()> {
+    let number = makedev(NUMBER.0, NUMBER.1);
+    mknod(path, SFlag::S_IFCHR, Mode::empty(), number).context("mknod")?;
+    Ok(fs::set_permissions(path, Permissions::from_mode(0o666))?)
+}
+
+fn somebody() -> Result<()> {
+    become_user(NOBODY, OTHER, &[])
+}
+
+fn none() -> Result<()> {
+    answers("root", Answer::refused(Errno::ENOENT), || {
+        empty_dev(MsFlags::empty())
+    })
+}
+
+/// Whoever made the node has said who may open it.
+fn own() -> Result<()> {
+    answers("somebody", Answer::DONE, || {
+        empty_dev(MsFlags::empty())?;
+        make_node(Path::new(NODE))?;
+        somebody()
+    })
+}
+
+fn link() -> Result<()> {
+    answers("somebody", Answer::DONE, || {
+        empty_dev(MsFlags::empty())?;
+        make_node(Path::new("/dev/node"))?;
+        symlink("node", NODE)?;
+        somebody()
+    })
+}
+
+fn no_devices() -> Result<()> {
+    answers("root", Answer::refused(Errno::EACCES), || {
+        empty_dev(MsFlags::MS_NODEV)?;
+        make_node(Path::new(NODE))
+    })
+}
+
+fn roots() -> Result<()> {
+    for (has_node, expected) in [
+        (false, Answer::refused(Errno::ENOENT)),
+        (true, Answer::DONE),
+    ] {
+        answers("who has another root", expected, || {
+            empty_dev(MsFlags::empty())?;
+            fs::create_dir_all("/dev/root/dev")?;
+            if has_node {
+                make_node(Path::new("/dev/root/dev/kvm"))?;
+            }
+            Ok(chroot("/dev/root")?)
+        })?;
+    }
+    Ok(())
+}
+
+/// A file of which there can be no VM; a request to it is another's.
+fn something_else() -> Result<()> {
+    type Make = fn() -> Result<()>;
+    let makes: [(&str, Make, Errno); 3] = [
+        (
+            "a file",
+            || Ok(File::create(NODE).map(drop)?),
+            Errno::ENODEV,
+        ),
+        (
+            "another device",
+            || {
+                let null = makedev(1, 3);
+                Ok(mknod(NODE, SFlag::S_IFCHR, Mode::S_IRWXU, null)?)
+            },
+            Errno::ENODEV,
+        ),
+        ("a directory", || Ok(fs::create_dir(NODE)?), Errno::EISDIR),
+    ];
+    for (what, make, errno) in makes {
+        let answer = child::run(|| {
+            empty_dev(MsFlags::empty())?;
+            make()?;
+            Ok(Arguments::new()?.flat(call("kvm_create_vm"), 0))
+        })?;
+        ensure!(
+            answer == Answer::refused(errno),
+            "{what} gives {answer:?}, not {errno:?}"
+        );
+    }
+    Ok(())
+}
