@@ -155,7 +155,11 @@ impl Model {
                 vcpu.unbind();
                 return answer;
             }
-            Step::Fork { .. } | Step::Move { .. } | Step::Sleep { .. } => {}
+            Step::Fork { .. }
+            | Step::Create { .. }
+            | Step::Enable { .. }
+            | Step::Move { .. }
+            | Step::Sleep { .. } => {}
         }
         Ok(())
     }

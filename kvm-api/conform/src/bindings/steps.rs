@@ -80,6 +80,17 @@ pub enum Step {
         vcpu: usize,
         exec: bool,
     },
+    /// The task adds a vcpu to the machine of this one. To make it loads it, where
+    /// the task's own may be loaded.
+    Create {
+        task: usize,
+        vcpu: usize,
+    },
+    /// The task enables what a machine can do, which has to do with all its vcpus.
+    Enable {
+        task: usize,
+        vcpu: usize,
+    },
     /// The task goes to another processor.
     Move {
         task: usize,
@@ -106,6 +117,8 @@ impl Step {
             | Self::Exit { task }
             | Self::Fork { task }
             | Self::Child { task, .. }
+            | Self::Create { task, .. }
+            | Self::Enable { task, .. }
             | Self::Move { task, .. }
             | Self::Sleep { task } => task,
         }
@@ -139,6 +152,8 @@ pub fn any_step() -> impl Strategy<Value = Step> {
             1 => Just(Step::Fork { task }),
             1 => (0..VCPUS, prop::bool::weighted(0.2))
                 .prop_map(move |(vcpu, exec)| Step::Child { task, vcpu, exec }),
+            1 => (0..VCPUS).prop_map(move |vcpu| Step::Create { task, vcpu }),
+            1 => (0..VCPUS).prop_map(move |vcpu| Step::Enable { task, vcpu }),
             3 => (0..2_usize).prop_map(move |cpu| Step::Move { task, cpu }),
             2 => Just(Step::Sleep { task }),
         ]

@@ -21,12 +21,13 @@ use super::model::{Answer, Model, PROGRAM, SPIN, START};
 use super::steps::{By, Step, TASKS, VCPUS};
 use super::tasks::Task;
 use super::watch;
+use crate::errors::{KVM_CAP_EXCEPTION_PAYLOAD, enable};
 
 /// A vcpu, in what its tasks and this thread need of it.
 struct Vcpu {
     fd: OwnedFd,
     run: RunMapping,
-    _vm: Arc<(OwnedFd, GuestMemory)>,
+    vm: Arc<(OwnedFd, GuestMemory)>,
 }
 
 pub struct Subject {
@@ -89,6 +90,10 @@ impl Subject {
 
     fn fd(&self, vcpu: usize) -> RawFd {
         self.vcpus[vcpu].fd.as_raw_fd()
+    }
+
+    fn vm(&self, vcpu: usize) -> RawFd {
+        self.vcpus[vcpu].vm.0.as_raw_fd()
     }
 
     /// Takes a step; `before` has not.
@@ -157,6 +162,17 @@ impl Subject {
             Step::Child { vcpu, exec, .. } => {
                 let fd = self.fd(vcpu);
                 task.does(move |_| child(fd, exec))
+            }
+            Step::Create { vcpu, .. } => {
+                let vm = self.vm(vcpu);
+                task.does(move |state| create(state, vm))
+            }
+            Step::Enable { vcpu, .. } => {
+                let vm = Arc::clone(&self.vcpus[vcpu].vm);
+                // Nothing here uses it, so that all goes on as before.
+                task.does(move |_| enable(vm.0.as_fd(), KVM_CAP_EXCEPTION_PAYLOAD, 0))
+                    .expect("a machine can be enabled to do it");
+                Ok(())
             }
             Step::Move { cpu, .. } => {
                 let set = self.processor(cpu);
@@ -339,8 +355,8 @@ fn settled(
         .expect("its calls are there")
         .kvm_set_state(fd.as_fd(), &SetState::new().debugregs(&debugregs))
         .expect("they are good");
-    let _vm = Arc::clone(vm);
-    Vcpu { fd, run, _vm }
+    let vm = Arc::clone(vm);
+    Vcpu { fd, run, vm }
 }
 
 /// A call on a vcpu.
@@ -422,6 +438,16 @@ fn kick(state: &HostState, thread: Pid) -> Answer {
         libc::close(pidfd as RawFd);
         answer
     }
+}
+
+/// Adds a vcpu to a machine. It has no descriptor any more, and stays as long as
+/// the machine.
+fn create(state: &HostState, vm: RawFd) -> Answer {
+    // SAFETY: the call touches no memory.
+    let vcpu = unsafe { state.call3(__NR_kvm_create_vcpu, vm as usize, 0, 0) }?;
+    // SAFETY: the descriptor is this function's.
+    unsafe { libc::close(vcpu as RawFd) };
+    Ok(())
 }
 
 fn interrupt(thread: Pid) {

@@ -181,6 +181,7 @@ const KVM_NMI: c_ulong = request_code_none!(0xae, 0x9a);
 const KVM_ENABLE_CAP: c_ulong = request_code_write!(0xae, 0xa3, 104);
 const KVM_CAP_SPLIT_IRQCHIP: u64 = 121;
 const KVM_CAP_MAX_VCPU_ID: u64 = 128;
+pub const KVM_CAP_EXCEPTION_PAYLOAD: u64 = 164;
 const KVM_CAP_DIRTY_LOG_RING: u64 = 192;
 const EFER: u32 = 0xc000_0080;
 

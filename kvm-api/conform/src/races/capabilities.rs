@@ -13,7 +13,7 @@ use nix::{request_code_read, request_code_write};
 use super::Race;
 use super::guest::Guest;
 use super::round::Round;
-use crate::errors::enable;
+use crate::errors::{KVM_CAP_EXCEPTION_PAYLOAD, enable};
 
 pub const RACES: &[Race] = &[Race::new(
     "a capability that events need comes and goes",
@@ -22,7 +22,6 @@ pub const RACES: &[Race] = &[Race::new(
 
 /// The type byte of KVM's ioctl requests.
 const KVMIO: u8 = 0xae;
-const KVM_CAP_EXCEPTION_PAYLOAD: u64 = 164;
 const KVM_CAP_X86_TRIPLE_FAULT_EVENT: u64 = 218;
 const VALID_PAYLOAD: u32 = 0x10;
 const VALID_TRIPLE_FAULT: u32 = 0x20;
