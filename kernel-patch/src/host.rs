@@ -89,6 +89,9 @@ pub(crate) const GIT: &[Need] = &[program("git", "git")];
 pub(crate) const CHECK: &[Need] = &[
     program("sparse", "sparse"),
     program("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
+    program("clang", "clang"),
+    program("ld.lld", "lld"),
+    program("llvm-ar", "llvm"),
     file("/usr/bin/sphinx-build", "python3-sphinx"),
     file("/usr/lib/python3/dist-packages/ply/lex.py", "python3-ply"),
     file(

@@ -68,7 +68,7 @@ impl Builds {
         } else {
             WHOLE
         };
-        let warns = !sample || configuration.is_sampled_by_patch();
+        let warns = configuration.is_by_patch(sample);
         let tools = configuration.tools(log)?;
         let config = configuration.config(false)?.id();
         let of = format!("{source} {config} {targets} {warns} {SPARSE} {tools}");
@@ -106,7 +106,8 @@ impl Builds {
     ///
     /// Its own failure is no patch's fault and ends everything.
     ///
-    /// One of the same architecture, `other`, has built most of it already.
+    /// One of the same architecture and compiler, `other`, has built most of it
+    /// already.
     pub(super) fn begin(&mut self, tree: &Path, other: Option<&Self>, log: &Path) -> Result<()> {
         if !self.fresh {
             return Ok(());
@@ -166,7 +167,7 @@ impl Builds {
 
     fn make(&mut self, tree: &Path, calls: bool, log: &Path, what: &str) -> Result<()> {
         let mut args = vec![
-            format!("CROSS_COMPILE={}", self.configuration.cross()),
+            self.configuration.toolchain(),
             // All that is wrong, with no line inside of another.
             "--keep-going".into(),
             "--output-sync=target".into(),

@@ -19,6 +19,15 @@ const BUILT_IN: &str = "CONFIG_KVM=y\nCONFIG_KVM_INTEL=y\nCONFIG_KVM_AMD=y\nCONF
 const MODULE: &str = "CONFIG_KVM=m\nCONFIG_KVM_INTEL=m\nCONFIG_KVM_AMD=m\nCONFIG_KVM_SMM=y\n";
 const HYPERCALLS: &str = "CONFIG_KVM_HYPERV=y\nCONFIG_KVM_XEN=y\n";
 
+/// What a kernel is compiled with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Compiler {
+    Gcc,
+    /// Once, after the last patch, to see that the whole can be: what it warns of
+    /// is not looked at.
+    Clang,
+}
+
 /// One way to build the kernel.
 #[derive(Debug)]
 pub(super) struct Configuration {
@@ -26,6 +35,7 @@ pub(super) struct Configuration {
     pub(super) name: &'static str,
     /// The architecture, as the kernel's make calls it.
     pub(super) arch: &'static str,
+    pub(super) compiler: Compiler,
     /// Whether it has the calls, once the series has them.
     calls: bool,
     /// Whether a sample has it.
@@ -35,10 +45,11 @@ pub(super) struct Configuration {
 
 /// All of them. Where KVM is and the calls are not, its generic code is built as
 /// on the architectures that have no numbers for them.
-pub(super) const ALL: [Configuration; 7] = [
+pub(super) const ALL: [Configuration; 8] = [
     Configuration {
         name: "module",
         arch: "x86_64",
+        compiler: Compiler::Gcc,
         calls: true,
         in_sample: true,
         more: &[X86_64, MODULE, HYPERCALLS],
@@ -46,6 +57,7 @@ pub(super) const ALL: [Configuration; 7] = [
     Configuration {
         name: "builtin",
         arch: "x86_64",
+        compiler: Compiler::Gcc,
         calls: true,
         in_sample: true,
         more: &[X86_64, BUILT_IN, HYPERCALLS],
@@ -53,13 +65,23 @@ pub(super) const ALL: [Configuration; 7] = [
     Configuration {
         name: "off",
         arch: "x86_64",
+        compiler: Compiler::Gcc,
         calls: false,
         in_sample: true,
         more: &[X86_64, OFF],
     },
     Configuration {
+        name: "clang",
+        arch: "x86_64",
+        compiler: Compiler::Clang,
+        calls: true,
+        in_sample: true,
+        more: &[X86_64, MODULE, HYPERCALLS],
+    },
+    Configuration {
         name: "no calls",
         arch: "x86_64",
+        compiler: Compiler::Gcc,
         calls: false,
         in_sample: false,
         more: &[X86_64, MODULE],
@@ -67,6 +89,7 @@ pub(super) const ALL: [Configuration; 7] = [
     Configuration {
         name: "i386",
         arch: "i386",
+        compiler: Compiler::Gcc,
         calls: false,
         in_sample: false,
         more: &[MODULE],
@@ -74,6 +97,7 @@ pub(super) const ALL: [Configuration; 7] = [
     Configuration {
         name: "arm64",
         arch: "arm64",
+        compiler: Compiler::Gcc,
         calls: false,
         in_sample: true,
         more: &["CONFIG_KVM=y\n"],
@@ -81,6 +105,7 @@ pub(super) const ALL: [Configuration; 7] = [
     Configuration {
         name: "arm64 off",
         arch: "arm64",
+        compiler: Compiler::Gcc,
         calls: false,
         in_sample: false,
         more: &[OFF],
@@ -88,9 +113,12 @@ pub(super) const ALL: [Configuration; 7] = [
 ];
 
 impl Configuration {
-    /// The one by which a sample builds each patch.
-    pub(super) fn is_sampled_by_patch(&self) -> bool {
-        self.name == ALL[0].name
+    /// Whether each patch is built as this one, in a sample or without.
+    pub(super) fn is_by_patch(&self, sample: bool) -> bool {
+        match self.compiler {
+            Compiler::Gcc => !sample || self.name == ALL[0].name,
+            Compiler::Clang => false,
+        }
     }
 
     /// Its name as a part of a file's.
@@ -111,17 +139,29 @@ impl Configuration {
     }
 
     /// What its compiler's name begins with.
-    pub(super) fn cross(&self) -> &'static str {
+    fn cross(&self) -> &'static str {
         match self.arch {
             "arm64" => "aarch64-linux-gnu-",
             _ => "",
         }
     }
 
+    /// What make is told of the compiler.
+    pub(super) fn toolchain(&self) -> String {
+        match self.compiler {
+            Compiler::Gcc => format!("CROSS_COMPILE={}", self.cross()),
+            Compiler::Clang => "LLVM=1".into(),
+        }
+    }
+
     /// Which compiler and which sparse there are: others remark other things.
     pub(super) fn tools(&self, log: &Path) -> Result<String> {
+        let compiler = match self.compiler {
+            Compiler::Gcc => format!("{}gcc", self.cross()),
+            Compiler::Clang => "clang".into(),
+        };
         let mut versions = String::new();
-        for tool in [&format!("{}gcc", self.cross()), "sparse"] {
+        for tool in [&compiler, "sparse"] {
             let _ = fs::remove_file(log);
             let mut command = Command::new(tool);
             process::clean(&mut command).arg("--version");
@@ -150,7 +190,7 @@ mod tests {
     fn they_differ() {
         let ids: BTreeSet<_> = ALL
             .iter()
-            .map(|it| (it.arch, it.config(true).unwrap().id()))
+            .map(|it| (it.arch, it.compiler, it.config(true).unwrap().id()))
             .collect();
         assert_eq!(ids.len(), ALL.len());
     }
@@ -161,7 +201,7 @@ mod tests {
             let differs = it.config(true).unwrap().id() != it.config(false).unwrap().id();
             assert_eq!(
                 differs,
-                ["module", "builtin"].contains(&it.name),
+                ["module", "builtin", "clang"].contains(&it.name),
                 "{}",
                 it.name
             );

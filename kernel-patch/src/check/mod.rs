@@ -239,8 +239,8 @@ impl Run<'_> {
         self.tree.checkout(&commits[0])?;
         for n in 0..all.len() {
             let (done, rest) = all.split_at_mut(n);
-            let arch = rest[0].configuration().arch;
-            let other = done.iter().find(|it| it.configuration().arch == arch);
+            let kind = |it: &Builds| (it.configuration().arch, it.configuration().compiler);
+            let other = done.iter().find(|it| kind(it) == kind(&rest[0]));
             let log = self.log(0, &rest[0].configuration().slug());
             rest[0].begin(tree, other, &log)?;
         }
@@ -287,7 +287,7 @@ impl Run<'_> {
         for builds in all {
             let configuration = builds.configuration();
             let name = configuration.name;
-            if self.check.sample && number < last && !configuration.is_sampled_by_patch() {
+            if number < last && !configuration.is_by_patch(self.check.sample) {
                 self.report.set(number, name, Outcome::LeftOut);
                 continue;
             }

@@ -24,7 +24,7 @@ pub enum Outcome {
     Failed,
     /// What it stands on failed, so that it says nothing.
     Void,
-    /// A sample does without it.
+    /// A sample does without it, or each patch but the last.
     LeftOut,
 }
 
@@ -189,7 +189,7 @@ impl Report {
             all.any(|it| *it == outcome)
         };
         if all(Outcome::LeftOut) {
-            text += "\n-: left out of a sample";
+            text += "\n-: left out, of a sample or until the last patch";
         }
         if all(Outcome::Void) {
             text += "\nvoid: says nothing, since something before it failed";
@@ -277,7 +277,11 @@ mod tests {
     fn what_was_left_out_is_told() {
         let left_out = report(Outcome::LeftOut, 0);
         assert!(left_out.holds());
-        assert!(left_out.table().ends_with("\n-: left out of a sample"));
+        assert!(
+            left_out
+                .table()
+                .ends_with("\n-: left out, of a sample or until the last patch")
+        );
         assert!(!report(Outcome::Passed, 0).table().contains("left out"));
     }
 }
