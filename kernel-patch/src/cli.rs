@@ -60,7 +60,8 @@ pub(crate) enum Action {
     /// with KVM and without; neither gcc with W=1, which has kernel-doc look at
     /// what it compiles, nor sparse has a warning that it did not have before;
     /// and neither have sphinx and kernel-doc about the files that it changes. The
-    /// selftests that it changes are compiled.
+    /// selftests that it changes are compiled. After the last patch clang builds the
+    /// kernel, too.
     /// The kernels are small, so that they can be built whole, which shows what
     /// else a changed header breaks.
     ///
@@ -164,13 +165,13 @@ pub(crate) struct FreshArgs {
     #[arg(long, value_name = "COMMAND")]
     beside: Vec<String>,
 
-    /// A line for the shell, to be run after the others if they have taken no longer
-    /// than --within (repeatable); the table names what was left out
+    /// A line for the shell, to be run after the others in the time that --within
+    /// leaves, and stopped at its end (repeatable); the table names what was left out
     #[arg(long, value_name = "COMMAND")]
     spare: Vec<String>,
 
-    /// How many minutes there are before what is --spare
-    #[arg(long, value_name = "MINUTES", default_value_t = 40)]
+    /// How many minutes there are, up to the end of what is --spare
+    #[arg(long, value_name = "MINUTES", default_value_t = 60)]
     within: u32,
 
     /// How many minutes each command may take

@@ -84,8 +84,8 @@ impl Fresh {
         self
     }
 
-    /// What is run after those if they have taken no longer than `within`. The report
-    /// names what was left out.
+    /// What is run after those as long as all together take no longer than `within`,
+    /// and is stopped then. The report names what was left out.
     #[must_use]
     pub fn spare(mut self, commands: Vec<String>, within: Duration) -> Self {
         self.spare = commands;
@@ -185,7 +185,7 @@ impl Machine<'_> {
             Ok(())
         })?;
         let run = |command: &String| {
-            let work = || self.succeeds(CHECKOUT, command).map(drop);
+            let work = || self.succeeds(CHECKOUT, command, self.timeout).map(drop);
             report.step(command, work)
         };
         let lanes = [&fresh.commands, &fresh.beside];
@@ -194,11 +194,11 @@ impl Machine<'_> {
         })?;
         done.into_iter().collect::<Result<()>>()?;
         for command in &fresh.spare {
-            if report.took() > fresh.spare_within {
-                report.leave_out(command);
-            } else {
-                run(command)?;
-            }
+            let left = fresh.spare_within.saturating_sub(report.took());
+            let timeout = left.min(self.timeout);
+            report.spare_step(command, left, || {
+                self.succeeds(CHECKOUT, command, timeout).map(drop)
+            })?;
         }
         report.step(&format!("{MOVED}, in another place"), || self.moved())?;
         report.step("all that was installed is in the line", || {
@@ -217,7 +217,7 @@ impl Machine<'_> {
 
     /// The ordinary user is told what to paste. Gives the packages of that line.
     fn refused(&self) -> Result<Vec<String>> {
-        let (success, said) = self.command(CHECKOUT, FIRST, false)?;
+        let (success, said) = self.command(CHECKOUT, FIRST, self.timeout, false)?;
         let packages = host::packages_to_paste(&said);
         holds(!success && !packages.is_empty(), || {
             "it was not told which packages to install".into()
@@ -232,22 +232,28 @@ impl Machine<'_> {
         std::fs::rename(&old, &new).map_err(Error::io("move", &old))?;
         // What it shows on stdout is to be looked at as well.
         let command = format!("said=$({MOVED}) && echo \"$said\" >&2");
-        let said = self.succeeds(ELSEWHERE, &command)?;
+        let said = self.succeeds(ELSEWHERE, &command, self.timeout)?;
         holds(said.contains(ELSEWHERE) && !said.contains(CHECKOUT), || {
             "it speaks of its old place".into()
         })?;
         holds(!old.exists(), || "it makes its old place again".into())
     }
 
-    fn succeeds(&self, directory: &str, command: &str) -> Result<String> {
-        let (success, said) = self.command(directory, command, true)?;
+    fn succeeds(&self, directory: &str, command: &str, timeout: Duration) -> Result<String> {
+        let (success, said) = self.command(directory, command, timeout, true)?;
         holds(success, || "it failed".into())?;
         Ok(said)
     }
 
     /// Runs one command. Its output is this program's. Gives whether it succeeded,
     /// and what it said on stderr.
-    fn command(&self, directory: &str, command: &str, as_root: bool) -> Result<(bool, String)> {
+    fn command(
+        &self,
+        directory: &str,
+        command: &str,
+        timeout: Duration,
+        as_root: bool,
+    ) -> Result<(bool, String)> {
         let entry = Entry {
             root: self.root.path().into(),
             toolchain: self.toolchain.clone(),
@@ -263,7 +269,7 @@ impl Machine<'_> {
         enter.args([ENTER, &entry]).stdout(Stdio::inherit());
         let mut said = Transcript::new(|_: &str| ());
         let mut tee = Tee(&mut said);
-        let status = process::run_here(enter, command, self.timeout, &mut tee)?;
+        let status = process::run_here(enter, command, timeout, &mut tee)?;
         Ok((status.success(), said.finish().text().to_owned()))
     }
 }

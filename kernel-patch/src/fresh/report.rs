@@ -38,6 +38,7 @@ struct Step {
 enum Outcome {
     Passed,
     Failed(String),
+    /// There was no time for it, or not enough.
     LeftOut,
 }
 
@@ -45,32 +46,54 @@ impl Report {
     /// Does one thing. That it failed is no error but a part of the report, unless
     /// the whole was interrupted.
     pub(super) fn step(&self, what: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
+        self.take(what, work, |error| Outcome::Failed(error.to_string()))
+    }
+
+    /// Does one thing in the time that is left, if there is any. That it takes longer
+    /// is no failure.
+    pub(super) fn spare_step(
+        &self,
+        what: &str,
+        left: Duration,
+        work: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        if left.is_zero() {
+            self.add(what, Duration::ZERO, Outcome::LeftOut);
+            return Ok(());
+        }
+        self.take(what, work, |error| match error {
+            Error::ToolTimedOut { .. } => Outcome::LeftOut,
+            error => Outcome::Failed(error.to_string()),
+        })
+    }
+
+    fn take(
+        &self,
+        what: &str,
+        work: impl FnOnce() -> Result<()>,
+        failed: impl FnOnce(Error) -> Outcome,
+    ) -> Result<()> {
         eprintln!("\nkernel-patch: on a new machine: {what}");
         let started = Instant::now();
         let outcome = match work() {
             Ok(()) => Outcome::Passed,
             Err(error @ Error::Interrupted(_)) => return Err(error),
-            Err(error) => Outcome::Failed(error.to_string()),
+            Err(error) => failed(error),
         };
         let took = started.elapsed();
         eprintln!(
             "kernel-patch: on a new machine: {what}: ended after {}",
             minutes(took)
         );
+        self.add(what, took, outcome);
+        Ok(())
+    }
+
+    fn add(&self, what: &str, took: Duration, outcome: Outcome) {
         self.steps().push(Step {
             what: what.into(),
             took,
             outcome,
-        });
-        Ok(())
-    }
-
-    /// Says of one thing that there was no time for it.
-    pub(super) fn leave_out(&self, what: &str) {
-        self.steps().push(Step {
-            what: what.into(),
-            took: Duration::ZERO,
-            outcome: Outcome::LeftOut,
         });
     }
 
@@ -137,7 +160,7 @@ mod tests {
         report.step("second", fail).unwrap();
         report.step("third", || Ok(())).unwrap();
         assert!(!report.holds());
-        report.leave_out("fourth");
+        report.spare_step("fourth", Duration::ZERO, fail).unwrap();
         let table = report.table();
         for text in [
             "first",
@@ -153,11 +176,24 @@ mod tests {
     }
 
     #[test]
-    fn what_is_left_out_is_no_failure() {
+    fn what_there_is_no_time_for_is_no_failure() {
         let report = Report::default();
-        report.step("first", || Ok(())).unwrap();
-        report.leave_out("second");
+        report.spare_step("none", Duration::ZERO, fail).unwrap();
+        let minute = Duration::from_secs(60);
+        let stopped = || {
+            Err(Error::ToolTimedOut {
+                what: "some".into(),
+                after: minute,
+            })
+        };
+        report.spare_step("some", minute, stopped).unwrap();
         assert!(report.holds());
+        // Elsewhere it is one, and so is what fails in time.
+        report.step("all", stopped).unwrap();
+        assert!(!report.holds());
+        let report = Report::default();
+        report.spare_step("bad", minute, fail).unwrap();
+        assert!(!report.holds());
     }
 
     #[test]
