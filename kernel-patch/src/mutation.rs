@@ -54,8 +54,9 @@ impl Mutation {
             })
         };
         let kernel = header("Kernel")?;
-        let variant = Variant::NAMES.into_iter().find(|(name, _)| *name == kernel);
-        let Some((_, variant)) = variant else {
+        // Those that the properties are tried on.
+        let variants = [Variant::Module, Variant::Debug];
+        let Some(variant) = variants.into_iter().find(|it| it.name() == kernel) else {
             return Err(Error::BadMutation {
                 path,
                 header: "Kernel",
@@ -143,6 +144,7 @@ mod tests {
         for (text, missing) in [
             ("Breaks: It is.\nKernel: debug\n", "Caught-by"),
             ("Breaks: It is.\nCaught-by: calls\nKernel: tiny\n", "Kernel"),
+            ("Breaks: It is.\nCaught-by: calls\nKernel: stock\n", "Kernel"),
             (
                 "Caught-by: calls\nKernel: debug\n\nBreaks: Late.\n",
                 "Breaks",

@@ -27,7 +27,7 @@ use tally::Tally;
 pub const PROPERTY: Property = Property {
     name: "fuzz",
     about: "raw calls with random, structured and mutated arguments do no harm",
-    backends: "syscall, merged, files, bound, ioctl",
+    backends: "syscall, merged, ranges, files, bound, ioctl",
     kernels: Kernels::Both,
     test: Test::Inside {
         machine: |machine, _| machine,
