@@ -109,15 +109,17 @@ fn share(done: usize, all: usize, took: Duration) -> String {
         return format!("{done} objects");
     }
     let percent = done * 100 / all;
-    let text = format!("{done} of {all} objects ({percent} %)");
+    let of = format!("{done} of {all} objects");
     if took < EARLY {
-        return text;
+        return format!("{percent} % ({of})");
     }
     let left = took.as_secs_f64() / done as f64 * (all - done) as f64;
-    match left {
-        ..=90.0 => format!("{text}, about {:.0} s left", left.ceil()),
-        _ => format!("{text}, about {:.0} min left", (left / 60.0).ceil()),
-    }
+    let left = match left {
+        ..=90.0 => format!("{:.0} s", left.ceil()),
+        _ => format!("{:.0} min", (left / 60.0).ceil()),
+    };
+    // A line of a terminal may have no room for more than the first two.
+    format!("{percent} %, about {left} left ({of})")
 }
 
 fn output(build: &Path) -> std::ffi::OsString {
@@ -187,10 +189,10 @@ mod tests {
         for (done, all, seconds, expected) in [
             (7, 0, 60, "7 objects"),
             (7, 6, 60, "7 objects"),
-            (1, 300, 2, "1 of 300 objects (0 %)"),
-            (100, 300, 60, "100 of 300 objects (33 %), about 2 min left"),
-            (200, 300, 60, "200 of 300 objects (66 %), about 30 s left"),
-            (300, 300, 60, "300 of 300 objects (100 %), about 0 s left"),
+            (1, 300, 2, "0 % (1 of 300 objects)"),
+            (100, 300, 60, "33 %, about 2 min left (100 of 300 objects)"),
+            (200, 300, 60, "66 %, about 30 s left (200 of 300 objects)"),
+            (300, 300, 60, "100 %, about 0 s left (300 of 300 objects)"),
         ] {
             assert_eq!(share(done, all, took(seconds)), expected);
         }

@@ -144,7 +144,10 @@ mod tests {
         for (text, missing) in [
             ("Breaks: It is.\nKernel: debug\n", "Caught-by"),
             ("Breaks: It is.\nCaught-by: calls\nKernel: tiny\n", "Kernel"),
-            ("Breaks: It is.\nCaught-by: calls\nKernel: stock\n", "Kernel"),
+            (
+                "Breaks: It is.\nCaught-by: calls\nKernel: stock\n",
+                "Kernel",
+            ),
             (
                 "Caught-by: calls\nKernel: debug\n\nBreaks: Late.\n",
                 "Breaks",
