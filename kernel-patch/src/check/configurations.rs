@@ -13,7 +13,9 @@ const COMMON: &str = "check.config";
 /// What those for x86 have.
 const X86: &str = "check-x86.config";
 
-const X86_64: &str = "CONFIG_64BIT=y\nCONFIG_IA32_EMULATION=y\nCONFIG_X86_X32_ABI=y\n";
+const X86_64: &str = "CONFIG_64BIT=y\nCONFIG_IA32_EMULATION=y\n";
+/// Not by the objcopy of LLVM 14, which is Debian's.
+const X32: &str = "CONFIG_X86_X32_ABI=y\n";
 const OFF: &str = "# CONFIG_KVM is not set\n";
 const BUILT_IN: &str = "CONFIG_KVM=y\nCONFIG_KVM_INTEL=y\nCONFIG_KVM_AMD=y\nCONFIG_KVM_SMM=y\n";
 const MODULE: &str = "CONFIG_KVM=m\nCONFIG_KVM_INTEL=m\nCONFIG_KVM_AMD=m\nCONFIG_KVM_SMM=y\n";
@@ -52,7 +54,7 @@ pub(super) const ALL: [Configuration; 8] = [
         compiler: Compiler::Gcc,
         calls: true,
         in_sample: true,
-        more: &[X86_64, MODULE, HYPERCALLS],
+        more: &[X86_64, X32, MODULE, HYPERCALLS],
     },
     Configuration {
         name: "builtin",
@@ -60,7 +62,7 @@ pub(super) const ALL: [Configuration; 8] = [
         compiler: Compiler::Gcc,
         calls: true,
         in_sample: true,
-        more: &[X86_64, BUILT_IN, HYPERCALLS],
+        more: &[X86_64, X32, BUILT_IN, HYPERCALLS],
     },
     Configuration {
         name: "off",
@@ -68,7 +70,7 @@ pub(super) const ALL: [Configuration; 8] = [
         compiler: Compiler::Gcc,
         calls: false,
         in_sample: true,
-        more: &[X86_64, OFF],
+        more: &[X86_64, X32, OFF],
     },
     Configuration {
         name: "clang",
@@ -84,7 +86,7 @@ pub(super) const ALL: [Configuration; 8] = [
         compiler: Compiler::Gcc,
         calls: false,
         in_sample: false,
-        more: &[X86_64, MODULE],
+        more: &[X86_64, X32, MODULE],
     },
     Configuration {
         name: "i386",
