@@ -25,6 +25,9 @@ pub struct Mutation {
 }
 
 impl Mutation {
+    /// The kernels that there are mutations of: those that properties are tried on.
+    pub const VARIANTS: [Variant; 2] = [Variant::Module, Variant::Debug];
+
     /// All that there are, in the order of their names.
     ///
     /// # Errors
@@ -54,9 +57,8 @@ impl Mutation {
             })
         };
         let kernel = header("Kernel")?;
-        // Those that the properties are tried on.
-        let variants = [Variant::Module, Variant::Debug];
-        let Some(variant) = variants.into_iter().find(|it| it.name() == kernel) else {
+        let variant = Self::VARIANTS.into_iter().find(|it| it.name() == kernel);
+        let Some(variant) = variant else {
             return Err(Error::BadMutation {
                 path,
                 header: "Kernel",

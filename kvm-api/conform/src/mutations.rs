@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use kernel_patch::{Mutation, Variant};
+use kernel_patch::Mutation;
 use serde::Serialize;
 
 use crate::cli::Options;
@@ -40,7 +40,7 @@ pub struct Caught {
 pub fn run(options: &Options, names: &[String]) -> Result<Vec<Verdict>> {
     let mutations = chosen(names)?;
     let mut limits = BTreeMap::new();
-    for variant in [Variant::Module, Variant::Debug] {
+    for variant in Mutation::VARIANTS {
         let of_variant = mutations.iter().filter(|it| it.variant() == variant);
         let mut named: Vec<_> = of_variant.map(Mutation::caught_by).collect();
         named.sort_unstable();
