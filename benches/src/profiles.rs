@@ -5,28 +5,10 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, ensure};
 use profile::fold::{Folded, PROGRAM, fold};
 use profile::{Section, Symbols};
-use serde::{Deserialize, Serialize};
 
 use crate::interface::INTERFACES;
-use crate::parts::{Part, parts};
-use crate::record::{Figure, Row, Run};
-
-/// Where the instructions of one call went: of the most common one, less what
-/// the counting takes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Profile {
-    /// How many they are.
-    pub instructions: u64,
-    /// How many calls executed exactly these.
-    pub calls: u64,
-    /// How many went to each part of the way, where that is a run up to an exit.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub parts: BTreeMap<Part, u64>,
-    /// How many went to each stack of functions, the outermost first. Left out
-    /// where a record is to be short.
-    #[serde(default, skip_serializing_if = "Folded::is_empty")]
-    pub stacks: Folded,
-}
+use crate::parts::parts;
+use crate::record::{Figure, Profile, Row, Run};
 
 /// Puts what was recorded to the figures of the machine that it was recorded in.
 ///

@@ -6,14 +6,15 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use profile::fold::Folded;
 use serde::{Deserialize, Serialize};
 
 use crate::Case;
 use crate::counter::Unit;
 use crate::estimate::{self, Estimate};
 use crate::exact::Count;
+use crate::parts::Part;
 use crate::place::Place;
-use crate::profiles::Profile;
 use crate::seccomp::Seccomp;
 
 /// The schema's version: it changes when a reader has to.
@@ -65,6 +66,23 @@ pub struct Figure {
     pub criterion: Option<Estimate>,
     /// Where the instructions went, if that was recorded.
     pub profile: Option<Profile>,
+}
+
+/// Where the instructions of one call went: of the most common one, less what
+/// the counting takes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Profile {
+    /// How many they are.
+    pub instructions: u64,
+    /// How many calls executed exactly these.
+    pub calls: u64,
+    /// How many went to each part of the way, where that is a run up to an exit.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parts: BTreeMap<Part, u64>,
+    /// How many went to each stack of functions, the outermost first. Left out
+    /// where a record is to be short.
+    #[serde(default, skip_serializing_if = "Folded::is_empty")]
+    pub stacks: Folded,
 }
 
 impl Figure {

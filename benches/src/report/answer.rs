@@ -1,8 +1,7 @@
 //! The answer in words, made from the figures of the run.
 
 use crate::parts::Part;
-use crate::profiles::Profile;
-use crate::record::{Record, Row, Run};
+use crate::record::{Profile, Record, Row, Run};
 use crate::seccomp::Seccomp;
 
 /// What the message proposes, each held against the form that differs from it

@@ -4,8 +4,7 @@ use std::fmt::Write;
 
 use crate::interface::INTERFACES;
 use crate::parts::Part;
-use crate::profiles::Profile;
-use crate::record::Row;
+use crate::record::{Profile, Row};
 
 /// The bars of one kind of exit.
 pub struct Bars<'a> {

@@ -10,7 +10,8 @@ use kernel_patch::Machine;
 use serde::Deserialize;
 
 use crate::host::Host;
-use crate::property::{Kernels, Outcome, Property, Say, Test};
+use crate::outcome::{Outcome, Say};
+use crate::property::{Kernels, Property, Test};
 
 pub const PROPERTY: Property = Property {
     name: "calls",

@@ -2,11 +2,8 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Result, ensure};
 use clap::{Args, Parser, Subcommand};
 use kernel_patch::Variant;
-
-use crate::property::{self, Kernels, Property};
 
 /// Holds KVM's system calls to what its ioctls do.
 ///
@@ -36,7 +33,7 @@ pub struct Options {
 
     /// Only this property (repeatable); --list names them
     #[arg(long, value_name = "PROPERTY")]
-    only: Vec<String>,
+    pub only: Vec<String>,
 
     /// Begin the random cases with this number
     #[arg(long, value_name = "N", default_value_t = 1, global = true)]
@@ -107,28 +104,6 @@ impl Options {
         }
     }
 
-    /// What to test on that kernel.
-    pub fn properties(&self) -> Result<Vec<&'static Property>> {
-        let fits = |property: &Property| match property.kernels {
-            Kernels::Both => true,
-            Kernels::Usual => !self.debug,
-            Kernels::Debug => self.debug,
-        };
-        for name in &self.only {
-            let property = property::find(name)?;
-            ensure!(
-                fits(property),
-                "{name} is tested {} --debug only",
-                if self.debug { "without" } else { "with" }
-            );
-        }
-        let asked = |property: &Property| {
-            self.only.is_empty() || self.only.iter().any(|name| name == property.name)
-        };
-        let wanted = property::ALL.iter().filter(|it| asked(it) && fits(it));
-        Ok(wanted.collect())
-    }
-
     /// How many random cases to try: as many as the user says, else as many as
     /// fit this kind of run.
     pub fn cases(&self, usual: u64, debug: u64, sample: u64) -> u64 {
@@ -171,57 +146,6 @@ impl Options {
             Some(replay) => line + " " + replay,
             None if self.sample => line + " --sample",
             None => line,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// Words that mean something somewhere, and others.
-    fn word() -> impl Strategy<Value = String> {
-        let known = prop::sample::select(vec![
-            "inside",
-            "calls",
-            "fuzz",
-            "--debug",
-            "--sample",
-            "--only",
-            "--seed",
-            "7",
-            "-7",
-            "--cases",
-            "0",
-            "--json",
-            "x",
-            "--jobs",
-            "2",
-            "17",
-            "--timeout",
-            "--source",
-            "--list",
-            "99999999999999999999",
-            "--help",
-        ]);
-        prop_oneof![
-            4 => known.prop_map(str::to_owned),
-            1 => "-{0,2}[a-z=:/,]{0,8}",
-            1 => any::<String>(),
-        ]
-    }
-
-    proptest! {
-        /// Whatever is typed is understood or refused.
-        #[test]
-        fn any_command_line(words in prop::collection::vec(word(), 0..8)) {
-            let line = ["conform".to_owned()].into_iter().chain(words);
-            if let Ok(cli) = Cli::try_parse_from(line) {
-                let _ = cli.options.properties();
-                let _ = cli.options.inside("calls");
-            }
         }
     }
 }

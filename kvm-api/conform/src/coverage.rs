@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use kernel_patch::{COUNTS, Kernel};
 use serde::{Deserialize, Serialize};
 
-use crate::property::{Outcome, Row};
+use crate::outcome::{Outcome, Row};
 
 /// The share of the lines that a whole run reaches at least, in per cent.
 const WANTED: f64 = 95.0;

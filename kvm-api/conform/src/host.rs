@@ -11,7 +11,7 @@ use kernel_patch::{Builder, Kernel, Machine, Mutation, Transcript};
 use crate::cli::Options;
 use crate::coverage::{Counts, Report};
 use crate::inside::OUTCOME;
-use crate::property::{Outcome, Say};
+use crate::outcome::{Outcome, Say};
 
 /// The kernel under test.
 pub struct Host<'a> {

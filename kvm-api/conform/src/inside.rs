@@ -3,11 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::audit::Audit;
 use crate::cli::Options;
-use crate::property::{self, Test};
+use crate::outcome::Outcome;
 
 /// The file in which the outcome goes to the host.
 pub const OUTCOME: &str = "outcome.json";
@@ -28,11 +28,7 @@ impl Stage<'_> {
 }
 
 /// Tests one property here. What is left behind by the test is a failure too.
-pub fn run(property: &str, options: &Options) -> Result<bool> {
-    let (Test::Inside { test, .. } | Test::Prepared { test, .. }) = property::find(property)?.test
-    else {
-        bail!("{property} is tested from outside");
-    };
+pub fn run(test: fn(&Stage<'_>) -> Result<Outcome>, options: &Options) -> Result<bool> {
     let out = env::var_os(kernel_patch::OUT_VARIABLE).context("this is for inside")?;
     let stage = Stage {
         options,

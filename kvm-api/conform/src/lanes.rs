@@ -6,7 +6,8 @@ use anyhow::Result;
 use kernel_patch::{Progress, lanes};
 
 use crate::host::Host;
-use crate::property::{Outcome, Property, Row, Say, Test};
+use crate::outcome::{Outcome, Row, Say};
+use crate::property::{Property, Test};
 
 /// Tests `properties`, and gives a row for each, in their order.
 pub fn run(host: &Host<'_>, properties: &[&'static Property]) -> Result<Vec<Row>> {
@@ -21,7 +22,17 @@ fn one(host: &Host<'_>, property: &'static Property) -> Row {
     let started = Instant::now();
     let say = |what: &str| progress.at(what);
     let result = test(host, property, &say);
-    let row = Row::new(property, started.elapsed(), result);
+    let row = Row {
+        property: property.name,
+        about: property.about,
+        backends: property.backends,
+        seconds: started.elapsed().as_secs(),
+        outcome: result.unwrap_or_else(|error| {
+            let mut outcome = Outcome::default();
+            outcome.fail(format!("{error:#}"));
+            outcome
+        }),
+    };
     progress.end(if row.holds() { "holds" } else { "FAILS" });
     row
 }

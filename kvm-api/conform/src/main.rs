@@ -18,9 +18,12 @@ mod inside;
 mod lanes;
 mod module;
 mod mutations;
+mod outcome;
+mod output;
 mod property;
 mod races;
 mod random;
+mod registry;
 mod selftests;
 mod sequences;
 mod table;
@@ -35,13 +38,14 @@ use serde::Serialize;
 use crate::cli::{Cli, Command, Options};
 use crate::coverage::Report;
 use crate::host::Host;
-use crate::property::Row;
+use crate::outcome::Row;
 
 fn main() -> ExitCode {
     kernel_patch::init_if_first();
     let cli = Cli::parse();
     let done = match &cli.command {
-        Some(Command::Inside { property }) => inside::run(property, &cli.options),
+        Some(Command::Inside { property }) => registry::find(property)
+            .and_then(|property| inside::run(property.inside()?, &cli.options)),
         Some(Command::Mutations { names }) => mutated(&cli.options, names),
         Some(Command::Heir { words }) => errors::heir(words).map(|()| true),
         None => outside(&cli.options),
@@ -62,9 +66,9 @@ fn main() -> ExitCode {
 /// Tests what is asked for, and says whether all of it holds.
 fn outside(options: &Options) -> Result<bool> {
     kernel_patch::interrupt::install()?;
-    let properties = options.properties()?;
+    let properties = registry::select(options)?;
     if options.list {
-        println!("{}", table::list());
+        println!("{}", output::list(registry::ALL));
         return Ok(true);
     }
     let host = Host::new(options)?;
@@ -73,9 +77,9 @@ fn outside(options: &Options) -> Result<bool> {
     if let Some(coverage) = coverage.as_ref().filter(|_| options.whole()) {
         rows.push(coverage.row());
     }
-    println!("{}", table::results(&rows, options));
+    println!("{}", output::results(&rows, options));
     if let Some(coverage) = &coverage {
-        println!("\n{}", table::coverage(coverage));
+        println!("\n{}", output::coverage(coverage));
     }
     let holds = rows.iter().all(Row::holds);
     write_json(
@@ -93,7 +97,7 @@ fn outside(options: &Options) -> Result<bool> {
 fn mutated(options: &Options, names: &[String]) -> Result<bool> {
     kernel_patch::interrupt::install()?;
     let verdicts = mutations::run(options, names)?;
-    println!("{}", table::verdicts(&verdicts));
+    println!("{}", output::verdicts(&verdicts));
     write_json(options, &verdicts)?;
     ensure!(!verdicts.is_empty(), "there was no mutation to try");
     Ok(verdicts.iter().all(|verdict| verdict.caught.is_some()))

@@ -10,7 +10,9 @@ use serde::Serialize;
 use crate::cli::Options;
 use crate::host::Host;
 use crate::lanes;
-use crate::property::{self, Property, Row};
+use crate::outcome::Row;
+use crate::property::Property;
+use crate::registry;
 
 /// What became of one mutation.
 #[derive(Debug, Serialize)]
@@ -50,7 +52,7 @@ pub fn run(options: &Options, names: &[String]) -> Result<Vec<Verdict>> {
         }
         let options = options.on(variant, &named);
         let host = Host::new(&options)?;
-        for row in lanes::run(&host, &options.properties()?)? {
+        for row in lanes::run(&host, &registry::select(&options)?)? {
             let failure = row.outcome.failures.first();
             let what = failure.map_or("nothing was tried", |it| &it.what);
             ensure!(
@@ -63,7 +65,7 @@ pub fn run(options: &Options, names: &[String]) -> Result<Vec<Verdict>> {
     }
     let mut verdicts = Vec::new();
     for mutation in &mutations {
-        let expected = property::find(mutation.caught_by())?;
+        let expected = registry::find(mutation.caught_by())?;
         let limit = limits[&(mutation.variant().name(), expected.name)];
         verdicts.push(one(options, mutation, expected, limit)?);
     }
@@ -100,13 +102,13 @@ fn one(options: &Options, mutation: &Mutation, expected: &Property, limit: u64) 
     options.timeout = limit.min(whole);
     let host = Host::mutated(&options, mutation)?;
     let built = Instant::now();
-    let mut caught = first_failure(lanes::run(&host, &options.properties()?)?);
+    let mut caught = first_failure(lanes::run(&host, &registry::select(&options)?)?);
     drop(host);
     if caught.is_none() {
         // Whoever notices instead, the mutation has not survived.
         options = options.on(mutation.variant(), &[]);
         options.timeout = whole;
-        let others = options.properties()?;
+        let others = registry::select(&options)?;
         let others: Vec<_> = others
             .into_iter()
             .filter(|it| it.name != expected.name)
@@ -145,10 +147,10 @@ mod tests {
     #[test]
     fn who_is_to_notice_is_there() {
         for mutation in Mutation::all().unwrap() {
-            let expected = property::find(mutation.caught_by()).unwrap();
+            let expected = registry::find(mutation.caught_by()).unwrap();
             let options = Cli::parse_from(["conform"]).options;
             let options = options.on(mutation.variant(), &[expected.name]);
-            assert!(options.properties().is_ok(), "{}", mutation.name());
+            assert!(registry::select(&options).is_ok(), "{}", mutation.name());
         }
     }
 }

@@ -1,33 +1,12 @@
-//! What is tested: one entry a property.
+//! A property: a statement about the interface, and the test of it.
 
-use std::time::Duration;
-
-use anyhow::{Context, Result};
+use anyhow::{Result, bail};
 use kernel_patch::Machine;
-use serde::{Deserialize, Serialize};
 
 use crate::cli::Options;
 use crate::host::Host;
 use crate::inside::Stage;
-use crate::{
-    access, bindings, calls, errors, faults, fuzz, hook, module, races, selftests, sequences,
-};
-
-/// All properties, those that take longest first.
-pub const ALL: &[Property] = &[
-    selftests::PROPERTY,
-    sequences::PROPERTY,
-    fuzz::PROPERTY,
-    faults::PROPERTY,
-    races::PROPERTY,
-    bindings::PROPERTY,
-    bindings::ON_VMX,
-    calls::PROPERTY,
-    errors::PROPERTY,
-    module::PROPERTY,
-    access::PROPERTY,
-    hook::PROPERTY,
-];
+use crate::outcome::{Outcome, Say};
 
 /// One property of the interface, and how it is tested.
 pub struct Property {
@@ -75,86 +54,16 @@ pub enum Test {
     Outside(fn(&Host<'_>, &Say<'_>) -> Result<Outcome>),
 }
 
-/// Tells whoever waits how far a test has come.
-pub type Say<'a> = dyn Fn(&str) + 'a;
-
-/// What a test found.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
-pub struct Outcome {
-    /// How many cases were tried.
-    pub cases: u64,
-    /// What does not hold.
-    pub failures: Vec<Failure>,
-    /// What is worth a line below the table.
-    pub notes: Vec<String>,
-}
-
-impl Outcome {
-    /// Counts a case, and what of it does not hold.
-    pub fn case(&mut self, name: &str, result: Result<()>) {
-        self.cases += 1;
-        if let Err(error) = result {
-            self.fail(format!("{name}: {error:#}"));
+impl Property {
+    /// The part of the test that runs inside the machine.
+    ///
+    /// # Errors
+    ///
+    /// If the host tests the property, with no part of this program inside.
+    pub fn inside(&self) -> Result<fn(&Stage<'_>) -> Result<Outcome>> {
+        match self.test {
+            Test::Inside { test, .. } | Test::Prepared { test, .. } => Ok(test),
+            Test::Outside(_) => bail!("{} is tested from the host", self.name),
         }
     }
-
-    /// Adds what does not hold.
-    pub fn fail(&mut self, what: impl Into<String>) {
-        self.failures.push(Failure {
-            what: what.into(),
-            replay: None,
-        });
-    }
-}
-
-/// Something that does not hold.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Failure {
-    /// What, in words; may have several lines.
-    pub what: String,
-    /// The options that show it again, beside those that name the property and
-    /// the kernel (`--seed 7`).
-    pub replay: Option<String>,
-}
-
-/// What became of one property: a row of the table.
-#[derive(Debug, Serialize)]
-pub struct Row {
-    pub property: &'static str,
-    pub about: &'static str,
-    pub backends: &'static str,
-    pub seconds: u64,
-    #[serde(flatten)]
-    pub outcome: Outcome,
-}
-
-impl Row {
-    pub fn new(property: &Property, took: Duration, result: Result<Outcome>) -> Self {
-        let outcome = result.unwrap_or_else(|error| {
-            let mut outcome = Outcome::default();
-            outcome.fail(format!("{error:#}"));
-            outcome
-        });
-        Self {
-            property: property.name,
-            about: property.about,
-            backends: property.backends,
-            seconds: took.as_secs(),
-            outcome,
-        }
-    }
-
-    /// Whether the property holds. One of which nothing was tried does not.
-    pub fn holds(&self) -> bool {
-        self.outcome.failures.is_empty() && self.outcome.cases > 0
-    }
-}
-
-/// The property of that name.
-pub fn find(name: &str) -> Result<&'static Property> {
-    let named = ALL.iter().find(|property| property.name == name);
-    named.with_context(|| {
-        let names: Vec<_> = ALL.iter().map(|it| it.name).collect();
-        format!("no property {name:?}; there are {}", names.join(", "))
-    })
 }

@@ -16,7 +16,8 @@ use anyhow::Result;
 
 pub use self::child::create_vm;
 use crate::inside::Stage;
-use crate::property::{Kernels, Outcome, Property, Test};
+use crate::outcome::Outcome;
+use crate::property::{Kernels, Property, Test};
 
 pub const PROPERTY: Property = Property {
     name: "access",

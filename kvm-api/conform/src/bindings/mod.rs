@@ -4,6 +4,7 @@
 
 mod host_state;
 mod model;
+mod program;
 mod steps;
 mod subject;
 mod suspend;
@@ -28,7 +29,8 @@ use self::subject::{SIGNAL, Subject};
 use self::watch::Watch;
 use crate::cli::Options;
 use crate::inside::Stage;
-use crate::property::{Failure, Kernels, Outcome, Property, Test};
+use crate::outcome::{Failure, Outcome};
+use crate::property::{Kernels, Property, Test};
 use crate::random;
 
 pub const PROPERTY: Property = Property {

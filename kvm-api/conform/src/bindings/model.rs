@@ -2,19 +2,8 @@
 
 use kvm_api::Errno;
 
+use super::program::{JMP, OUT, START};
 use super::steps::{By, Step, VCPUS};
-
-/// Where the guest's program begins: `1: inc %bx; out %al,$0x11; jmp 1b`.
-pub const START: u64 = guests::ENTRY;
-/// Its OUT.
-pub const OUT: u64 = START + 1;
-/// What is behind that.
-const JMP: u64 = START + 3;
-/// Where there is a guest that never exits: `jmp .`.
-pub const SPIN: u64 = START + 0x100;
-
-/// The program, and the other, which is loaded at [`SPIN`].
-pub const PROGRAM: &[u8] = &[0x43, 0xe6, 0x11, 0xeb, 0xfb];
 
 /// How a run ends, or a call without more to say.
 pub type Answer = Result<(), Errno>;

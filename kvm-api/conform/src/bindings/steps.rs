@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::model::{OUT, START};
+use super::program::{OUT, START};
 
 /// How many tasks there are.
 pub const TASKS: usize = 3;

@@ -17,7 +17,8 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
 use super::host_state::{HostState, has_pkru};
-use super::model::{Answer, Model, PROGRAM, SPIN, START};
+use super::model::{Answer, Model};
+use super::program::{PROGRAM, SPIN, START};
 use super::steps::{By, Step, TASKS, VCPUS};
 use super::tasks::Task;
 use super::watch;

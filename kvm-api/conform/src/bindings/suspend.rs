@@ -10,10 +10,11 @@ use std::time::Duration;
 use anyhow::{Context, Error, Result, bail, ensure};
 use kvm_api::Errno;
 
-use super::model::{Model, SPIN, START};
+use super::model::Model;
+use super::program::{SPIN, START};
 use super::steps::{By, Step};
 use super::subject::{self, Subject};
-use crate::property::Outcome;
+use crate::outcome::Outcome;
 use crate::random;
 
 /// A task, which suspends the machine, and another, each with a vcpu of its own.

@@ -10,7 +10,7 @@ use super::expected::{Answer, Expected, Way};
 use super::invocation::Invocation;
 use super::signature::has_ioctl;
 use super::subject::{State, Subject};
-use crate::property::Outcome;
+use crate::outcome::Outcome;
 
 /// Makes the call, misused.
 pub type Attempt = Box<dyn Fn(&mut Subject<'_>, Invocation) -> Result<Made>>;

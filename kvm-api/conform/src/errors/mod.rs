@@ -32,7 +32,8 @@ use self::expected::Way;
 use self::subject::{Interfaces, Subject};
 use crate::cli::Options;
 use crate::inside::Stage;
-use crate::property::{Kernels, Outcome, Property, Test};
+use crate::outcome::Outcome;
+use crate::property::{Kernels, Property, Test};
 
 pub const PROPERTY: Property = Property {
     name: "errors",

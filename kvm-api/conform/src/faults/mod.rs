@@ -15,7 +15,8 @@ use kvm_api::syscall::Syscall;
 use kvm_api::{Errno, Kvm};
 
 use crate::inside::Stage;
-use crate::property::{Kernels, Outcome, Property, Test};
+use crate::outcome::Outcome;
+use crate::property::{Kernels, Property, Test};
 use inject::{Faults, Kind};
 use situations::{ALL, Situation};
 use state::State;

@@ -12,10 +12,11 @@ use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
+use super::argument::Arg;
 use super::corpus;
 use super::pool::Pool;
 use super::rows::{ROWS, Row};
-use super::step::{Arg, FILES, Step, Target};
+use super::step::{FILES, Step, Target};
 use super::tally::Tally;
 
 /// How long a guest may run before a signal ends it, in microseconds: it may

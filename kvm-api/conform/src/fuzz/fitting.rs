@@ -2,8 +2,8 @@
 
 use fastrand::Rng;
 
+use super::argument::{Arg, Fd, NUMBERS, Place};
 use super::rows::Row;
-use super::step::{Arg, Fd, NUMBERS, Place};
 
 /// An argument of any kind.
 pub fn any(rng: &mut Rng) -> Arg {

@@ -1,6 +1,7 @@
 //! Raw calls with arguments of every kind: nothing that a program can say makes
 //! the kernel complain, or hang.
 
+mod argument;
 mod child;
 mod corpus;
 mod fitting;
@@ -21,7 +22,8 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
 use crate::inside::Stage;
-use crate::property::{Failure, Kernels, Outcome, Property, Test};
+use crate::outcome::{Failure, Outcome};
+use crate::property::{Kernels, Property, Test};
 use tally::Tally;
 
 pub const PROPERTY: Property = Property {

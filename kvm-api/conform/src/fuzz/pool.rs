@@ -15,7 +15,7 @@ use kvm_sys::{__NR_kvm_unbind, kvm_fpu, kvm_regs, kvm_sregs};
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mprotect};
 
-use super::step::{Fd, Place};
+use super::argument::{Fd, Place};
 
 /// Each place has so many bytes, and a hole behind that is not mapped.
 const ROOM: usize = 0x4000;

@@ -6,123 +6,9 @@ use std::fmt::Write;
 
 use fastrand::Rng;
 
+use super::argument::{Arg, Fd, NUMBERS, Place};
 use super::fitting::{any, fitting};
 use super::rows::{ROWS, Row};
-
-/// A file descriptor of the pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fd {
-    Vm0,
-    Vm1,
-    Vcpu0,
-    Vcpu1,
-    Kvm,
-    Pipe,
-    Closed,
-    /// What a call has made, one of the last few.
-    New,
-    /// The child's own pidfd.
-    Pidfd,
-}
-
-impl Fd {
-    pub const ALL: [(&'static str, Self); 9] = [
-        ("vm0", Self::Vm0),
-        ("vm1", Self::Vm1),
-        ("vcpu0", Self::Vcpu0),
-        ("vcpu1", Self::Vcpu1),
-        ("kvm", Self::Kvm),
-        ("pipe", Self::Pipe),
-        ("closed", Self::Closed),
-        ("new", Self::New),
-        ("pidfd", Self::Pidfd),
-    ];
-}
-
-/// Memory of the pool: a structure that has begun as a good one, or a place
-/// that is none for a structure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Place {
-    Regs,
-    Sregs,
-    Fpu,
-    Debug,
-    Msrs,
-    Cpuid,
-    Mask,
-    List,
-    Alias,
-    /// Of which parts, and pointers to them.
-    State,
-    Bitmap,
-    Bytes,
-    /// The run mapping of vcpu0.
-    Run,
-    /// What the guests have as their memory.
-    Memory,
-    ReadOnly,
-    /// The last bytes before what is not mapped.
-    Edge,
-    Unmapped,
-    Kernel,
-    Null,
-}
-
-impl Place {
-    pub const ALL: [(&'static str, Self); 19] = [
-        ("@regs", Self::Regs),
-        ("@sregs", Self::Sregs),
-        ("@fpu", Self::Fpu),
-        ("@debug", Self::Debug),
-        ("@msrs", Self::Msrs),
-        ("@cpuid", Self::Cpuid),
-        ("@mask", Self::Mask),
-        ("@list", Self::List),
-        ("@alias", Self::Alias),
-        ("@state", Self::State),
-        ("@bitmap", Self::Bitmap),
-        ("@bytes", Self::Bytes),
-        ("@run", Self::Run),
-        ("@memory", Self::Memory),
-        ("@readonly", Self::ReadOnly),
-        ("@edge", Self::Edge),
-        ("@unmapped", Self::Unmapped),
-        ("@kernel", Self::Kernel),
-        ("@null", Self::Null),
-    ];
-
-    /// Those that can be written to: the first so many.
-    pub const WRITABLE: usize = 14;
-
-    /// The structure that a parameter of that type begins as.
-    pub fn of(parameter: &str) -> Self {
-        let types = [
-            ("kvm_regs", Self::Regs),
-            ("kvm_sregs", Self::Sregs),
-            ("kvm_fpu", Self::Fpu),
-            ("kvm_guest_debug", Self::Debug),
-            ("kvm_msrs", Self::Msrs),
-            ("kvm_cpuid2", Self::Cpuid),
-            ("kvm_signal_mask", Self::Mask),
-            ("kvm_msr_list", Self::List),
-            ("kvm_memory_alias", Self::Alias),
-            ("kvm_vcpu_state", Self::State),
-            ("dirty_bitmap", Self::Bitmap),
-            ("bitmap", Self::Bitmap),
-        ];
-        let word = |name: &str| parameter.split([' ', '*']).any(|word| word == name);
-        let named = types.into_iter().find(|(name, _)| word(name));
-        named.map_or(Self::Bytes, |(_, place)| place)
-    }
-}
-
-/// An argument.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arg {
-    Fd(Fd),
-    Place(Place),
-    Number(u64),
-}
 
 /// What is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,34 +62,6 @@ pub struct Step {
     pub target: Target,
     pub args: [Arg; 6],
 }
-
-/// Numbers at which something begins or ends.
-pub const NUMBERS: [u64; 24] = [
-    0,
-    1,
-    2,
-    3,
-    7,
-    8,
-    0xff,
-    0x100,
-    0x101,
-    0xfff,
-    0x1000,
-    0x1001,
-    0x2000,
-    0x10000,
-    0x20000,
-    0x7fff_ffff,
-    0xffff_ffff,
-    0x1_0000_0000,
-    1 << 39,
-    1 << 52,
-    i64::MAX as u64,
-    1 << 63,
-    !0xfff,
-    u64::MAX,
-];
 
 /// The numbers next to those of the calls.
 const NEIGHBOURS: [u16; 4] = [599, 649, 650, 470];
@@ -288,7 +146,7 @@ impl Step {
         };
         let mut args = [Arg::Number(0); 6];
         for (n, word) in words.enumerate() {
-            *args.get_mut(n)? = parse(word)?;
+            *args.get_mut(n)? = Arg::parse(word)?;
         }
         Some(Self { target, args })
     }
@@ -305,35 +163,10 @@ impl std::fmt::Display for Step {
                 other.expect("each has a name").0.into()
             }
         };
-        let name = |arg: &Arg| match arg {
-            Arg::Fd(fd) => Fd::ALL.into_iter().find(|it| it.1 == *fd).map(|it| it.0),
-            Arg::Place(at) => Place::ALL.into_iter().find(|it| it.1 == *at).map(|it| it.0),
-            Arg::Number(_) => None,
-        };
         for arg in &self.args {
-            match (name(arg), arg) {
-                (Some(name), _) => write!(text, " {name}")?,
-                (None, Arg::Number(number)) => write!(text, " {number:#x}")?,
-                (None, _) => unreachable!("each has a name"),
-            }
+            write!(text, " {arg}")?;
         }
         f.write_str(&text)
-    }
-}
-
-fn parse(word: &str) -> Option<Arg> {
-    let fd = Fd::ALL.into_iter().find(|(name, _)| *name == word);
-    let place = Place::ALL.into_iter().find(|(name, _)| *name == word);
-    match (fd, place) {
-        (Some((_, fd)), _) => Some(Arg::Fd(fd)),
-        (_, Some((_, place))) => Some(Arg::Place(place)),
-        (None, None) => {
-            let number = match word.strip_prefix("0x") {
-                Some(hex) => u64::from_str_radix(hex, 16),
-                None => word.parse(),
-            };
-            Some(Arg::Number(number.ok()?))
-        }
     }
 }
 
@@ -376,12 +209,5 @@ mod tests {
         ] {
             assert_eq!(Step::parse(line), None, "{line}");
         }
-    }
-
-    #[test]
-    fn parameters_get_their_structures() {
-        let call = &ROWS[Row::named("kvm_set_sregs").unwrap()];
-        let places: Vec<_> = call.parameters.iter().map(|it| Place::of(it)).collect();
-        assert_eq!(places[1], Place::Sregs);
     }
 }

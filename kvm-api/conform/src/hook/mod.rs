@@ -18,7 +18,8 @@ use self::tomoyo::{LOADER, Rules, TRIGGER};
 use crate::access::create_vm;
 use crate::arguments::Answer;
 use crate::inside::Stage;
-use crate::property::{Kernels, Outcome, Property, Test};
+use crate::outcome::Outcome;
+use crate::property::{Kernels, Property, Test};
 
 pub const PROPERTY: Property = Property {
     name: "hook",

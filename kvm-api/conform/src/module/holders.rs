@@ -19,7 +19,7 @@ use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 
 use super::absent::refused;
 use super::loading::{self, KVM, VENDOR};
-use crate::property::Outcome;
+use crate::outcome::Outcome;
 
 /// What is left of a virtual machine, kept until it is dropped.
 type Held = Box<dyn Any>;

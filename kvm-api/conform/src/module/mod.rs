@@ -11,7 +11,8 @@ use anyhow::Result;
 use kernel_patch::Accel;
 
 use crate::inside::Stage;
-use crate::property::{Kernels, Outcome, Property, Test};
+use crate::outcome::Outcome;
+use crate::property::{Kernels, Property, Test};
 
 pub const PROPERTY: Property = Property {
     name: "module",

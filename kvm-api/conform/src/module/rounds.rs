@@ -11,7 +11,7 @@ use kvm_api::Errno;
 use super::callers::{Callers, shifting};
 use super::loading::{self, KVM, LIMIT, VENDOR};
 use crate::inside::Stage;
-use crate::property::Outcome;
+use crate::outcome::Outcome;
 
 /// Rounds, with the whole of KVM anew in every so many.
 const WHOLE: u64 = 4;

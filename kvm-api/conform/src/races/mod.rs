@@ -41,7 +41,8 @@ use self::guest::Guest;
 use self::round::{Round, Way};
 use crate::cli::Options;
 use crate::inside::Stage;
-use crate::property::{Failure, Kernels, Outcome, Property, Test};
+use crate::outcome::{Failure, Outcome};
+use crate::property::{Kernels, Property, Test};
 
 pub const PROPERTY: Property = Property {
     name: "races",

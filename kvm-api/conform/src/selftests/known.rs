@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use super::run::Verdict;
+use super::result::Verdict;
 
 /// How a test is started.
 #[derive(Clone, Copy)]

@@ -7,12 +7,14 @@ mod docs;
 mod known;
 mod place;
 mod report;
+mod result;
 mod run;
 
 use anyhow::{Context, Result};
 
 use crate::inside::Stage;
-use crate::property::{Kernels, Outcome, Property, Test};
+use crate::outcome::Outcome;
+use crate::property::{Kernels, Property, Test};
 use place::{Settings, SharedMemory};
 use report::Both;
 

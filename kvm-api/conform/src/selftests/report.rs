@@ -6,7 +6,7 @@ use comfy_table::{Cell, CellAlignment};
 use kvm_preload::{Counts, Row};
 
 use super::known;
-use super::run::{Ran, Verdict};
+use super::result::{RunResult, Verdict};
 use crate::table;
 
 /// A test that was run both ways.
@@ -14,9 +14,9 @@ pub struct Both {
     /// What its Makefile calls it.
     pub name: String,
     /// As it was written.
-    pub ioctl: Ran,
+    pub ioctl: RunResult,
     /// With the library preloaded.
-    pub flat: Ran,
+    pub flat: RunResult,
     /// Which way the calls of the second went.
     pub counts: Counts,
 }
@@ -77,7 +77,7 @@ pub fn of_all(tests: &[Both]) -> String {
 }
 
 /// How long a run took stands beside what came of it: it is the machine's time.
-fn verdict(ran: &Ran) -> String {
+fn verdict(ran: &RunResult) -> String {
     format!("{} {:.1} s", ran.verdict, ran.took.as_secs_f64())
 }
 
@@ -140,8 +140,8 @@ mod tests {
 
     use super::*;
 
-    fn ran(verdict: Verdict, place: &str) -> Ran {
-        Ran {
+    fn ran(verdict: Verdict, place: &str) -> RunResult {
+        RunResult {
             verdict,
             took: Duration::ZERO,
             place: place.into(),
@@ -149,7 +149,7 @@ mod tests {
         }
     }
 
-    fn both(name: &str, ioctl: Ran, flat: Ran, processes: u64) -> Both {
+    fn both(name: &str, ioctl: RunResult, flat: RunResult, processes: u64) -> Both {
         Both {
             name: name.into(),
             ioctl,

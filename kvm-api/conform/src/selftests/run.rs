@@ -1,6 +1,5 @@
 //! One test, one way.
 
-use std::fmt::{self, Display};
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -16,59 +15,7 @@ use nix::unistd::Pid;
 
 use super::known::Start;
 use super::place::{LIBRARIES, PRELOADED, TESTS};
-
-/// What came of a test.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// It found nothing amiss.
-    Pass,
-    /// It says that it cannot be made here.
-    Skip,
-    /// It found something amiss.
-    Fail,
-    /// It had not come to its end in time.
-    CutOff,
-}
-
-impl Verdict {
-    /// All of them.
-    pub const ALL: [Self; 4] = [Self::Pass, Self::Skip, Self::Fail, Self::CutOff];
-}
-
-impl Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Pass => "pass",
-            Self::Skip => "skip",
-            Self::Fail => "fail",
-            Self::CutOff => "cut off",
-        })
-    }
-}
-
-/// One run of a test.
-#[derive(Clone, Debug)]
-pub struct Ran {
-    pub verdict: Verdict,
-    /// How long it took, by the machine's clock.
-    pub took: Duration,
-    /// Which assertion failed, with its place, or how else it ended.
-    pub place: String,
-    /// The last that it said.
-    pub last: String,
-}
-
-impl Display for Ran {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.verdict)?;
-        for text in [&self.place, &self.last] {
-            if !text.is_empty() {
-                write!(f, ": {text}")?;
-            }
-        }
-        Ok(())
-    }
-}
+use super::result::{RunResult, Verdict};
 
 /// The exit status by which a test says that it cannot be made here.
 const SKIPPED: i32 = 4;
@@ -80,12 +27,12 @@ const OUTPUT: &str = "/tmp/output";
 const COUNTS: &str = "/tmp/counts";
 
 /// Runs a test as it was written.
-pub fn over_ioctl(test: &str, start: &Start) -> Result<Ran> {
+pub fn over_ioctl(test: &str, start: &Start) -> Result<RunResult> {
     run(command(test, start), start)
 }
 
 /// Runs a test with the library preloaded, and tells which way its calls went.
-pub fn preloaded(test: &str, start: &Start) -> Result<(Ran, Counts)> {
+pub fn preloaded(test: &str, start: &Start) -> Result<(RunResult, Counts)> {
     let counts = Path::new(COUNTS);
     Counts::prepare(counts).context(COUNTS)?;
     let mut command = command(test, start);
@@ -107,7 +54,7 @@ fn command(test: &str, start: &Start) -> Command {
     command
 }
 
-fn run(mut command: Command, start: &Start) -> Result<Ran> {
+fn run(mut command: Command, start: &Start) -> Result<RunResult> {
     let output = File::create(OUTPUT).context(OUTPUT)?;
     command.stdout(output.try_clone()?).stderr(output);
     let started = Instant::now();
@@ -120,7 +67,7 @@ fn run(mut command: Command, start: &Start) -> Result<Ran> {
     let said = fs::read(OUTPUT).context(OUTPUT)?;
     let said = String::from_utf8_lossy(&said);
     let (verdict, place) = judge(ended?, &said);
-    Ok(Ran {
+    Ok(RunResult {
         verdict,
         took,
         place,

@@ -25,7 +25,8 @@ use self::machine::{MADE, SIGNAL};
 use self::model::Model;
 use self::steps::Taken;
 use crate::inside::Stage;
-use crate::property::{Failure, Kernels, Outcome, Property, Test};
+use crate::outcome::{Failure, Outcome};
+use crate::property::{Kernels, Property, Test};
 use crate::random;
 
 pub const PROPERTY: Property = Property {

@@ -11,9 +11,9 @@ use std::sync::LazyLock;
 use fastrand::Rng;
 use kvm_sys::{kvm_memory_alias, kvm_vcpu_state, slot};
 
+use super::argument::{Arg, Fd, Place};
 use super::fitting::described;
 use super::rows::{ROWS, Row};
-use super::step::{Arg, Fd, Place};
 use parse::{Call, Description, Field, Opt, Type};
 
 static DESCRIPTION: LazyLock<Description> = LazyLock::new(|| {

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::{Pointer, Registers, Room, Step, Taken, Wrong};
+use crate::sequences::facts::EXTENSIONS;
 use crate::sequences::model::guest::{MSRS, PROGRAM_AT, Program};
 use crate::sequences::model::memory::{PAGE, POOL};
 
@@ -151,9 +152,6 @@ fn of_vm(hints: &Hints) -> BoxedStrategy<Step> {
     ]
     .boxed()
 }
-
-/// Some that KVM has, with a yes or with a number, and some that it has not.
-pub const EXTENSIONS: [u32; 6] = [0, 3, 9, 10, 0x4b56, 9999];
 
 fn wrong() -> impl Strategy<Value = Wrong> {
     select(vec![

@@ -4,7 +4,7 @@ mod generate;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::generate::{EXTENSIONS, Hints, PAGES, SLOTS, any_step};
+pub use self::generate::{Hints, PAGES, SLOTS, any_step};
 use super::model::guest::Program;
 
 /// A step, and by which interface the machine is to take it that has both.

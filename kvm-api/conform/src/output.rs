@@ -1,0 +1,135 @@
+//! The text that the command prints.
+
+use comfy_table::{Cell, CellAlignment, Color};
+
+use crate::cli::Options;
+use crate::coverage::{Report, percent};
+use crate::mutations::Verdict;
+use crate::outcome::Row;
+use crate::property::{Kernels, Property};
+use crate::table;
+
+/// The properties that there are.
+pub fn list(properties: &[Property]) -> String {
+    let mut table = table::new(["property", "backends", "kernel", "what holds"]);
+    for property in properties {
+        let kernels = match property.kernels {
+            Kernels::Both => "both",
+            Kernels::Usual => "usual",
+            Kernels::Debug => "--debug",
+        };
+        table.add_row([property.name, property.backends, kernels, property.about]);
+    }
+    table.to_string()
+}
+
+/// What was found, and how to find it again.
+pub fn results(rows: &[Row], options: &Options) -> String {
+    let mut table = table::new([
+        "property",
+        "backends",
+        "cases",
+        "result",
+        "seconds",
+        "what holds",
+    ]);
+    for row in rows {
+        let result = match (row.holds(), row.outcome.failures.len()) {
+            (true, _) => Cell::new("holds").fg(Color::Green),
+            (false, 0) => Cell::new("nothing tried").fg(Color::Red),
+            (false, n) => Cell::new(format!("{n} failed")).fg(Color::Red),
+        };
+        table.add_row([
+            Cell::new(row.property),
+            Cell::new(row.backends),
+            Cell::new(row.outcome.cases).set_alignment(CellAlignment::Right),
+            result,
+            Cell::new(row.seconds).set_alignment(CellAlignment::Right),
+            Cell::new(row.about),
+        ]);
+    }
+    let mut text = table.to_string();
+    for row in rows {
+        for note in &row.outcome.notes {
+            text += &format!("\n\n{}: {note}", row.property);
+        }
+    }
+    for row in rows {
+        for failure in &row.outcome.failures {
+            let again = options.again(row.property, failure.replay.as_deref());
+            text += &format!(
+                "\n\nFAILED {}: {}\nagain: {again}",
+                row.property, failure.what
+            );
+        }
+    }
+    text
+}
+
+/// Which lines of the new code were reached, and each that was not.
+pub fn coverage(report: &Report) -> String {
+    let mut table = table::new(["new code", "lines", "reached", "%"]);
+    let mut add = |name: &str, lines: usize, reached: usize| {
+        let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
+        table.add_row([
+            Cell::new(name),
+            right(lines.to_string()),
+            right(reached.to_string()),
+            right(format!("{:.1}", percent(reached, lines))),
+        ]);
+    };
+    for file in &report.files {
+        add(&file.file.to_string_lossy(), file.lines, file.reached());
+    }
+    add("all", report.lines(), report.reached());
+    let mut text = table.to_string();
+    for file in &report.files {
+        for missed in &file.missed {
+            let place = format!("{}:{}", file.file.display(), missed.line);
+            text += &format!("\nnot reached: {place}: {}", missed.text);
+        }
+    }
+    text
+}
+
+/// What noticed each mutation, and how it said so.
+pub fn verdicts(verdicts: &[Verdict]) -> String {
+    let mut table = table::new([
+        "mutation",
+        "kernel",
+        "caught by",
+        "build",
+        "test",
+        "what it breaks",
+    ]);
+    for verdict in verdicts {
+        let caught = match &verdict.caught {
+            Some(caught) if caught.property == verdict.expected => {
+                Cell::new(caught.property).fg(Color::Green)
+            }
+            Some(caught) => {
+                let text = format!("{}, not {}", caught.property, verdict.expected);
+                Cell::new(text).fg(Color::Yellow)
+            }
+            None => Cell::new("SURVIVES").fg(Color::Red),
+        };
+        let seconds =
+            |seconds| Cell::new(format!("{seconds} s")).set_alignment(CellAlignment::Right);
+        table.add_row([
+            Cell::new(&verdict.mutation),
+            Cell::new(verdict.kernel),
+            caught,
+            seconds(verdict.build_seconds),
+            seconds(verdict.seconds),
+            Cell::new(&verdict.breaks),
+        ]);
+    }
+    let mut text = table.to_string();
+    for verdict in verdicts {
+        if let Some(caught) = &verdict.caught {
+            let said = caught.said.lines().next().unwrap_or_default();
+            text += &format!("\n{}: {said}", verdict.mutation);
+        }
+    }
+    text
+}

@@ -1,0 +1,113 @@
+//! All properties, and which of them a command line selects.
+
+use anyhow::{Context, Result, ensure};
+
+use crate::cli::Options;
+use crate::property::{Kernels, Property};
+use crate::{
+    access, bindings, calls, errors, faults, fuzz, hook, module, races, selftests, sequences,
+};
+
+/// All properties, those that take longest first.
+pub const ALL: &[Property] = &[
+    selftests::PROPERTY,
+    sequences::PROPERTY,
+    fuzz::PROPERTY,
+    faults::PROPERTY,
+    races::PROPERTY,
+    bindings::PROPERTY,
+    bindings::ON_VMX,
+    calls::PROPERTY,
+    errors::PROPERTY,
+    module::PROPERTY,
+    access::PROPERTY,
+    hook::PROPERTY,
+];
+
+/// The property of that name.
+pub fn find(name: &str) -> Result<&'static Property> {
+    let named = ALL.iter().find(|property| property.name == name);
+    named.with_context(|| {
+        let names: Vec<_> = ALL.iter().map(|it| it.name).collect();
+        format!("no property {name:?}; there are {}", names.join(", "))
+    })
+}
+
+/// The properties that `options` select, on the kernel that they select.
+///
+/// # Errors
+///
+/// If a selected property does not exist, or not on that kernel.
+pub fn select(options: &Options) -> Result<Vec<&'static Property>> {
+    let fits = |property: &Property| match property.kernels {
+        Kernels::Both => true,
+        Kernels::Usual => !options.debug,
+        Kernels::Debug => options.debug,
+    };
+    for name in &options.only {
+        let property = find(name)?;
+        ensure!(
+            fits(property),
+            "{name} is tested {} --debug only",
+            if options.debug { "without" } else { "with" }
+        );
+    }
+    let selected = |property: &Property| {
+        options.only.is_empty() || options.only.iter().any(|name| name == property.name)
+    };
+    let properties = ALL.iter().filter(|it| selected(it) && fits(it));
+    Ok(properties.collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::cli::Cli;
+
+    /// Words that mean something somewhere, and others.
+    fn word() -> impl Strategy<Value = String> {
+        let known = prop::sample::select(vec![
+            "inside",
+            "calls",
+            "fuzz",
+            "--debug",
+            "--sample",
+            "--only",
+            "--seed",
+            "7",
+            "-7",
+            "--cases",
+            "0",
+            "--json",
+            "x",
+            "--jobs",
+            "2",
+            "17",
+            "--timeout",
+            "--source",
+            "--list",
+            "99999999999999999999",
+            "--help",
+        ]);
+        prop_oneof![
+            4 => known.prop_map(str::to_owned),
+            1 => "-{0,2}[a-z=:/,]{0,8}",
+            1 => any::<String>(),
+        ]
+    }
+
+    proptest! {
+        /// Whatever is typed is understood or refused.
+        #[test]
+        fn any_command_line(words in prop::collection::vec(word(), 0..8)) {
+            let line = ["conform".to_owned()].into_iter().chain(words);
+            if let Ok(cli) = Cli::try_parse_from(line) {
+                let _ = select(&cli.options);
+                let _ = cli.options.inside("calls");
+            }
+        }
+    }
+}
