@@ -14,6 +14,9 @@ use crate::source::Source;
 use crate::tree::{self, Tree};
 use crate::{Error, Result, Variant, files, host, paths};
 
+/// The trees of mutations.
+const MUTANTS: [&str; 2] = ["linux-mutant", "linux-mutant-2"];
+
 /// What is said of the kernel to be built.
 #[derive(Clone, Debug, Default)]
 pub struct Builder {
@@ -39,8 +42,9 @@ impl Builder {
         self
     }
 
-    /// Breaks that kernel in one place. All mutations are built in one tree,
-    /// one after the other, and leave the kernel proper alone.
+    /// Breaks that kernel in one place. Mutations are built in trees of their
+    /// own, which leaves the kernel proper alone. There are two such trees, so
+    /// that one mutation can be built while a machine runs another.
     #[must_use]
     pub fn mutation(mut self, mutation: &Mutation) -> Self {
         self.mutation = Some(mutation.clone());
@@ -63,47 +67,83 @@ impl Builder {
     pub fn build(&self) -> Result<Kernel> {
         let root = paths::root()?;
         let mut series = self.variant.series()?;
+        let config = Config::read(self.variant)?;
         if let Some(mutation) = &self.mutation {
             series.push(mutation.path())?;
-            // To begin with what that has built.
-            let proper = Self {
-                mutation: None,
-                ..self.clone()
-            };
-            proper.build()?;
+            return self.build_mutation(&series, &config);
         }
-        let build = self.variant.build_dir(&self.tree()?);
-        let config = Config::read(self.variant)?;
+        let tree = self.variant.tree()?;
         loop {
             let lock = Lock::shared(&root, self.wait)?;
-            if let Some(source) = current(self.source.as_deref())?
-                && files::read(&stamp(&build))? == Some(wanted(&source, &series, &config))
-            {
-                let tree = self.tree()?.root().into();
-                return Kernel::built(tree, build, series.id(), &config, lock);
+            if self.is_current(&tree, &series, &config)? {
+                let build = self.variant.build_dir(&tree);
+                let source = tree.root().into();
+                return Kernel::built(source, build, series.id(), &config, lock);
             }
             drop(lock);
             let _lock = Lock::exclusive(&root, self.wait)?;
-            self.make(&build, &series, &config)?;
+            paths::sweep(&root)?;
+            self.make(&tree, &series, &config)?;
         }
     }
 
-    fn tree(&self) -> Result<Tree> {
-        match self.mutation {
-            Some(_) => Ok(Tree::new(paths::root()?.join("linux-mutant"))),
-            None => self.variant.tree(),
+    /// Builds the mutation in a tree that nobody uses, unless a tree has it
+    /// already. The lock of the kernel proper, on which the mutation is based,
+    /// is shared; each of the trees has a lock of its own.
+    fn build_mutation(&self, series: &Series, config: &Config) -> Result<Kernel> {
+        let proper = Self {
+            mutation: None,
+            ..self.clone()
+        }
+        .build()?;
+        let root = paths::root()?;
+        let places = MUTANTS.map(|name| (root.join(format!("{name}-lock")), root.join(name)));
+        loop {
+            for (lock, tree) in &places {
+                let tree = Tree::new(tree.clone());
+                let Some(lock) = Lock::try_shared(&paths::made(lock.clone())?)? else {
+                    continue;
+                };
+                if self.is_current(&tree, series, config)? {
+                    let build = self.variant.build_dir(&tree);
+                    let source = tree.root().into();
+                    let mut kernel = Kernel::built(source, build, series.id(), config, lock)?;
+                    kernel._proper = Some(proper._lock);
+                    return Ok(kernel);
+                }
+            }
+            let mut free = None;
+            for (lock, tree) in &places {
+                if let Some(lock) = Lock::try_exclusive(lock)? {
+                    free = Some((lock, Tree::new(tree.clone())));
+                    break;
+                }
+            }
+            match free {
+                Some((_lock, tree)) => self.make(&tree, series, config)?,
+                // Both are in use.
+                None => drop(Lock::exclusive(&places[0].0, self.wait)?),
+            }
         }
     }
 
-    fn make(&self, build: &Path, series: &Series, config: &Config) -> Result<()> {
-        paths::sweep(&paths::root()?)?;
+    /// Whether `tree` has a build of the source as it is now.
+    fn is_current(&self, tree: &Tree, series: &Series, config: &Config) -> Result<bool> {
+        let Some(source) = current(self.source.as_deref())? else {
+            return Ok(false);
+        };
+        let stamp = files::read(&stamp(&self.variant.build_dir(tree)))?;
+        Ok(stamp == Some(wanted(&source, series, config)))
+    }
+
+    fn make(&self, tree: &Tree, series: &Series, config: &Config) -> Result<()> {
+        let build = &self.variant.build_dir(tree);
         host::ensure(host::BUILD)?;
         let source = source(self.source.as_deref())?;
         let first = Variant::Module.tree()?;
-        if first.source()?.as_ref() != Some(&source) {
+        if self.mutation.is_none() && first.source()?.as_ref() != Some(&source) {
             first.unpack(&source)?;
         }
-        let tree = self.tree()?;
         if tree.source()?.as_ref() != Some(&source) {
             tree.link(&first, &source)?;
         }
@@ -120,7 +160,12 @@ impl Builder {
         }
         let stamp = stamp(build);
         let _ = fs::remove_file(&stamp);
-        let log = paths::logs()?.join(format!("build-{}.log", self.variant.name()));
+        let name = tree.root().file_name().unwrap_or_default();
+        let log = match self.mutation {
+            Some(_) => format!("build-{}-{}.log", name.display(), self.variant.name()),
+            None => format!("build-{}.log", self.variant.name()),
+        };
+        let log = paths::logs()?.join(log);
         let _ = fs::remove_file(&log);
         let counted = config.counted().iter();
         let counted: Vec<_> = counted
@@ -213,6 +258,8 @@ pub struct Kernel {
     series: String,
     config: String,
     counted: &'static [Counted],
+    /// The lock of the kernel that this one is a mutation of.
+    _proper: Option<Lock>,
     _lock: Lock,
 }
 
@@ -240,6 +287,7 @@ impl Kernel {
             series: name,
             config: config.id(),
             counted: config.counted(),
+            _proper: None,
             _lock: lock,
         })
     }

@@ -28,6 +28,16 @@ impl Lock {
         Ok(Self { _file: file })
     }
 
+    /// To use what is built, unless somebody builds there.
+    pub(crate) fn try_shared(dir: &Path) -> Result<Option<Self>> {
+        unless_locked(Self::shared(dir, false))
+    }
+
+    /// To build, unless somebody builds there or uses what is built.
+    pub(crate) fn try_exclusive(dir: &Path) -> Result<Option<Self>> {
+        unless_locked(Self::exclusive(dir, false))
+    }
+
     /// To build.
     pub(crate) fn exclusive(dir: &Path, wait: bool) -> Result<Self> {
         let mut file = open(dir)?;
@@ -38,6 +48,15 @@ impl Lock {
             .and_then(|()| write!(file, "{}", process::id()));
         sign.map_err(Error::io("write in", dir))?;
         Ok(Self { _file: file })
+    }
+}
+
+/// No lock is no error where another directory will do.
+fn unless_locked(lock: Result<Lock>) -> Result<Option<Lock>> {
+    match lock {
+        Ok(lock) => Ok(Some(lock)),
+        Err(Error::Locked { .. }) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -127,6 +146,8 @@ mod tests {
             error.starts_with("a machine is running with the kernel in"),
             "{error}"
         );
+        assert!(Lock::try_shared(dir.path()).unwrap().is_some());
+        assert!(Lock::try_exclusive(dir.path()).unwrap().is_none());
         drop((one, two));
         Lock::exclusive(dir.path(), false).unwrap();
     }

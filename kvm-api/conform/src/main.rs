@@ -93,14 +93,16 @@ fn outside(options: &Options) -> Result<bool> {
     Ok(holds)
 }
 
-/// Shows what notices the mutations, and says whether all are caught.
+/// Runs the mutations, and says whether a property notices each of them.
 fn mutated(options: &Options, names: &[String]) -> Result<bool> {
     kernel_patch::interrupt::install()?;
-    let verdicts = mutations::run(options, names)?;
-    println!("{}", output::verdicts(&verdicts));
-    write_json(options, &verdicts)?;
-    ensure!(!verdicts.is_empty(), "there was no mutation to try");
-    Ok(verdicts.iter().all(|verdict| verdict.caught.is_some()))
+    let mut results = Vec::new();
+    let ended = mutations::run(options, names, &mut results);
+    println!("{}", output::mutations(&results));
+    write_json(options, &results)?;
+    ended?;
+    ensure!(!results.is_empty(), "there was no mutation to try");
+    Ok(results.iter().all(|it| it.caught.is_some()))
 }
 
 fn write_json(options: &Options, found: &impl Serialize) -> Result<()> {

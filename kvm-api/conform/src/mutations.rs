@@ -1,10 +1,13 @@
-//! Whether the properties notice when the kernel is broken on purpose.
+//! Breaks the kernel on purpose, and shows which property notices.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::fmt::Write;
+use std::sync::mpsc::sync_channel;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use kernel_patch::Mutation;
+use anyhow::{Context, Result, ensure};
+use kernel_patch::{Mutation, interrupt};
 use serde::Serialize;
 
 use crate::cli::Options;
@@ -14,65 +17,91 @@ use crate::outcome::Row;
 use crate::property::Property;
 use crate::registry;
 
-/// What became of one mutation.
+/// The result of one mutation.
 #[derive(Debug, Serialize)]
-pub struct Verdict {
+pub struct MutationResult {
     pub mutation: String,
     pub breaks: String,
     pub kernel: &'static str,
-    /// The property that is to notice.
+    /// The property that must notice.
     pub expected: String,
-    /// What noticed; nothing when the mutation survived.
+    /// The property that noticed. None if the mutation survived, or was not
+    /// tested.
     pub caught: Option<Caught>,
-    /// What the build took.
+    /// Why the mutation could not be built or tested.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// The duration of the build. It overlaps with the test of the mutation
+    /// before.
     pub build_seconds: u64,
-    /// What it took to notice.
+    /// The duration of the test.
     pub seconds: u64,
 }
 
-/// The property that noticed, and how it said so.
+/// The property that noticed a mutation.
 #[derive(Debug, Serialize)]
 pub struct Caught {
     pub property: &'static str,
-    pub said: String,
+    /// Its first failure.
+    pub failure: String,
 }
 
-/// Tries the mutations of these names, or all; each property that is to notice
-/// one is tried without any before: what does not hold then says nothing.
-pub fn run(options: &Options, names: &[String]) -> Result<Vec<Verdict>> {
-    let mutations = chosen(names)?;
-    let mut limits = BTreeMap::new();
-    for variant in Mutation::VARIANTS {
-        let of_variant = mutations.iter().filter(|it| it.variant() == variant);
-        let mut named: Vec<_> = of_variant.map(Mutation::caught_by).collect();
-        named.sort_unstable();
-        named.dedup();
-        if named.is_empty() {
-            continue;
-        }
-        let options = options.on(variant, &named);
-        let host = Host::new(&options)?;
-        for row in lanes::run(&host, &registry::select(&options)?)? {
-            let failure = row.outcome.failures.first();
-            let what = failure.map_or("nothing was tried", |it| &it.what);
-            ensure!(
-                row.holds(),
-                "{} fails with no mutation: {what}",
-                row.property
+/// A mutation, and how it is tested.
+struct Trial {
+    mutation: Mutation,
+    expected: &'static Property,
+    /// The options that test the expected property alone, within its limit.
+    options: Options,
+}
+
+/// Tests the mutations of these names, or all, and adds a result for each. A
+/// mutation that cannot be built or tested does not stop the others. While one
+/// is tested, the next is built.
+///
+/// # Errors
+///
+/// If a property fails without a mutation, because its failures then prove
+/// nothing; or if the run is interrupted. The results so far remain.
+pub fn run(options: &Options, names: &[String], results: &mut Vec<MutationResult>) -> Result<()> {
+    let trials = &trials(options, select(names)?)?;
+    let started = Instant::now();
+    thread::scope(|scope| {
+        // Without room for a kernel, the channel lets the builder run ahead of
+        // the tests by one: there are two trees to build mutations in.
+        let (sender, built) = sync_channel(0);
+        scope.spawn(move || {
+            leave_processor_to_tests();
+            for trial in trials {
+                let started = Instant::now();
+                let host = Host::mutated(&trial.options, &trial.mutation);
+                if sender.send((host, started.elapsed())).is_err() {
+                    return;
+                }
+            }
+        });
+        for (done, trial) in trials.iter().enumerate() {
+            interrupt::check()?;
+            let (host, build_time) = built.recv().context("the builder of kernels has ended")?;
+            let test_started = Instant::now();
+            let caught = host.and_then(|host| test(options, trial, host));
+            interrupt::check()?;
+            let result = trial.result(caught, build_time, test_started.elapsed());
+            eprintln!(
+                "conform: mutation {} of {}: {}: {}{}",
+                done + 1,
+                trials.len(),
+                result.mutation,
+                result.verdict(),
+                time_left(started.elapsed(), done + 1, trials.len()),
             );
-            limits.insert((variant.name(), row.property), limit(row.seconds));
+            results.push(result);
         }
-    }
-    let mut verdicts = Vec::new();
-    for mutation in &mutations {
-        let expected = registry::find(mutation.caught_by())?;
-        let limit = limits[&(mutation.variant().name(), expected.name)];
-        verdicts.push(one(options, mutation, expected, limit)?);
-    }
-    Ok(verdicts)
+        Ok(())
+    })
 }
 
-fn chosen(names: &[String]) -> Result<Vec<Mutation>> {
+/// The mutations of these names, or all.
+fn select(names: &[String]) -> Result<Vec<Mutation>> {
     let mut mutations = Mutation::all()?;
     for name in names {
         ensure!(
@@ -89,52 +118,129 @@ fn chosen(names: &[String]) -> Result<Vec<Mutation>> {
     Ok(mutations)
 }
 
-/// How many seconds a broken kernel has for what a good one does in so many:
-/// some mutations show by a test that does not end.
+/// Tests the expected properties without a mutation, and derives from that how
+/// long each may take with one.
+fn trials(options: &Options, mutations: Vec<Mutation>) -> Result<Vec<Trial>> {
+    let mut limits = BTreeMap::new();
+    for variant in Mutation::VARIANTS {
+        let of_variant = mutations.iter().filter(|it| it.variant() == variant);
+        let mut expected: Vec<_> = of_variant.map(Mutation::caught_by).collect();
+        expected.sort_unstable();
+        expected.dedup();
+        if expected.is_empty() {
+            continue;
+        }
+        let options = options.on(variant, &expected);
+        let host = Host::new(&options)?;
+        for row in lanes::run(&host, &registry::select(&options)?)? {
+            let failure = row.outcome.failures.first();
+            let failure = failure.map_or("no case ran", |it| &it.what);
+            ensure!(
+                row.holds(),
+                "{} fails without a mutation: {failure}",
+                row.property
+            );
+            limits.insert((variant.name(), row.property), limit(row.seconds));
+        }
+    }
+    let trial = |mutation: Mutation| {
+        let expected = registry::find(mutation.caught_by())?;
+        let mut options = options.on(mutation.variant(), &[expected.name]);
+        let limit = limits[&(mutation.variant().name(), expected.name)];
+        options.timeout = limit.min(options.timeout);
+        Ok(Trial {
+            mutation,
+            expected,
+            options,
+        })
+    };
+    mutations.into_iter().map(trial).collect()
+}
+
+/// How many seconds a property may take on a broken kernel, if it takes
+/// `seconds` on a good one: some mutations show by a test that does not end.
 fn limit(seconds: u64) -> u64 {
     3 * seconds + 60
 }
 
-fn one(options: &Options, mutation: &Mutation, expected: &Property, limit: u64) -> Result<Verdict> {
-    let started = Instant::now();
-    let mut options = options.on(mutation.variant(), &[expected.name]);
-    let whole = options.timeout;
-    options.timeout = limit.min(whole);
-    let host = Host::mutated(&options, mutation)?;
-    let built = Instant::now();
-    let mut caught = first_failure(lanes::run(&host, &registry::select(&options)?)?);
-    drop(host);
-    if caught.is_none() {
-        // Whoever notices instead, the mutation has not survived.
-        options = options.on(mutation.variant(), &[]);
-        options.timeout = whole;
-        let others = registry::select(&options)?;
-        let others: Vec<_> = others
-            .into_iter()
-            .filter(|it| it.name != expected.name)
-            .collect();
-        caught = first_failure(lanes::run(&Host::mutated(&options, mutation)?, &others)?);
+/// Gives the calling thread, and the processes that it starts, a low priority:
+/// the tests have a time limit, and the builds do not.
+fn leave_processor_to_tests() {
+    // SAFETY: the call takes no pointer. A failure leaves the priority as it is.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) };
+}
+
+/// Tests a mutation by the expected property, and by all others if that one
+/// does not notice.
+fn test(options: &Options, trial: &Trial, host: Host<'_>) -> Result<Option<Caught>> {
+    let expected = registry::select(&trial.options)?;
+    let caught = first_failure(lanes::run(&host, &expected)?);
+    if caught.is_some() {
+        return Ok(caught);
     }
-    let verdict = Verdict {
-        mutation: mutation.name(),
-        breaks: mutation.breaks().into(),
-        kernel: mutation.variant().name(),
-        expected: expected.name.into(),
-        caught,
-        build_seconds: (built - started).as_secs(),
-        seconds: built.elapsed().as_secs(),
-    };
-    let by = verdict.caught.as_ref().map_or("SURVIVES", |it| it.property);
-    eprintln!("conform: {}: {by}", verdict.mutation);
-    Ok(verdict)
+    let options = options.on(trial.mutation.variant(), &[]);
+    let mut others = registry::select(&options)?;
+    others.retain(|it| it.name != trial.expected.name);
+    // The kernel is already built, and stays as long as the first host does.
+    let all = Host::mutated(&options, &trial.mutation)?;
+    drop(host);
+    Ok(first_failure(lanes::run(&all, &others)?))
 }
 
 fn first_failure(rows: Vec<Row>) -> Option<Caught> {
     let row = rows.into_iter().find(|row| !row.holds())?;
-    let property = row.property;
     let failure = row.outcome.failures.into_iter().next();
-    let said = failure.map_or_else(|| "nothing was tried".into(), |it| it.what);
-    Some(Caught { property, said })
+    Some(Caught {
+        property: row.property,
+        failure: failure.map_or_else(|| "no case ran".into(), |it| it.what),
+    })
+}
+
+impl Trial {
+    fn result(
+        &self,
+        caught: Result<Option<Caught>>,
+        build: Duration,
+        test: Duration,
+    ) -> MutationResult {
+        let (caught, error) = match caught {
+            Ok(caught) => (caught, None),
+            Err(error) => (None, Some(format!("{error:#}"))),
+        };
+        MutationResult {
+            mutation: self.mutation.name(),
+            breaks: self.mutation.breaks().into(),
+            kernel: self.mutation.variant().name(),
+            expected: self.expected.name.into(),
+            caught,
+            error,
+            build_seconds: build.as_secs(),
+            seconds: test.as_secs(),
+        }
+    }
+}
+
+impl MutationResult {
+    /// The result in a word or two.
+    pub fn verdict(&self) -> String {
+        match (&self.caught, &self.error) {
+            (Some(caught), _) if caught.property == self.expected => caught.property.into(),
+            (Some(caught), _) => format!("{}, not {}", caught.property, self.expected),
+            (None, Some(_)) => "NOT TESTED".into(),
+            (None, None) => "SURVIVES".into(),
+        }
+    }
+}
+
+/// An estimate from the mutations that are done.
+fn time_left(elapsed: Duration, done: usize, all: usize) -> String {
+    let mut text = String::new();
+    if done < all {
+        let seconds = elapsed.as_secs_f64() / done as f64 * (all - done) as f64;
+        let minutes = (seconds / 60.0).ceil();
+        let _ = write!(text, "; about {minutes} min left");
+    }
+    text
 }
 
 #[cfg(test)]
@@ -152,5 +258,12 @@ mod tests {
             let options = options.on(mutation.variant(), &[expected.name]);
             assert!(registry::select(&options).is_ok(), "{}", mutation.name());
         }
+    }
+
+    #[test]
+    fn the_estimate_goes_by_the_pace_so_far() {
+        let pace = Duration::from_secs(12 * 50);
+        assert_eq!(time_left(pace, 12, 67), "; about 46 min left");
+        assert_eq!(time_left(pace, 67, 67), "");
     }
 }

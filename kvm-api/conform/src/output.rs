@@ -4,7 +4,7 @@ use comfy_table::{Cell, CellAlignment, Color};
 
 use crate::cli::Options;
 use crate::coverage::{Report, percent};
-use crate::mutations::Verdict;
+use crate::mutations::MutationResult;
 use crate::outcome::Row;
 use crate::property::{Kernels, Property};
 use crate::table;
@@ -92,8 +92,8 @@ pub fn coverage(report: &Report) -> String {
     text
 }
 
-/// What noticed each mutation, and how it said so.
-pub fn verdicts(verdicts: &[Verdict]) -> String {
+/// The property that noticed each mutation, and its first failure.
+pub fn mutations(results: &[MutationResult]) -> String {
     let mut table = table::new([
         "mutation",
         "kernel",
@@ -102,33 +102,29 @@ pub fn verdicts(verdicts: &[Verdict]) -> String {
         "test",
         "what it breaks",
     ]);
-    for verdict in verdicts {
-        let caught = match &verdict.caught {
-            Some(caught) if caught.property == verdict.expected => {
-                Cell::new(caught.property).fg(Color::Green)
-            }
-            Some(caught) => {
-                let text = format!("{}, not {}", caught.property, verdict.expected);
-                Cell::new(text).fg(Color::Yellow)
-            }
-            None => Cell::new("SURVIVES").fg(Color::Red),
+    for result in results {
+        let color = match &result.caught {
+            Some(caught) if caught.property == result.expected => Color::Green,
+            Some(_) => Color::Yellow,
+            None => Color::Red,
         };
         let seconds =
             |seconds| Cell::new(format!("{seconds} s")).set_alignment(CellAlignment::Right);
         table.add_row([
-            Cell::new(&verdict.mutation),
-            Cell::new(verdict.kernel),
-            caught,
-            seconds(verdict.build_seconds),
-            seconds(verdict.seconds),
-            Cell::new(&verdict.breaks),
+            Cell::new(&result.mutation),
+            Cell::new(result.kernel),
+            Cell::new(result.verdict()).fg(color),
+            seconds(result.build_seconds),
+            seconds(result.seconds),
+            Cell::new(&result.breaks),
         ]);
     }
     let mut text = table.to_string();
-    for verdict in verdicts {
-        if let Some(caught) = &verdict.caught {
-            let said = caught.said.lines().next().unwrap_or_default();
-            text += &format!("\n{}: {said}", verdict.mutation);
+    for result in results {
+        let failure = result.caught.as_ref().map(|it| &it.failure);
+        if let Some(failure) = failure.or(result.error.as_ref()) {
+            let line = failure.lines().next().unwrap_or_default();
+            text += &format!("\n{}: {line}", result.mutation);
         }
     }
     text
