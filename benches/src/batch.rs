@@ -26,11 +26,11 @@ impl State {
         f.kvm
             .kvm_get_fpu(f.vcpu(), &mut fpu)
             .context("kvm_get_fpu")?;
-        let mut regs = f.regs()?;
+        let mut regs = f.try_regs()?;
         regs.rbx = MARK;
         Ok(Box::new(Self {
             regs,
-            sregs: f.sregs()?,
+            sregs: f.try_sregs()?,
             fpu,
         }))
     }
@@ -53,7 +53,7 @@ impl<'b, B: Kvm> Calls<'b, B> {
     ///
     /// When the kernel refuses something that it begins with.
     pub fn new(kvm: &'b B) -> Result<Self> {
-        let fixture = Fixture::new(kvm)?;
+        let fixture = Fixture::idle(kvm)?;
         let written = State::of(&fixture)?;
         Ok(Self {
             fixture,
@@ -100,7 +100,7 @@ impl<'b, B: Kvm> Ring<'b, B> {
     ///
     /// When the kernel refuses something that it begins with.
     pub fn new(kvm: &'b B) -> Result<Self> {
-        let fixture = Fixture::new(kvm)?;
+        let fixture = Fixture::idle(kvm)?;
         let files = Vcpu::open(fixture.vcpu.as_fd()).context("the files of the vcpu")?;
         let (written, mut read) = (State::of(&fixture)?, Box::<State>::default());
         let ring = IoUring::builder()

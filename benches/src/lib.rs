@@ -16,7 +16,6 @@ pub mod diff;
 pub mod estimate;
 pub mod exact;
 mod fixture;
-mod guest;
 mod interface;
 mod measure;
 pub mod parts;
@@ -28,6 +27,8 @@ pub mod report;
 pub mod seccomp;
 mod subject;
 pub mod table;
+
+use guests::counting as guest;
 
 pub use cases::Case;
 pub use interface::{INTERFACES, Interface, Interfaces, Named};

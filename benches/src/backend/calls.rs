@@ -26,7 +26,7 @@ pub const PLACE: u64 = 0x20_0000;
 
 /// Prepares the call of that name.
 pub fn call<'b, B: Kvm>(kvm: &'b B, name: &str) -> Result<Box<dyn Subject + 'b>> {
-    let f = Fixture::new(kvm)?;
+    let f = Fixture::idle(kvm)?;
     Ok(match name {
         "kvm_create_vm" => Box::new(CreateVm::new(kvm)),
         "kvm_get_msr_index_list" => {
@@ -69,23 +69,23 @@ pub fn call<'b, B: Kvm>(kvm: &'b B, name: &str) -> Result<Box<dyn Subject + 'b>>
             }))
         }
         "kvm_get_regs" => {
-            let mut regs = f.regs()?;
+            let mut regs = f.try_regs()?;
             Box::new(Call(move || {
                 kvm.kvm_get_regs(f.vcpu(), &mut regs).unwrap();
             }))
         }
         "kvm_set_regs" => {
-            let regs = f.regs()?;
+            let regs = f.try_regs()?;
             Box::new(Call(move || kvm.kvm_set_regs(f.vcpu(), &regs).unwrap()))
         }
         "kvm_get_sregs" => {
-            let mut sregs = f.sregs()?;
+            let mut sregs = f.try_sregs()?;
             Box::new(Call(move || {
                 kvm.kvm_get_sregs(f.vcpu(), &mut sregs).unwrap();
             }))
         }
         "kvm_set_sregs" => {
-            let sregs = f.sregs()?;
+            let sregs = f.try_sregs()?;
             Box::new(Call(move || kvm.kvm_set_sregs(f.vcpu(), &sregs).unwrap()))
         }
         "kvm_translate" => Box::new(Call(move || {

@@ -47,7 +47,7 @@ impl<B: Kvm> Subject for EmulationLoop<'_, B> {
     }
 
     fn check(&mut self, calls: u64) -> Result<()> {
-        check_changes(self.mode, &self.fixture.regs()?, calls)
+        check_changes(self.mode, &self.fixture.try_regs()?, calls)
     }
 }
 
@@ -88,7 +88,7 @@ impl Subject for SyncRegs<'_> {
 
     /// The last change has not gone back yet.
     fn check(&mut self, calls: u64) -> Result<()> {
-        let mut regs = self.fixture.regs()?;
+        let mut regs = self.fixture.try_regs()?;
         regs.r8 += 1;
         check_changes(self.mode, &regs, calls)
     }
@@ -138,7 +138,7 @@ impl<B: Kvm> Subject for ReadWritten<'_, B> {
     }
 
     fn check(&mut self, calls: u64) -> Result<()> {
-        let changes = self.fixture.regs()?.r8;
+        let changes = self.fixture.try_regs()?.r8;
         ensure!(changes == calls, "{changes} of {calls} changes stayed");
         Ok(())
     }
@@ -199,7 +199,7 @@ impl Subject for SyncedReadWritten<'_> {
     /// Asks the vcpu, not the mapping; and of the special registers, which the calls
     /// leave as they are, whether a change would have stayed too.
     fn check(&mut self, calls: u64) -> Result<()> {
-        let changes = self.fixture.regs()?.r8;
+        let changes = self.fixture.try_regs()?.r8;
         ensure!(changes == calls, "{changes} of {calls} changes stayed");
         let run = &mut self.fixture.run;
         let mut sregs = run.sregs();
@@ -207,7 +207,7 @@ impl Subject for SyncedReadWritten<'_> {
         run.set_sregs(&sregs);
         run.set_dirty_regs(SYNCED);
         self.pass();
-        let (is, stored) = (self.fixture.sregs()?, self.fixture.run.sregs());
+        let (is, stored) = (self.fixture.try_sregs()?, self.fixture.run.sregs());
         ensure!(
             is == sregs && stored == sregs,
             "a change of the special registers did not stay"

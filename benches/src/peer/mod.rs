@@ -92,7 +92,7 @@ impl KvmIoctls {
 
     fn call(&self, name: &str) -> Result<Option<Box<dyn Subject + '_>>> {
         let kvm = &self.kvm;
-        let peer = self.wrap(Fixture::new(&self.setup)?)?;
+        let peer = self.wrap(Fixture::idle(&self.setup)?)?;
         Ok(Some(match name {
             "kvm_create_vm" => Box::new(CreateVm { kvm, vm: None }),
             "kvm_get_msr_index_list" => Box::new(Call(move || {

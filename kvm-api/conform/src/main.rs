@@ -24,6 +24,7 @@ mod property;
 mod races;
 mod random;
 mod registry;
+mod requests;
 mod selftests;
 mod sequences;
 mod table;

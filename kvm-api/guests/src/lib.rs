@@ -1,10 +1,14 @@
-//! Small guests to try KVM with.
-//!
-//! What fails here panics: this is for tests.
+//! A virtual machine and guest programs, for tests, properties and benches.
 
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
-mod machine;
+mod assemble;
+pub mod counting;
+mod device;
+mod long_mode;
+pub mod msr;
 pub mod programs;
+mod vm;
 
-pub use machine::{ELSEWHERE, ELSEWHERE_PHYS, ENTRY, MEMORY, Machine, SLOT};
+pub use device::{DeviceNode, NODE};
+pub use vm::{ELSEWHERE, ELSEWHERE_PHYS, ENTRY, MEMORY, Machine, SLOT, TestVm};

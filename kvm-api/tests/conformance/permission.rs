@@ -1,9 +1,7 @@
 //! Who may make a virtual machine: whoever may open `/dev/kvm`, by system call as
 //! by ioctl.
 
-use std::fs::{self, Metadata, Permissions};
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-
+use guests::{DeviceNode, NODE};
 use kvm_api::{Errno, Kvm};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Gid, Uid, fork, geteuid, setgroups, setresgid, setresuid};
@@ -21,7 +19,6 @@ pub const TESTS: &[(Backend, Test)] = &[(
     ),
 )];
 
-const NODE: &str = "/dev/kvm";
 const GROUP: u32 = 1234;
 const OTHER: u32 = 1235;
 
@@ -50,32 +47,18 @@ fn create_vm_as(kvm: &dyn Kvm, group: u32, supplementary: &[u32]) -> Result<(), 
     }
 }
 
-/// Puts the node's group and mode back.
-struct Restore(Metadata);
-
-impl Drop for Restore {
-    fn drop(&mut self) {
-        give(self.0.gid(), self.0.mode());
-    }
-}
-
-fn give(group: u32, mode: u32) {
-    chown(NODE, None, Some(group)).unwrap();
-    fs::set_permissions(NODE, Permissions::from_mode(mode)).unwrap();
-}
-
 fn group(stage: &Stage) {
     assert!(geteuid().is_root(), "changing {NODE} takes root");
     let kvm = &*stage.kvm;
-    let _restore = Restore(fs::metadata(NODE).unwrap());
-    give(OTHER, 0o600);
+    let node = DeviceNode::remember().unwrap();
+    node.set(OTHER, 0o600).unwrap();
     kvm.kvm_create_vm().unwrap();
     assert_eq!(create_vm_as(kvm, GROUP, &[]), Err(Errno::EACCES));
-    give(GROUP, 0o660);
+    node.set(GROUP, 0o660).unwrap();
     assert_eq!(create_vm_as(kvm, GROUP, &[]), Ok(()));
     assert_eq!(create_vm_as(kvm, OTHER, &[GROUP]), Ok(()));
     assert_eq!(create_vm_as(kvm, OTHER, &[]), Err(Errno::EACCES));
     // The device for reading alone is not enough.
-    give(GROUP, 0o640);
+    node.set(GROUP, 0o640).unwrap();
     assert_eq!(create_vm_as(kvm, GROUP, &[]), Err(Errno::EACCES));
 }

@@ -3,6 +3,10 @@
 
 use std::os::fd::AsRawFd;
 
+use guests::msr::{
+    APIC_BASE, ASYNC_PF_EN, EFER, FS_BASE, GS_BASE, HV_RESET, PV_EOI_EN, TSC_DEADLINE, X2APIC_EOI,
+    X2APIC_ICR, X2APIC_LVTT, X2APIC_SELF_IPI, X2APIC_SPIV, X2APIC_TPR,
+};
 use guests::programs::{HANDLER, HANDLER_AT, OUT_PORT};
 use guests::{ENTRY, Machine};
 use kvm_api::kvm_sys::*;
@@ -23,21 +27,6 @@ pub const TESTS: &[(Backend, Test)] = &[
         enabling,
     ),
 ];
-
-const APIC_BASE: u32 = 0x1b;
-const TSC_DEADLINE: u32 = 0x6e0;
-const X2APIC_TPR: u32 = 0x808;
-const X2APIC_EOI: u32 = 0x80b;
-const X2APIC_SPIV: u32 = 0x80f;
-const X2APIC_ICR: u32 = 0x830;
-const X2APIC_LVTT: u32 = 0x832;
-const X2APIC_SELF_IPI: u32 = 0x83f;
-const EFER: u32 = 0xc000_0080;
-const FS_BASE: u32 = 0xc000_0100;
-const GS_BASE: u32 = 0xc000_0101;
-const HV_RESET: u32 = 0x4000_0003;
-const ASYNC_PF_EN: u32 = 0x4b56_4d02;
-const PV_EOI_EN: u32 = 0x4b56_4d04;
 
 /// The local APIC's mode in IA32_APIC_BASE.
 const X2APIC: u64 = 1 << 10;

@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use guests::NODE;
 use kvm_api::Errno;
 use nix::sys::prctl::set_dumpable;
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -14,7 +15,6 @@ use nix::unistd::{ForkResult, Gid, Pid, Uid, alarm, fork, setgroups, setresgid, 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::node::NODE;
 use crate::arguments::{Answer, Arguments, call};
 
 /// How many seconds a child may take.

@@ -2,6 +2,7 @@
 //! either interface.
 
 use anyhow::{Result, ensure};
+use guests::DeviceNode;
 use kvm_api::Errno;
 use nix::sys::prctl::{set_keepcaps, set_no_new_privs};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
@@ -9,7 +10,6 @@ use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use super::Case;
 use super::capabilities::{self, DAC_OVERRIDE, SYS_ADMIN};
 use super::child::{self, NOBODY, become_user, create_vm};
-use super::node;
 use crate::arguments::Answer;
 
 pub const CASES: &[Case] = &[
@@ -42,14 +42,14 @@ pub fn answers(who: &str, expected: Answer, becomes: impl FnOnce() -> Result<()>
 
 fn users() -> Result<()> {
     answers("root", Answer::DONE, || Ok(()))?;
-    node::with(0, 0o600, || {
+    DeviceNode::with(0, 0o600, || {
         answers("root, whose it is", Answer::DONE, || Ok(()))?;
         answers("a user", REFUSED, || become_user(NOBODY, GROUP, &[]))?;
         answers("a user in many groups", REFUSED, || {
             become_user(NOBODY, GROUP, &[0, 1, GROUP])
         })
     })?;
-    node::with(GROUP, FOR_GROUP, || {
+    DeviceNode::with(GROUP, FOR_GROUP, || {
         answers("the group", Answer::DONE, || {
             become_user(NOBODY, GROUP, &[])
         })?;
@@ -66,7 +66,7 @@ fn users() -> Result<()> {
         answers("root", Answer::DONE, || Ok(()))
     })?;
     // What was admitted once is refused as soon as the node changes.
-    node::with(0, FOR_GROUP, || {
+    DeviceNode::with(0, FOR_GROUP, || {
         answers("the group of before", REFUSED, || {
             become_user(NOBODY, GROUP, &[])
         })
@@ -83,7 +83,7 @@ fn modes() -> Result<()> {
         (0o660, REFUSED),
         (0o111, REFUSED),
     ] {
-        node::with(GROUP, mode, || {
+        DeviceNode::with(GROUP, mode, || {
             answers(&format!("anybody, of mode {mode:o},"), expected, || {
                 become_user(NOBODY, OTHER, &[])
             })
@@ -100,7 +100,7 @@ fn effective_group() -> Result<()> {
         let user = Uid::from_raw(NOBODY);
         Ok(setresuid(user, user, user)?)
     };
-    node::with(GROUP, FOR_GROUP, || {
+    DeviceNode::with(GROUP, FOR_GROUP, || {
         answers("the effective group", Answer::DONE, || {
             become_groups(OTHER, GROUP)
         })?;
@@ -116,7 +116,7 @@ fn by_capability() -> Result<()> {
         become_user(NOBODY, OTHER, &[])?;
         capabilities::keep(permitted, effective)
     };
-    node::with(0, 0o600, || {
+    DeviceNode::with(0, 0o600, || {
         answers("root without capabilities", Answer::DONE, || {
             capabilities::keep(0, 0)
         })?;
@@ -140,7 +140,7 @@ fn by_capability() -> Result<()> {
 
 /// That says what a program may gain when it is executed, not what it may do.
 fn no_new_privileges() -> Result<()> {
-    node::with(GROUP, FOR_GROUP, || {
+    DeviceNode::with(GROUP, FOR_GROUP, || {
         for (group, expected) in [(GROUP, Answer::DONE), (OTHER, REFUSED)] {
             answers("with no new privileges", expected, || {
                 become_user(NOBODY, group, &[])?;

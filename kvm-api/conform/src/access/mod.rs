@@ -8,7 +8,6 @@ mod creators;
 mod landlock;
 mod mounts;
 mod namespace;
-mod node;
 mod seccomp;
 mod socket;
 

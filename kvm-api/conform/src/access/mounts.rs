@@ -6,6 +6,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use guests::NODE;
 use kvm_api::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -15,7 +16,6 @@ use nix::unistd::chroot;
 use super::Case;
 use super::child::{self, NOBODY, become_user};
 use super::creators::{OTHER, answers};
-use super::node::NODE;
 use crate::arguments::{Answer, Arguments, call};
 
 pub const CASES: &[Case] = &[

@@ -4,13 +4,13 @@
 use std::fs;
 
 use anyhow::{Context, Result};
+use guests::DeviceNode;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{getegid, geteuid};
 
 use super::Case;
 use super::child::{NOBODY, become_user};
 use super::creators::{FOR_GROUP, GROUP, OTHER, REFUSED, answers};
-use super::node;
 use crate::arguments::Answer;
 
 pub const CASES: &[Case] = &[
@@ -39,7 +39,7 @@ pub fn enter(user: u32, group: Option<u32>) -> Result<()> {
 /// The node is the user's who is root outside: who that one is within makes no
 /// difference, and who is root within has nothing of it.
 fn roots() -> Result<()> {
-    node::with(0, 0o600, || {
+    DeviceNode::with(0, 0o600, || {
         answers("a user who is root within", REFUSED, || {
             become_user(NOBODY, OTHER, &[])?;
             enter(0, Some(0))
@@ -58,7 +58,7 @@ fn roots() -> Result<()> {
 }
 
 fn groups() -> Result<()> {
-    node::with(GROUP, FOR_GROUP, || {
+    DeviceNode::with(GROUP, FOR_GROUP, || {
         answers("a member by another number", Answer::DONE, || {
             become_user(NOBODY, GROUP, &[])?;
             enter(0, Some(5000))
@@ -81,7 +81,7 @@ fn groups() -> Result<()> {
         })
     })?;
     // A group without a number there is shown as 65534.
-    node::with(65534, FOR_GROUP, || {
+    DeviceNode::with(65534, FOR_GROUP, || {
         answers("a group that shows as that number", REFUSED, || {
             become_user(NOBODY, OTHER, &[])?;
             enter(0, None)

@@ -18,11 +18,11 @@ use nix::unistd::{Pid, SysconfVar, sysconf};
 
 use super::host_state::{HostState, has_pkru};
 use super::model::{Answer, Model};
-use super::program::{PROGRAM, SPIN, START};
+use super::program::{SPIN, START};
 use super::steps::{By, Step, TASKS, VCPUS};
 use super::tasks::Task;
 use super::watch;
-use crate::errors::{KVM_CAP_EXCEPTION_PAYLOAD, enable};
+use crate::requests::{KVM_CAP_EXCEPTION_PAYLOAD, enable};
 
 /// A vcpu, in what its tasks and this thread need of it.
 struct Vcpu {
@@ -60,7 +60,7 @@ impl Subject {
         let mut vcpus = Vec::new();
         for count in [VCPUS - 1, 1] {
             let mut machine = Machine::new(&kvm);
-            machine.load(PROGRAM);
+            machine.load(programs::COUNT_OUT);
             machine
                 .memory
                 .write(SPIN as usize, programs::SPIN)

@@ -6,15 +6,14 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
 use anyhow::{Context, Result};
+use guests::msr::EFER;
 use guests::{MEMORY, SLOT};
 use kvm_api::Kvm;
 use kvm_sys::debug::*;
 use kvm_sys::slot::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
 use kvm_sys::*;
-use libc::c_ulong;
-use nix::errno::Errno::{self, *};
+use nix::errno::Errno::*;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mprotect, munmap};
-use nix::{request_code_none, request_code_write};
 
 use super::case::{Case, Made};
 use super::expected::Answer::{Fails, Gives};
@@ -22,6 +21,7 @@ use super::expected::{Answer, both};
 use super::invocation::Invocation;
 use super::signature::calls;
 use super::subject::*;
+use crate::requests::*;
 
 /// What is made of a new machine, and of the call.
 type Prepare = fn(&mut Subject<'_>, &mut Invocation) -> Result<()>;
@@ -176,15 +176,6 @@ pub fn cases() -> Vec<Case> {
     CONDITIONS.iter().map(case).collect()
 }
 
-const KVM_CREATE_IRQCHIP: c_ulong = request_code_none!(0xae, 0x60);
-const KVM_NMI: c_ulong = request_code_none!(0xae, 0x9a);
-const KVM_ENABLE_CAP: c_ulong = request_code_write!(0xae, 0xa3, 104);
-const KVM_CAP_SPLIT_IRQCHIP: u64 = 121;
-const KVM_CAP_MAX_VCPU_ID: u64 = 128;
-pub const KVM_CAP_EXCEPTION_PAYLOAD: u64 = 164;
-const KVM_CAP_DIRTY_LOG_RING: u64 = 192;
-const EFER: u32 = 0xc000_0080;
-
 fn region(it: &mut Invocation, slot: u32, flags: u32, address: u64, size: u64) -> Result<()> {
     it.set("slot", slot.into());
     it.set("flags", flags.into());
@@ -248,23 +239,6 @@ fn another_machine(
 fn use_vcpu(subject: &mut Subject<'_>, it: &mut Invocation, vcpu: OwnedFd) {
     subject.still = vcpu;
     it.words[0] = subject.still.as_raw_fd() as u64;
-}
-
-/// Enables a capability of a virtual machine.
-pub fn enable(vm: BorrowedFd<'_>, capability: u64, argument: u64) -> Result<()> {
-    let mut words = [0_u64; 13];
-    // The capability is the lower half of the first, the flags the upper.
-    words[0] = capability;
-    words[1] = argument;
-    request(vm, KVM_ENABLE_CAP, words.as_ptr().expose_provenance())
-}
-
-/// Makes a request that reads no more than what is pointed to.
-fn request(fd: BorrowedFd<'_>, request: c_ulong, argument: usize) -> Result<()> {
-    // SAFETY: the argument is 0 or points to what the request reads.
-    Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), request, argument) })
-        .with_context(|| format!("request {request:#x}"))?;
-    Ok(())
 }
 
 /// Asks the vcpu that runs for registers with each exit.

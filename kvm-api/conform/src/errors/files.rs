@@ -7,7 +7,6 @@ use anyhow::{Context, Result, bail};
 use kvm_sys::Fd;
 use libc::c_ulong;
 use nix::errno::Errno::{self, *};
-use nix::{request_code_none, request_code_readwrite};
 
 use self::Wrong::*;
 use super::case::{Case, Made};
@@ -16,6 +15,7 @@ use super::expected::Of::{All, On, These};
 use super::expected::{Expected, Rule, both, differs, flat_only, ioctl_only, look_up, nothing};
 use super::signature::calls;
 use super::subject::Subject;
+use crate::requests::{KVM_CREATE_DEVICE, KVM_CREATE_GUEST_MEMFD, KVM_GET_STATS_FD};
 
 /// What takes the place of the right file descriptor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -226,10 +226,7 @@ fn c_int_of(fd: RawFd) -> u64 {
     i64::from(fd) as u64
 }
 
-const KVM_CREATE_DEVICE: c_ulong = request_code_readwrite!(0xae, 0xe0, 12);
 const KVM_DEV_TYPE_VFIO: u32 = 4;
-const KVM_GET_STATS_FD: c_ulong = request_code_none!(0xae, 0xce);
-const KVM_CREATE_GUEST_MEMFD: c_ulong = request_code_readwrite!(0xae, 0xd4, 64);
 const KVM_X86_SW_PROTECTED_VM: c_ulong = 1;
 
 fn open(wrong: Wrong, subject: &Subject<'_>) -> Result<OwnedFd> {

@@ -20,7 +20,6 @@ mod signature;
 mod subject;
 mod threads;
 
-pub use conditions::{KVM_CAP_EXCEPTION_PAYLOAD, enable};
 pub use others::Others;
 pub use processes::heir;
 

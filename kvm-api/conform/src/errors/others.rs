@@ -7,9 +7,10 @@ use anyhow::{Context, Result, ensure};
 use guests::Machine;
 use kvm_api::Kvm;
 use nix::errno::Errno;
-use nix::request_code_none;
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork};
+
+use crate::requests::KVM_SMI;
 
 /// The file descriptors of a virtual machine and its vcpu.
 pub struct Others {
@@ -72,8 +73,6 @@ fn take(process: Pid, fd: RawFd) -> Result<OwnedFd> {
     // SAFETY: likewise.
     owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), fd, 0) })
 }
-
-const KVM_SMI: libc::c_ulong = request_code_none!(0xae, 0xb7);
 
 /// A virtual machine that KVM has given up. It does so when a vcpu enters
 /// system management mode and there is no memory to save its state to.

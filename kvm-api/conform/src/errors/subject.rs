@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr;
 
 use anyhow::{Context, Result, ensure};
+use guests::msr::SYSENTER_CS;
 use guests::{MEMORY, Machine, SLOT, programs};
 use kvm_api::ioctl::Ioctl;
 use kvm_api::syscall::Syscall;
@@ -14,10 +15,10 @@ use kvm_sys::slot::KVM_MEM_LOG_DIRTY_PAGES;
 use kvm_sys::*;
 use libc::c_ulong;
 use nix::errno::Errno;
-use nix::{request_code_read, request_code_write};
 
 use super::expected::Way;
 use super::others::{Others, dead};
+use crate::requests::{EVENTS, KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS};
 
 /// Guest memory that the kernel has allocated: its slot, where, how long.
 pub const KERNEL_SLOT: u32 = 1;
@@ -28,14 +29,8 @@ pub const FREE_SLOT: u32 = 5;
 pub const FREE: u64 = 0x100_0000;
 pub const PAGE: u64 = 0x1000;
 
-/// The MSR that is read and set: SYSENTER_CS, which means nothing to a vcpu
-/// that does not run.
-pub const MSR: u32 = 0x174;
-
-/// What a vcpu has pending, of which `kvm-sys` has no structure.
-const EVENTS: usize = 64;
-const KVM_GET_VCPU_EVENTS: c_ulong = request_code_read!(0xae, 0x9f, EVENTS);
-const KVM_SET_VCPU_EVENTS: c_ulong = request_code_write!(0xae, 0xa0, EVENTS);
+/// The MSR that is read and set.
+pub const MSR: u32 = SYSENTER_CS;
 
 /// Both interfaces, open; and what cannot be used through either.
 pub struct Interfaces {

@@ -3,6 +3,7 @@
 
 use std::os::fd::AsFd;
 
+use guests::msr::SYSENTER_CS;
 use guests::{MEMORY, Machine, SLOT, programs};
 use kvm_api::{GuestMemory, Result};
 use kvm_sys::slot::KVM_MEM_LOG_DIRTY_PAGES;
@@ -34,7 +35,7 @@ const FREE: u32 = 3;
 const ADDRESS: u64 = 0x10_0000;
 const SIZE: u64 = 0x4000;
 /// SYSENTER_CS, which every vcpu has.
-const MSR: u32 = 0x174;
+const MSR: u32 = SYSENTER_CS;
 
 type Prepare = fn(&mut Machine<'_>) -> Act;
 

@@ -6,28 +6,26 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
+use guests::msr::TSC_DEADLINE;
 use kvm_api::kvm_sys::{Msrs, kvm_msr_entry, kvm_regs, kvm_vcpu_events};
 use kvm_api::{Errno, Kvm, Result, SetState};
-use nix::{request_code_read, request_code_write};
 
 use super::Race;
 use super::guest::Guest;
 use super::round::Round;
-use crate::errors::{KVM_CAP_EXCEPTION_PAYLOAD, enable};
+use crate::requests::{
+    KVM_CAP_EXCEPTION_PAYLOAD, KVM_CAP_X86_TRIPLE_FAULT_EVENT, KVM_GET_VCPU_EVENTS,
+    KVM_SET_VCPU_EVENTS, KVM_XEN_HVM_CONFIG, XEN_HVM_CONFIG, enable,
+};
 
 pub const RACES: &[Race] = &[Race::new(
     "a capability that events need comes and goes",
     race,
 )];
 
-/// The type byte of KVM's ioctl requests.
-const KVMIO: u8 = 0xae;
-const KVM_CAP_X86_TRIPLE_FAULT_EVENT: u64 = 218;
 const VALID_PAYLOAD: u32 = 0x10;
 const VALID_TRIPLE_FAULT: u32 = 0x20;
-/// An MSR, of which nothing is refused unless it writes the hypercall page.
-const TSC_DEADLINE: u32 = 0x6e0;
-/// Another one, that nobody sets.
+/// An MSR that nobody sets.
 const HYPERCALL_PAGE: u32 = 0x4000_0200;
 /// How often the events are set in a round.
 const SETS: u64 = 500;
@@ -35,11 +33,10 @@ const SETS: u64 = 500;
 /// Has an MSR of the machine's write the page for Xen's hypercalls.
 fn name_hypercall_msr(vm: BorrowedFd<'_>, msr: u32) {
     // `struct kvm_xen_hvm_config`: flags, the MSR, and no page to write.
-    let mut config = [0_u32; 14];
+    let mut config = [0_u32; XEN_HVM_CONFIG / size_of::<u32>()];
     config[1] = msr;
-    let request = request_code_write!(KVMIO, 0x7a, size_of_val(&config));
     // SAFETY: the request reads a structure of this layout.
-    let named = unsafe { libc::ioctl(vm.as_raw_fd(), request, config.as_ptr()) };
+    let named = unsafe { libc::ioctl(vm.as_raw_fd(), KVM_XEN_HVM_CONFIG, config.as_ptr()) };
     Errno::result(named).unwrap();
 }
 
@@ -56,6 +53,7 @@ fn race(round: &Round) {
     thread::scope(|scope| {
         let ending = &over;
         scope.spawn(move || {
+            // A write to TSC_DEADLINE fails only while it names the page.
             for msr in [TSC_DEADLINE, HYPERCALL_PAGE].into_iter().cycle() {
                 name_hypercall_msr(vm, msr);
                 if ending.load(Ordering::Relaxed) {
@@ -89,9 +87,8 @@ fn set(round: &Round, vcpu: BorrowedFd<'_>) {
     let mut regs = kvm_regs::default();
     round.runner().kvm_get_regs(vcpu, &mut regs).unwrap();
     let mut events = kvm_vcpu_events::default();
-    let request = request_code_read!(KVMIO, 0x9f, size_of::<kvm_vcpu_events>());
     // SAFETY: the request writes this structure.
-    let read = unsafe { libc::ioctl(vcpu.as_raw_fd(), request, &raw mut events) };
+    let read = unsafe { libc::ioctl(vcpu.as_raw_fd(), KVM_GET_VCPU_EVENTS, &raw mut events) };
     Errno::result(read).unwrap();
     for n in 1..=SETS {
         let kvm = round.interface(n as usize);
@@ -123,9 +120,8 @@ fn set_one_by_one(
     regs: &kvm_regs,
     events: &kvm_vcpu_events,
 ) -> Result<()> {
-    let request = request_code_write!(KVMIO, 0xa0, size_of::<kvm_vcpu_events>());
     let mut events = *events;
     // SAFETY: the request reads this structure, and may change it.
-    Errno::result(unsafe { libc::ioctl(vcpu.as_raw_fd(), request, &raw mut events) })?;
+    Errno::result(unsafe { libc::ioctl(vcpu.as_raw_fd(), KVM_SET_VCPU_EVENTS, &raw mut events) })?;
     kvm.kvm_set_regs(vcpu, regs)
 }

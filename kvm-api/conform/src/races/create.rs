@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread;
 
+use guests::msr::POLL_CONTROL;
 use kvm_api::bound::Bound;
 use kvm_api::kvm_sys::{Msrs, kvm_msr_entry};
 use kvm_api::{Errno, Kvm};
@@ -57,9 +58,6 @@ fn vcpus(round: &Round) {
 /// How many vcpus are made in a round, and looked at before they are given out.
 const VCPUS: usize = 20;
 
-/// What KVM sets to 1 as the last step of making a vcpu.
-const MSR_KVM_POLL_CONTROL: u32 = 0x4b56_4d05;
-
 /// A thread makes vcpus. Another uses each by the number that its file is to have,
 /// as soon as that works, and then does `after`.
 fn whole(round: &Round, after: impl Fn(BorrowedFd<'_>) + Sync, kvm: &(dyn Kvm + Sync)) {
@@ -79,8 +77,9 @@ fn whole(round: &Round, after: impl Fn(BorrowedFd<'_>) + Sync, kvm: &(dyn Kvm + 
                 // SAFETY: the calls say so if the number is no file's. It is not
                 // given to another file before `next` is changed.
                 let vcpu = unsafe { BorrowedFd::borrow_raw(number) };
+                // KVM sets it to 1 as the last step of making a vCPU.
                 let mut msrs = Msrs::from_entries(&[kvm_msr_entry {
-                    index: MSR_KVM_POLL_CONTROL,
+                    index: POLL_CONTROL,
                     ..Default::default()
                 }])
                 .expect("one is few");

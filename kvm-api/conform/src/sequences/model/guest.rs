@@ -1,6 +1,7 @@
 //! What the guests' programs do, by a processor of as few instructions as they
 //! are made of.
 
+use guests::msr::SYSENTER_CS;
 use kvm_api::kvm_sys::kvm_regs;
 use kvm_api::{Direction, Reason};
 use serde::{Deserialize, Serialize};
@@ -90,7 +91,7 @@ pub enum Pending {
 }
 
 /// The SYSENTER MSRs: CS, ESP and EIP, from this number on.
-pub const MSRS: u32 = 0x174;
+pub const MSRS: u32 = SYSENTER_CS;
 
 /// A vcpu.
 #[derive(Clone, Debug)]

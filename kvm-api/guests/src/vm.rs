@@ -1,0 +1,253 @@
+//! A virtual machine with one vCPU, and memory from address 0 on.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use anyhow::{Context, Result};
+use kvm_api::kvm_sys::{kvm_regs, kvm_sregs};
+use kvm_api::{Errno, Exit, GuestMemory, Kvm, Reason, RunMapping};
+
+use crate::long_mode::{self, PageTables};
+
+/// The address at which programs are loaded and start.
+pub const ENTRY: u64 = 0x1000;
+/// The size of the memory. A guest's access above it is an exit.
+pub const MEMORY: usize = 0x10000;
+/// The slot of the memory, on backends that number the slots.
+pub const SLOT: u32 = 0;
+/// The linear address of a page that is mapped to [`ELSEWHERE_PHYS`].
+pub const ELSEWHERE: u64 = long_mode::MAPPED;
+/// The guest physical address of that page.
+pub const ELSEWHERE_PHYS: u64 = 0x5000;
+
+const TABLES: u64 = 0x8000;
+
+/// A virtual machine with one vCPU.
+pub struct TestVm<'k, K: ?Sized = dyn Kvm + 'k> {
+    /// The backend that all methods use.
+    pub kvm: &'k K,
+    /// The vCPU's run mapping.
+    pub run: RunMapping,
+    /// The vCPU.
+    pub vcpu: OwnedFd,
+    /// The virtual machine.
+    pub vm: OwnedFd,
+    /// The guest's memory.
+    // Dropped after the virtual machine, which uses it.
+    pub memory: GuestMemory,
+}
+
+/// A [`TestVm`] under the name that the conformance suite uses.
+pub type Machine<'k> = TestVm<'k>;
+
+/// Constructors of tests, which panic if a call fails.
+impl<'k> TestVm<'k> {
+    /// Makes a virtual machine in real mode, at [`ENTRY`].
+    pub fn new(kvm: &'k dyn Kvm) -> Self {
+        Self::with_flags(kvm, 0)
+    }
+
+    /// Makes a virtual machine with flags for its memory.
+    pub fn with_flags(kvm: &'k dyn Kvm, flags: u32) -> Self {
+        Self::of_vm(kvm, kvm.kvm_create_vm().unwrap(), flags)
+    }
+
+    /// Gives memory and a vCPU to a virtual machine that has neither.
+    pub fn of_vm(kvm: &'k dyn Kvm, vm: OwnedFd, flags: u32) -> Self {
+        let memory = GuestMemory::anonymous(MEMORY).unwrap();
+        let address = memory.as_ptr().expose_provenance() as u64;
+        let size = MEMORY as u64;
+        // SAFETY: nothing else uses the memory until the machine is dropped.
+        let given = unsafe {
+            match kvm.kvm_set_user_memory_region(vm.as_fd(), SLOT, flags, 0, size, address) {
+                Err(Errno::ENOSYS) => kvm.kvm_map_range(vm.as_fd(), 0, size, address, flags),
+                given => given,
+            }
+        };
+        given.unwrap();
+        let mut machine = Self::with_memory(kvm, vm, memory).unwrap();
+        machine.make_ready();
+        machine
+    }
+
+    /// Replaces the vCPU by a new one.
+    pub fn replace_vcpu(&mut self) {
+        (self.vcpu, self.run) = new_vcpu(self.kvm, self.vm.as_fd()).unwrap();
+        self.make_ready();
+    }
+
+    fn make_ready(&mut self) {
+        self.change_sregs(|sregs| {
+            sregs.cs.base = 0;
+            sregs.cs.selector = 0;
+        });
+        self.start_at(ENTRY);
+    }
+}
+
+impl<'k, K: Kvm + ?Sized> TestVm<'k, K> {
+    /// Makes a vCPU in a virtual machine that has `memory`.
+    ///
+    /// # Errors
+    ///
+    /// If a call fails.
+    pub fn with_memory(kvm: &'k K, vm: OwnedFd, memory: GuestMemory) -> Result<Self> {
+        let (vcpu, run) = new_vcpu(kvm, vm.as_fd())?;
+        Ok(Self {
+            kvm,
+            run,
+            vcpu,
+            vm,
+            memory,
+        })
+    }
+
+    /// The descriptor of the virtual machine.
+    #[must_use]
+    pub fn vm(&self) -> BorrowedFd<'_> {
+        self.vm.as_fd()
+    }
+
+    /// The descriptor of the vCPU.
+    #[must_use]
+    pub fn vcpu(&self) -> BorrowedFd<'_> {
+        self.vcpu.as_fd()
+    }
+
+    /// Gets the general registers.
+    ///
+    /// # Errors
+    ///
+    /// If the call fails.
+    pub fn try_regs(&self) -> Result<kvm_regs> {
+        let mut regs = kvm_regs::default();
+        let result = self.kvm.kvm_get_regs(self.vcpu(), &mut regs);
+        result.context("kvm_get_regs")?;
+        Ok(regs)
+    }
+
+    /// Gets the special registers.
+    ///
+    /// # Errors
+    ///
+    /// If the call fails.
+    pub fn try_sregs(&self) -> Result<kvm_sregs> {
+        let mut sregs = kvm_sregs::default();
+        let result = self.kvm.kvm_get_sregs(self.vcpu(), &mut sregs);
+        result.context("kvm_get_sregs")?;
+        Ok(sregs)
+    }
+}
+
+/// Operations of tests, which panic if a call fails.
+impl<K: Kvm + ?Sized> TestVm<'_, K> {
+    /// Loads a program at [`ENTRY`].
+    pub fn load(&mut self, program: &[u8]) {
+        self.memory.write(ENTRY as usize, program).unwrap();
+    }
+
+    /// Clears the general registers, except the stack pointer, and continues at
+    /// `rip`.
+    pub fn start_at(&mut self, rip: u64) {
+        let regs = kvm_regs {
+            rip,
+            rsp: 0x4000,
+            rflags: 2,
+            ..Default::default()
+        };
+        self.kvm.kvm_set_regs(self.vcpu(), &regs).unwrap();
+    }
+
+    /// The general registers.
+    #[must_use]
+    pub fn regs(&self) -> kvm_regs {
+        self.try_regs().unwrap()
+    }
+
+    /// The special registers.
+    #[must_use]
+    pub fn sregs(&self) -> kvm_sregs {
+        self.try_sregs().unwrap()
+    }
+
+    /// Changes some of the general registers.
+    pub fn change_regs(&mut self, change: impl FnOnce(&mut kvm_regs)) {
+        let mut regs = self.regs();
+        change(&mut regs);
+        self.kvm.kvm_set_regs(self.vcpu(), &regs).unwrap();
+    }
+
+    /// Changes some of the special registers.
+    pub fn change_sregs(&mut self, change: impl FnOnce(&mut kvm_sregs)) {
+        let mut sregs = self.sregs();
+        change(&mut sregs);
+        self.kvm.kvm_set_sregs(self.vcpu(), &sregs).unwrap();
+    }
+
+    /// Runs to the next exit.
+    #[track_caller]
+    pub fn run(&mut self) -> Exit<'_> {
+        self.kvm.kvm_run(self.vcpu.as_fd(), &mut self.run).unwrap()
+    }
+
+    /// Runs to the next exit.
+    ///
+    /// # Errors
+    ///
+    /// Those of `kvm_run`.
+    pub fn try_run(&mut self) -> Result<Reason, Errno> {
+        Ok(self.kvm.kvm_run(self.vcpu.as_fd(), &mut self.run)?.reason())
+    }
+
+    /// Runs to the next exit, which must be a write of a byte to a port, and
+    /// returns the byte.
+    #[track_caller]
+    pub fn run_to_out(&mut self, expected: u16) -> u8 {
+        let exit = self.run();
+        let reason = exit.reason();
+        let mut data = [0];
+        assert!(
+            matches!(
+                reason,
+                Reason::Io { direction: kvm_api::Direction::Out, port, size: 1, count: 1 }
+                    if port == expected
+            ),
+            "{reason:?}"
+        );
+        assert_eq!(exit.read_data(&mut data), 1);
+        data[0]
+    }
+
+    /// Runs to the next exit, which must be a halt.
+    #[track_caller]
+    pub fn run_to_hlt(&mut self) {
+        assert_eq!(self.run().reason(), Reason::Hlt);
+    }
+
+    /// Puts the vCPU into 64-bit mode. The first 2 MiB are mapped to themselves,
+    /// and the page at [`ELSEWHERE`] to [`ELSEWHERE_PHYS`].
+    pub fn enter_long_mode(&mut self) {
+        let leaves = [long_mode::leaf(0, 1, 0), long_mode::leaf(1, 0, 0)];
+        let cpuid = long_mode::cpuid(&leaves);
+        self.kvm.kvm_set_cpuid(self.vcpu(), &cpuid).unwrap();
+        let tables = PageTables { at: TABLES };
+        for (address, entry) in tables
+            .identity()
+            .into_iter()
+            .chain(tables.page(ELSEWHERE_PHYS))
+        {
+            self.memory.write(address as usize, &entry).unwrap();
+        }
+        self.change_sregs(|sregs| {
+            const ET: u64 = 1 << 4;
+            long_mode::enter(sregs, tables, ET);
+        });
+    }
+}
+
+fn new_vcpu<K: Kvm + ?Sized>(kvm: &K, vm: BorrowedFd<'_>) -> Result<(OwnedFd, RunMapping)> {
+    let vcpu = kvm.kvm_create_vcpu(vm).context("kvm_create_vcpu")?;
+    let size = kvm.kvm_get_vcpu_mmap_size(vm);
+    let size = size.context("kvm_get_vcpu_mmap_size")?;
+    let run = RunMapping::new(vcpu.as_fd(), size).context("mmap of the vcpu")?;
+    Ok((vcpu, run))
+}
