@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 /// What the kernel answers: a number, or an errno negated. A file descriptor
 /// that was made is closed and told as 0.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Answer(i64);
+pub struct CallResult(i64);
 
-impl Answer {
+impl CallResult {
     /// Success, for most calls.
     pub const DONE: Self = Self(0);
 
@@ -51,7 +51,7 @@ impl Answer {
     }
 }
 
-impl fmt::Debug for Answer {
+impl fmt::Debug for CallResult {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.errno() {
             Some(errno) => write!(f, "{errno:?}"),
@@ -61,7 +61,7 @@ impl fmt::Debug for Answer {
 }
 
 /// The structures that calls point to: good ones, for a virtual machine as
-/// `guests::Machine` makes it, with a log of the memory's dirty pages. The
+/// `guests::TestVm` makes it, with a log of the memory's dirty pages. The
 /// guest must not run, for its registers become what they happen to be.
 pub struct Arguments {
     page: GuestMemory,
@@ -83,7 +83,7 @@ impl Arguments {
     }
 
     /// Makes the system call.
-    pub fn flat(&mut self, call: &Call, fd: RawFd) -> Answer {
+    pub fn flat(&mut self, call: &Call, fd: RawFd) -> CallResult {
         let ([a, b, c, d, e], _) = self.words(call);
         // SAFETY: the structures are this value's own and as large as the call
         // takes them; the memory that a guest gets is never run on.
@@ -93,7 +93,7 @@ impl Arguments {
 
     /// Makes the ioctl that the call replaces, if Linux still has it. The file
     /// of a virtual machine has vcpu `id` made.
-    pub fn ioctl(&mut self, call: &Call, fd: RawFd, id: usize) -> Option<Answer> {
+    pub fn ioctl(&mut self, call: &Call, fd: RawFd, id: usize) -> Option<CallResult> {
         let request = call.request?;
         let (_, word) = self.words(call);
         let word = if request == KVM_CREATE_VCPU { id } else { word };
@@ -169,14 +169,14 @@ impl Arguments {
 }
 
 /// Closes the file descriptor that a call has made.
-fn closed(call: &Call, answer: i64) -> Answer {
-    let answer = Answer::of(answer);
+fn closed(call: &Call, answer: i64) -> CallResult {
+    let answer = CallResult::of(answer);
     let makes = matches!(call.name, "kvm_create_vm" | "kvm_create_vcpu");
     match answer.number() {
         Some(fd) if makes => {
             // SAFETY: it is new, and told to nobody.
             unsafe { libc::close(fd as RawFd) };
-            Answer::DONE
+            CallResult::DONE
         }
         _ => answer,
     }

@@ -1,4 +1,4 @@
-//! What a test must leave as it was.
+//! What a test must not leave behind: open files, VMs, and leaked memory.
 
 use std::fs;
 use std::path::Path;
@@ -9,15 +9,15 @@ use anyhow::{Context, Result};
 
 use crate::cli::Options;
 
-/// Where KVM has a directory for each virtual machine, and what else KVM counts.
+/// Where KVM has a directory for each virtual machine.
 const VMS: &str = "/sys/kernel/debug/kvm";
 const LEAKS: &str = "/sys/kernel/debug/kmemleak";
 
-/// How often what goes away later is looked for, and how long between.
+/// How often to look for VMs that are still going away, and the pause between.
 const TRIES: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// What there was before a test.
+/// The state before a test.
 pub struct Audit {
     files: usize,
     leaks: bool,
@@ -26,7 +26,7 @@ pub struct Audit {
 impl Audit {
     pub fn begin(options: &Options) -> Result<Self> {
         if options.debug {
-            // What the boot has left is not the test's.
+            // Forget the leaks of the boot.
             fs::write(LEAKS, "scan").context(LEAKS)?;
             fs::write(LEAKS, "clear").context(LEAKS)?;
         }
@@ -36,7 +36,7 @@ impl Audit {
         })
     }
 
-    /// What has been left behind since.
+    /// What the test has left behind.
     pub fn end(self) -> Result<Vec<String>> {
         let mut left = Vec::new();
         let files = open_files()?;
@@ -66,7 +66,7 @@ fn open_files() -> Result<usize> {
     Ok(fs::read_dir("/proc/self/fd")?.count())
 }
 
-/// The virtual machines that KVM has.
+/// The virtual machines that KVM knows.
 fn machines() -> Result<Vec<String>> {
     if !Path::new(VMS).exists() {
         // KVM is not loaded.
@@ -82,9 +82,9 @@ fn machines() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// The memory that nothing points to any more, by kmemleak's own report.
+/// The memory that nothing points to, as kmemleak reports it.
 fn leaks() -> Result<Option<String>> {
-    // What is in flight is taken for lost by one scan, hardly by both.
+    // One scan may take memory in use for leaked; a second one hardly does.
     for _ in 0..2 {
         sleep(Duration::from_secs(1));
         fs::write(LEAKS, "scan").context(LEAKS)?;

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use kernel_patch::Variant;
 
-/// Holds KVM's system calls to what its ioctls do.
+/// Test that KVM's system calls do what its ioctls do
 ///
-/// Builds the patched Linux, boots it, one machine a property (in QEMU, and
-/// in Bochs for VMX), and prints what holds. Exit status 1 says that something does not; the line
-/// below the table that begins with "again:" shows it once more.
+/// Builds the patched Linux, boots it in one machine per property (in QEMU, or
+/// in Bochs for VMX), and prints which properties hold. The exit status is 1 if
+/// a property does not hold; below the table, each failure is followed by the
+/// command that repeats it.
 #[derive(Parser)]
 #[command(name = "cargo conform", bin_name = "cargo conform", version)]
 pub struct Cli {
@@ -21,41 +22,40 @@ pub struct Cli {
 
 #[derive(Args, Clone)]
 pub struct Options {
-    /// On a kernel that checks itself: KASAN, UBSAN, lockdep, kmemleak and
-    /// more; faults are injected, and the lines of the new code that were
-    /// reached are counted
+    /// Test a kernel with debugging checks (KASAN, UBSAN, lockdep, kmemleak and
+    /// more), inject faults, and count the reached lines of the new code
     #[arg(long, global = true)]
     pub debug: bool,
 
-    /// Fewer cases, for a check on each change
+    /// Run fewer cases, for a check of each change
     #[arg(long, global = true)]
     pub sample: bool,
 
-    /// Only this property (repeatable); --list names them
+    /// Test only this property; can be repeated, and --list shows the names
     #[arg(long, value_name = "PROPERTY")]
     pub only: Vec<String>,
 
-    /// Begin the random cases with this number
+    /// Seed of the random cases
     #[arg(long, value_name = "N", default_value_t = 1, global = true)]
     pub seed: u64,
 
-    /// Try so many random cases, whatever is usual
+    /// Number of random cases
     #[arg(long, value_name = "N", global = true)]
     cases: Option<u64>,
 
-    /// Write what was found as JSON to FILE too
+    /// Also write the results as JSON to FILE
     #[arg(long, value_name = "FILE", global = true)]
     pub json: Option<PathBuf>,
 
-    /// How many machines may run at a time
+    /// Number of machines that run at a time
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16), global = true)]
     pub jobs: u8,
 
-    /// How long one machine may take, in seconds
+    /// Time limit of each machine
     #[arg(long, value_name = "SECONDS", default_value_t = 1800, global = true)]
     pub timeout: u64,
 
-    /// A tree or a tarball of Linux 6.12 to build from [default: Debian's]
+    /// Tree or tarball of Linux 6.12 to build from [default: Debian's]
     #[arg(long, value_name = "PATH", global = true)]
     pub source: Option<PathBuf>,
 
@@ -66,23 +66,24 @@ pub struct Options {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Break the kernel on purpose, in one place after the other, and show
-    /// which property notices
+    /// Break the kernel in one place after the other, and show which property
+    /// notices
     ///
-    /// Each mutation is a patch in kernel-patch/mutations. Exit status 1 says
-    /// that one survived.
+    /// Each mutation is a patch in kernel-patch/mutations. While one is tested,
+    /// the next is built. The exit status is 1 if no property notices a
+    /// mutation.
     Mutations {
-        /// Only these
+        /// Test only these mutations
         #[arg(value_name = "NAME")]
         names: Vec<String>,
     },
-    /// Test a property here and leave the outcome for the host.
+    /// Test a property in this machine, and leave the outcome for the host.
     #[command(hide = true)]
     Inside { property: String },
 
-    /// Make a system call of these words, on what is inherited.
+    /// Make a system call with these arguments, on inherited descriptors.
     #[command(hide = true)]
-    Heir { words: Vec<u64> },
+    InheritedCall { words: Vec<u64> },
 }
 
 impl Options {
@@ -95,7 +96,7 @@ impl Options {
         }
     }
 
-    /// The same for some properties, or all, on a kernel of choice.
+    /// The same options for other properties, or all, on another kernel.
     pub fn on(&self, variant: Variant, only: &[&str]) -> Self {
         Self {
             debug: variant == Variant::Debug,
@@ -104,8 +105,7 @@ impl Options {
         }
     }
 
-    /// How many random cases to try: as many as the user says, else as many as
-    /// fit this kind of run.
+    /// The number of random cases: as the user says, else by the kind of run.
     pub fn cases(&self, usual: u64, debug: u64, sample: u64) -> u64 {
         match self.cases {
             Some(cases) => cases,
@@ -115,12 +115,12 @@ impl Options {
         }
     }
 
-    /// Whether everything is tested, and as much of it as usual.
+    /// Whether the run tests all properties, with the usual number of cases.
     pub fn whole(&self) -> bool {
         self.only.is_empty() && !self.sample && self.cases.is_none()
     }
 
-    /// This command's own words for the test inside.
+    /// The arguments of this program for the test inside the machine.
     pub fn inside(&self, property: &str) -> Vec<String> {
         let mut args = vec!["inside".to_owned(), property.to_owned()];
         args.extend(["--seed".into(), self.seed.to_string()]);
@@ -136,8 +136,8 @@ impl Options {
         args
     }
 
-    /// The command that shows a failure again.
-    pub fn again(&self, property: &str, replay: Option<&str>) -> String {
+    /// The command that repeats a failure.
+    pub fn repeat_command(&self, property: &str, replay: Option<&str>) -> String {
         let mut line = format!("cargo conform --only {property}");
         if self.debug {
             line += " --debug";

@@ -10,37 +10,37 @@ use anyhow::{Context, Result, ensure};
 use kernel_patch::{COUNTS, Kernel};
 use serde::{Deserialize, Serialize};
 
-use crate::outcome::{Outcome, Row};
+use crate::outcome::{Outcome, PropertyResult};
 
-/// The share of the lines that a whole run reaches at least, in per cent.
+/// The share of the lines that a whole run must reach, in per cent.
 const WANTED: f64 = 95.0;
 
-/// How often each line was reached that has code, by file.
+/// How often each line with code was reached, by file.
 #[derive(Debug, Default)]
 pub struct Counts(BTreeMap<PathBuf, BTreeMap<u32, u64>>);
 
-/// What gcov says of one object, as far as it is of use here.
+/// The output of gcov for one object: the fields that are used here.
 #[derive(Deserialize)]
-struct Said {
-    files: Vec<SaidFile>,
+struct GcovOutput {
+    files: Vec<GcovFile>,
 }
 
 #[derive(Deserialize)]
-struct SaidFile {
+struct GcovFile {
     file: PathBuf,
-    lines: Vec<SaidLine>,
+    lines: Vec<GcovLine>,
 }
 
-/// A line, once for each function that it is a part of: what is inlined is
-/// part of several.
+/// A line of a function. An inlined line is part of several functions, and is
+/// listed once for each.
 #[derive(Deserialize)]
-struct SaidLine {
+struct GcovLine {
     line_number: u32,
     count: u64,
 }
 
 impl Counts {
-    /// Adds what a machine with `kernel` has brought back to `out`.
+    /// Adds the counts that a machine with `kernel` has left in `out`.
     pub fn add(&mut self, kernel: &Kernel, out: &Path) -> Result<()> {
         let scratch = tempfile::tempdir()?;
         let brought = files(&out.join(COUNTS))?;
@@ -54,7 +54,7 @@ impl Counts {
     }
 
     fn object(&mut self, kernel: &Kernel, object: &Path, counts: &Path, dir: &Path) -> Result<()> {
-        // gcov looks for both side by side.
+        // gcov expects both files in one directory.
         let stem = dir.join(object.file_stem().context("an object has a name")?);
         let notes = kernel.build_dir().join(object).with_extension("gcno");
         symlink(&notes, stem.with_extension("gcno"))?;
@@ -70,9 +70,9 @@ impl Counts {
             "gcov: {}",
             String::from_utf8_lossy(&output.stderr)
         );
-        let said: Said = serde_json::from_slice(&output.stdout)
-            .with_context(|| format!("what gcov says of {}", object.display()))?;
-        for file in said.files {
+        let output_of_gcov: GcovOutput = serde_json::from_slice(&output.stdout)
+            .with_context(|| format!("the output of gcov for {}", object.display()))?;
+        for file in output_of_gcov.files {
             let lines = self.0.entry(in_source(&file.file)).or_default();
             for line in file.lines {
                 *lines.entry(line.line_number).or_default() += line.count;
@@ -81,8 +81,8 @@ impl Counts {
         Ok(())
     }
 
-    /// What of the lines that the series adds was reached.
-    pub fn report(&self, kernel: &Kernel) -> Result<Report> {
+    /// Which of the lines that the series adds were reached.
+    pub fn report(&self, kernel: &Kernel) -> Result<Coverage> {
         let mut files = Vec::new();
         for (path, added) in kernel.added_lines()? {
             let Some(counts) = self.0.get(&path) else {
@@ -110,17 +110,17 @@ impl Counts {
                 file: path,
             });
         }
-        Ok(Report { files })
+        Ok(Coverage { files })
     }
 }
 
-/// The lines that the series adds and that have code, file by file.
+/// The lines with code that the series adds, by file.
 #[derive(Debug, Serialize)]
-pub struct Report {
+pub struct Coverage {
     pub files: Vec<File>,
 }
 
-/// Those of one file.
+/// The lines of one file.
 #[derive(Debug, Serialize)]
 pub struct File {
     pub file: PathBuf,
@@ -141,7 +141,7 @@ impl File {
     }
 }
 
-impl Report {
+impl Coverage {
     pub fn lines(&self) -> usize {
         self.files.iter().map(|file| file.lines).sum()
     }
@@ -150,8 +150,8 @@ impl Report {
         self.files.iter().map(File::reached).sum()
     }
 
-    /// What a whole run is held to, as a row among the properties'.
-    pub fn row(&self) -> Row {
+    /// The result as a row of the table of properties.
+    pub fn row(&self) -> PropertyResult {
         let mut outcome = Outcome {
             cases: self.lines() as u64,
             ..Outcome::default()
@@ -160,9 +160,9 @@ impl Report {
         if share < WANTED {
             outcome.fail(format!("{share:.1} % of the lines, not {WANTED} %"));
         }
-        Row {
+        PropertyResult {
             property: "coverage",
-            about: "the lines of the new code are reached, all but a few",
+            about: "at least 95 % of the new code is reached",
             backends: "syscall",
             seconds: 0,
             outcome,
@@ -170,7 +170,7 @@ impl Report {
     }
 }
 
-/// A share in per cent; of nothing it is none.
+/// A share in per cent, 0 of nothing.
 pub fn percent(part: usize, all: usize) -> f64 {
     if all == 0 {
         0.0
@@ -196,13 +196,13 @@ fn files(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// A file's path in the source, of how the compiler saw it from the build
-/// directory, which lies in the source.
+/// The path of a file below the source, from its path as the compiler saw it in
+/// the build directory, which lies in the source.
 fn in_source(seen: &Path) -> PathBuf {
     let mut path = PathBuf::new();
     for component in seen.components() {
         match component {
-            // Out of the build directory, and nothing is left to leave.
+            // At the start, this leaves the build directory.
             Component::ParentDir => drop(path.pop()),
             other => path.push(other),
         }
@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn enough_is_a_share() {
-        let report = |lines, missed: u32| Report {
+        let report = |lines, missed: u32| Coverage {
             files: vec![File {
                 file: "a".into(),
                 lines,

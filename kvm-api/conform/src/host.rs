@@ -9,7 +9,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use kernel_patch::{Builder, Kernel, Machine, Mutation, Transcript};
 
 use crate::cli::Options;
-use crate::coverage::{Counts, Report};
+use crate::coverage::{Counts, Coverage};
 use crate::inside::OUTCOME;
 use crate::outcome::{Outcome, Say};
 
@@ -47,7 +47,7 @@ impl<'a> Host<'a> {
 
     /// Which lines of the new code the machines have reached so far; for a
     /// kernel that counts them.
-    pub fn coverage(&self) -> Result<Option<Report>> {
+    pub fn coverage(&self) -> Result<Option<Coverage>> {
         let counts = self.counts.as_ref();
         let counts = counts.map(|it| it.lock().expect("adding counts does not panic"));
         counts.map(|it| it.report(&self.kernel)).transpose()

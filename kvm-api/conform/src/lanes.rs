@@ -1,4 +1,4 @@
-//! Machines side by side: each lane tests one property after the other.
+//! Tests properties in several machines at a time.
 
 use std::time::Instant;
 
@@ -6,23 +6,23 @@ use anyhow::Result;
 use kernel_patch::{Progress, lanes};
 
 use crate::host::Host;
-use crate::outcome::{Outcome, Row, Say};
+use crate::outcome::{Outcome, PropertyResult, Say};
 use crate::property::{Property, Test};
 
-/// Tests `properties`, and gives a row for each, in their order.
-pub fn run(host: &Host<'_>, properties: &[&'static Property]) -> Result<Vec<Row>> {
+/// Tests `properties`, and returns their results in the same order.
+pub fn run(host: &Host<'_>, properties: &[&'static Property]) -> Result<Vec<PropertyResult>> {
     let rows = lanes(host.options.jobs.into(), properties, |_, property| {
         one(host, property)
     });
     Ok(rows?)
 }
 
-fn one(host: &Host<'_>, property: &'static Property) -> Row {
+fn one(host: &Host<'_>, property: &'static Property) -> PropertyResult {
     let progress = Progress::start("conform", property.name);
     let started = Instant::now();
     let say = |what: &str| progress.at(what);
     let result = test(host, property, &say);
-    let row = Row {
+    let row = PropertyResult {
         property: property.name,
         about: property.about,
         backends: property.backends,

@@ -1,12 +1,11 @@
-//! `cargo conform`: builds the patched kernel, boots it, and tries to find a
-//! difference between what KVM's system calls do and what its ioctls do, or a
-//! fault in what is new.
+//! `cargo conform`: builds the patched kernel, boots it, and looks for
+//! differences between KVM's system calls and its ioctls, and for faults in the
+//! new code.
 
 mod access;
 mod arguments;
 mod audit;
 mod bindings;
-mod calls;
 mod cli;
 mod coverage;
 mod errors;
@@ -27,6 +26,7 @@ mod registry;
 mod requests;
 mod selftests;
 mod sequences;
+mod suite;
 mod table;
 
 use std::fs;
@@ -37,9 +37,9 @@ use clap::Parser;
 use serde::Serialize;
 
 use crate::cli::{Cli, Command, Options};
-use crate::coverage::Report;
+use crate::coverage::Coverage;
 use crate::host::Host;
-use crate::outcome::Row;
+use crate::outcome::PropertyResult;
 
 fn main() -> ExitCode {
     kernel_patch::init_if_first();
@@ -47,9 +47,9 @@ fn main() -> ExitCode {
     let done = match &cli.command {
         Some(Command::Inside { property }) => registry::find(property)
             .and_then(|property| inside::run(property.inside()?, &cli.options)),
-        Some(Command::Mutations { names }) => mutated(&cli.options, names),
-        Some(Command::Heir { words }) => errors::heir(words).map(|()| true),
-        None => outside(&cli.options),
+        Some(Command::Mutations { names }) => mutations(&cli.options, names),
+        Some(Command::InheritedCall { words }) => errors::inherited_call(words).map(|()| true),
+        None => properties(&cli.options),
     };
     match done {
         Ok(true) => ExitCode::SUCCESS,
@@ -64,8 +64,8 @@ fn main() -> ExitCode {
     }
 }
 
-/// Tests what is asked for, and says whether all of it holds.
-fn outside(options: &Options) -> Result<bool> {
+/// Tests the selected properties, and returns whether all of them hold.
+fn properties(options: &Options) -> Result<bool> {
     kernel_patch::interrupt::install()?;
     let properties = registry::select(options)?;
     if options.list {
@@ -82,27 +82,27 @@ fn outside(options: &Options) -> Result<bool> {
     if let Some(coverage) = &coverage {
         println!("\n{}", output::coverage(coverage));
     }
-    let holds = rows.iter().all(Row::holds);
+    let holds = rows.iter().all(PropertyResult::holds);
     write_json(
         options,
-        &Found {
+        &Results {
             properties: &rows,
             coverage,
         },
     )?;
-    ensure!(!rows.is_empty(), "there was nothing to test");
+    ensure!(!rows.is_empty(), "there is no property to test");
     Ok(holds)
 }
 
-/// Runs the mutations, and says whether a property notices each of them.
-fn mutated(options: &Options, names: &[String]) -> Result<bool> {
+/// Tests the mutations, and returns whether a property notices each of them.
+fn mutations(options: &Options, names: &[String]) -> Result<bool> {
     kernel_patch::interrupt::install()?;
     let mut results = Vec::new();
     let ended = mutations::run(options, names, &mut results);
     println!("{}", output::mutations(&results));
     write_json(options, &results)?;
     ended?;
-    ensure!(!results.is_empty(), "there was no mutation to try");
+    ensure!(!results.is_empty(), "there is no mutation to test");
     Ok(results.iter().all(|it| it.caught.is_some()))
 }
 
@@ -114,10 +114,10 @@ fn write_json(options: &Options, found: &impl Serialize) -> Result<()> {
     fs::write(path, json).with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// What was found, for programs.
+/// The results, for programs.
 #[derive(Serialize)]
-struct Found<'a> {
-    properties: &'a [Row],
+struct Results<'a> {
+    properties: &'a [PropertyResult],
     #[serde(skip_serializing_if = "Option::is_none")]
-    coverage: Option<Report>,
+    coverage: Option<Coverage>,
 }

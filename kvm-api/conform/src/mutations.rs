@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::cli::Options;
 use crate::host::Host;
 use crate::lanes;
-use crate::outcome::Row;
+use crate::outcome::PropertyResult;
 use crate::property::Property;
 use crate::registry;
 
@@ -187,7 +187,7 @@ fn test(options: &Options, trial: &Trial, host: Host<'_>) -> Result<Option<Caugh
     Ok(first_failure(lanes::run(&all, &others)?))
 }
 
-fn first_failure(rows: Vec<Row>) -> Option<Caught> {
+fn first_failure(rows: Vec<PropertyResult>) -> Option<Caught> {
     let row = rows.into_iter().find(|row| !row.holds())?;
     let failure = row.outcome.failures.into_iter().next();
     Some(Caught {

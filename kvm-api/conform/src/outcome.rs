@@ -6,19 +6,22 @@ use serde::{Deserialize, Serialize};
 /// Reports how far a test has come.
 pub type Say<'a> = dyn Fn(&str) + 'a;
 
-/// What a test found.
+/// A case of a test: its name, and the function that tests it.
+pub type Case = (&'static str, fn() -> Result<()>);
+
+/// The outcome of a test.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Outcome {
-    /// How many cases were tried.
+    /// The number of cases that ran.
     pub cases: u64,
-    /// What does not hold.
+    /// The cases that failed.
     pub failures: Vec<Failure>,
-    /// What is worth a line below the table.
+    /// Remarks, which are printed below the table.
     pub notes: Vec<String>,
 }
 
 impl Outcome {
-    /// Counts a case, and what of it does not hold.
+    /// Counts a case, and adds its failure.
     pub fn case(&mut self, name: &str, result: Result<()>) {
         self.cases += 1;
         if let Err(error) = result {
@@ -26,7 +29,7 @@ impl Outcome {
         }
     }
 
-    /// Adds what does not hold.
+    /// Adds a failure.
     pub fn fail(&mut self, what: impl Into<String>) {
         self.failures.push(Failure {
             what: what.into(),
@@ -35,19 +38,19 @@ impl Outcome {
     }
 }
 
-/// Something that does not hold.
+/// A case that failed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Failure {
-    /// What, in words; may have several lines.
+    /// The message, of one or more lines.
     pub what: String,
-    /// The options that show it again, beside those that name the property and
-    /// the kernel (`--seed 7`).
+    /// The options that repeat it, except those for the property and the kernel
+    /// (`--seed 7`).
     pub replay: Option<String>,
 }
 
-/// What became of one property: a row of the table.
+/// The result of one property: a row of the table.
 #[derive(Debug, Serialize)]
-pub struct Row {
+pub struct PropertyResult {
     pub property: &'static str,
     pub about: &'static str,
     pub backends: &'static str,
@@ -56,8 +59,8 @@ pub struct Row {
     pub outcome: Outcome,
 }
 
-impl Row {
-    /// Whether the property holds. One of which nothing was tried does not.
+impl PropertyResult {
+    /// Whether the property holds. It does not if no case ran.
     pub fn holds(&self) -> bool {
         self.outcome.failures.is_empty() && self.outcome.cases > 0
     }

@@ -3,13 +3,13 @@
 use comfy_table::{Cell, CellAlignment, Color};
 
 use crate::cli::Options;
-use crate::coverage::{Report, percent};
+use crate::coverage::{Coverage, percent};
 use crate::mutations::MutationResult;
-use crate::outcome::Row;
+use crate::outcome::PropertyResult;
 use crate::property::{Kernels, Property};
 use crate::table;
 
-/// The properties that there are.
+/// The table of the properties.
 pub fn list(properties: &[Property]) -> String {
     let mut table = table::new(["property", "backends", "kernel", "what holds"]);
     for property in properties {
@@ -23,8 +23,8 @@ pub fn list(properties: &[Property]) -> String {
     table.to_string()
 }
 
-/// What was found, and how to find it again.
-pub fn results(rows: &[Row], options: &Options) -> String {
+/// The results, and the command that repeats each failure.
+pub fn results(rows: &[PropertyResult], options: &Options) -> String {
     let mut table = table::new([
         "property",
         "backends",
@@ -36,7 +36,7 @@ pub fn results(rows: &[Row], options: &Options) -> String {
     for row in rows {
         let result = match (row.holds(), row.outcome.failures.len()) {
             (true, _) => Cell::new("holds").fg(Color::Green),
-            (false, 0) => Cell::new("nothing tried").fg(Color::Red),
+            (false, 0) => Cell::new("no case ran").fg(Color::Red),
             (false, n) => Cell::new(format!("{n} failed")).fg(Color::Red),
         };
         table.add_row([
@@ -56,9 +56,9 @@ pub fn results(rows: &[Row], options: &Options) -> String {
     }
     for row in rows {
         for failure in &row.outcome.failures {
-            let again = options.again(row.property, failure.replay.as_deref());
+            let command = options.repeat_command(row.property, failure.replay.as_deref());
             text += &format!(
-                "\n\nFAILED {}: {}\nagain: {again}",
+                "\n\nFAILED {}: {}\nto repeat: {command}",
                 row.property, failure.what
             );
         }
@@ -66,8 +66,8 @@ pub fn results(rows: &[Row], options: &Options) -> String {
     text
 }
 
-/// Which lines of the new code were reached, and each that was not.
-pub fn coverage(report: &Report) -> String {
+/// How many lines of the new code were reached, and each line that was not.
+pub fn coverage(report: &Coverage) -> String {
     let mut table = table::new(["new code", "lines", "reached", "%"]);
     let mut add = |name: &str, lines: usize, reached: usize| {
         let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);

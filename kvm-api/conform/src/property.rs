@@ -8,49 +8,49 @@ use crate::host::Host;
 use crate::inside::Stage;
 use crate::outcome::{Outcome, Say};
 
-/// One property of the interface, and how it is tested.
+/// A property of the interface, and its test.
 pub struct Property {
-    /// What the command line calls it.
+    /// The name on the command line.
     pub name: &'static str,
     /// What holds, in half a line.
     pub about: &'static str,
-    /// Which backends it is about, as the table has it.
+    /// The backends that it is about, for the table.
     pub backends: &'static str,
-    /// The kernels that it is tested on.
+    /// The kernels on which it is tested.
     pub kernels: Kernels,
-    /// How.
+    /// The test.
     pub test: Test,
 }
 
-/// The kernels that a property is tested on.
+/// The kernels on which a property is tested.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kernels {
-    /// The one that is measured, and the one that checks itself.
+    /// The kernel that is measured, and the one with debugging checks.
     Both,
-    /// The one that is measured.
+    /// The kernel that is measured.
     Usual,
-    /// The one that checks itself.
+    /// The kernel with debugging checks.
     Debug,
 }
 
-/// How a property is tested.
+/// The test of a property.
 pub enum Test {
-    /// In a machine of its own, by this program.
+    /// This program runs the test, in a machine of its own.
     Inside {
-        /// What the machine has beyond the ordinary.
+        /// Changes the settings of the machine.
         machine: fn(Machine, &Options) -> Machine,
-        /// What is done there. An error is a test that could not be made; what
-        /// does not hold is a [`Failure`] of the outcome.
+        /// The test inside the machine. It returns an error if it cannot run, and
+        /// else the failures as part of the outcome.
         test: fn(&Stage<'_>) -> Result<Outcome>,
     },
-    /// The same, where the machine takes some making.
+    /// The same, in a machine that needs files or tools.
     Prepared {
-        /// Makes what goes into the machine, and the machine.
+        /// Prepares the machine and its files.
         machine: fn(&Host<'_>) -> Result<Machine>,
-        /// As above.
+        /// The test inside the machine.
         test: fn(&Stage<'_>) -> Result<Outcome>,
     },
-    /// From here.
+    /// The host runs the test.
     Outside(fn(&Host<'_>, &Say<'_>) -> Result<Outcome>),
 }
 

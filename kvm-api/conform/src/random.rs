@@ -1,5 +1,5 @@
-//! What the tests of random sequences share: where the steps come from, and
-//! what a failing one says.
+//! Helpers of the tests of random sequences: the runner, and the messages of
+//! panics.
 
 use std::fmt::Write;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
@@ -7,11 +7,11 @@ use std::sync::Mutex;
 
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-/// Runs that many sequences, and shortens one that fails.
+/// A runner of `cases` sequences, which shrinks one that fails.
 pub fn runner(seed: u64, cases: u64) -> TestRunner {
     let config = Config {
         cases: cases.try_into().unwrap_or(u32::MAX),
-        // They are kept in a file of the repository's instead.
+        // The corpus in the repository takes their place.
         failure_persistence: None,
         max_local_rejects: u32::MAX,
         max_shrink_iters: 4000,
@@ -22,8 +22,7 @@ pub fn runner(seed: u64, cases: u64) -> TestRunner {
     TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
 }
 
-/// Runs `f`, in which panics are not told as they come: there is one on each step
-/// to the shortest sequence that fails.
+/// Runs `f` without printing panics: shrinking a sequence causes many.
 pub fn quietly<T>(f: impl FnOnce() -> T) -> T {
     let hook = panic::take_hook();
     panic::set_hook(Box::new(remember));
@@ -32,26 +31,27 @@ pub fn quietly<T>(f: impl FnOnce() -> T) -> T {
     result
 }
 
-/// What `f` says if it panics, which it does [quietly].
+/// Runs `f`, and returns its message if it panics. Used within [`quietly`].
 pub fn caught(f: impl FnOnce()) -> Result<(), String> {
-    if let Ok(mut said) = SAID.lock() {
-        said.clear();
+    if let Ok(mut messages) = MESSAGES.lock() {
+        messages.clear();
     }
-    panic::catch_unwind(AssertUnwindSafe(f)).map_err(|_| said())
+    panic::catch_unwind(AssertUnwindSafe(f)).map_err(|_| messages())
 }
 
-/// What the panics said: that of a thread, and that of who waits for it.
-static SAID: Mutex<String> = Mutex::new(String::new());
+/// The messages of the panics: of a thread, and of the one that waits for it.
+static MESSAGES: Mutex<String> = Mutex::new(String::new());
 
-/// Instead of telling each on the way to the shortest sequence.
+/// A panic hook that keeps the message instead of printing it.
 fn remember(panic: &PanicHookInfo<'_>) {
-    if let Ok(mut said) = SAID.lock() {
-        writeln!(said, "{panic}").expect("a string takes it");
+    if let Ok(mut messages) = MESSAGES.lock() {
+        writeln!(messages, "{panic}").expect("a string takes it");
     }
 }
 
-fn said() -> String {
-    SAID.lock()
-        .map(|said| said.trim_end().to_owned())
+fn messages() -> String {
+    MESSAGES
+        .lock()
+        .map(|messages| messages.trim_end().to_owned())
         .unwrap_or_default()
 }

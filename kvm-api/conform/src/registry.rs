@@ -5,7 +5,7 @@ use anyhow::{Context, Result, ensure};
 use crate::cli::Options;
 use crate::property::{Kernels, Property};
 use crate::{
-    access, bindings, calls, errors, faults, fuzz, hook, module, races, selftests, sequences,
+    access, bindings, errors, faults, fuzz, hook, module, races, selftests, sequences, suite,
 };
 
 /// All properties, those that take longest first.
@@ -17,15 +17,20 @@ pub const ALL: &[Property] = &[
     races::PROPERTY,
     bindings::PROPERTY,
     bindings::ON_VMX,
-    calls::PROPERTY,
+    suite::PROPERTY,
     errors::PROPERTY,
     module::PROPERTY,
     access::PROPERTY,
     hook::PROPERTY,
 ];
 
+/// The former names of properties, which the command line still accepts.
+const FORMER: &[(&str, &str)] = &[("calls", "suite")];
+
 /// The property of that name.
 pub fn find(name: &str) -> Result<&'static Property> {
+    let former = FORMER.iter().find(|(former, _)| *former == name);
+    let name = former.map_or(name, |(_, name)| name);
     let named = ALL.iter().find(|property| property.name == name);
     named.with_context(|| {
         let names: Vec<_> = ALL.iter().map(|it| it.name).collect();
@@ -44,17 +49,18 @@ pub fn select(options: &Options) -> Result<Vec<&'static Property>> {
         Kernels::Usual => !options.debug,
         Kernels::Debug => options.debug,
     };
-    for name in &options.only {
-        let property = find(name)?;
+    let named = options.only.iter().map(|name| find(name));
+    let named = named.collect::<Result<Vec<_>>>()?;
+    for property in &named {
         ensure!(
             fits(property),
-            "{name} is tested {} --debug only",
+            "{} is tested {} --debug only",
+            property.name,
             if options.debug { "without" } else { "with" }
         );
     }
-    let selected = |property: &Property| {
-        options.only.is_empty() || options.only.iter().any(|name| name == property.name)
-    };
+    let selected =
+        |property: &Property| named.is_empty() || named.iter().any(|it| it.name == property.name);
     let properties = ALL.iter().filter(|it| selected(it) && fits(it));
     Ok(properties.collect())
 }
@@ -67,10 +73,11 @@ mod tests {
     use super::*;
     use crate::cli::Cli;
 
-    /// Words that mean something somewhere, and others.
+    /// Arguments that have a meaning, and random ones.
     fn word() -> impl Strategy<Value = String> {
         let known = prop::sample::select(vec![
             "inside",
+            "suite",
             "calls",
             "fuzz",
             "--debug",
@@ -100,13 +107,13 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is typed is understood or refused.
+        /// Every command line is either parsed or refused.
         #[test]
         fn any_command_line(words in prop::collection::vec(word(), 0..8)) {
             let line = ["conform".to_owned()].into_iter().chain(words);
             if let Ok(cli) = Cli::try_parse_from(line) {
                 let _ = select(&cli.options);
-                let _ = cli.options.inside("calls");
+                let _ = cli.options.inside("suite");
             }
         }
     }

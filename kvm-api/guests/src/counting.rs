@@ -218,29 +218,4 @@ mod tests {
             assert_ne!(code.last(), Some(&6), "{name} ends with padding");
         }
     }
-
-    #[test]
-    fn old_bytes() {
-        assert_eq!(SPIN, &[(CODE, &[0xff, 0xc1, 0xeb, 0xfc][..])]);
-        assert_eq!(
-            INTERRUPTED,
-            &[
-                (0x1000, &[0xfb, 0xff, 0xc1, 0xeb, 0xfc][..]),
-                (0x80, &0x1100_u32.to_le_bytes()),
-                (0x1100, &[0xee, 0xcf]),
-            ]
-        );
-        assert_eq!(WRITE, &[(CODE, &[0x88, 0x07, 0xf4, 0xeb, 0xfb][..])]);
-        assert_eq!(Exit::PioOut.program(), &[0xff, 0xc1, 0xee, 0xeb, 0xfb]);
-        assert_eq!(Exit::PioIn.program(), &[0xff, 0xc1, 0xec, 0xeb, 0xfb]);
-        assert_eq!(
-            Exit::MmioWrite.program(),
-            &[0xff, 0xc1, 0x88, 0x07, 0xeb, 0xfa]
-        );
-        assert_eq!(
-            Exit::MmioRead.program(),
-            &[0xff, 0xc1, 0x8a, 0x07, 0xeb, 0xfa]
-        );
-        assert_eq!(Exit::Hlt.program(), &[0xff, 0xc1, 0xf4, 0xeb, 0xfb]);
-    }
 }

@@ -12,7 +12,7 @@ use nix::mount::{MsFlags, mount, umount};
 
 use super::Case;
 use super::child::{self, create_vm};
-use crate::arguments::Answer;
+use crate::arguments::CallResult;
 
 pub const CASES: &[Case] = &[
     ("device cgroup, version 1", version_1),
@@ -34,7 +34,7 @@ impl Group {
     }
 
     /// What a member gets.
-    fn member(&self) -> Result<Answer> {
+    fn member(&self) -> Result<CallResult> {
         child::run(|| {
             fs::write(Path::new(GROUP).join("cgroup.procs"), "0")?;
             create_vm()
@@ -43,9 +43,9 @@ impl Group {
 
     fn check(&self, rule: &str, admitted: bool) -> Result<()> {
         let expected = if admitted {
-            Answer::DONE
+            CallResult::DONE
         } else {
-            Answer::refused(Errno::EPERM)
+            CallResult::refused(Errno::EPERM)
         };
         let found = self.member()?;
         ensure!(found == expected, "with {rule}: {found:?}");
@@ -81,7 +81,10 @@ fn version_1() -> Result<()> {
         group.check(&format!("{file}: {rule}"), admitted)?;
     }
     // Root is not in it.
-    ensure!(create_vm()? == Answer::DONE, "who is not in it is denied");
+    ensure!(
+        create_vm()? == CallResult::DONE,
+        "who is not in it is denied"
+    );
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use nix::unistd::{ForkResult, Gid, Pid, Uid, alarm, fork, setgroups, setresgid, 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::arguments::{Answer, Arguments, call};
+use crate::arguments::{Arguments, CallResult, call};
 
 /// How many seconds a child may take.
 const LIMIT: u32 = 60;
@@ -91,14 +91,14 @@ pub fn become_user(user: u32, group: u32, supplementary: &[u32]) -> Result<()> {
 
 /// What whoever wants a VM gets here and now, which has to be the same for one
 /// who opens `/dev/kvm` and asks for it by ioctl, and by `kvm_create_vm`.
-pub fn create_vm() -> Result<Answer> {
+pub fn create_vm() -> Result<CallResult> {
     let (call, mut arguments) = (call("kvm_create_vm"), Arguments::new()?);
     let by_ioctl = match File::options().read(true).write(true).open(NODE) {
         Ok(node) => arguments.ioctl(call, node.as_raw_fd(), 0),
         Err(error) => error
             .raw_os_error()
             .map(Errno::from_raw)
-            .map(Answer::refused),
+            .map(CallResult::refused),
     };
     let flat = arguments.flat(call, 0);
     ensure!(

@@ -10,7 +10,7 @@ use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 use super::Case;
 use super::capabilities::{self, DAC_OVERRIDE, SYS_ADMIN};
 use super::child::{self, NOBODY, become_user, create_vm};
-use crate::arguments::Answer;
+use crate::arguments::CallResult;
 
 pub const CASES: &[Case] = &[
     ("users and groups", users),
@@ -22,13 +22,17 @@ pub const CASES: &[Case] = &[
 
 pub const GROUP: u32 = 1234;
 pub const OTHER: u32 = 1235;
-pub const REFUSED: Answer = Answer::refused(Errno::EACCES);
+pub const REFUSED: CallResult = CallResult::refused(Errno::EACCES);
 
 /// The group may open the node.
 pub const FOR_GROUP: u32 = 0o660;
 
 /// Asserts what a child gets, with either interface, that `becomes` somebody.
-pub fn answers(who: &str, expected: Answer, becomes: impl FnOnce() -> Result<()>) -> Result<()> {
+pub fn answers(
+    who: &str,
+    expected: CallResult,
+    becomes: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     let answer = child::run(|| {
         becomes()?;
         create_vm()
@@ -41,19 +45,19 @@ pub fn answers(who: &str, expected: Answer, becomes: impl FnOnce() -> Result<()>
 }
 
 fn users() -> Result<()> {
-    answers("root", Answer::DONE, || Ok(()))?;
+    answers("root", CallResult::DONE, || Ok(()))?;
     DeviceNode::with(0, 0o600, || {
-        answers("root, whose it is", Answer::DONE, || Ok(()))?;
+        answers("root, whose it is", CallResult::DONE, || Ok(()))?;
         answers("a user", REFUSED, || become_user(NOBODY, GROUP, &[]))?;
         answers("a user in many groups", REFUSED, || {
             become_user(NOBODY, GROUP, &[0, 1, GROUP])
         })
     })?;
     DeviceNode::with(GROUP, FOR_GROUP, || {
-        answers("the group", Answer::DONE, || {
+        answers("the group", CallResult::DONE, || {
             become_user(NOBODY, GROUP, &[])
         })?;
-        answers("a supplementary member", Answer::DONE, || {
+        answers("a supplementary member", CallResult::DONE, || {
             become_user(NOBODY, OTHER, &[7, GROUP, 9])
         })?;
         answers("another group", REFUSED, || {
@@ -63,7 +67,7 @@ fn users() -> Result<()> {
         answers("a user of that number", REFUSED, || {
             become_user(GROUP, OTHER, &[])
         })?;
-        answers("root", Answer::DONE, || Ok(()))
+        answers("root", CallResult::DONE, || Ok(()))
     })?;
     // What was admitted once is refused as soon as the node changes.
     DeviceNode::with(0, FOR_GROUP, || {
@@ -76,8 +80,8 @@ fn users() -> Result<()> {
 /// The call wants to read and to write, as those do who open the device.
 fn modes() -> Result<()> {
     for (mode, expected) in [
-        (0o666, Answer::DONE),
-        (0o606, Answer::DONE),
+        (0o666, CallResult::DONE),
+        (0o606, CallResult::DONE),
         (0o664, REFUSED),
         (0o662, REFUSED),
         (0o660, REFUSED),
@@ -101,7 +105,7 @@ fn effective_group() -> Result<()> {
         Ok(setresuid(user, user, user)?)
     };
     DeviceNode::with(GROUP, FOR_GROUP, || {
-        answers("the effective group", Answer::DONE, || {
+        answers("the effective group", CallResult::DONE, || {
             become_groups(OTHER, GROUP)
         })?;
         answers("the real group", REFUSED, || become_groups(GROUP, OTHER))
@@ -117,13 +121,13 @@ fn by_capability() -> Result<()> {
         capabilities::keep(permitted, effective)
     };
     DeviceNode::with(0, 0o600, || {
-        answers("root without capabilities", Answer::DONE, || {
+        answers("root without capabilities", CallResult::DONE, || {
             capabilities::keep(0, 0)
         })?;
         answers("a user with CAP_SYS_ADMIN", REFUSED, || {
             user_with(SYS_ADMIN, SYS_ADMIN)
         })?;
-        answers("a user with CAP_DAC_OVERRIDE", Answer::DONE, || {
+        answers("a user with CAP_DAC_OVERRIDE", CallResult::DONE, || {
             user_with(DAC_OVERRIDE, DAC_OVERRIDE)
         })?;
         answers(
@@ -141,7 +145,7 @@ fn by_capability() -> Result<()> {
 /// That says what a program may gain when it is executed, not what it may do.
 fn no_new_privileges() -> Result<()> {
     DeviceNode::with(GROUP, FOR_GROUP, || {
-        for (group, expected) in [(GROUP, Answer::DONE), (OTHER, REFUSED)] {
+        for (group, expected) in [(GROUP, CallResult::DONE), (OTHER, REFUSED)] {
             answers("with no new privileges", expected, || {
                 become_user(NOBODY, group, &[])?;
                 Ok(set_no_new_privs()?)

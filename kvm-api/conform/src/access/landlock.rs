@@ -12,7 +12,7 @@ use nix::sys::prctl::set_no_new_privs;
 
 use super::Case;
 use super::child::{self, create_vm};
-use crate::arguments::{Answer, Arguments, call};
+use crate::arguments::{Arguments, CallResult, call};
 
 pub const CASES: &[Case] = &[
     ("Landlock, ioctls of devices", no_ioctls),
@@ -24,7 +24,7 @@ const WRITE_FILE: u64 = 1 << 1;
 const READ_FILE: u64 = 1 << 2;
 const IOCTL_DEV: u64 = 1 << 15;
 
-const REFUSED: Answer = Answer::refused(Errno::EACCES);
+const REFUSED: CallResult = CallResult::refused(Errno::EACCES);
 
 fn no_ioctls() -> Result<()> {
     child::run(|| {
@@ -82,7 +82,7 @@ fn may_with(before: &File) -> Result<()> {
     let call = call("kvm_create_vm");
     let answer = Arguments::new()?.ioctl(call, before.as_raw_fd(), 0);
     ensure!(
-        answer == Some(Answer::DONE),
+        answer == Some(CallResult::DONE),
         "KVM_CREATE_VM of a file from before gives {answer:?}"
     );
     Ok(())

@@ -15,7 +15,7 @@ use anyhow::Result;
 
 pub use self::child::create_vm;
 use crate::inside::Stage;
-use crate::outcome::Outcome;
+use crate::outcome::{Case, Outcome};
 use crate::property::{Kernels, Property, Test};
 
 pub const PROPERTY: Property = Property {
@@ -28,8 +28,6 @@ pub const PROPERTY: Property = Property {
         test,
     },
 };
-
-type Case = (&'static str, fn() -> Result<()>);
 
 fn test(stage: &Stage<'_>) -> Result<Outcome> {
     let mut outcome = Outcome::default();

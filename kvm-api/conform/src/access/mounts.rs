@@ -16,7 +16,7 @@ use nix::unistd::chroot;
 use super::Case;
 use super::child::{self, NOBODY, become_user};
 use super::creators::{OTHER, answers};
-use crate::arguments::{Answer, Arguments, call};
+use crate::arguments::{Arguments, CallResult, call};
 
 pub const CASES: &[Case] = &[
     ("no /dev/kvm", none),
@@ -51,14 +51,14 @@ fn somebody() -> Result<()> {
 }
 
 fn none() -> Result<()> {
-    answers("root", Answer::refused(Errno::ENOENT), || {
+    answers("root", CallResult::refused(Errno::ENOENT), || {
         empty_dev(MsFlags::empty())
     })
 }
 
 /// Whoever made the node has said who may open it.
 fn own() -> Result<()> {
-    answers("somebody", Answer::DONE, || {
+    answers("somebody", CallResult::DONE, || {
         empty_dev(MsFlags::empty())?;
         make_node(Path::new(NODE))?;
         somebody()
@@ -66,7 +66,7 @@ fn own() -> Result<()> {
 }
 
 fn link() -> Result<()> {
-    answers("somebody", Answer::DONE, || {
+    answers("somebody", CallResult::DONE, || {
         empty_dev(MsFlags::empty())?;
         make_node(Path::new("/dev/node"))?;
         symlink("node", NODE)?;
@@ -75,7 +75,7 @@ fn link() -> Result<()> {
 }
 
 fn no_devices() -> Result<()> {
-    answers("root", Answer::refused(Errno::EACCES), || {
+    answers("root", CallResult::refused(Errno::EACCES), || {
         empty_dev(MsFlags::MS_NODEV)?;
         make_node(Path::new(NODE))
     })
@@ -83,8 +83,8 @@ fn no_devices() -> Result<()> {
 
 fn roots() -> Result<()> {
     for (has_node, expected) in [
-        (false, Answer::refused(Errno::ENOENT)),
-        (true, Answer::DONE),
+        (false, CallResult::refused(Errno::ENOENT)),
+        (true, CallResult::DONE),
     ] {
         answers("who has another root", expected, || {
             empty_dev(MsFlags::empty())?;
@@ -124,7 +124,7 @@ fn something_else() -> Result<()> {
             Ok(Arguments::new()?.flat(call("kvm_create_vm"), 0))
         })?;
         ensure!(
-            answer == Answer::refused(errno),
+            answer == CallResult::refused(errno),
             "{what} gives {answer:?}, not {errno:?}"
         );
     }

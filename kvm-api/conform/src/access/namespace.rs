@@ -11,7 +11,7 @@ use nix::unistd::{getegid, geteuid};
 use super::Case;
 use super::child::{NOBODY, become_user};
 use super::creators::{FOR_GROUP, GROUP, OTHER, REFUSED, answers};
-use crate::arguments::Answer;
+use crate::arguments::CallResult;
 
 pub const CASES: &[Case] = &[
     ("root of a user namespace", roots),
@@ -44,13 +44,13 @@ fn roots() -> Result<()> {
             become_user(NOBODY, OTHER, &[])?;
             enter(0, Some(0))
         })?;
-        answers("root who is root within", Answer::DONE, || {
+        answers("root who is root within", CallResult::DONE, || {
             enter(0, Some(0))
         })?;
-        answers("root who is a user within", Answer::DONE, || {
+        answers("root who is a user within", CallResult::DONE, || {
             enter(1000, Some(1000))
         })?;
-        answers("root within a namespace within", Answer::DONE, || {
+        answers("root within a namespace within", CallResult::DONE, || {
             enter(0, Some(0))?;
             enter(0, Some(0))
         })
@@ -59,17 +59,17 @@ fn roots() -> Result<()> {
 
 fn groups() -> Result<()> {
     DeviceNode::with(GROUP, FOR_GROUP, || {
-        answers("a member by another number", Answer::DONE, || {
+        answers("a member by another number", CallResult::DONE, || {
             become_user(NOBODY, GROUP, &[])?;
             enter(0, Some(5000))
         })?;
-        answers("a member without a number", Answer::DONE, || {
+        answers("a member without a number", CallResult::DONE, || {
             become_user(NOBODY, GROUP, &[])?;
             enter(0, None)
         })?;
         answers(
             "a supplementary member without a number",
-            Answer::DONE,
+            CallResult::DONE,
             || {
                 become_user(NOBODY, OTHER, &[GROUP])?;
                 enter(0, Some(OTHER))

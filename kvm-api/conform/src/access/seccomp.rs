@@ -11,7 +11,7 @@ use nix::sys::prctl::set_no_new_privs;
 
 use super::Case;
 use super::child;
-use crate::arguments::{Answer, Arguments};
+use crate::arguments::{Arguments, CallResult};
 
 pub const CASES: &[Case] = &[("a filter by number", by_number)];
 
@@ -20,14 +20,14 @@ const DENIED: Errno = Errno::EXDEV;
 
 fn by_number() -> Result<()> {
     for denied in &CALLS {
-        let answers: Vec<Answer> = child::run(|| {
+        let answers: Vec<CallResult> = child::run(|| {
             deny(denied)?;
             let mut arguments = Arguments::new()?;
             Ok(CALLS.iter().map(|call| arguments.flat(call, -1)).collect())
         })?;
         for (call, answer) in CALLS.iter().zip(answers) {
             ensure!(
-                (answer == Answer::refused(DENIED)) == (call.number == denied.number),
+                (answer == CallResult::refused(DENIED)) == (call.number == denied.number),
                 "with {} denied, {} gives {answer:?}",
                 denied.name,
                 call.name

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use anyhow::{Context, Result, ensure};
-use guests::Machine;
+use guests::TestVm;
 use kvm_api::ioctl::Ioctl;
 use kvm_api::kvm_sys::*;
 use kvm_api::syscall::Syscall;
@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::Case;
 use super::child::{self, NOBODY, become_user, create_vm};
 use super::creators::{OTHER, REFUSED};
-use crate::arguments::{Answer, Arguments, call};
+use crate::arguments::{Arguments, CallResult, call};
 
 pub const CASES: &[Case] = &[
     ("a VM and a vcpu for another process", another_process),
@@ -36,17 +36,17 @@ type Files<F> = [F; 3];
 
 /// What one call gave.
 #[derive(Serialize, Deserialize)]
-struct Row {
+struct Comparison {
     name: String,
     /// The ioctl on the same file, where there is one.
-    ioctl: Option<Answer>,
-    flat: Answer,
+    ioctl: Option<CallResult>,
+    flat: CallResult,
     /// The same on `/dev/kvm`, for calls that take that one as well.
-    device: Option<(Option<Answer>, Answer)>,
+    device: Option<(Option<CallResult>, CallResult)>,
 }
 
 /// Makes every call that takes a file.
-fn call_all(files: &Files<OwnedFd>) -> Result<Vec<Row>> {
+fn call_all(files: &Files<OwnedFd>) -> Result<Vec<Comparison>> {
     let [device, vm, vcpu] = files.each_ref().map(AsRawFd::as_raw_fd);
     let mut arguments = Arguments::new()?;
     let mut both = |call: &Call, fd| {
@@ -56,7 +56,7 @@ fn call_all(files: &Files<OwnedFd>) -> Result<Vec<Row>> {
     let taking = CALLS.iter().filter(|call| call.fd != Fd::None);
     let row = |call: &Call| {
         let (ioctl, flat) = both(call, if call.fd == Fd::Vcpu { vcpu } else { vm });
-        Row {
+        Comparison {
             name: call.name.to_owned(),
             ioctl,
             flat,
@@ -73,8 +73,8 @@ fn for_both(test: impl Fn(&Ioctl, &dyn Kvm) -> Result<()>) -> Result<()> {
     test(&ioctl, &syscall).context("a VM made by system call")
 }
 
-fn machine(kvm: &dyn Kvm) -> Machine<'_> {
-    let mut machine = Machine::with_flags(kvm, slot::KVM_MEM_LOG_DIRTY_PAGES);
+fn machine(kvm: &dyn Kvm) -> TestVm<'_> {
+    let mut machine = TestVm::with_flags(kvm, slot::KVM_MEM_LOG_DIRTY_PAGES);
     machine.run.set_immediate_exit(true);
     machine
 }
@@ -103,8 +103,8 @@ fn another_process() -> Result<()> {
         })?;
         let machine = machine(kvm);
         send(&here, [ioctl.as_fd(), machine.vm(), machine.vcpu()])?;
-        let eio = Answer::refused(Errno::EIO);
-        for row in child.finish::<Vec<Row>>()? {
+        let eio = CallResult::refused(Errno::EIO);
+        for row in child.finish::<Vec<Comparison>>()? {
             ensure!(
                 row.flat == eio && row.ioctl.is_none_or(|ioctl| ioctl == eio),
                 "{} gives {:?}, its ioctl {:?}",
@@ -119,7 +119,7 @@ fn another_process() -> Result<()> {
 }
 
 /// Asserts that a call which takes `/dev/kvm` works on it as the ioctl does.
-fn works_on_device(row: &Row) -> Result<()> {
+fn works_on_device(row: &Comparison) -> Result<()> {
     if let Some((ioctl, flat)) = row.device {
         ensure!(
             flat.number().is_some() && ioctl == Some(flat),

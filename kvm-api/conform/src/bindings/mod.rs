@@ -2,12 +2,13 @@
 //! against a model. A task's own state in the processor is looked at after each
 //! call, and each vcpu's registers after each step.
 
+mod calls;
 mod host_state;
 mod model;
 mod program;
 mod steps;
-mod subject;
 mod suspend;
+mod task_set;
 mod tasks;
 mod watch;
 
@@ -22,10 +23,11 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestError};
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest};
 
+use self::calls::SIGNAL;
 use self::host_state::has_pkru;
 use self::model::Model;
 use self::steps::{Step, any_step};
-use self::subject::{SIGNAL, Subject};
+use self::task_set::TaskSet;
 use self::watch::Watch;
 use crate::cli::Options;
 use crate::inside::Stage;
@@ -98,25 +100,25 @@ impl ReferenceStateMachine for Reference {
 struct Lockstep;
 
 impl StateMachineTest for Lockstep {
-    type SystemUnderTest = (Subject, Model);
+    type SystemUnderTest = (TaskSet, Model);
     type Reference = Reference;
 
     fn init_test(model: &Model) -> Self::SystemUnderTest {
-        (Subject::new(), model.clone())
+        (TaskSet::new(), model.clone())
     }
 
     fn apply(
-        (mut subject, before): Self::SystemUnderTest,
+        (mut task_set, before): Self::SystemUnderTest,
         model: &Model,
         step: Step,
     ) -> Self::SystemUnderTest {
-        let answer = subject.take(&step, &before);
+        let answer = task_set.take(&step, &before);
         assert_eq!(answer, model.answer, "{step:?}");
-        (subject, model.clone())
+        (task_set, model.clone())
     }
 
-    fn check_invariants((subject, _): &Self::SystemUnderTest, model: &Model) {
-        if let Some(difference) = subject.difference(model) {
+    fn check_invariants((task_set, _): &Self::SystemUnderTest, model: &Model) {
+        if let Some(difference) = task_set.difference(model) {
             panic!("{difference}");
         }
     }

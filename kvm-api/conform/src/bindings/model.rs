@@ -1,15 +1,13 @@
 //! What must become of vcpus that tasks bind, run and lose, in plain Rust.
 
-use kvm_api::Errno;
+use kvm_api::{Errno, Result};
 
 use super::program::{JMP, OUT, START};
 use super::steps::{By, Step, VCPUS};
 
-/// How a run ends, or a call without more to say.
-pub type Answer = Result<(), Errno>;
-
+/// A vCPU of the model.
 #[derive(Clone, Copy, Debug)]
-pub struct Vcpu {
+pub struct ModelVcpu {
     /// The task that it is bound to.
     pub task: Option<usize>,
     /// Whether it is to return before it runs.
@@ -22,14 +20,14 @@ pub struct Vcpu {
 
 #[derive(Clone, Debug)]
 pub struct Model {
-    pub vcpus: [Vcpu; VCPUS],
+    pub vcpus: [ModelVcpu; VCPUS],
     /// What the last step gives.
-    pub answer: Answer,
+    pub answer: Result<()>,
 }
 
-impl Vcpu {
+impl ModelVcpu {
     /// Runs up to the next exit, or not at all.
-    fn run(&mut self) -> Answer {
+    fn run(&mut self) -> Result<()> {
         if std::mem::take(&mut self.pending) && self.rip == OUT {
             self.rip = JMP;
         }
@@ -52,7 +50,7 @@ impl Vcpu {
 
 impl Model {
     pub fn new() -> Self {
-        let vcpu = Vcpu {
+        let vcpu = ModelVcpu {
             task: None,
             kicked: false,
             pending: false,
@@ -79,7 +77,7 @@ impl Model {
     }
 
     /// That vcpu, unless it is another task's.
-    fn reach(&mut self, task: usize, by: By) -> Result<&mut Vcpu, Errno> {
+    fn reach(&mut self, task: usize, by: By) -> Result<&mut ModelVcpu> {
         let vcpu = self.named(task, by).ok_or(Errno::ENXIO)?;
         let vcpu = &mut self.vcpus[vcpu];
         if vcpu.task.is_some_and(|owner| owner != task) {
@@ -92,7 +90,7 @@ impl Model {
         self.answer = self.answer_to(step);
     }
 
-    fn answer_to(&mut self, step: &Step) -> Answer {
+    fn answer_to(&mut self, step: &Step) -> Result<()> {
         match *step {
             Step::Bind { task, vcpu } => {
                 if self.bound_to(task).is_some() {

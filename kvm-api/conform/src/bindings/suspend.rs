@@ -10,10 +10,11 @@ use std::time::Duration;
 use anyhow::{Context, Error, Result, bail, ensure};
 use kvm_api::Errno;
 
+use super::calls::run_bound;
 use super::model::Model;
 use super::program::{SPIN, START};
 use super::steps::{By, Step};
-use super::subject::{self, Subject};
+use super::task_set::TaskSet;
 use crate::outcome::Outcome;
 use crate::random;
 
@@ -21,9 +22,9 @@ use crate::random;
 const SUSPENDS: usize = 0;
 const IS_FROZEN: usize = 1;
 
-type Case = (&'static str, fn(&mut Stage) -> Result<()>);
+type SuspendCase = (&'static str, fn(&mut Suspension) -> Result<()>);
 
-const CASES: &[Case] = &[
+const CASES: &[SuspendCase] = &[
     ("the task that suspends the machine has a vcpu", suspends),
     ("a task that is frozen has a vcpu", frozen),
     ("a task that is frozen runs its vcpu", runs),
@@ -32,21 +33,21 @@ const CASES: &[Case] = &[
 pub fn all(outcome: &mut Outcome) {
     for (name, case) in CASES {
         let mut result = Ok(());
-        let whole = random::caught(|| result = case(&mut Stage::new()));
+        let whole = random::caught(|| result = case(&mut Suspension::new()));
         outcome.case(name, whole.map_err(Error::msg).and(result));
     }
 }
 
 /// The tasks and their vcpus, in lockstep with the model.
-struct Stage {
-    subject: Subject,
+struct Suspension {
+    task_set: TaskSet,
     model: Model,
 }
 
-impl Stage {
+impl Suspension {
     fn new() -> Self {
         Self {
-            subject: Subject::new(),
+            task_set: TaskSet::new(),
             model: Model::new(),
         }
     }
@@ -56,9 +57,9 @@ impl Stage {
         for step in steps {
             let before = self.model.clone();
             self.model.take(step);
-            let (answer, expected) = (self.subject.take(step, &before), self.model.answer);
+            let (answer, expected) = (self.task_set.take(step, &before), self.model.answer);
             ensure!(answer == expected, "{step:?}: {answer:?}, not {expected:?}");
-            if let Some(difference) = self.subject.difference(&self.model) {
+            if let Some(difference) = self.task_set.difference(&self.model) {
                 bail!("{step:?}: {difference}");
             }
         }
@@ -67,7 +68,7 @@ impl Stage {
 
     /// Has one of the tasks suspend the machine.
     fn suspend(&self) -> Result<()> {
-        self.subject.task(SUSPENDS).does(|_| suspend())
+        self.task_set.task(SUSPENDS).does(|_| suspend())
     }
 }
 
@@ -96,34 +97,34 @@ fn goes_on(task: usize) -> [Step; 4] {
     ]
 }
 
-fn suspends(stage: &mut Stage) -> Result<()> {
-    stage.take(&parked(SUSPENDS))?;
-    stage.suspend()?;
-    stage.take(&goes_on(SUSPENDS))
+fn suspends(suspension: &mut Suspension) -> Result<()> {
+    suspension.take(&parked(SUSPENDS))?;
+    suspension.suspend()?;
+    suspension.take(&goes_on(SUSPENDS))
 }
 
-fn frozen(stage: &mut Stage) -> Result<()> {
-    stage.take(&[Step::Move {
+fn frozen(suspension: &mut Suspension) -> Result<()> {
+    suspension.take(&[Step::Move {
         task: IS_FROZEN,
         cpu: 1,
     }])?;
-    stage.take(&parked(IS_FROZEN))?;
+    suspension.take(&parked(IS_FROZEN))?;
     // It is in user space all the time.
     let over = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&over);
-    let waits = stage.subject.task(IS_FROZEN).begin(move |_| {
+    let waits = suspension.task_set.task(IS_FROZEN).begin(move |_| {
         while !seen.load(Ordering::Relaxed) {
             std::hint::spin_loop();
         }
     });
-    let suspended = stage.suspend();
+    let suspended = suspension.suspend();
     over.store(true, Ordering::Relaxed);
     waits.end();
     suspended?;
-    stage.take(&goes_on(IS_FROZEN))
+    suspension.take(&goes_on(IS_FROZEN))
 }
 
-fn runs(stage: &mut Stage) -> Result<()> {
+fn runs(suspension: &mut Suspension) -> Result<()> {
     let (task, by) = (IS_FROZEN, By::Binding);
     let at = |rip| Step::SetRegs {
         task,
@@ -131,18 +132,18 @@ fn runs(stage: &mut Stage) -> Result<()> {
         rip: Some(rip),
         bx: 7,
     };
-    stage.take(&[
+    suspension.take(&[
         Step::Move { task, cpu: 1 },
         Step::Bind { task, vcpu: task },
         at(SPIN),
     ])?;
-    let run = || stage.subject.task(task).begin(subject::run_bound);
+    let run = || suspension.task_set.task(task).begin(run_bound);
     let first = run();
     sleep(AWHILE);
-    let suspended = stage.suspend();
+    let suspended = suspension.suspend();
     if suspended.is_err() {
         // Nothing else ends it.
-        stage.subject.kick(task)?;
+        suspension.task_set.kick(task)?;
     }
     // To be frozen a task leaves the guest, as for a signal.
     let ended = first.end();
@@ -150,11 +151,11 @@ fn runs(stage: &mut Stage) -> Result<()> {
     ensure!(ended == Err(Errno::EINTR), "frozen, it ends with {ended:?}");
     let second = run();
     sleep(AWHILE);
-    stage.subject.kick(task)?;
+    suspension.task_set.kick(task)?;
     let ended = second.end();
     ensure!(ended == Err(Errno::EINTR), "kicked, it ends with {ended:?}");
-    stage.take(&[at(START)])?;
-    stage.take(&goes_on(task))
+    suspension.take(&[at(START)])?;
+    suspension.take(&goes_on(task))
 }
 
 /// Long enough for a task to be in the guest.

@@ -5,13 +5,13 @@ use kvm_sys::{Call, Fd};
 use nix::errno::Errno::*;
 
 use self::Circumstance::*;
-use super::case::{Case, Made};
-use super::expected::Answer::{Dies, Fails, Works};
+use super::expected::Expectation::{Dies, Fails, Works};
 use super::expected::Of::{All, On, These};
 use super::expected::{Expected, Rule, both, differs, flat_only, ioctl_only, look_up, nothing};
 use super::invocation::Invocation;
+use super::misuse::{Made, Misuse};
 use super::signature::calls;
-use super::subject::Subject;
+use super::testbed::Testbed;
 use super::{processes, signals, threads};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,13 +111,13 @@ pub const RULES: &[Rule<Circumstance>] = &[
 ];
 
 /// A case for each call and each circumstance.
-pub fn cases() -> Vec<Case> {
+pub fn cases() -> Vec<Misuse> {
     let mut cases = Vec::new();
     for call in calls() {
         for (circumstance, name) in ALL_CIRCUMSTANCES {
             let expected = look_up(RULES, call, circumstance);
-            cases.push(Case::new(call, name, expected, move |subject, it| {
-                attempt(subject, it, call, circumstance)
+            cases.push(Misuse::new(call, name, expected, move |testbed, it| {
+                attempt(testbed, it, call, circumstance)
             }));
         }
     }
@@ -125,30 +125,30 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn attempt(
-    subject: &mut Subject<'_>,
+    testbed: &mut Testbed<'_>,
     invocation: Invocation,
     call: &'static Call,
     circumstance: Circumstance,
 ) -> Result<Made> {
     let waits = call.fd == Fd::Vcpu;
     match circumstance {
-        Forked => processes::forked(subject, &invocation),
-        Executed => processes::executed(subject, &invocation),
-        Thread => threads::another(subject, &invocation),
-        Running => threads::while_running(subject, invocation, waits, false),
-        Signalled => threads::while_running(subject, invocation, waits, true),
-        Killed => threads::killed(subject, invocation),
-        Pending => signals::pending(subject, &invocation, None),
+        Forked => processes::forked(testbed, &invocation),
+        Executed => processes::executed(testbed, &invocation),
+        Thread => threads::another(testbed, &invocation),
+        Running => threads::while_running(testbed, invocation, waits, false),
+        Signalled => threads::while_running(testbed, invocation, waits, true),
+        Killed => threads::killed(testbed, invocation),
+        Pending => signals::pending(testbed, &invocation, None),
         LetThrough => {
-            let vcpu = subject.fd(call);
-            signals::pending(subject, &invocation, Some(vcpu))
+            let vcpu = testbed.fd(call);
+            signals::pending(testbed, &invocation, Some(vcpu))
         }
         ImmediateExit => {
-            subject.machine.run.set_immediate_exit(true);
-            let made = Made::of(&invocation, subject);
-            subject.machine.run.set_immediate_exit(false);
+            testbed.machine.run.set_immediate_exit(true);
+            let made = Made::of(&invocation, testbed);
+            testbed.machine.run.set_immediate_exit(false);
             Ok(made)
         }
-        NoFile => processes::without_files(|| Made::of(&invocation, subject)),
+        NoFile => processes::without_files(|| Made::of(&invocation, testbed)),
     }
 }

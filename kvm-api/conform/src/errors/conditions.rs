@@ -15,19 +15,19 @@ use kvm_sys::*;
 use nix::errno::Errno::*;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mprotect, munmap};
 
-use super::case::{Case, Made};
-use super::expected::Answer::{Fails, Gives};
-use super::expected::{Answer, both};
+use super::expected::Expectation::{Fails, Gives};
+use super::expected::{Expectation, both};
 use super::invocation::Invocation;
+use super::misuse::{Made, Misuse};
 use super::signature::calls;
-use super::subject::*;
+use super::testbed::*;
 use crate::requests::*;
 
 /// What is made of a new machine, and of the call.
-type Prepare = fn(&mut Subject<'_>, &mut Invocation) -> Result<()>;
+type Prepare = fn(&mut Testbed<'_>, &mut Invocation) -> Result<()>;
 
 /// The call, what is wrong, what is expected, and how it comes to be.
-struct Condition(&'static str, &'static str, Answer, Prepare);
+struct Condition(&'static str, &'static str, Expectation, Prepare);
 
 #[rustfmt::skip]
 const CONDITIONS: &[Condition] = &[
@@ -39,36 +39,36 @@ const CONDITIONS: &[Condition] = &[
         Fails(EINVAL), |_, it| region(it, KERNEL_SLOT, KVM_MEM_READONLY, KERNEL_MEMORY, KERNEL_SIZE)),
     Condition("kvm_set_memory_region", "a slot that is set, moved to where another is",
         Fails(EEXIST), |_, it| region(it, KERNEL_SLOT, KVM_MEM_LOG_DIRTY_PAGES, 0, KERNEL_SIZE)),
-    Condition("kvm_set_memory_region", "deletes what an alias shows", Fails(EBUSY), |subject, it| {
-        alias(subject)?;
+    Condition("kvm_set_memory_region", "deletes what an alias shows", Fails(EBUSY), |testbed, it| {
+        alias(testbed)?;
         region(it, KERNEL_SLOT, 0, 0, 0)
     }),
     Condition("kvm_create_vcpu", "as many as `KVM_CAP_MAX_VCPU_ID` was enabled for",
-        Fails(EINVAL), |subject, it| {
-            another_machine(subject, it, |vm| enable(vm, KVM_CAP_MAX_VCPU_ID, 1))?;
+        Fails(EINVAL), |testbed, it| {
+            another_machine(testbed, it, |vm| enable(vm, KVM_CAP_MAX_VCPU_ID, 1))?;
             it.set("argument", 1);
-            it.words[0] = subject.machine.vm.as_raw_fd() as u64;
+            it.words[0] = testbed.machine.vm.as_raw_fd() as u64;
             Ok(())
         }),
-    Condition("kvm_get_dirty_log", "the machine has dirty rings", Fails(ENXIO), |subject, it| {
-        another_machine(subject, it, |vm| enable(vm, KVM_CAP_DIRTY_LOG_RING, 0x1_0000))?;
-        it.words[0] = subject.machine.vm.as_raw_fd() as u64;
+    Condition("kvm_get_dirty_log", "the machine has dirty rings", Fails(ENXIO), |testbed, it| {
+        another_machine(testbed, it, |vm| enable(vm, KVM_CAP_DIRTY_LOG_RING, 0x1_0000))?;
+        it.words[0] = testbed.machine.vm.as_raw_fd() as u64;
         Ok(())
     }),
-    Condition("kvm_run", "the guest's memory cannot be reached", Fails(EFAULT), |subject, _| {
-        let memory = NonNull::new(subject.machine.memory.as_ptr()).context("no memory")?;
+    Condition("kvm_run", "the guest's memory cannot be reached", Fails(EFAULT), |testbed, _| {
+        let memory = NonNull::new(testbed.machine.memory.as_ptr()).context("no memory")?;
         // SAFETY: nothing refers to the memory, which is not used any more.
         Ok(unsafe { mprotect(memory.cast(), MEMORY, ProtFlags::PROT_NONE) }?)
     }),
     Condition("kvm_run", "`kvm_valid_regs` has a bit that means nothing", Fails(EINVAL),
-        |subject, _| valid_regs(subject, 1 << 31)),
+        |testbed, _| valid_regs(testbed, 1 << 31)),
     Condition("kvm_run", "the vcpu waits for INIT, and something else comes", Fails(EAGAIN),
-        |subject, it| {
-            another_machine(subject, it, |vm| request(vm, KVM_CREATE_IRQCHIP, 0))?;
+        |testbed, it| {
+            another_machine(testbed, it, |vm| request(vm, KVM_CREATE_IRQCHIP, 0))?;
             // Not the first, which is there by itself.
-            let vcpu = subject.kvm().kvm_create_vcpu(subject.machine.vm())?;
+            let vcpu = testbed.kvm().kvm_create_vcpu(testbed.machine.vm())?;
             request(vcpu.as_fd(), KVM_NMI, 0)?;
-            use_vcpu(subject, it, vcpu);
+            use_vcpu(testbed, it, vcpu);
             Ok(())
         }),
     Condition("kvm_set_sregs", "CR4 has a bit that the processor lacks", Fails(EINVAL),
@@ -78,19 +78,19 @@ const CONDITIONS: &[Condition] = &[
     Condition("kvm_set_sregs", "the APIC's base has a bit that means nothing", Fails(EINVAL),
         |_, it| field(it, offset_of!(kvm_sregs, apic_base), 1)),
     Condition("kvm_interrupt", "the interrupt controller is in the kernel", Fails(ENXIO),
-        |subject, it| another_machine(subject, it, |vm| request(vm, KVM_CREATE_IRQCHIP, 0))),
+        |testbed, it| another_machine(testbed, it, |vm| request(vm, KVM_CREATE_IRQCHIP, 0))),
     Condition("kvm_interrupt", "the local APIC is in the kernel, and has one already",
-        Fails(EEXIST), |subject, it| {
-            another_machine(subject, it, |vm| enable(vm, KVM_CAP_SPLIT_IRQCHIP, 24))?;
-            Ok(subject.both.ioctl.kvm_interrupt(subject.still.as_fd(), 33)?)
+        Fails(EEXIST), |testbed, it| {
+            another_machine(testbed, it, |vm| enable(vm, KVM_CAP_SPLIT_IRQCHIP, 24))?;
+            Ok(testbed.both.ioctl.kvm_interrupt(testbed.still.as_fd(), 33)?)
         }),
     Condition("kvm_debug_guest", "an exception to be injected, where one is pending", Fails(EBUSY),
-        |subject, it| {
+        |testbed, it| {
             let debug = kvm_guest_debug {
                 control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_INJECT_BP,
                 ..Default::default()
             };
-            subject.both.ioctl.kvm_debug_guest(subject.still.as_fd(), &debug)?;
+            testbed.both.ioctl.kvm_debug_guest(testbed.still.as_fd(), &debug)?;
             it.set("control", (KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_INJECT_DB).into());
             Ok(())
         }),
@@ -101,9 +101,9 @@ const CONDITIONS: &[Condition] = &[
     Condition("kvm_set_msrs", "a value that the MSR cannot have", Gives(0),
         |_, it| msr(it, EFER, u64::MAX)),
     Condition("kvm_set_cpuid", "more than before, and the vcpu has run", Fails(EINVAL),
-        |subject, it| {
-            subject.machine.run_to_hlt();
-            it.words[0] = subject.machine.vcpu.as_raw_fd() as u64;
+        |testbed, it| {
+            testbed.machine.run_to_hlt();
+            it.words[0] = testbed.machine.vcpu.as_raw_fd() as u64;
             it.set("nent", 1);
             Ok(())
         }),
@@ -115,56 +115,56 @@ const CONDITIONS: &[Condition] = &[
         Ok(())
     }),
     Condition("kvm_set_user_memory_region", "a slot that is set, with another size",
-        Fails(EINVAL), |subject, it| {
-            user_region(subject, it);
+        Fails(EINVAL), |testbed, it| {
+            user_region(testbed, it);
             region(it, SLOT, KVM_MEM_LOG_DIRTY_PAGES, 0, PAGE)
         }),
     Condition("kvm_set_user_memory_region", "a slot that is set, not to be written any more",
-        Fails(EINVAL), |subject, it| {
-            user_region(subject, it);
+        Fails(EINVAL), |testbed, it| {
+            user_region(testbed, it);
             region(it, SLOT, KVM_MEM_READONLY, 0, MEMORY as u64)
         }),
     Condition("kvm_set_user_memory_region", "a slot that is set, moved to where another is",
-        Fails(EEXIST), |subject, it| {
-            user_region(subject, it);
+        Fails(EEXIST), |testbed, it| {
+            user_region(testbed, it);
             region(it, SLOT, KVM_MEM_LOG_DIRTY_PAGES, KERNEL_MEMORY, MEMORY as u64)
         }),
     Condition("kvm_set_user_memory_region", "a slot that has the kernel's memory", Fails(EINVAL),
         |_, it| region(it, KERNEL_SLOT, KVM_MEM_LOG_DIRTY_PAGES, KERNEL_MEMORY, KERNEL_SIZE)),
-    Condition("kvm_set_memory_alias", "of an alias", Fails(EINVAL), |subject, it| {
-        alias(subject)?;
+    Condition("kvm_set_memory_alias", "of an alias", Fails(EINVAL), |testbed, it| {
+        alias(testbed)?;
         it.set("slot", 1);
         it.set("guest_phys_addr", 2 * FREE);
         it.set("target_phys_addr", FREE);
         Ok(())
     }),
     Condition("kvm_set_memory_alias", "one that is set, of something else", Fails(EINVAL),
-        |subject, it| {
-            alias(subject)?;
+        |testbed, it| {
+            alias(testbed)?;
             it.set("target_phys_addr", KERNEL_MEMORY + PAGE);
             Ok(())
         }),
     Condition("kvm_set_memory_alias", "one that is set, with another size", Fails(EINVAL),
-        |subject, it| {
-            alias(subject)?;
+        |testbed, it| {
+            alias(testbed)?;
             it.set("memory_size", 2 * PAGE);
             Ok(())
         }),
     Condition("kvm_map_memory", "memory that an alias shows, where it does", Fails(ENODEV),
-        |subject, it| {
-            alias(subject)?;
+        |testbed, it| {
+            alias(testbed)?;
             it.set("guest_phys_addr", FREE);
             Ok(())
         }),
 ];
 
 /// A case for each, on a machine of its own.
-pub fn cases() -> Vec<Case> {
+pub fn cases() -> Vec<Misuse> {
     let case = |&Condition(name, text, answer, prepare): &Condition| {
         let call = calls().find(|call| call.name == name);
         let call = call.unwrap_or_else(|| panic!("no call {name}"));
-        Case::new(call, text, both(answer), move |subject, _| {
-            let mut own = Subject::new(subject.both, subject.way)?;
+        Misuse::new(call, text, both(answer), move |testbed, _| {
+            let mut own = Testbed::new(testbed.both, testbed.route)?;
             let mut invocation = Invocation::good(call, &own);
             prepare(&mut own, &mut invocation).with_context(|| format!("{name}, {text}"))?;
             let before = own.state()?;
@@ -185,22 +185,22 @@ fn region(it: &mut Invocation, slot: u32, flags: u32, address: u64, size: u64) -
 }
 
 /// The memory that the guest has from the beginning.
-fn user_region(subject: &Subject<'_>, it: &mut Invocation) {
-    let address = subject.machine.memory.as_ptr().expose_provenance();
+fn user_region(testbed: &Testbed<'_>, it: &mut Invocation) {
+    let address = testbed.machine.memory.as_ptr().expose_provenance();
     it.set("userspace_addr", address as u64);
 }
 
 /// Sets alias 0: a page of the kernel's memory.
-fn alias(subject: &Subject<'_>) -> Result<()> {
+fn alias(testbed: &Testbed<'_>) -> Result<()> {
     let alias = kvm_memory_alias {
         guest_phys_addr: FREE,
         memory_size: PAGE,
         target_phys_addr: KERNEL_MEMORY,
         ..Default::default()
     };
-    Ok(subject
+    Ok(testbed
         .kvm()
-        .kvm_set_memory_alias(subject.machine.vm(), &alias)?)
+        .kvm_set_memory_alias(testbed.machine.vm(), &alias)?)
 }
 
 fn field(it: &mut Invocation, offset: usize, value: u64) -> Result<()> {
@@ -218,34 +218,34 @@ fn msr(it: &mut Invocation, index: u32, data: u64) -> Result<()> {
     Ok(())
 }
 
-/// Gives the subject a machine with what can be had only before the first
+/// Gives the testbed a machine with what can be had only before the first
 /// vcpu.
 fn another_machine(
-    subject: &mut Subject<'_>,
+    testbed: &mut Testbed<'_>,
     it: &mut Invocation,
     change: fn(BorrowedFd<'_>) -> Result<()>,
 ) -> Result<()> {
-    let kvm = subject.kvm();
+    let kvm = testbed.kvm();
     let vm = kvm.kvm_create_vm()?;
     change(vm.as_fd())?;
     let vcpu = kvm.kvm_create_vcpu(vm.as_fd())?;
-    subject.forget_memory();
-    subject.machine.vm = vm;
-    use_vcpu(subject, it, vcpu);
+    testbed.forget_memory();
+    testbed.machine.vm = vm;
+    use_vcpu(testbed, it, vcpu);
     Ok(())
 }
 
 /// Has the call made on another vcpu.
-fn use_vcpu(subject: &mut Subject<'_>, it: &mut Invocation, vcpu: OwnedFd) {
-    subject.still = vcpu;
-    it.words[0] = subject.still.as_raw_fd() as u64;
+fn use_vcpu(testbed: &mut Testbed<'_>, it: &mut Invocation, vcpu: OwnedFd) {
+    testbed.still = vcpu;
+    it.words[0] = testbed.still.as_raw_fd() as u64;
 }
 
 /// Asks the vcpu that runs for registers with each exit.
-fn valid_regs(subject: &Subject<'_>, bits: u64) -> Result<()> {
+fn valid_regs(testbed: &Testbed<'_>, bits: u64) -> Result<()> {
     let size = (PAGE as usize).try_into()?;
     let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-    let vcpu = subject.machine.vcpu();
+    let vcpu = testbed.machine.vcpu();
     // SAFETY: no address is given, so no memory in use is replaced.
     let run = unsafe { mmap(None, size, access, MapFlags::MAP_SHARED, vcpu, 0) }?;
     // SAFETY: the page has the structure in it, and is not used after this.

@@ -4,8 +4,8 @@
 use std::fmt::Write;
 use std::{env, fs};
 
-use super::case::Case;
-use super::expected::{Answer, Expected, each_rule_counts};
+use super::expected::{Expectation, Expected, each_rule_counts};
+use super::misuse::Misuse;
 use super::signature::calls;
 use super::{FAMILIES, circumstances, files, numbers};
 
@@ -14,14 +14,14 @@ const END: &str = "<!-- end of tables -->";
 
 /// A row: the misuses of an argument that come to the same.
 #[derive(PartialEq)]
-struct Row {
+struct DocRow {
     argument: String,
     misuses: Vec<String>,
     expected: Expected,
 }
 
-impl Row {
-    fn of(family: &str, case: &Case) -> Self {
+impl DocRow {
+    fn of(family: &str, case: &Misuse) -> Self {
         let (argument, misuse) = match case.misuse.strip_prefix('`') {
             Some(named) if ["Pointers", "Numbers"].contains(&family) => {
                 named.split_once('`').expect("a name has an end")
@@ -56,17 +56,18 @@ impl Row {
     }
 }
 
-fn answer(answer: Option<Answer>) -> String {
+fn answer(answer: Option<Expectation>) -> String {
     answer.map_or("-".into(), |answer| answer.to_string())
 }
 
 /// The rows of a call, the same answers for an argument put together.
-fn rows(name: &str) -> Vec<Row> {
-    let mut rows: Vec<Row> = Vec::new();
+fn rows(name: &str) -> Vec<DocRow> {
+    let mut rows: Vec<DocRow> = Vec::new();
     for (family, cases) in FAMILIES {
         for case in cases().iter().filter(|it| it.call.name == name) {
-            let row = Row::of(family, case);
-            let like = |it: &&mut Row| it.argument == row.argument && it.expected == row.expected;
+            let row = DocRow::of(family, case);
+            let like =
+                |it: &&mut DocRow| it.argument == row.argument && it.expected == row.expected;
             match rows.iter_mut().find(like) {
                 Some(like) => like.misuses.extend(row.misuses),
                 None => rows.push(row),
@@ -77,10 +78,10 @@ fn rows(name: &str) -> Vec<Row> {
 }
 
 /// The rows with two answers, each with the calls that have it.
-fn differences() -> Vec<(Row, Vec<&'static str>)> {
-    let mut found: Vec<(Row, Vec<_>)> = Vec::new();
+fn differences() -> Vec<(DocRow, Vec<&'static str>)> {
+    let mut found: Vec<(DocRow, Vec<_>)> = Vec::new();
     for call in calls() {
-        for row in rows(call.name).into_iter().filter(Row::differs) {
+        for row in rows(call.name).into_iter().filter(DocRow::differs) {
             match found.iter_mut().find(|it| it.0 == row) {
                 Some((_, names)) => names.push(call.name),
                 None => found.push((row, vec![call.name])),

@@ -5,9 +5,9 @@ use std::fmt;
 use kvm_sys::{Call, Fd};
 use nix::errno::Errno;
 
-/// The two ways to make a call.
+/// The two routes of a call into KVM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum Route {
     /// The ioctl that it replaces. Where Linux has removed that, what the
     /// library does instead over other ioctls.
     Ioctl,
@@ -15,13 +15,13 @@ pub enum Way {
     Flat,
 }
 
-impl Way {
+impl Route {
     pub const ALL: [Self; 2] = [Self::Ioctl, Self::Flat];
 }
 
 /// What comes of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answer {
+pub enum Expectation {
     /// What the call gives when nothing is wrong.
     Works,
     /// This number.
@@ -32,7 +32,7 @@ pub enum Answer {
     Dies,
 }
 
-impl fmt::Display for Answer {
+impl fmt::Display for Expectation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Works => write!(f, "works"),
@@ -43,18 +43,18 @@ impl fmt::Display for Answer {
     }
 }
 
-/// What is expected of a misuse, in either way to make the call. `None` says
+/// What is expected of a misuse, by either route. `None` says
 /// that the misuse is none there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expected {
-    pub ioctl: Option<Answer>,
-    pub flat: Option<Answer>,
+    pub ioctl: Option<Expectation>,
+    pub flat: Option<Expectation>,
     /// Why one is not as the other, or there is nothing to expect.
     pub why: &'static str,
 }
 
 /// The same in both ways.
-pub const fn both(answer: Answer) -> Expected {
+pub const fn both(answer: Expectation) -> Expected {
     Expected {
         ioctl: Some(answer),
         flat: Some(answer),
@@ -63,7 +63,7 @@ pub const fn both(answer: Answer) -> Expected {
 }
 
 /// Not the same, and why.
-pub const fn differs(ioctl: Answer, flat: Answer, why: &'static str) -> Expected {
+pub const fn differs(ioctl: Expectation, flat: Expectation, why: &'static str) -> Expected {
     assert!(!why.is_empty());
     Expected {
         ioctl: Some(ioctl),
@@ -73,7 +73,7 @@ pub const fn differs(ioctl: Answer, flat: Answer, why: &'static str) -> Expected
 }
 
 /// This misuse is one of the ioctl only.
-pub const fn ioctl_only(answer: Answer, why: &'static str) -> Expected {
+pub const fn ioctl_only(answer: Expectation, why: &'static str) -> Expected {
     Expected {
         ioctl: Some(answer),
         flat: None,
@@ -82,7 +82,7 @@ pub const fn ioctl_only(answer: Answer, why: &'static str) -> Expected {
 }
 
 /// This misuse is one of the system call only.
-pub const fn flat_only(answer: Answer, why: &'static str) -> Expected {
+pub const fn flat_only(answer: Expectation, why: &'static str) -> Expected {
     Expected {
         ioctl: None,
         flat: Some(answer),
@@ -100,18 +100,18 @@ pub const fn nothing(why: &'static str) -> Expected {
 }
 
 impl Expected {
-    pub fn of(&self, way: Way) -> Option<Answer> {
-        match way {
-            Way::Ioctl => self.ioctl,
-            Way::Flat => self.flat,
+    pub fn of(&self, route: Route) -> Option<Expectation> {
+        match route {
+            Route::Ioctl => self.ioctl,
+            Route::Flat => self.flat,
         }
     }
 
     /// The same without one of the ways.
-    pub fn but_for(mut self, way: Way, why: &'static str) -> Self {
-        match way {
-            Way::Ioctl => self.ioctl = None,
-            Way::Flat => self.flat = None,
+    pub fn but_for(mut self, route: Route, why: &'static str) -> Self {
+        match route {
+            Route::Ioctl => self.ioctl = None,
+            Route::Flat => self.flat = None,
         }
         self.why = why;
         self

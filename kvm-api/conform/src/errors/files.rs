@@ -9,12 +9,12 @@ use libc::c_ulong;
 use nix::errno::Errno::{self, *};
 
 use self::Wrong::*;
-use super::case::{Case, Made};
-use super::expected::Answer::{Fails, Works};
+use super::expected::Expectation::{Fails, Works};
 use super::expected::Of::{All, On, These};
 use super::expected::{Expected, Rule, both, differs, flat_only, ioctl_only, look_up, nothing};
+use super::misuse::{Made, Misuse};
 use super::signature::calls;
-use super::subject::Subject;
+use super::testbed::Testbed;
 use crate::requests::{KVM_CREATE_DEVICE, KVM_CREATE_GUEST_MEMFD, KVM_GET_STATS_FD};
 
 /// What takes the place of the right file descriptor.
@@ -192,30 +192,30 @@ pub const RULES: &[Rule<Wrong>] = &[
 const BY_TYPE: &str = "the library's types rule it out";
 
 /// A case for each call and each wrong descriptor.
-pub fn cases() -> Vec<Case> {
+pub fn cases() -> Vec<Misuse> {
     let each = calls().flat_map(|call| ALL_WRONG.map(|(wrong, name)| (call, wrong, name)));
     each.map(|(call, wrong, name)| {
         let expected = look_up(RULES, call, wrong);
-        Case::new(call, name, expected, move |subject, mut invocation| {
+        Misuse::new(call, name, expected, move |testbed, mut invocation| {
             let good = invocation.words[0];
             let held;
             invocation.words[0] = match wrong {
                 Garbage => good | 0xdead_beef << 32,
-                Vm => subject.machine.vm.as_raw_fd() as u64,
-                Vcpu => subject.still.as_raw_fd() as u64,
-                OthersVm => subject.both.others.vm.as_raw_fd() as u64,
-                OthersVcpu => subject.both.others.vcpu.as_raw_fd() as u64,
-                DeadVm => subject.both.dead.vm.as_raw_fd() as u64,
-                DeadVcpu => subject.both.dead.vcpu.as_raw_fd() as u64,
+                Vm => testbed.machine.vm.as_raw_fd() as u64,
+                Vcpu => testbed.still.as_raw_fd() as u64,
+                OthersVm => testbed.both.others.vm.as_raw_fd() as u64,
+                OthersVcpu => testbed.both.others.vcpu.as_raw_fd() as u64,
+                DeadVm => testbed.both.dead.vm.as_raw_fd() as u64,
+                DeadVcpu => testbed.both.dead.vcpu.as_raw_fd() as u64,
                 Closed => c_int_of(RawFd::MAX),
                 MinusOne => c_int_of(-1),
                 Lowest => c_int_of(RawFd::MIN),
                 _ => {
-                    held = open(wrong, subject)?;
+                    held = open(wrong, testbed)?;
                     held.as_raw_fd() as u64
                 }
             };
-            Ok(Made::of(&invocation, subject))
+            Ok(Made::of(&invocation, testbed))
         })
     })
     .collect()
@@ -229,8 +229,8 @@ fn c_int_of(fd: RawFd) -> u64 {
 const KVM_DEV_TYPE_VFIO: u32 = 4;
 const KVM_X86_SW_PROTECTED_VM: c_ulong = 1;
 
-fn open(wrong: Wrong, subject: &Subject<'_>) -> Result<OwnedFd> {
-    let (vm, vcpu) = (&subject.machine.vm, &subject.still);
+fn open(wrong: Wrong, testbed: &Testbed<'_>) -> Result<OwnedFd> {
+    let (vm, vcpu) = (&testbed.machine.vm, &testbed.still);
     let made = |fd: libc::c_int| -> Result<OwnedFd> {
         let fd = Errno::result(fd)?;
         // SAFETY: it is new.
@@ -270,7 +270,7 @@ fn open(wrong: Wrong, subject: &Subject<'_>) -> Result<OwnedFd> {
         // SAFETY: likewise.
         VcpuStats => made(unsafe { libc::ioctl(vcpu.as_raw_fd(), KVM_GET_STATS_FD, 0) }),
         GuestMemory => {
-            let device = subject.both.ioctl.as_fd().as_raw_fd();
+            let device = testbed.both.ioctl.as_fd().as_raw_fd();
             let kind = KVM_X86_SW_PROTECTED_VM;
             // SAFETY: the request touches no memory.
             let vm = made(unsafe { libc::ioctl(device, kvm_sys::KVM_CREATE_VM, kind) })?;

@@ -9,9 +9,9 @@ use kvm_api::ioctl::Ioctl;
 use kvm_sys::*;
 use nix::errno::Errno;
 
-use super::expected::Way;
+use super::expected::Route;
 use super::signature::{Argument, Kind, MAP, Place, arguments, by_library};
-use super::subject::*;
+use super::testbed::*;
 
 /// How many entries stand behind the header of a list: more than KVM takes.
 const ENTRIES: usize = 300;
@@ -19,7 +19,7 @@ const ENTRIES: usize = 300;
 #[derive(Clone)]
 pub struct Invocation {
     pub call: &'static Call,
-    pub way: Way,
+    pub route: Route,
     /// What is passed in registers; the first is the file descriptor.
     pub words: [u64; 6],
     /// The structure, which stands at the arena's beginning.
@@ -31,31 +31,31 @@ pub struct Invocation {
 
 impl Invocation {
     /// One in which all is good.
-    pub fn good(call: &'static Call, subject: &Subject<'_>) -> Self {
-        let way = subject.way;
-        let arguments = arguments(call, way);
+    pub fn good(call: &'static Call, testbed: &Testbed<'_>) -> Self {
+        let route = testbed.route;
+        let arguments = arguments(call, route);
         let mut this = Self {
             call,
-            way,
+            route,
             words: [0; 6],
             object: Vec::new(),
             used: call.structure.map_or(0, |structure| structure.size),
             arguments,
         };
-        this.fill(subject);
+        this.fill(testbed);
         this
     }
 
-    fn fill(&mut self, subject: &Subject<'_>) {
+    fn fill(&mut self, testbed: &Testbed<'_>) {
         let at = |memory: *mut u8| memory.expose_provenance() as u64;
-        let arena = at(subject.arena.as_ptr());
+        let arena = at(testbed.arena.as_ptr());
         let room = arena + ROOM;
         let (mut header, mut entry) = (vec![0; self.used], Vec::new());
         let mut set: Vec<(&str, u64)> = Vec::new();
         match self.call.name {
             "kvm_get_msr_index_list" => {
-                set.push(("nmsrs", subject.facts.listed_msrs));
-                self.used += subject.facts.listed_msrs as usize * 4;
+                set.push(("nmsrs", testbed.facts.listed_msrs));
+                self.used += testbed.facts.listed_msrs as usize * 4;
                 entry = vec![0; 4];
             }
             "kvm_set_memory_region" => set.extend([
@@ -63,7 +63,7 @@ impl Invocation {
                 ("guest_phys_addr", FREE),
                 ("size", PAGE),
             ]),
-            "kvm_create_vcpu" => set.push(("argument", subject.next_id())),
+            "kvm_create_vcpu" => set.push(("argument", testbed.next_id())),
             "kvm_get_dirty_log" => set.extend([("slot", SLOT.into()), ("dirty_bitmap", room)]),
             "kvm_translate" => set.extend([
                 ("physical_address", room),
@@ -84,14 +84,14 @@ impl Invocation {
                 entry = vec![0; 8];
             }
             "kvm_get_regs" | "kvm_get_sregs" | "kvm_get_fpu" => {}
-            "kvm_set_regs" => header = regs(subject, KVM_GET_REGS),
-            "kvm_set_sregs" => header = regs(subject, KVM_GET_SREGS),
-            "kvm_set_fpu" => header = regs(subject, KVM_GET_FPU),
+            "kvm_set_regs" => header = regs(testbed, KVM_GET_REGS),
+            "kvm_set_sregs" => header = regs(testbed, KVM_GET_SREGS),
+            "kvm_set_fpu" => header = regs(testbed, KVM_GET_FPU),
             "kvm_set_user_memory_region" => set.extend([
                 ("slot", FREE_SLOT.into()),
                 ("guest_phys_addr", FREE),
                 ("size", PAGE),
-                ("userspace_addr", at(subject.host.as_ptr())),
+                ("userspace_addr", at(testbed.host.as_ptr())),
             ]),
             "kvm_set_memory_alias" => set.extend([
                 ("guest_phys_addr", FREE),
@@ -110,7 +110,7 @@ impl Invocation {
             "kvm_map_range" => set.extend([
                 ("guest_phys_addr", FREE),
                 ("size", PAGE),
-                ("userspace_addr", at(subject.host.as_ptr())),
+                ("userspace_addr", at(testbed.host.as_ptr())),
             ]),
             "kvm_unmap_range" => set.extend([("guest_phys_addr", FREE), ("size", PAGE)]),
             "kvm_get_dirty_range" | "kvm_clear_dirty_range" => {
@@ -121,7 +121,7 @@ impl Invocation {
         }
         header.extend(entry.repeat(ENTRIES));
         self.object = header;
-        self.words[0] = subject.fd(self.call) as u64;
+        self.words[0] = testbed.fd(self.call) as u64;
         // The one pointer that is left is that to the structure.
         for argument in &self.arguments {
             if let (Kind::Pointer(_), Place::Word(word)) = (argument.kind, argument.place) {
@@ -133,12 +133,12 @@ impl Invocation {
         }
     }
 
-    /// The argument of that name, if the call has it in this way.
+    /// The argument of that name, if the call has it by this route.
     pub fn argument(&self, name: &str) -> Option<Argument> {
         self.arguments.iter().find(|it| it.name == name).copied()
     }
 
-    /// Changes an argument; one that this way does not have is left out.
+    /// Changes an argument; one that this route does not have is left out.
     pub fn set(&mut self, name: &str, value: u64) {
         let Some(argument) = self.argument(name) else {
             return;
@@ -173,11 +173,11 @@ impl Invocation {
     }
 
     /// The memory slot that the call is about, if it sets one.
-    pub fn slot(&self, subject: &Subject<'_>) -> Option<u32> {
+    pub fn slot(&self, testbed: &Testbed<'_>) -> Option<u32> {
         let slot = self.get("slot")? as u32;
         match self.call.name {
             "kvm_set_memory_region" | "kvm_set_user_memory_region" => Some(slot),
-            "kvm_set_memory_alias" => (subject.facts.slots as u32 - 1).checked_sub(slot),
+            "kvm_set_memory_alias" => (testbed.facts.slots as u32 - 1).checked_sub(slot),
             _ => None,
         }
     }
@@ -193,24 +193,24 @@ impl Invocation {
     }
 
     /// Puts the structure where it is pointed to.
-    pub fn place(&self, subject: &mut Subject<'_>) {
-        let placed = subject.arena.write(0, &self.object);
+    pub fn place(&self, testbed: &mut Testbed<'_>) {
+        let placed = testbed.arena.write(0, &self.object);
         placed.expect("the arena has room");
     }
 
     /// Makes the call. What it makes is closed and told as 0.
-    pub fn make(&self, subject: &mut Subject<'_>) -> Result<i64, Errno> {
-        self.place(subject);
-        self.placed(subject.both)()
+    pub fn make(&self, testbed: &mut Testbed<'_>) -> Result<i64, Errno> {
+        self.place(testbed);
+        self.placed(testbed.both)()
     }
 
     /// The call, for any thread to make once the structure is in its place.
     pub fn placed<'a>(
         &'a self,
-        both: &'a Interfaces,
+        both: &'a BothInterfaces,
     ) -> impl Fn() -> Result<i64, Errno> + Send + Sync + 'a {
         move || {
-            if self.way == Way::Ioctl && by_library(self.call) {
+            if self.route == Route::Ioctl && by_library(self.call) {
                 self.by_library(&both.ioctl)
             } else {
                 self.raw().make()
@@ -222,14 +222,14 @@ impl Invocation {
     pub fn raw(&self) -> Raw {
         let [fd, a, b, ..] = self.words;
         let number = self.call.number;
-        let (number, words) = match (self.way, self.call.request) {
-            (Way::Ioctl, Some(request)) => (libc::SYS_ioctl, [fd, request, a, 0, 0, 0]),
+        let (number, words) = match (self.route, self.call.request) {
+            (Route::Ioctl, Some(request)) => (libc::SYS_ioctl, [fd, request, a, 0, 0, 0]),
             _ if number == MAP.number => {
                 let access = (libc::PROT_READ | libc::PROT_WRITE) as u64;
                 (number, [0, b, access, libc::MAP_SHARED as u64, fd, a])
             }
-            (Way::Flat, _) => (number, self.words),
-            (Way::Ioctl, None) => panic!("{} has no ioctl", self.call.name),
+            (Route::Flat, _) => (number, self.words),
+            (Route::Ioctl, None) => panic!("{} has no ioctl", self.call.name),
         };
         let makes = match self.call.name {
             "kvm_create_vm" | "kvm_create_vcpu" => Makes::File,
@@ -345,9 +345,9 @@ impl Raw {
 }
 
 /// What the vcpu has, to be set again.
-fn regs(subject: &Subject<'_>, request: libc::c_ulong) -> Vec<u8> {
+fn regs(testbed: &Testbed<'_>, request: libc::c_ulong) -> Vec<u8> {
     let mut bytes = vec![0; request as usize >> 16 & 0x3fff];
-    let vcpu = subject.still.as_raw_fd();
+    let vcpu = testbed.still.as_raw_fd();
     // SAFETY: the kernel writes as many bytes as the request says.
     let read = unsafe { libc::ioctl(vcpu, request, bytes.as_mut_ptr()) };
     assert_eq!(Errno::result(read), Ok(0), "{request:#x}");

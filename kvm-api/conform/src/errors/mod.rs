@@ -3,7 +3,6 @@
 //! `numbers.rs`, `circumstances.rs` and `conditions.rs`; docs/errors.md is made
 //! of them.
 
-mod case;
 mod circumstances;
 mod conditions;
 #[cfg(test)]
@@ -11,24 +10,25 @@ mod docs;
 mod expected;
 mod files;
 mod invocation;
+mod misuse;
 mod numbers;
 mod others;
 mod pointers;
 mod processes;
 mod signals;
 mod signature;
-mod subject;
+mod testbed;
 mod threads;
 
 pub use others::Others;
-pub use processes::heir;
+pub use processes::inherited_call;
 
 use anyhow::Result;
 use kernel_patch::Machine;
 
-use self::case::{Case, Trial};
-use self::expected::Way;
-use self::subject::{Interfaces, Subject};
+use self::expected::Route;
+use self::misuse::{Misuse, Trial};
+use self::testbed::{BothInterfaces, Testbed};
 use crate::cli::Options;
 use crate::inside::Stage;
 use crate::outcome::Outcome;
@@ -47,7 +47,7 @@ fn machine(machine: Machine, _: &Options) -> Machine {
 }
 
 /// A group of misuses, by the name that the page has.
-type Family = (&'static str, fn() -> Vec<Case>);
+type Family = (&'static str, fn() -> Vec<Misuse>);
 
 const FAMILIES: &[Family] = &[
     ("File descriptors", files::cases),
@@ -59,13 +59,13 @@ const FAMILIES: &[Family] = &[
 
 fn test(stage: &Stage<'_>) -> Result<Outcome> {
     let mut outcome = Outcome::default();
-    let both = Interfaces::open()?;
+    let both = BothInterfaces::open()?;
     signals::handle()?;
-    for way in Way::ALL {
+    for route in Route::ALL {
         for (name, cases) in FAMILIES {
-            stage.say(&format!("{way:?}: {name}"));
-            let mut subject = Subject::new(&both, way)?;
-            let mut trial = Trial::new(&mut subject)?;
+            stage.say(&format!("{route:?}: {name}"));
+            let mut testbed = Testbed::new(&both, route)?;
+            let mut trial = Trial::new(&mut testbed)?;
             for case in cases() {
                 trial.try_one(&case, &mut outcome)?;
             }

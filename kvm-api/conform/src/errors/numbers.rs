@@ -6,12 +6,12 @@ use kvm_sys::{Call, KVM_ALIAS_SLOTS, KVM_CAP_SYSCALLS, KVM_SYSCALLS_ABI};
 use nix::errno::Errno::*;
 
 use self::Limit::*;
-use super::case::{Case, Made};
-use super::expected::Answer::{Fails, Gives, Works};
-use super::expected::Way;
+use super::expected::Expectation::{Fails, Gives, Works};
+use super::expected::Route;
 use super::expected::{Expected, both, differs, ioctl_only, nothing};
+use super::misuse::{Made, Misuse};
 use super::signature::{Kind, arguments, by_library, calls};
-use super::subject::{FREE, Facts, KERNEL_MEMORY, KERNEL_SIZE, PAGE};
+use super::testbed::{FREE, Facts, KERNEL_MEMORY, KERNEL_SIZE, PAGE};
 
 /// The last number that is taken.
 #[derive(Clone, Copy)]
@@ -265,11 +265,11 @@ pub const NUMBERS: &[Number] = &[
             (TOP, INVALID)] },
 ];
 
-/// The numbers that a call takes, in either way, and their size.
+/// The numbers that a call takes, by either route, and their size.
 pub fn numbers(call: &'static Call) -> Vec<(&'static str, usize)> {
     let mut numbers: Vec<(&str, usize)> = Vec::new();
-    for way in [Way::Flat, Way::Ioctl] {
-        for argument in arguments(call, way) {
+    for route in [Route::Flat, Route::Ioctl] {
+        for argument in arguments(call, route) {
             if let Kind::Number(bytes) = argument.kind
                 && numbers.iter().all(|(name, _)| *name != argument.name)
             {
@@ -282,12 +282,12 @@ pub fn numbers(call: &'static Call) -> Vec<(&'static str, usize)> {
 
 /// A case for each number and each point, and one for what a register holds
 /// beyond a number.
-pub fn cases() -> Vec<Case> {
+pub fn cases() -> Vec<Misuse> {
     let mut cases = Vec::new();
     for call in calls() {
         let numbers = numbers(call);
         if numbers.is_empty() {
-            cases.push(Case::new(
+            cases.push(Misuse::new(
                 call,
                 "a number",
                 nothing("it has no numbers"),
@@ -308,7 +308,7 @@ pub fn cases() -> Vec<Case> {
     cases
 }
 
-fn points(call: &'static Call, row: &'static Number, bytes: usize) -> Vec<Case> {
+fn points(call: &'static Call, row: &'static Number, bytes: usize) -> Vec<Misuse> {
     let Number {
         name, limit, step, ..
     } = *row;
@@ -342,13 +342,13 @@ fn points(call: &'static Call, row: &'static Number, bytes: usize) -> Vec<Case> 
             (format!("{number:#x}"), expected, Box::new(move |_| number))
         });
     let case = |(text, expected, find): (String, Expected, Find)| {
-        Case::new(
+        Misuse::new(
             call,
             format!("`{name}` {text}"),
             expected,
-            move |subject, mut it| {
-                it.set(name, find(&subject.facts));
-                Ok(Made::of(&it, subject))
+            move |testbed, mut it| {
+                it.set(name, find(&testbed.facts));
+                Ok(Made::of(&it, testbed))
             },
         )
     };
@@ -356,27 +356,29 @@ fn points(call: &'static Call, row: &'static Number, bytes: usize) -> Vec<Case> 
 }
 
 /// The kernel takes the lower half of the register for a number of four bytes.
-fn garbage(call: &'static Call, name: &'static str) -> Case {
-    let in_register = |way| {
-        let argument = arguments(call, way).into_iter().find(|it| it.name == name);
+fn garbage(call: &'static Call, name: &'static str) -> Misuse {
+    let in_register = |route| {
+        let argument = arguments(call, route)
+            .into_iter()
+            .find(|it| it.name == name);
         argument.is_some_and(|it| matches!(it.place, super::signature::Place::Word(_)))
-            && !(way == Way::Ioctl && by_library(call))
+            && !(route == Route::Ioctl && by_library(call))
     };
     let mut expected = both(Works);
-    for way in Way::ALL {
-        if !in_register(way) {
-            expected = expected.but_for(way, "it is not in a register of its own");
+    for route in Route::ALL {
+        if !in_register(route) {
+            expected = expected.but_for(route, "it is not in a register of its own");
         }
     }
     let misuse = format!("`{name}`, the register's upper half not 0");
-    Case::new(
+    Misuse::new(
         call,
         misuse,
         expected,
-        move |subject, mut it| -> Result<Made> {
+        move |testbed, mut it| -> Result<Made> {
             let good = it.get(name).expect("the call has the argument");
             it.set(name, good | 0xdead_beef << 32);
-            Ok(Made::of(&it, subject))
+            Ok(Made::of(&it, testbed))
         },
     )
 }

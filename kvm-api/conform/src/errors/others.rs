@@ -4,7 +4,7 @@ use std::io::{Read, Write, pipe};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result, ensure};
-use guests::Machine;
+use guests::TestVm;
 use kvm_api::Kvm;
 use nix::errno::Errno;
 use nix::sys::wait::waitpid;
@@ -77,11 +77,11 @@ fn take(process: Pid, fd: RawFd) -> Result<OwnedFd> {
 /// A virtual machine that KVM has given up. It does so when a vcpu enters
 /// system management mode and there is no memory to save its state to.
 pub fn dead(kvm: &dyn Kvm) -> Result<Others> {
-    let mut machine = Machine::new(kvm);
+    let mut machine = TestVm::new(kvm);
     // SAFETY: the request touches no memory.
     Errno::result(unsafe { libc::ioctl(machine.vcpu.as_raw_fd(), KVM_SMI, 0) })?;
     let run = machine.try_run();
     ensure!(run == Err(Errno::EIO), "the machine lives: {run:?}");
-    let Machine { vm, vcpu, .. } = machine;
+    let TestVm { vm, vcpu, .. } = machine;
     Ok(Others { vm, vcpu })
 }

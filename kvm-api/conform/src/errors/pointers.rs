@@ -9,12 +9,12 @@ use nix::errno::Errno::EFAULT;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 
 use self::Bad::*;
-use super::case::{Case, Made};
-use super::expected::Answer::{Fails, Works};
-use super::expected::{Answer, Expected, Way, nothing};
+use super::expected::Expectation::{Fails, Works};
+use super::expected::{Expectation, Expected, Route, nothing};
 use super::invocation::Invocation;
+use super::misuse::{Made, Misuse};
 use super::signature::{Kind, Place, Use, arguments, by_library, calls, has_ioctl};
-use super::subject::{PAGE, Subject};
+use super::testbed::{PAGE, Testbed};
 
 /// What is wrong with a pointer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +48,7 @@ pub const ALL_BAD: [(Bad, &str); 10] = [
 ];
 
 /// What is expected of a pointer to what the kernel reads, or writes.
-fn rule(usage: Use, bad: Bad) -> Answer {
+fn rule(usage: Use, bad: Bad) -> Expectation {
     match (bad, usage) {
         (Misaligned, _) | (ReadOnly, Use::Read) => Works,
         _ => Fails(EFAULT),
@@ -62,14 +62,19 @@ const WITHIN: &str = "over ioctl it is within the structure";
 const REFERENCES: &str = "the library takes references";
 const NO_POINTER: &str = "the call takes its numbers in registers";
 
-/// What is expected in one way, or why nothing is.
-fn of_way(call: &'static Call, name: &str, bad: Bad, way: Way) -> Result<Answer, &'static str> {
-    if way == Way::Ioctl && by_library(call) && has_ioctl(call) {
+/// What is expected by one route, or why nothing is.
+fn of_route(
+    call: &'static Call,
+    name: &str,
+    bad: Bad,
+    route: Route,
+) -> Result<Expectation, &'static str> {
+    if route == Route::Ioctl && by_library(call) && has_ioctl(call) {
         return Err(REFERENCES);
     }
-    let arguments = arguments(call, way);
+    let arguments = arguments(call, route);
     let Some(argument) = arguments.iter().find(|it| it.name == name) else {
-        return Err(if way == Way::Ioctl {
+        return Err(if route == Route::Ioctl {
             WITHIN
         } else {
             NO_POINTER
@@ -97,8 +102,8 @@ fn is_byte(name: &str) -> bool {
 /// What is expected of a pointer of a call's.
 pub fn expected(call: &'static Call, name: &str, bad: Bad) -> Expected {
     let (ioctl, flat) = (
-        of_way(call, name, bad, Way::Ioctl),
-        of_way(call, name, bad, Way::Flat),
+        of_route(call, name, bad, Route::Ioctl),
+        of_route(call, name, bad, Route::Flat),
     );
     let why = match (ioctl, flat) {
         (Err(why), _) | (_, Err(why)) => why,
@@ -113,11 +118,11 @@ pub fn expected(call: &'static Call, name: &str, bad: Bad) -> Expected {
     }
 }
 
-/// The pointers of a call, in either way.
+/// The pointers of a call, by either route.
 pub fn pointers(call: &'static Call) -> Vec<&'static str> {
     let mut names = Vec::new();
-    for way in [Way::Flat, Way::Ioctl] {
-        for argument in arguments(call, way) {
+    for route in [Route::Flat, Route::Ioctl] {
+        for argument in arguments(call, route) {
             let pointer = matches!(argument.kind, Kind::Pointer(_));
             if pointer && !names.contains(&argument.name) {
                 names.push(argument.name);
@@ -128,7 +133,7 @@ pub fn pointers(call: &'static Call) -> Vec<&'static str> {
 }
 
 /// A case for each pointer and each thing that is wrong with it.
-pub fn cases() -> Vec<Case> {
+pub fn cases() -> Vec<Misuse> {
     let mut cases = Vec::new();
     for call in calls() {
         let names = pointers(call);
@@ -139,8 +144,8 @@ pub fn cases() -> Vec<Case> {
             for (bad, what) in ALL_BAD {
                 let expected = expected(call, name, bad);
                 let misuse = format!("`{name}` {what}");
-                cases.push(Case::new(call, misuse, expected, move |subject, it| {
-                    attempt(subject, it, name, bad)
+                cases.push(Misuse::new(call, misuse, expected, move |testbed, it| {
+                    attempt(testbed, it, name, bad)
                 }));
             }
         }
@@ -149,15 +154,15 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// A call without pointers has a row as well, which says so.
-fn none(call: &'static Call) -> Case {
+fn none(call: &'static Call) -> Misuse {
     let expected = nothing("it has no pointers");
-    Case::new(call, "a pointer", expected, |_, _| {
+    Misuse::new(call, "a pointer", expected, |_, _| {
         unreachable!("nothing is expected")
     })
 }
 
 fn attempt(
-    subject: &mut Subject<'_>,
+    testbed: &mut Testbed<'_>,
     mut invocation: Invocation,
     name: &'static str,
     bad: Bad,
@@ -190,7 +195,7 @@ fn attempt(
             Misaligned => field.page() + 1,
         },
     );
-    let made = Made::of(&invocation, subject);
+    let made = Made::of(&invocation, testbed);
     let written = match argument.kind {
         Kind::Pointer(Use::Written) if bad == Straddles => {
             let first = &field.bytes()[(PAGE - half) as usize..];

@@ -12,22 +12,22 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, alarm, fork};
 
-use super::case::Made;
 use super::invocation::{Invocation, Raw};
-use super::subject::{ROOM, Subject};
+use super::misuse::Made;
+use super::testbed::{ROOM, Testbed};
 
 /// How many seconds another process may take.
 const LIMIT: u32 = 60;
 
 /// Has a child make the call.
-pub fn forked(subject: &mut Subject<'_>, invocation: &Invocation) -> Result<Made> {
+pub fn forked(testbed: &mut Testbed<'_>, invocation: &Invocation) -> Result<Made> {
     let (mut said, mut say) = pipe()?;
     // SAFETY: this process has one thread only, so the child may do what it
     // could do itself; it leaves without unwinding.
     match unsafe { fork() }? {
         ForkResult::Child => {
             alarm::set(LIMIT);
-            let answer = invocation.make(subject);
+            let answer = invocation.make(testbed);
             let sent = say.write_all(&coded(answer).to_ne_bytes());
             // SAFETY: nothing of the parent's is touched on the way out.
             unsafe { libc::_exit(sent.is_err().into()) }
@@ -46,24 +46,24 @@ pub fn forked(subject: &mut Subject<'_>, invocation: &Invocation) -> Result<Made
 
 /// Has this program, executed anew, make the call on the descriptor that it
 /// inherits, with memory where it is pointed to.
-pub fn executed(subject: &mut Subject<'_>, invocation: &Invocation) -> Result<Made> {
-    let fd = subject.fd(invocation.call);
+pub fn executed(testbed: &mut Testbed<'_>, invocation: &Invocation) -> Result<Made> {
+    let fd = testbed.fd(invocation.call);
     let raw = invocation.raw();
     let mut header = [0; 8];
     let known = invocation.object().len().min(header.len());
     header[..known].copy_from_slice(&invocation.object()[..known]);
-    let arena = subject.arena.as_ptr().expose_provenance() as u64;
+    let arena = testbed.arena.as_ptr().expose_provenance() as u64;
     inherited(fd, true)?;
-    let heir = Command::new(env::current_exe()?)
-        .arg("heir")
+    let output = Command::new(env::current_exe()?)
+        .arg("inherited-call")
         .args([arena, u64::from_ne_bytes(header)].map(|word| word.to_string()))
         .args(raw.to_words().map(|word| word.to_string()))
         .output();
     inherited(fd, false)?;
-    let heir = heir.context("the program cannot be executed")?;
-    let said = String::from_utf8_lossy(&heir.stdout);
+    let output = output.context("the program cannot be executed")?;
+    let said = String::from_utf8_lossy(&output.stdout);
     let answer = said.trim().parse().with_context(|| {
-        let error = String::from_utf8_lossy(&heir.stderr);
+        let error = String::from_utf8_lossy(&output.stderr);
         format!("the program says {said:?} {error:?}")
     })?;
     // The number of a file is the other program's.
@@ -73,7 +73,7 @@ pub fn executed(subject: &mut Subject<'_>, invocation: &Invocation) -> Result<Ma
 
 /// What the program does that is executed so: makes the call, and prints what
 /// came of it.
-pub fn heir(words: &[u64]) -> Result<()> {
+pub fn inherited_call(words: &[u64]) -> Result<()> {
     let [arena, header, rest @ ..] = words else {
         anyhow::bail!("no words");
     };

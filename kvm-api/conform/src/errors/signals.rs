@@ -8,9 +8,9 @@ use kvm_api::Kvm;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
 use nix::sys::signal::{pthread_sigmask, raise, sigaction};
 
-use super::case::Made;
 use super::invocation::Invocation;
-use super::subject::Subject;
+use super::misuse::Made;
+use super::testbed::Testbed;
 
 /// The signal of all this.
 pub const SIGNAL: Signal = Signal::SIGUSR1;
@@ -28,7 +28,7 @@ pub fn handle() -> Result<()> {
 /// Makes the call while the signal is blocked and pending. `open` is a vcpu
 /// whose mask lets it through.
 pub fn pending(
-    subject: &mut Subject<'_>,
+    testbed: &mut Testbed<'_>,
     invocation: &Invocation,
     open: Option<RawFd>,
 ) -> Result<Made> {
@@ -36,15 +36,15 @@ pub fn pending(
     pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&set), None)?;
     raise(SIGNAL)?;
     if let Some(vcpu) = open {
-        // SAFETY: the subject's vcpu is open for as long as this takes.
+        // SAFETY: the testbed's vcpu is open for as long as this takes.
         let vcpu = unsafe { BorrowedFd::borrow_raw(vcpu) };
         let nothing = SigSet::empty();
-        subject
+        testbed
             .both
             .ioctl
             .kvm_set_signal_mask(vcpu, Some(&nothing))?;
     }
-    let made = Made::of(invocation, subject);
+    let made = Made::of(invocation, testbed);
     let taken = take(&set);
     pthread_sigmask(SigmaskHow::SIG_UNBLOCK, Some(&set), None)?;
     taken.context("the signal is not pending any more")?;

@@ -1,11 +1,11 @@
-//! What a call takes, in either way: made of kvm-sys' table, and of what is
+//! What a call takes, by either route: made of kvm-sys' table, and of what is
 //! within the structures.
 
 use std::mem::{offset_of, size_of};
 
 use kvm_sys::*;
 
-use super::expected::Way;
+use super::expected::Route;
 
 /// Reaching memory that the kernel has allocated: no call of its own, but
 /// mmap() of the virtual machine's file descriptor.
@@ -76,15 +76,15 @@ pub struct Argument {
     pub kind: Kind,
 }
 
-/// What the call takes, made in this way.
-pub fn arguments(call: &'static Call, way: Way) -> Vec<Argument> {
+/// What the call takes, made by this route.
+pub fn arguments(call: &'static Call, route: Route) -> Vec<Argument> {
     let flat = parameters(call);
-    let mut arguments = match (way, call.request) {
-        (Way::Ioctl, Some(request)) => requested(call, request, &flat),
+    let mut arguments = match (route, call.request) {
+        (Route::Ioctl, Some(request)) => requested(call, request, &flat),
         _ => flat,
     };
     let passes = arguments.iter().any(|it| it.name == structure(call));
-    if passes || (way == Way::Ioctl && call.structure.is_some()) {
+    if passes || (route == Route::Ioctl && call.structure.is_some()) {
         arguments.extend(fields(call));
     }
     arguments

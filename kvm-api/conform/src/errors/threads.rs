@@ -17,10 +17,10 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, alarm, gettid};
 
-use super::case::Made;
 use super::invocation::{Invocation, Raw};
+use super::misuse::Made;
 use super::signals::SIGNAL;
-use super::subject::Subject;
+use super::testbed::Testbed;
 
 /// How many seconds anything here may take; then the signal ends it all.
 const LIMIT: u32 = 60;
@@ -29,28 +29,28 @@ const SOON: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_micros(200);
 
 /// From a thread that is new.
-pub fn another(subject: &mut Subject<'_>, invocation: &Invocation) -> Result<Made> {
-    invocation.place(subject);
-    let call = invocation.placed(subject.both);
+pub fn another(testbed: &mut Testbed<'_>, invocation: &Invocation) -> Result<Made> {
+    invocation.place(testbed);
+    let call = invocation.placed(testbed.both);
     let answer = thread::scope(|scope| scope.spawn(call).join());
     let answer = answer.ok().context("the thread has panicked")?;
-    Ok(Made::said(answer).with_slot(invocation.slot(subject)))
+    Ok(Made::said(answer).with_slot(invocation.slot(testbed)))
 }
 
 /// While another thread runs the vcpu, which a call on it waits for.
 pub fn while_running(
-    subject: &mut Subject<'_>,
+    testbed: &mut Testbed<'_>,
     mut invocation: Invocation,
     waits: bool,
     signal: bool,
 ) -> Result<Made> {
     if waits {
-        invocation.words[0] = subject.machine.vcpu.as_raw_fd() as u64;
+        invocation.words[0] = testbed.machine.vcpu.as_raw_fd() as u64;
     }
-    invocation.place(subject);
-    let both = subject.both;
+    invocation.place(testbed);
+    let both = testbed.both;
     let call = invocation.placed(both);
-    let done = run_meanwhile(subject, |subject, stop| {
+    let done = run_meanwhile(testbed, |testbed, stop| {
         let (sender, receiver) = mpsc::channel();
         thread::scope(|scope| {
             let caller = scope.spawn(|| {
@@ -73,23 +73,23 @@ pub fn while_running(
             }
             // A run that has waited is not to go on for good.
             let immediate = invocation.call.number == __NR_kvm_run;
-            subject.machine.run.set_immediate_exit(immediate);
+            testbed.machine.run.set_immediate_exit(immediate);
             stop();
             let answer = caller.join().ok().context("the thread has panicked")?;
-            subject.machine.run.set_immediate_exit(false);
+            testbed.machine.run.set_immediate_exit(false);
             Ok(Made::said(answer).but(wrong))
         })
     })?;
-    Ok(done.with_slot(invocation.slot(subject)))
+    Ok(done.with_slot(invocation.slot(testbed)))
 }
 
 /// While this process runs the vcpu, from another that has the same memory and
 /// files, and is killed while it waits: the run goes on.
-pub fn killed(subject: &mut Subject<'_>, mut invocation: Invocation) -> Result<Made> {
-    invocation.words[0] = subject.machine.vcpu.as_raw_fd() as u64;
-    invocation.place(subject);
+pub fn killed(testbed: &mut Testbed<'_>, mut invocation: Invocation) -> Result<Made> {
+    invocation.words[0] = testbed.machine.vcpu.as_raw_fd() as u64;
+    invocation.place(testbed);
     let raw = invocation.raw();
-    run_meanwhile(subject, |subject, stop| {
+    run_meanwhile(testbed, |testbed, stop| {
         let stack = Stack::new()?;
         let process = twin(&stack, &raw)?;
         let mut ended = None;
@@ -106,7 +106,7 @@ pub fn killed(subject: &mut Subject<'_>, mut invocation: Invocation) -> Result<M
             // It waits for a vcpu that is not going to be free by itself.
             wrong = wrong.and(Err(anyhow::anyhow!("SIGKILL does not end it")));
         } else {
-            until(|| counts(subject).unwrap_or(false)).context("the vcpu has stopped")?;
+            until(|| counts(testbed).unwrap_or(false)).context("the vcpu has stopped")?;
         }
         stop();
         if gone.is_err() {
@@ -125,13 +125,13 @@ pub fn killed(subject: &mut Subject<'_>, mut invocation: Invocation) -> Result<M
 /// Runs a guest that counts, in another thread, while something is done; it is
 /// given what ends the run.
 fn run_meanwhile<'k>(
-    subject: &mut Subject<'k>,
-    act: impl FnOnce(&mut Subject<'k>, &dyn Fn()) -> Result<Made>,
+    testbed: &mut Testbed<'k>,
+    act: impl FnOnce(&mut Testbed<'k>, &dyn Fn()) -> Result<Made>,
 ) -> Result<Made> {
     alarm::set(LIMIT);
-    subject.machine.load(programs::COUNT);
-    subject.machine.start_at(ENTRY);
-    let vcpu = subject.machine.vcpu.as_raw_fd();
+    testbed.machine.load(programs::COUNT);
+    testbed.machine.start_at(ENTRY);
+    let vcpu = testbed.machine.vcpu.as_raw_fd();
     let (sender, receiver) = mpsc::channel();
     let made = thread::scope(|scope| {
         let runner = scope.spawn(move || {
@@ -147,21 +147,21 @@ fn run_meanwhile<'k>(
                 sleep(PAUSE);
             }
         };
-        let made = until(|| counts(subject).unwrap_or(false)).and_then(|()| act(subject, &stop));
+        let made = until(|| counts(testbed).unwrap_or(false)).and_then(|()| act(testbed, &stop));
         stop();
         made
     });
     alarm::cancel();
-    subject.machine.load(programs::HLT);
-    subject.machine.start_at(ENTRY);
+    testbed.machine.load(programs::HLT);
+    testbed.machine.start_at(ENTRY);
     made
 }
 
 /// Whether the guest counts at this time.
-fn counts(subject: &Subject<'_>) -> Result<bool> {
+fn counts(testbed: &Testbed<'_>) -> Result<bool> {
     let count = || -> Result<[u8; 4]> {
         let mut count = [0; 4];
-        subject.machine.memory.read(programs::COUNTER, &mut count)?;
+        testbed.machine.memory.read(programs::COUNTER, &mut count)?;
         Ok(count)
     };
     let before = count()?;

@@ -9,7 +9,7 @@ mod state;
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
-use guests::Machine;
+use guests::TestVm;
 use kvm_api::ioctl::Ioctl;
 use kvm_api::syscall::Syscall;
 use kvm_api::{Errno, Kvm};
@@ -84,14 +84,14 @@ fn one(
 ) -> Result<Counts> {
     let faults = Faults::new(kind)?;
     let mut counts = Counts::new();
-    let mut machine = Machine::new(kvm);
+    let mut machine = TestVm::new(kvm);
     let mut act = (situation.prepare)(&mut machine);
     // A sample takes every seventh chance of what the ioctls do as well.
     let sampled = stage.options.sample && situation.ioctl;
     let step = if sampled { 7 } else { 1 };
     for n in (1..MANY).step_by(step) {
         if situation.fresh && n > 1 {
-            machine = Machine::new(kvm);
+            machine = TestVm::new(kvm);
             act = (situation.prepare)(&mut machine);
         }
         let before = State::of(&machine)?;

@@ -4,7 +4,7 @@
 use std::os::fd::AsFd;
 
 use guests::msr::SYSENTER_CS;
-use guests::{MEMORY, Machine, SLOT, programs};
+use guests::{MEMORY, SLOT, TestVm, programs};
 use kvm_api::{GuestMemory, Result};
 use kvm_sys::slot::KVM_MEM_LOG_DIRTY_PAGES;
 use kvm_sys::{
@@ -14,7 +14,7 @@ use kvm_sys::{
 use nix::sys::signal::{SigSet, Signal};
 
 /// What is done. Memory that it needs is there before.
-pub type Act = Box<dyn FnMut(&mut Machine<'_>) -> Result<()>>;
+pub type Act = Box<dyn FnMut(&mut TestVm<'_>) -> Result<()>>;
 
 /// A call, and the state in which it is made.
 pub struct Situation {
@@ -26,7 +26,7 @@ pub struct Situation {
     /// Whether the call leaves the state, so that each needs a new machine.
     pub fresh: bool,
     /// Brings the machine into the state, and gives the call.
-    pub prepare: fn(&mut Machine<'_>) -> Act,
+    pub prepare: fn(&mut TestVm<'_>) -> Act,
 }
 
 /// A slot that machines do not have yet.
@@ -37,7 +37,7 @@ const SIZE: u64 = 0x4000;
 /// SYSENTER_CS, which every vcpu has.
 const MSR: u32 = SYSENTER_CS;
 
-type Prepare = fn(&mut Machine<'_>) -> Act;
+type Prepare = fn(&mut TestVm<'_>) -> Act;
 
 impl Situation {
     /// A call that has an ioctl, and can be made again.
@@ -253,7 +253,7 @@ pub const ALL: &[Situation] = &[
 ];
 
 /// Adds memory that the kernel allocates.
-fn add(machine: &Machine<'_>, flags: u32) {
+fn add(machine: &TestVm<'_>, flags: u32) {
     let (kvm, vm) = (machine.kvm, machine.vm());
     kvm.kvm_set_memory_region(vm, FREE, flags, ADDRESS, SIZE)
         .unwrap();
@@ -261,7 +261,7 @@ fn add(machine: &Machine<'_>, flags: u32) {
 
 /// Sets memory of the caller's own.
 fn own(
-    machine: &Machine<'_>,
+    machine: &TestVm<'_>,
     slot: u32,
     flags: u32,
     guest_phys_addr: u64,

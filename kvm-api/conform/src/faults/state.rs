@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Context, Result};
-use guests::Machine;
+use guests::TestVm;
 use kvm_sys::{Msrs, kvm_fpu, kvm_memory_alias, kvm_msr_entry, kvm_regs, kvm_sregs};
 
 /// The state of a machine and of the process, as far as it can be seen.
@@ -22,7 +22,7 @@ pub struct State {
 }
 
 impl State {
-    pub fn of(machine: &Machine<'_>) -> Result<Self> {
+    pub fn of(machine: &TestVm<'_>) -> Result<Self> {
         let mut fpu = kvm_fpu::default();
         machine.kvm.kvm_get_fpu(machine.vcpu(), &mut fpu)?;
         let entry = kvm_msr_entry {

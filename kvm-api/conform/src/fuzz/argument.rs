@@ -177,12 +177,12 @@ pub const NUMBERS: [u64; 24] = [
 
 #[cfg(test)]
 mod tests {
-    use super::super::rows::{ROWS, Row};
+    use super::super::rows::{CallRow, ROWS};
     use super::*;
 
     #[test]
     fn parameters_get_their_structures() {
-        let call = &ROWS[Row::named("kvm_set_sregs").unwrap()];
+        let call = &ROWS[CallRow::named("kvm_set_sregs").unwrap()];
         let places: Vec<_> = call.parameters.iter().map(|it| Place::of(it)).collect();
         assert_eq!(places[1], Place::Sregs);
     }

@@ -15,7 +15,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 use super::argument::Arg;
 use super::corpus;
 use super::pool::Pool;
-use super::rows::{ROWS, Row};
+use super::rows::{CallRow, ROWS};
 use super::step::{FILES, Step, Target};
 use super::tally::Tally;
 
@@ -111,7 +111,7 @@ fn take(step: &Step, pool: &mut Pool, tally: &Tally) -> Result<bool> {
 }
 
 /// Keeps up with what a call has done.
-fn note(call: &Row, fd: RawFd, answer: RawFd, pool: &mut Pool) -> Result<()> {
+fn note(call: &CallRow, fd: RawFd, answer: RawFd, pool: &mut Pool) -> Result<()> {
     match call.name.as_str() {
         "kvm_create_vm" | "kvm_create_vcpu" => pool.keep(answer),
         "kvm_bind" => pool.bind(Some(fd))?,

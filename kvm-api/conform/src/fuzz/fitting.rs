@@ -3,7 +3,7 @@
 use fastrand::Rng;
 
 use super::argument::{Arg, Fd, NUMBERS, Place};
-use super::rows::Row;
+use super::rows::CallRow;
 
 /// An argument of any kind.
 pub fn any(rng: &mut Rng) -> Arg {
@@ -16,7 +16,7 @@ pub fn any(rng: &mut Rng) -> Arg {
 }
 
 /// An argument that the parameter may well take; one of any kind now and then.
-pub fn fitting(parameter: &str, call: &Row, rng: &mut Rng) -> Arg {
+pub fn fitting(parameter: &str, call: &CallRow, rng: &mut Rng) -> Arg {
     if rng.u8(..16) == 0 {
         any(rng)
     } else {
@@ -25,7 +25,7 @@ pub fn fitting(parameter: &str, call: &Row, rng: &mut Rng) -> Arg {
 }
 
 /// An argument as the description of the call for syzkaller has it.
-pub fn described(parameter: &str, call: &Row, rng: &mut Rng) -> Arg {
+pub fn described(parameter: &str, call: &CallRow, rng: &mut Rng) -> Arg {
     if parameter == "int fd" {
         return Arg::Fd(match call.fd {
             kvm_sys::Fd::Vcpu => [Fd::Vcpu0, Fd::Vcpu1, Fd::New][rng.usize(..3)],

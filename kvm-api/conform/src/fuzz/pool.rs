@@ -27,7 +27,7 @@ const NEW: usize = 6;
 
 /// The pool of one child.
 pub struct Pool {
-    guests: [guests::Machine<'static>; 2],
+    guests: [guests::TestVm<'static>; 2],
     device: File,
     pipe: [OwnedFd; 2],
     new: VecDeque<OwnedFd>,
@@ -47,8 +47,8 @@ impl Pool {
         let syscall: &'static Syscall = Box::leak(Box::new(Syscall::open()?));
         let ioctl: &'static Ioctl = Box::leak(Box::new(Ioctl::open()?));
         let mut guests = [
-            guests::Machine::new(syscall as &dyn Kvm),
-            guests::Machine::new(ioctl as &dyn Kvm),
+            guests::TestVm::new(syscall as &dyn Kvm),
+            guests::TestVm::new(ioctl as &dyn Kvm),
         ];
         for guest in &mut guests {
             // A guest that has gone astray halts. Zeroes are an instruction that
@@ -210,7 +210,7 @@ impl Pool {
 
     /// Has another vcpu take the place of one.
     pub fn replace(&mut self, vcpu: RawFd) -> Result<()> {
-        let is = |guest: &guests::Machine<'_>| guest.vcpu.as_raw_fd() == vcpu;
+        let is = |guest: &guests::TestVm<'_>| guest.vcpu.as_raw_fd() == vcpu;
         if is(&self.guests[0]) {
             self.guests[0].replace_vcpu();
             self.run = map_run(&self.guests[0])?;
@@ -252,7 +252,7 @@ fn own_pidfd() -> Result<OwnedFd> {
 }
 
 /// Maps what a vcpu shares, once more, for as long as the child lives.
-fn map_run(guest: &guests::Machine<'_>) -> Result<u64> {
+fn map_run(guest: &guests::TestVm<'_>) -> Result<u64> {
     let size = guest.kvm.kvm_get_vcpu_mmap_size(guest.vm())?;
     let size = size.try_into().context("the run mapping is empty")?;
     let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;

@@ -8,7 +8,7 @@ use libc::{c_long, c_ulong};
 
 /// One of them.
 #[derive(Debug)]
-pub struct Row {
+pub struct CallRow {
     /// The call's name. One on a bound vcpu begins with `bound:`.
     pub name: String,
     pub number: c_long,
@@ -24,7 +24,7 @@ pub const MOST: usize =
     2 * (CALLS.len() + MERGED_CALLS.len()) + RANGE_CALLS.len() + BINDING_CALLS.len();
 
 /// All of them.
-pub static ROWS: LazyLock<Vec<Row>> = LazyLock::new(|| {
+pub static ROWS: LazyLock<Vec<CallRow>> = LazyLock::new(|| {
     let calls = || {
         CALLS
             .iter()
@@ -39,8 +39,8 @@ fn parameters(call: &Call) -> impl Iterator<Item = &'static str> {
     call.parameters.split(", ").filter(|it| *it != "void")
 }
 
-fn row(call: &Call) -> Row {
-    Row {
+fn row(call: &Call) -> CallRow {
+    CallRow {
         name: call.name.into(),
         number: call.number,
         fd: call.fd,
@@ -50,8 +50,8 @@ fn row(call: &Call) -> Row {
 }
 
 /// The call on a bound vcpu, if there is one.
-fn bound(call: &Call) -> Option<Row> {
-    Some(Row {
+fn bound(call: &Call) -> Option<CallRow> {
+    Some(CallRow {
         name: format!("bound:{}", call.name),
         number: call.bound?,
         fd: Fd::None,
@@ -60,7 +60,7 @@ fn bound(call: &Call) -> Option<Row> {
     })
 }
 
-impl Row {
+impl CallRow {
     /// The place of the row of that name.
     pub fn named(name: &str) -> Option<usize> {
         ROWS.iter().position(|row| row.name == name)

@@ -8,7 +8,7 @@ use fastrand::Rng;
 
 use super::argument::{Arg, Fd, NUMBERS, Place};
 use super::fitting::{any, fitting};
-use super::rows::{ROWS, Row};
+use super::rows::{CallRow, ROWS};
 
 /// What is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,10 +139,10 @@ impl Step {
         let name = words.next()?;
         let other = OTHERS.into_iter().find(|other| other.0 == name);
         let target = match (name.split_once(':'), other) {
-            (Some(("ioctl", name)), _) => Target::Ioctl(Row::named(name)?),
+            (Some(("ioctl", name)), _) => Target::Ioctl(CallRow::named(name)?),
             (Some(("number", number)), _) => Target::Number(number.parse().ok()?),
             (_, Some((_, other))) => other,
-            (_, None) => Target::Call(Row::named(name)?),
+            (_, None) => Target::Call(CallRow::named(name)?),
         };
         let mut args = [Arg::Number(0); 6];
         for (n, word) in words.enumerate() {

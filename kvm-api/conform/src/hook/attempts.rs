@@ -4,12 +4,12 @@
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use anyhow::Result;
-use guests::Machine;
+use guests::TestVm;
 use kvm_api::ioctl::Ioctl;
 use kvm_api::kvm_sys::*;
 use libc::c_ulong;
 
-use crate::arguments::{Answer, Arguments};
+use crate::arguments::{Arguments, CallResult};
 
 // The kernel's names for the files.
 pub const DEVICE: &str = "/dev/kvm";
@@ -70,7 +70,7 @@ impl Attempt {
         (self.path, asked(self.call))
     }
 
-    fn make(&self, arguments: &mut Arguments, fd: RawFd) -> Answer {
+    fn make(&self, arguments: &mut Arguments, fd: RawFd) -> CallResult {
         if self.flat {
             arguments.flat(self.call, fd)
         } else {
@@ -87,7 +87,11 @@ impl Attempt {
 }
 
 /// Makes all attempts on a machine.
-pub fn answers(attempts: &[Attempt], machine: &Machine<'_>, device: &Ioctl) -> Result<Vec<Answer>> {
+pub fn answers(
+    attempts: &[Attempt],
+    machine: &TestVm<'_>,
+    device: &Ioctl,
+) -> Result<Vec<CallResult>> {
     let mut arguments = Arguments::new()?;
     let make = |attempt: &Attempt| {
         let file = match attempt.path {

@@ -7,7 +7,7 @@ mod tomoyo;
 use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
-use guests::Machine;
+use guests::TestVm;
 use kvm_api::ioctl::Ioctl;
 use kvm_api::kvm_sys::slot;
 use kvm_api::syscall::Syscall;
@@ -16,7 +16,7 @@ use kvm_api::{Errno, Kvm};
 use self::attempts::{Attempt, DEVICE, answers};
 use self::tomoyo::{LOADER, Rules, TRIGGER};
 use crate::access::create_vm;
-use crate::arguments::Answer;
+use crate::arguments::CallResult;
 use crate::inside::Stage;
 use crate::outcome::Outcome;
 use crate::property::{Kernels, Property, Test};
@@ -37,13 +37,13 @@ pub const PROPERTY: Property = Property {
     },
 };
 
-fn machine(kvm: &dyn Kvm) -> Machine<'_> {
-    let mut machine = Machine::with_flags(kvm, slot::KVM_MEM_LOG_DIRTY_PAGES);
+fn machine(kvm: &dyn Kvm) -> TestVm<'_> {
+    let mut machine = TestVm::with_flags(kvm, slot::KVM_MEM_LOG_DIRTY_PAGES);
     machine.run.set_immediate_exit(true);
     machine
 }
 
-const REFUSED: Answer = Answer::refused(Errno::EPERM);
+const REFUSED: CallResult = CallResult::refused(Errno::EPERM);
 
 fn test(stage: &Stage<'_>) -> Result<Outcome> {
     let mut outcome = Outcome::default();
@@ -103,7 +103,7 @@ fn opening(rules: &mut Rules) -> Result<()> {
     for (allowed, expected) in [
         ("nothing", REFUSED),
         ("read", REFUSED),
-        ("write", Answer::DONE),
+        ("write", CallResult::DONE),
     ] {
         if allowed != "nothing" {
             rules.allow_opening(allowed, DEVICE)?;
@@ -120,8 +120,8 @@ fn opening(rules: &mut Rules) -> Result<()> {
 /// Asserts that each attempt gives what is expected.
 fn compare(
     attempts: &[Attempt],
-    found: &[Answer],
-    expected: impl Fn(&Attempt, usize) -> Answer,
+    found: &[CallResult],
+    expected: impl Fn(&Attempt, usize) -> CallResult,
 ) -> Result<()> {
     for (index, (attempt, found)) in attempts.iter().zip(found).enumerate() {
         let expected = expected(attempt, index);

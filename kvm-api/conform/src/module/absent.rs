@@ -5,7 +5,7 @@ use std::io::pipe;
 use std::os::fd::{AsRawFd, RawFd};
 
 use anyhow::{Result, bail, ensure};
-use guests::Machine;
+use guests::TestVm;
 use kvm_api::ioctl::Ioctl;
 use kvm_api::kvm_sys::*;
 use kvm_api::syscall::{OpenError, Syscall};
@@ -13,7 +13,7 @@ use kvm_api::{Errno, Kvm};
 use nix::unistd::dup2_raw;
 
 use super::loading::{self, KVM, VENDOR};
-use crate::arguments::{Answer, Arguments};
+use crate::arguments::{Arguments, CallResult};
 
 /// A file descriptor that is open nowhere: limits do not go that high.
 pub const CLOSED: RawFd = RawFd::MAX;
@@ -42,7 +42,7 @@ fn each_refuses<'a>(
     for call in calls {
         let answer = arguments.flat(call, fd);
         ensure!(
-            answer == Answer::refused(errno),
+            answer == CallResult::refused(errno),
             "{} of {fd} gives {answer:?}, not {errno:?}",
             call.name
         );
@@ -82,7 +82,7 @@ pub fn loaded() -> Result<()> {
 }
 
 fn each_works(kvm: &dyn Kvm) -> Result<()> {
-    let mut machine = Machine::with_flags(kvm, slot::KVM_MEM_LOG_DIRTY_PAGES);
+    let mut machine = TestVm::with_flags(kvm, slot::KVM_MEM_LOG_DIRTY_PAGES);
     machine.run.set_immediate_exit(true);
     let mut arguments = Arguments::new()?;
     for call in &CALLS {
@@ -111,7 +111,7 @@ pub fn stale() -> Result<()> {
     let null = File::open("/dev/null")?;
     loading::load_all()?;
     let kvm = Syscall::open()?;
-    let Machine { vm, vcpu, .. } = Machine::new(&kvm);
+    let TestVm { vm, vcpu, .. } = TestVm::new(&kvm);
     let numbers = [vm.as_raw_fd(), vcpu.as_raw_fd()];
     drop((vm, vcpu));
     loading::unload_soon(VENDOR)?;

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 
 use anyhow::{Result, ensure};
-use guests::Machine;
+use guests::TestVm;
 use kvm_api::bound::Bound;
 use kvm_api::ioctl::Ioctl;
 use kvm_api::kvm_sys::kvm_regs;
@@ -50,13 +50,13 @@ const HOLDERS: &[Holder] = &[
     Holder {
         what: "a vcpu's file descriptor",
         holds: true,
-        make: |kvm| Ok(Box::new(Machine::new(kvm).vcpu)),
+        make: |kvm| Ok(Box::new(TestVm::new(kvm).vcpu)),
     },
     // The mapping holds the vcpu's file.
     Holder {
         what: "a vcpu's run mapping",
         holds: true,
-        make: |kvm| Ok(Box::new(Machine::new(kvm).run)),
+        make: |kvm| Ok(Box::new(TestVm::new(kvm).run)),
     },
     Holder {
         what: "a vcpu that is bound, and has no file descriptor",
@@ -66,7 +66,7 @@ const HOLDERS: &[Holder] = &[
     Holder {
         what: "memory that a guest was given",
         holds: false,
-        make: |kvm| Ok(Box::new(Machine::new(kvm).memory)),
+        make: |kvm| Ok(Box::new(TestVm::new(kvm).memory)),
     },
     // It is a mapping of the memory, which is shmem's, and not of the VM.
     Holder {
@@ -96,7 +96,7 @@ struct Binding(Bound);
 impl Binding {
     fn make(kvm: &dyn Kvm) -> Result<Self> {
         let bound = Bound::open()?;
-        let vcpu = Machine::new(kvm).vcpu;
+        let vcpu = TestVm::new(kvm).vcpu;
         // That binds it.
         bound.kvm_get_regs(vcpu.as_fd(), &mut kvm_regs::default())?;
         Ok(Self(bound))

@@ -11,7 +11,7 @@ use anyhow::Result;
 use kernel_patch::Accel;
 
 use crate::inside::Stage;
-use crate::outcome::Outcome;
+use crate::outcome::{Case, Outcome};
 use crate::property::{Kernels, Property, Test};
 
 pub const PROPERTY: Property = Property {
@@ -28,8 +28,6 @@ pub const PROPERTY: Property = Property {
         test,
     },
 };
-
-type Case = (&'static str, fn() -> Result<()>);
 
 /// Each begins with nothing loaded.
 const CASES: &[Case] = &[

@@ -48,7 +48,7 @@ fn closed(round: &Round) {
             close(number).unwrap();
             drop(vm);
         }
-        // The call that is under way goes on.
+        // The call that is under pairing goes on.
         wait_for_count(&memory);
         wait_for_count(&memory);
     });

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread::yield_now;
 
-use guests::{Machine, programs};
+use guests::{TestVm, programs};
 use kvm_api::{Errno, GuestMemory, RunMapping};
 
 use super::round::Interface;
@@ -19,9 +19,9 @@ pub struct Guest {
 
 impl Guest {
     pub fn new(kvm: &Interface, program: &[u8]) -> Self {
-        let mut machine = Machine::new(kvm);
+        let mut machine = TestVm::new(kvm);
         machine.load(program);
-        let Machine {
+        let TestVm {
             run,
             vcpu,
             vm,

@@ -11,7 +11,7 @@ use kvm_api::{Errno, GuestMemory, Reason, Result};
 
 use super::Race;
 use super::guest::Guest;
-use super::round::{Interface, Round, Way};
+use super::round::{Interface, Pairing, Round};
 use super::running::Running;
 
 pub const RACES: &[Race] = &[
@@ -100,7 +100,7 @@ fn kernels(round: &Round) {
     let mut guest = Guest::new(round.runner(), programs::COUNT_FAR);
     let (vm, vcpu) = (guest.vm.as_fd(), guest.vcpu.as_fd());
     let over = AtomicBool::new(false);
-    let mixed = round.way == Way::Mixed;
+    let mixed = round.pairing == Pairing::Mixed;
     thread::scope(|scope| {
         let runner = Running::begin(scope, round.runner(), vcpu, &mut guest.run, |end| {
             // One interface does not know of the other's aliases, and takes

@@ -7,7 +7,6 @@
 
 mod accessors;
 mod capabilities;
-mod case;
 mod close;
 mod create;
 mod dirty;
@@ -18,6 +17,7 @@ mod kick;
 mod memory;
 mod migrate;
 mod process;
+mod race_run;
 mod random;
 mod round;
 mod running;
@@ -36,9 +36,9 @@ use anyhow::{Context, Result};
 use kernel_patch::{Accel, Machine};
 use kvm_api::syscall::Syscall;
 
-use self::case::{Case, Limit};
 use self::guest::Guest;
-use self::round::{Round, Way};
+use self::race_run::{Limit, RaceRun};
+use self::round::{Pairing, Round};
 use crate::cli::Options;
 use crate::inside::Stage;
 use crate::outcome::{Failure, Outcome};
@@ -118,13 +118,13 @@ fn test(stage: &Stage<'_>) -> Result<Outcome> {
     let mut refused = 0;
     let mut least: Option<(u64, String)> = None;
     for race in RACES.iter().copied().flatten() {
-        for way in Way::ALL {
-            let name = format!("{} ({way})", race.name);
+        for pairing in Pairing::ALL {
+            let name = format!("{} ({pairing})", race.name);
             stage.say(&name);
             let seed = options.seed;
-            let report = Case {
+            let report = RaceRun {
                 race,
-                way,
+                pairing,
                 limit,
                 seed,
             }
@@ -152,7 +152,7 @@ fn test(stage: &Stage<'_>) -> Result<Outcome> {
     });
     outcome.notes.push(format!(
         "rounds of {races} races in {} ways{fewest}; meanwhile {refused} attempts to unload KVM were refused",
-        Way::ALL.len(),
+        Pairing::ALL.len(),
     ));
     Ok(outcome)
 }

@@ -13,7 +13,7 @@ pub type Interface = dyn Kvm + Sync;
 
 /// Which interfaces race.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum Pairing {
     /// The system calls with themselves.
     Syscall,
     /// The ioctls with themselves.
@@ -22,11 +22,11 @@ pub enum Way {
     Mixed,
 }
 
-impl Way {
+impl Pairing {
     pub const ALL: [Self; 3] = [Self::Syscall, Self::Ioctl, Self::Mixed];
 }
 
-impl Display for Way {
+impl Display for Pairing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Syscall => "syscall",
@@ -40,17 +40,17 @@ impl Display for Way {
 pub struct Round {
     /// Which it is, from 0 on.
     pub number: u64,
-    pub way: Way,
+    pub pairing: Pairing,
     pub random: Random,
     syscall: Syscall,
     ioctl: Ioctl,
 }
 
 impl Round {
-    pub fn new(number: u64, way: Way, random: Random) -> Self {
+    pub fn new(number: u64, pairing: Pairing, random: Random) -> Self {
         Self {
             number,
-            way,
+            pairing,
             random,
             syscall: Syscall::open().unwrap(),
             // One that has seen no machines yet.
@@ -60,11 +60,11 @@ impl Round {
 
     /// The interface of the n-th of several that race.
     pub fn interface(&self, n: usize) -> &Interface {
-        match self.way {
-            Way::Syscall => &self.syscall,
-            Way::Ioctl => &self.ioctl,
-            Way::Mixed if (self.number as usize + n).is_multiple_of(2) => &self.syscall,
-            Way::Mixed => &self.ioctl,
+        match self.pairing {
+            Pairing::Syscall => &self.syscall,
+            Pairing::Ioctl => &self.ioctl,
+            Pairing::Mixed if (self.number as usize + n).is_multiple_of(2) => &self.syscall,
+            Pairing::Mixed => &self.ioctl,
         }
     }
 

@@ -48,7 +48,7 @@ impl<'scope> Running<'scope> {
         }
     }
 
-    /// Ends the run that is under way, if one is.
+    /// Ends the run that is under pairing, if one is.
     pub fn interrupt(&self) {
         kick(self.thread);
     }

@@ -24,7 +24,7 @@ fn race(round: &Round) {
     let guest = Guest::counting(round.runner());
     let (pipe, _writer) = pipe().unwrap();
     let device = File::open("/dev/kvm").unwrap();
-    // Calls that succeed on one of them; the rest is refused, each in its way.
+    // Calls that succeed on one of them; the rest is refused, each in its pairing.
     let files = [
         guest.vm.as_fd(),
         guest.vcpu.as_fd(),

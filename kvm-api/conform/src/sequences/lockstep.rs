@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use proptest::prelude::*;
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest};
 
-use super::machine::Subject;
-use super::machine::way::{WAYS, Way};
+use super::machine::SequenceVm;
+use super::machine::backend::{BACKENDS, BackendKind};
 use super::model::{Model, agree};
 use super::steps::{Taken, any_step};
 
@@ -40,50 +40,54 @@ impl ReferenceStateMachine for Reference {
     }
 }
 
-/// The model, and a machine by each way.
+/// The model, and a machine by each backend.
 pub struct Lockstep;
 
 impl StateMachineTest for Lockstep {
-    type SystemUnderTest = [Subject; WAYS];
+    type SystemUnderTest = [SequenceVm; BACKENDS];
     type Reference = Reference;
 
-    fn init_test(_: &Model) -> [Subject; WAYS] {
-        Way::ALL.map(Subject::new)
+    fn init_test(_: &Model) -> [SequenceVm; BACKENDS] {
+        BackendKind::ALL.map(SequenceVm::new)
     }
 
-    fn apply(mut subjects: [Subject; WAYS], model: &Model, taken: Taken) -> [Subject; WAYS] {
+    fn apply(
+        mut vms: [SequenceVm; BACKENDS],
+        model: &Model,
+        taken: Taken,
+    ) -> [SequenceVm; BACKENDS] {
         TAKEN.fetch_add(1, Ordering::Relaxed);
-        let answers = subjects.each_mut().map(|it| it.take(&taken, model));
-        for (subject, answer) in subjects.iter().zip(&answers) {
-            if let Some(own) = subject.way().own(&taken.step, &model.answer) {
-                assert_eq!(answer, &own, "{subject:?} has its own answer");
+        let answers = vms.each_mut().map(|it| it.take(&taken, model));
+        for (vm, answer) in vms.iter().zip(&answers) {
+            if let Some(own) = vm.backend().own(&taken.step, &model.answer) {
+                assert_eq!(answer, &own, "{vm:?} has its own answer");
                 continue;
             }
             let expected = &model.answer;
             assert!(
                 agree(expected, answer),
-                "{subject:?} gives {answer:x?}, not {expected:x?}"
+                "{vm:?} gives {answer:x?}, not {expected:x?}"
             );
             assert_eq!(
                 answer, &answers[0],
-                "{subject:?} gives something else than {:?}",
-                subjects[0]
+                "{vm:?} gives something else than {:?}",
+                vms[0]
             );
         }
-        subjects
+        vms
     }
 
-    fn check_invariants(subjects: &[Subject; WAYS], model: &Model) {
-        let state = subjects[0].state();
-        for subject in subjects {
-            if let Some(difference) = subject.difference(model) {
-                panic!("{subject:?}: {difference}");
+    fn check_invariants(vms: &[SequenceVm; BACKENDS], model: &Model) {
+        let state = vms[0].state();
+        for vm in vms {
+            if let Some(difference) = vm.difference(model) {
+                panic!("{vm:?}: {difference}");
             }
-            let its = subject.state();
+            let its = vm.state();
             assert!(
                 its == state,
-                "{subject:?} has {its:x?}, and {:?} has {state:x?}",
-                subjects[0]
+                "{vm:?} has {its:x?}, and {:?} has {state:x?}",
+                vms[0]
             );
         }
     }

@@ -13,7 +13,7 @@ use kvm_sys::{kvm_memory_alias, kvm_vcpu_state, slot};
 
 use super::argument::{Arg, Fd, Place};
 use super::fitting::described;
-use super::rows::{ROWS, Row};
+use super::rows::{CallRow, ROWS};
 use parse::{Call, Description, Field, Opt, Type};
 
 static DESCRIPTION: LazyLock<Description> = LazyLock::new(|| {
@@ -57,7 +57,7 @@ const PAGE: u64 = 0x1000;
 const DRAWS: usize = 2000;
 
 /// The name of a row's call in the kernel.
-fn kernel_name(row: &Row) -> String {
+fn kernel_name(row: &CallRow) -> String {
     match row.name.strip_prefix("bound:") {
         Some(name) => name.replacen("kvm_", "kvm_bound_", 1),
         None => row.name.clone(),
@@ -65,7 +65,7 @@ fn kernel_name(row: &Row) -> String {
 }
 
 /// The variants of the call. The probe has no descriptor, and is fixed.
-fn variants(row: &Row) -> impl Iterator<Item = &'static Call> {
+fn variants(row: &CallRow) -> impl Iterator<Item = &'static Call> {
     let name = kernel_name(row);
     let all = DESCRIPTION.calls.iter();
     all.filter(move |call| call.name == name && call.variant != "probe")
@@ -113,7 +113,7 @@ fn arguments_are_those_of_the_table() {
 }
 
 /// Whether the argument has a type that stands for the parameter's in C.
-fn is_of_type(parameter: &str, argument: &Field, row: &Row, variant: &str) -> bool {
+fn is_of_type(parameter: &str, argument: &Field, row: &CallRow, variant: &str) -> bool {
     let kind = resolved(&argument.kind);
     let is = |names: &[&str]| names.contains(&&*kind.name);
     let points = |direction: &[&str], to: &str| {

@@ -1,9 +1,9 @@
 //! A machine that takes the steps, by one backend or by two in turns.
 
+pub mod backend;
 mod pointers;
 pub mod traits;
 mod vcpu;
-pub mod way;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,12 +15,12 @@ use kvm_api::{Errno, GuestMemory, Kvm, RunMapping};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 
+use self::backend::{BackendKind, Backends};
 use self::traits::OF_TRAIT;
-use self::way::{Interfaces, Way};
 use super::facts::Facts;
 use super::model::guest::PROGRAM_AT;
 use super::model::memory::{Owner, PAGE, POOL, Place};
-use super::model::{Answer, FIRST_REGION, Model, Value, alias_of, entry, numbers, regs_at};
+use super::model::{FIRST_REGION, Model, StepResult, Value, alias_of, entry, numbers, regs_at};
 use super::steps::{Room, Step, Taken, Wrong};
 
 /// The signal that may be pending.
@@ -30,14 +30,14 @@ pub const SIGNAL: Signal = Signal::SIGUSR1;
 /// each the same, as they agree.
 pub static MADE: Mutex<BTreeMap<&str, [u64; 2]>> = Mutex::new(BTreeMap::new());
 
-struct Vcpu {
+struct OpenVcpu {
     fd: OwnedFd,
     run: RunMapping,
 }
 
-pub struct Subject {
-    interfaces: Interfaces,
-    vcpus: Vec<Vcpu>,
+pub struct SequenceVm {
+    interfaces: Backends,
+    vcpus: Vec<OpenVcpu>,
     /// What the kernel has allocated, as the model counts it.
     kernel: BTreeMap<u32, GuestMemory>,
     vm: OwnedFd,
@@ -45,18 +45,18 @@ pub struct Subject {
     pool: GuestMemory,
 }
 
-impl fmt::Debug for Subject {
+impl fmt::Debug for SequenceVm {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}", self.way())
+        write!(f, "{:?}", self.backend())
     }
 }
 
-impl Subject {
-    pub fn new(way: Way) -> Self {
-        let interfaces = Interfaces::open(way);
+impl SequenceVm {
+    pub fn new(backend: BackendKind) -> Self {
+        let interfaces = Backends::open(backend);
         let vm = interfaces.pick(true).kvm_create_vm();
         let pool = GuestMemory::anonymous((POOL * PAGE) as usize).expect("there is memory");
-        let mut subject = Self {
+        let mut machine = Self {
             interfaces,
             vcpus: Vec::new(),
             kernel: BTreeMap::new(),
@@ -73,14 +73,14 @@ impl Subject {
         };
         for step in [first, Step::CreateVcpu { full: false }] {
             let model = Model::without_machine();
-            let answer = subject.step(&step, true, &model);
+            let answer = machine.step(&step, true, &model);
             assert_eq!(answer, Ok(Value::Nothing), "{step:?}");
         }
-        subject
+        machine
     }
 
-    pub fn way(&self) -> Way {
-        self.interfaces.way
+    pub fn backend(&self) -> BackendKind {
+        self.interfaces.backend
     }
 
     fn kvm(&self, flat: bool) -> &dyn Kvm {
@@ -98,7 +98,7 @@ impl Subject {
     }
 
     /// Takes a step; `model` has taken it.
-    pub fn take(&mut self, taken: &Taken, model: &Model) -> Answer {
+    pub fn take(&mut self, taken: &Taken, model: &Model) -> StepResult {
         let answer = self.step(&taken.step, taken.flat, model);
         if let Some(name) = call_of(&taken.step) {
             self.count(name, answer.is_err());
@@ -106,7 +106,7 @@ impl Subject {
         answer
     }
 
-    fn step(&mut self, step: &Step, flat: bool, model: &Model) -> Answer {
+    fn step(&mut self, step: &Step, flat: bool, model: &Model) -> StepResult {
         let kvm = self.kvm(flat);
         let vm = self.vm.as_fd();
         match *step {
@@ -118,7 +118,7 @@ impl Subject {
                 (sregs.cs.base, sregs.cs.selector) = (0, 0);
                 kvm.kvm_set_sregs(fd.as_fd(), &sregs)?;
                 let run = RunMapping::new(fd.as_fd(), Facts::get().mmap_size)?;
-                self.vcpus.push(Vcpu { fd, run });
+                self.vcpus.push(OpenVcpu { fd, run });
                 Ok(Value::Nothing)
             }
             Step::MsrIndexList { room } => {
@@ -221,7 +221,7 @@ impl Subject {
         }
     }
 
-    fn wrong_fd(&self, kvm: &dyn Kvm, call: usize, fd: Wrong) -> Answer {
+    fn wrong_fd(&self, kvm: &dyn Kvm, call: usize, fd: Wrong) -> StepResult {
         let call = &OF_TRAIT[call % OF_TRAIT.len()];
         let others = Facts::get().others();
         let pipe;
@@ -243,7 +243,7 @@ impl Subject {
     }
 
     fn count(&self, name: &'static str, refused: bool) {
-        if self.way() == Way::Mixed {
+        if self.backend() == BackendKind::Mixed {
             let mut made = MADE.lock().expect("nobody panics with it");
             made.entry(name).or_default()[usize::from(refused)] += 1;
         }
@@ -317,7 +317,7 @@ impl Subject {
     /// What else the machine's vcpus have, to compare machines by.
     pub fn state(&self) -> Vec<(kvm_sregs, kvm_fpu)> {
         let kvm = self.kvm(true);
-        let of = |vcpu: &Vcpu| {
+        let of = |vcpu: &OpenVcpu| {
             let (mut sregs, mut fpu) = (kvm_sregs::default(), kvm_fpu::default());
             let vcpu = vcpu.fd.as_fd();
             kvm.kvm_get_sregs(vcpu, &mut sregs)
@@ -341,7 +341,7 @@ fn with_files<T>(full: bool, call: impl FnOnce() -> Result<T, Errno>) -> Result<
     result
 }
 
-fn done(result: Result<(), Errno>) -> Answer {
+fn done(result: Result<(), Errno>) -> StepResult {
     result.map(|()| Value::Nothing)
 }
 

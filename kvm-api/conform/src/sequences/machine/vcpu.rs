@@ -7,15 +7,15 @@ use kvm_api::{Direction, Kvm, Reason, SigSet};
 use nix::sys::signal::raise;
 
 use super::pointers::{self, By};
-use super::{SIGNAL, Subject, Vcpu, Way, done};
+use super::{BackendKind, OpenVcpu, SIGNAL, SequenceVm, done};
 use crate::sequences::model::guest::{GuestExit, MSRS, PROGRAM_AT};
 use crate::sequences::model::memory::PAGE;
-use crate::sequences::model::{Answer, MANY_FUNCTION, Value, numbers, regs_at};
+use crate::sequences::model::{MANY_FUNCTION, StepResult, Value, numbers, regs_at};
 use crate::sequences::steps::Step;
 
-impl Subject {
+impl SequenceVm {
     /// What is done to a vcpu alone.
-    pub(super) fn of_vcpu(&self, kvm: &dyn Kvm, step: &Step, flat: bool) -> Answer {
+    pub(super) fn of_vcpu(&self, kvm: &dyn Kvm, step: &Step, flat: bool) -> StepResult {
         match *step {
             Step::GetRegs { vcpu } => Ok(Value::Numbers(numbers(&self.regs(kvm, vcpu)?))),
             Step::SetRegs {
@@ -126,15 +126,15 @@ impl Subject {
                 call,
                 pointer,
             } => {
-                let by = match self.way() {
-                    Way::Ioctl => By::Ioctl,
-                    Way::Mixed if !flat => By::Ioctl,
-                    Way::Syscall | Way::Mixed => By::Syscall,
-                    Way::Merged => By::Merged,
-                    Way::Files => By::File,
-                    Way::Bound => By::Bound,
+                let by = match self.backend() {
+                    BackendKind::Ioctl => By::Ioctl,
+                    BackendKind::Mixed if !flat => By::Ioctl,
+                    BackendKind::Syscall | BackendKind::Mixed => By::Syscall,
+                    BackendKind::Merged => By::Merged,
+                    BackendKind::Files => By::File,
+                    BackendKind::Bound => By::Bound,
                 };
-                // Binds the vcpu, where that is the way.
+                // Binds the vcpu, where that is the backend.
                 self.regs(kvm, vcpu)?;
                 done(pointers::point(call, pointer, self.vcpu(vcpu), by))
             }
@@ -149,9 +149,9 @@ impl Subject {
         data: u8,
         signal: bool,
         immediate_exit: bool,
-    ) -> Answer {
+    ) -> StepResult {
         let kvm = self.interfaces.pick(flat);
-        let Vcpu { fd, run } = &mut self.vcpus[vcpu];
+        let OpenVcpu { fd, run } = &mut self.vcpus[vcpu];
         run.exit().write_data(&[data]);
         run.set_immediate_exit(immediate_exit);
         if signal {

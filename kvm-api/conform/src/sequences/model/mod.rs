@@ -30,10 +30,10 @@ pub enum Value {
     Dirty(u64, u64),
 }
 
-pub type Answer = Result<Value, Errno>;
+pub type StepResult = Result<Value, Errno>;
 
 /// Whether a machine's answer is the model's.
-pub fn agree(expected: &Answer, answer: &Answer) -> bool {
+pub fn agree(expected: &StepResult, answer: &StepResult) -> bool {
     match (expected, answer) {
         (Ok(Value::Dirty(are, may)), Ok(Value::Dirty(dirty, _))) => {
             are & !dirty == 0 && dirty & !may == 0
@@ -43,7 +43,7 @@ pub fn agree(expected: &Answer, answer: &Answer) -> bool {
     }
 }
 
-const DONE: Answer = Ok(Value::Nothing);
+const DONE: StepResult = Ok(Value::Nothing);
 
 /// The machine as it should be.
 #[derive(Clone, Debug)]
@@ -51,7 +51,7 @@ pub struct Model {
     pub memory: Memory,
     pub vcpus: Vec<Cpu>,
     /// What the last step gives.
-    pub answer: Answer,
+    pub answer: StepResult,
 }
 
 /// No sequence makes more vcpus.
@@ -152,7 +152,7 @@ impl Model {
         }
     }
 
-    fn run(&mut self, step: &Step) -> Option<Answer> {
+    fn run(&mut self, step: &Step) -> Option<StepResult> {
         let Step::Run {
             vcpu,
             data,
@@ -173,7 +173,7 @@ impl Model {
         self.answer = self.step(step);
     }
 
-    fn step(&mut self, step: &Step) -> Answer {
+    fn step(&mut self, step: &Step) -> StepResult {
         let facts = Facts::get();
         match *step {
             Step::CreateVm { full } if full => Err(EMFILE),
@@ -310,7 +310,7 @@ pub fn numbers(regs: &kvm_regs) -> Vec<u64> {
     ]
 }
 
-fn done(result: Result<(), Errno>) -> Answer {
+fn done(result: Result<(), Errno>) -> StepResult {
     result.map(|()| Value::Nothing)
 }
 

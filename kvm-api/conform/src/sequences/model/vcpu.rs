@@ -5,12 +5,12 @@ use kvm_api::kvm_sys::kvm_regs;
 
 use super::guest::{Cpu, MSRS, PROGRAM_AT};
 use super::memory::PAGE;
-use super::{Answer, DONE, MANY_FUNCTION, Model, Value, numbers, regs_at};
+use super::{DONE, MANY_FUNCTION, Model, StepResult, Value, numbers, regs_at};
 use crate::sequences::steps::{Pointer, Registers, Step};
 
 impl Model {
     /// What is done to a vcpu alone.
-    pub(super) fn of_vcpu(&mut self, step: &Step) -> Answer {
+    pub(super) fn of_vcpu(&mut self, step: &Step) -> StepResult {
         match *step {
             Step::GetRegs { vcpu } => Ok(Value::Numbers(numbers(&self.vcpus[vcpu].regs))),
             Step::SetRegs {
@@ -108,7 +108,7 @@ impl Cpu {
         self.msrs.get_mut(index.checked_sub(MSRS)? as usize)
     }
 
-    fn set_cpuid(&mut self, functions: Vec<u32>) -> Answer {
+    fn set_cpuid(&mut self, functions: Vec<u32>) -> StepResult {
         if self.entered && self.cpuid != functions {
             return Err(EINVAL);
         }
@@ -126,7 +126,7 @@ impl Cpu {
 
 /// What a call answers that gets its registers so. What it sets is what was
 /// there.
-fn pointed(call: Registers, pointer: Pointer) -> Answer {
+fn pointed(call: Registers, pointer: Pointer) -> StepResult {
     let sets = matches!(
         call,
         Registers::SetRegs | Registers::SetSregs | Registers::SetFpu

@@ -6,16 +6,16 @@ use anyhow::Result;
 use kvm_sys::Call;
 use nix::errno::Errno;
 
-use super::expected::{Answer, Expected, Way};
+use super::expected::{Expectation, Expected, Route};
 use super::invocation::Invocation;
 use super::signature::has_ioctl;
-use super::subject::{State, Subject};
+use super::testbed::{State, Testbed};
 use crate::outcome::Outcome;
 
 /// Makes the call, misused.
-pub type Attempt = Box<dyn Fn(&mut Subject<'_>, Invocation) -> Result<Made>>;
+pub type Attempt = Box<dyn Fn(&mut Testbed<'_>, Invocation) -> Result<Made>>;
 
-pub struct Case {
+pub struct Misuse {
     pub call: &'static Call,
     /// The misuse, as the page has it.
     pub misuse: String,
@@ -23,15 +23,15 @@ pub struct Case {
     pub attempt: Attempt,
 }
 
-impl Case {
+impl Misuse {
     pub fn new(
         call: &'static Call,
         misuse: impl Into<String>,
         expected: Expected,
-        attempt: impl Fn(&mut Subject<'_>, Invocation) -> Result<Made> + 'static,
+        attempt: impl Fn(&mut Testbed<'_>, Invocation) -> Result<Made> + 'static,
     ) -> Self {
         let expected = if expected.ioctl.is_some() && !has_ioctl(call) {
-            expected.but_for(Way::Ioctl, "there is no such ioctl")
+            expected.but_for(Route::Ioctl, "there is no such ioctl")
         } else {
             expected
         };
@@ -46,7 +46,7 @@ impl Case {
 
 /// What came of an attempt.
 pub struct Made {
-    answer: Answered,
+    answer: Observed,
     /// A slot that the attempt named.
     slot: Option<u32>,
     /// What else was found wrong.
@@ -54,21 +54,21 @@ pub struct Made {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Answered {
-    Said(Result<i64, Errno>),
+pub enum Observed {
+    Returned(Result<i64, Errno>),
     Died,
 }
 
 impl Made {
     /// The call as it is now.
-    pub fn of(invocation: &Invocation, subject: &mut Subject<'_>) -> Self {
-        let answer = invocation.make(subject);
-        Self::said(answer).with_slot(invocation.slot(subject))
+    pub fn of(invocation: &Invocation, testbed: &mut Testbed<'_>) -> Self {
+        let answer = invocation.make(testbed);
+        Self::said(answer).with_slot(invocation.slot(testbed))
     }
 
     pub fn said(answer: Result<i64, Errno>) -> Self {
         Self {
-            answer: Answered::Said(answer),
+            answer: Observed::Returned(answer),
             slot: None,
             wrong: None,
         }
@@ -76,7 +76,7 @@ impl Made {
 
     pub fn died() -> Self {
         Self {
-            answer: Answered::Died,
+            answer: Observed::Died,
             slot: None,
             wrong: None,
         }
@@ -95,42 +95,42 @@ impl Made {
     }
 }
 
-impl Answered {
+impl Observed {
     /// Whether it is what was expected, where the call gives `good` when
     /// nothing is wrong.
-    fn is(self, expected: Answer, good: Result<i64, Errno>) -> bool {
+    fn is(self, expected: Expectation, good: Result<i64, Errno>) -> bool {
         match expected {
-            Answer::Works => self == Self::Said(good),
-            Answer::Gives(number) => self == Self::Said(Ok(number)),
-            Answer::Fails(errno) => self == Self::Said(Err(errno)),
-            Answer::Dies => self == Self::Died,
+            Expectation::Works => self == Self::Returned(good),
+            Expectation::Gives(number) => self == Self::Returned(Ok(number)),
+            Expectation::Fails(errno) => self == Self::Returned(Err(errno)),
+            Expectation::Dies => self == Self::Died,
         }
     }
 }
 
-/// Tries cases on one subject, one after the other.
+/// Tries cases on one testbed, one after the other.
 pub struct Trial<'s, 'k> {
-    subject: &'s mut Subject<'k>,
-    /// How the subject is between two cases.
+    testbed: &'s mut Testbed<'k>,
+    /// How the testbed is between two cases.
     state: State,
 }
 
 impl<'s, 'k> Trial<'s, 'k> {
-    pub fn new(subject: &'s mut Subject<'k>) -> Result<Self> {
-        let state = subject.state()?;
-        Ok(Self { subject, state })
+    pub fn new(testbed: &'s mut Testbed<'k>) -> Result<Self> {
+        let state = testbed.state()?;
+        Ok(Self { testbed, state })
     }
 
-    /// Tries one, if it is one in this way.
-    pub fn try_one(&mut self, case: &Case, outcome: &mut Outcome) -> Result<()> {
-        let way = self.subject.way;
-        let Some(expected) = case.expected.of(way) else {
+    /// Tries one, if it is one by this route.
+    pub fn try_one(&mut self, case: &Misuse, outcome: &mut Outcome) -> Result<()> {
+        let route = self.testbed.route;
+        let Some(expected) = case.expected.of(route) else {
             return Ok(());
         };
         outcome.cases += 1;
         let good = self.good(case)?;
-        let invocation = Invocation::good(case.call, self.subject);
-        let made = (case.attempt)(self.subject, invocation)?;
+        let invocation = Invocation::good(case.call, self.testbed);
+        let made = (case.attempt)(self.testbed, invocation)?;
         let mut wrong = String::new();
         if !made.answer.is(expected, good) {
             let _ = write!(wrong, "{:?}, not {expected}; ", made.answer);
@@ -138,17 +138,17 @@ impl<'s, 'k> Trial<'s, 'k> {
         if let Some(more) = made.wrong {
             let _ = write!(wrong, "{more}; ");
         }
-        if !matches!(made.answer, Answered::Said(Ok(_))) {
-            if let Some(difference) = self.subject.state()?.difference(&self.state) {
+        if !matches!(made.answer, Observed::Returned(Ok(_))) {
+            if let Some(difference) = self.testbed.state()?.difference(&self.state) {
                 let _ = write!(wrong, "{difference}; ");
             }
-            if let Err(error) = self.subject.check_slots(made.slot) {
+            if let Err(error) = self.testbed.check_slots(made.slot) {
                 let _ = write!(wrong, "{error:#}; ");
             }
         } else if let Some(slot) = made.slot {
-            self.subject.delete(slot);
+            self.testbed.delete(slot);
         }
-        self.subject.restore(&self.state)?;
+        self.testbed.restore(&self.state)?;
         // What comes next is as if nothing had been.
         let next = self.good(case)?;
         if next != good {
@@ -156,19 +156,19 @@ impl<'s, 'k> Trial<'s, 'k> {
         }
         if !wrong.is_empty() {
             let (name, misuse) = (case.call.name, &case.misuse);
-            outcome.fail(format!("{name}, {way:?}, {misuse}: {wrong}"));
+            outcome.fail(format!("{name}, {route:?}, {misuse}: {wrong}"));
         }
         Ok(())
     }
 
     /// What the call gives when nothing is wrong.
-    fn good(&mut self, case: &Case) -> Result<Result<i64, Errno>> {
-        let invocation = Invocation::good(case.call, self.subject);
-        let good = invocation.make(self.subject);
-        if let Some(slot) = invocation.slot(self.subject) {
-            self.subject.delete(slot);
+    fn good(&mut self, case: &Misuse) -> Result<Result<i64, Errno>> {
+        let invocation = Invocation::good(case.call, self.testbed);
+        let good = invocation.make(self.testbed);
+        if let Some(slot) = invocation.slot(self.testbed) {
+            self.testbed.delete(slot);
         }
-        self.subject.restore(&self.state)?;
+        self.testbed.restore(&self.state)?;
         Ok(good)
     }
 }

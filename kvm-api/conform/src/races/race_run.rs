@@ -14,7 +14,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, setpgid};
 
 use super::random::Random;
-use super::round::{Round, Way};
+use super::round::{Pairing, Round};
 use super::{Race, kick, stacks};
 
 /// How long a race may take beyond what it was given.
@@ -34,16 +34,16 @@ pub struct Limit {
 }
 
 /// A race by one of the ways.
-pub struct Case<'a> {
+pub struct RaceRun<'a> {
     pub race: &'a Race,
-    pub way: Way,
+    pub pairing: Pairing,
     pub limit: Limit,
     pub seed: u64,
 }
 
 /// What came of it.
 #[derive(Default)]
-pub struct Report {
+pub struct RaceResult {
     pub rounds: u64,
     /// How often KVM was not unloaded.
     pub refused: u64,
@@ -54,9 +54,9 @@ pub struct Report {
 /// what does not hold.
 const ROUND: u8 = 0;
 
-impl Case<'_> {
+impl RaceRun<'_> {
     /// Tries the race.
-    pub fn run(&self) -> Result<Report> {
+    pub fn run(&self) -> Result<RaceResult> {
         let (mut reader, writer) = io::pipe()?;
         // SAFETY: this process has no other threads, so that the child may do
         // whatever it could.
@@ -65,7 +65,7 @@ impl Case<'_> {
             ForkResult::Parent { child } => child,
         };
         drop(writer);
-        let mut report = Report::default();
+        let mut report = RaceResult::default();
         let ended = self.watch(child, &mut report);
         // What it has started goes with it; mostly there is nothing left.
         let _ = killpg(child, Signal::SIGKILL);
@@ -95,7 +95,7 @@ impl Case<'_> {
         let began = Instant::now();
         for number in 0..self.limit.rounds {
             let random = Random::new(self.seed ^ number.rotate_left(32));
-            (self.race.round)(&Round::new(number, self.way, random));
+            (self.race.round)(&Round::new(number, self.pairing, random));
             rounds.write_all(&[ROUND]).expect("the watchdog lives");
             if began.elapsed() > self.limit.time {
                 break;
@@ -107,7 +107,7 @@ impl Case<'_> {
 
     /// Waits for the process, for as long as it may take, and says what is
     /// wrong with how it ends.
-    fn watch(&self, child: Pid, report: &mut Report) -> Result<Option<String>> {
+    fn watch(&self, child: Pid, report: &mut RaceResult) -> Result<Option<String>> {
         let began = Instant::now();
         loop {
             match waitpid(child, Some(WaitPidFlag::WNOHANG))? {

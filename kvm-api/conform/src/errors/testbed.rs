@@ -7,7 +7,7 @@ use std::ptr;
 
 use anyhow::{Context, Result, ensure};
 use guests::msr::SYSENTER_CS;
-use guests::{MEMORY, Machine, SLOT, programs};
+use guests::{MEMORY, SLOT, TestVm, programs};
 use kvm_api::ioctl::Ioctl;
 use kvm_api::syscall::Syscall;
 use kvm_api::{GuestMemory, Kvm};
@@ -16,7 +16,7 @@ use kvm_sys::*;
 use libc::c_ulong;
 use nix::errno::Errno;
 
-use super::expected::Way;
+use super::expected::Route;
 use super::others::{Others, dead};
 use crate::requests::{EVENTS, KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS};
 
@@ -33,7 +33,7 @@ pub const PAGE: u64 = 0x1000;
 pub const MSR: u32 = SYSENTER_CS;
 
 /// Both interfaces, open; and what cannot be used through either.
-pub struct Interfaces {
+pub struct BothInterfaces {
     pub ioctl: Ioctl,
     pub flat: Syscall,
     /// A machine of another process'.
@@ -42,7 +42,7 @@ pub struct Interfaces {
     pub dead: Others,
 }
 
-impl Interfaces {
+impl BothInterfaces {
     pub fn open() -> Result<Self> {
         let ioctl = Ioctl::open()?;
         Ok(Self {
@@ -53,10 +53,10 @@ impl Interfaces {
         })
     }
 
-    pub fn of(&self, way: Way) -> &dyn Kvm {
-        match way {
-            Way::Ioctl => &self.ioctl,
-            Way::Flat => &self.flat,
+    pub fn of(&self, route: Route) -> &dyn Kvm {
+        match route {
+            Route::Ioctl => &self.ioctl,
+            Route::Flat => &self.flat,
         }
     }
 }
@@ -88,10 +88,10 @@ impl Facts {
 
 /// A virtual machine with two vcpus, of which one may run, and with memory of
 /// both kinds; and memory to point to.
-pub struct Subject<'k> {
-    pub way: Way,
-    pub both: &'k Interfaces,
-    pub machine: Machine<'k>,
+pub struct Testbed<'k> {
+    pub route: Route,
+    pub both: &'k BothInterfaces,
+    pub machine: TestVm<'k>,
     /// The vcpu that never runs: some settings are final once it has.
     pub still: OwnedFd,
     /// Where structures stand, and what else is pointed to.
@@ -111,10 +111,10 @@ pub const ROOM: u64 = 0x1_0000;
 /// Where in the arena there are registers to set.
 pub const REGISTERS: u64 = ROOM + PAGE;
 
-impl<'k> Subject<'k> {
-    pub fn new(both: &'k Interfaces, way: Way) -> Result<Self> {
-        let kvm = both.of(way);
-        let mut machine = Machine::with_flags(kvm, KVM_MEM_LOG_DIRTY_PAGES);
+impl<'k> Testbed<'k> {
+    pub fn new(both: &'k BothInterfaces, route: Route) -> Result<Self> {
+        let kvm = both.of(route);
+        let mut machine = TestVm::with_flags(kvm, KVM_MEM_LOG_DIRTY_PAGES);
         machine.load(programs::HLT);
         kvm.kvm_set_memory_region(
             machine.vm(),
@@ -128,7 +128,7 @@ impl<'k> Subject<'k> {
         let regs: [u8; size_of::<kvm_regs>()] = get(still.as_fd(), KVM_GET_REGS);
         arena.write(REGISTERS as usize, &regs)?;
         Ok(Self {
-            way,
+            route,
             both,
             machine,
             still,
@@ -146,15 +146,15 @@ impl<'k> Subject<'k> {
 
     /// The interface that the machine was made by.
     pub fn kvm(&self) -> &'k dyn Kvm {
-        self.both.of(self.way)
+        self.both.of(self.route)
     }
 
     /// The file descriptor that is right for the call.
     pub fn fd(&self, call: &Call) -> RawFd {
         // Over ioctl, two of the three system calls are /dev/kvm's alone.
-        let fd = match (self.way, call.fd) {
-            (Way::Ioctl, Fd::None) => self.both.ioctl.as_fd(),
-            (Way::Ioctl, Fd::System) if call.request != Some(KVM_CHECK_EXTENSION) => {
+        let fd = match (self.route, call.fd) {
+            (Route::Ioctl, Fd::None) => self.both.ioctl.as_fd(),
+            (Route::Ioctl, Fd::System) if call.request != Some(KVM_CHECK_EXTENSION) => {
                 self.both.ioctl.as_fd()
             }
             (_, Fd::None | Fd::System | Fd::Vm) => self.machine.vm(),
@@ -250,7 +250,7 @@ impl<'k> Subject<'k> {
     }
 }
 
-impl Drop for Subject<'_> {
+impl Drop for Testbed<'_> {
     fn drop(&mut self) {
         self.forget_memory();
     }
@@ -259,7 +259,7 @@ impl Drop for Subject<'_> {
 /// What a refused call must not change.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct State {
-    vcpus: [Vcpu; 2],
+    vcpus: [VcpuState; 2],
     files: usize,
 }
 
@@ -286,7 +286,7 @@ impl State {
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
-struct Vcpu {
+struct VcpuState {
     regs: [u8; size_of::<kvm_regs>()],
     sregs: [u8; size_of::<kvm_sregs>()],
     fpu: [u8; size_of::<kvm_fpu>()],
@@ -294,14 +294,14 @@ struct Vcpu {
     msr: u64,
 }
 
-fn vcpu_state(vcpu: BorrowedFd<'_>) -> Vcpu {
+fn vcpu_state(vcpu: BorrowedFd<'_>) -> VcpuState {
     let mut msrs = [0_u64; 3];
     msrs[0] = 1;
     msrs[1] = MSR.into();
     // SAFETY: the kernel reads and writes a header and one entry.
     let read = unsafe { libc::ioctl(vcpu.as_raw_fd(), KVM_GET_MSRS, &raw mut msrs) };
     assert_eq!(read, 1, "an MSR cannot be read");
-    Vcpu {
+    VcpuState {
         regs: get(vcpu, KVM_GET_REGS),
         sregs: get(vcpu, KVM_GET_SREGS),
         fpu: get(vcpu, KVM_GET_FPU),

@@ -8,12 +8,12 @@ use kvm_api::syscall::Syscall;
 use kvm_api::{Errno, Kvm};
 
 use super::traits::OF_TRAIT;
-use crate::sequences::model::{Answer, Value};
+use crate::sequences::model::{StepResult, Value};
 use crate::sequences::steps::Step;
 
 /// By what a machine takes its steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Way {
+pub enum BackendKind {
     Ioctl,
     Syscall,
     Merged,
@@ -24,10 +24,10 @@ pub enum Way {
 }
 
 /// How many ways there are.
-pub const WAYS: usize = 6;
+pub const BACKENDS: usize = 6;
 
-impl Way {
-    pub const ALL: [Self; WAYS] = [
+impl BackendKind {
+    pub const ALL: [Self; BACKENDS] = [
         Self::Ioctl,
         Self::Syscall,
         Self::Merged,
@@ -36,9 +36,9 @@ impl Way {
         Self::Mixed,
     ];
 
-    /// What a step gives by this way, where its backend documents that it is
+    /// What a step gives by this backend, where its backend documents that it is
     /// not the `answer` that it gives by the others.
-    pub fn own(self, step: &Step, answer: &Answer) -> Option<Answer> {
+    pub fn own(self, step: &Step, answer: &StepResult) -> Option<StepResult> {
         match (self, step, answer) {
             // What is no vcpu's is no directory.
             (Self::Files, Step::WrongFd { call, .. }, Err(Errno::ENOTTY)) => {
@@ -55,8 +55,8 @@ impl Way {
 }
 
 /// The backends, of which a machine uses one or two.
-pub struct Interfaces {
-    pub way: Way,
+pub struct Backends {
+    pub backend: BackendKind,
     ioctl: Ioctl,
     syscall: Syscall,
     merged: Merged,
@@ -64,10 +64,10 @@ pub struct Interfaces {
     bound: Bound,
 }
 
-impl Interfaces {
-    pub fn open(way: Way) -> Self {
+impl Backends {
+    pub fn open(backend: BackendKind) -> Self {
         Self {
-            way,
+            backend,
             ioctl: Ioctl::open().expect("KVM is there"),
             syscall: Syscall::open().expect("its calls are there"),
             merged: Merged::open().expect("its calls are there"),
@@ -78,21 +78,21 @@ impl Interfaces {
 
     /// The one for a step that would have the system call, or the ioctl.
     pub fn pick(&self, flat: bool) -> &dyn Kvm {
-        match self.way {
-            Way::Mixed if !flat => &self.ioctl,
-            Way::Ioctl => &self.ioctl,
-            Way::Syscall | Way::Mixed => &self.syscall,
-            Way::Merged => &self.merged,
-            Way::Files => &self.files,
-            Way::Bound => &self.bound,
+        match self.backend {
+            BackendKind::Mixed if !flat => &self.ioctl,
+            BackendKind::Ioctl => &self.ioctl,
+            BackendKind::Syscall | BackendKind::Mixed => &self.syscall,
+            BackendKind::Merged => &self.merged,
+            BackendKind::Files => &self.files,
+            BackendKind::Bound => &self.bound,
         }
     }
 }
 
-impl Drop for Interfaces {
+impl Drop for Backends {
     /// A binding would keep its vcpu when the number of that is another's.
     fn drop(&mut self) {
-        if self.way == Way::Bound {
+        if self.backend == BackendKind::Bound {
             self.bound.unbind();
         }
     }

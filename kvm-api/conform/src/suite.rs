@@ -1,5 +1,4 @@
-//! The suite of `kvm-api`: what each call does, written once, run on each
-//! backend.
+//! The conformance suite of `kvm-api`, which tests each call on each backend.
 
 use std::env;
 use std::path::PathBuf;
@@ -14,14 +13,14 @@ use crate::outcome::{Outcome, Say};
 use crate::property::{Kernels, Property, Test};
 
 pub const PROPERTY: Property = Property {
-    name: "calls",
+    name: "suite",
     about: "each call does what it says, by each interface",
     backends: "all",
     kernels: Kernels::Both,
     test: Test::Outside(test),
 };
 
-/// What the machine has, of what the suite can make use of.
+/// The features that the suite must find in the machine.
 const EXPECT: &str = "ioctl,syscall,longmode,processor";
 
 fn test(host: &Host<'_>, say: &Say<'_>) -> Result<Outcome> {
@@ -44,11 +43,10 @@ fn test(host: &Host<'_>, say: &Say<'_>) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// What the suite says of its trials. Those that the machine cannot try do not
-/// count.
-fn outcome(said: &str) -> Outcome {
+/// The outcome, from the output of the suite. Ignored trials do not count.
+fn outcome(output: &str) -> Outcome {
     let mut outcome = Outcome::default();
-    for line in said.lines() {
+    for line in output.lines() {
         let Some((name, result)) = line
             .strip_prefix("test ")
             .and_then(|trial| trial.rsplit_once(" ... "))
@@ -57,28 +55,28 @@ fn outcome(said: &str) -> Outcome {
         };
         match (name.trim(), result) {
             (_, "ok") => outcome.case(name, Ok(())),
-            (name, "FAILED") => outcome.case(name, Err(anyhow!("{}", message(said, name)))),
+            (name, "FAILED") => outcome.case(name, Err(anyhow!("{}", message(output, name)))),
             _ => {}
         }
     }
     outcome
 }
 
-/// What the suite says of a trial that has failed, below all trials.
-fn message<'a>(said: &'a str, name: &str) -> &'a str {
-    let block = said.split_once(&format!("---- {name} ----\n"));
+/// The message of a trial that has failed, which stands below all trials.
+fn message<'a>(output: &'a str, name: &str) -> &'a str {
+    let block = output.split_once(&format!("---- {name} ----\n"));
     let message = block.and_then(|(_, rest)| rest.split("\n\n").next());
-    message.unwrap_or("it does not say why").trim()
+    message.unwrap_or("no message").trim()
 }
 
-/// A line of what cargo says of what it makes.
+/// A line of the output of cargo: something that it has built.
 #[derive(Deserialize)]
 struct Message {
     #[serde(default)]
     executable: Option<PathBuf>,
 }
 
-/// Has cargo build the suite, and say where it is.
+/// Builds the suite, and returns its path.
 fn executable() -> Result<PathBuf> {
     let manifest = kernel_patch::workspace_dir()?.join("kvm-api/Cargo.toml");
     let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
@@ -99,7 +97,9 @@ fn executable() -> Result<PathBuf> {
     let mut executables = messages
         .lines()
         .filter_map(|line| serde_json::from_str::<Message>(line).ok()?.executable);
-    executables.next_back().context("cargo names no executable")
+    executables
+        .next_back()
+        .context("cargo has named no executable")
 }
 
 #[cfg(test)]
@@ -108,9 +108,9 @@ mod tests {
 
     #[test]
     fn a_trial_that_fails_says_why() {
-        let said = "test a::b   ... ok\ntest    a::c ... FAILED\ntest a::d   ... ignored\n\n\
+        let output = "test a::b   ... ok\ntest    a::c ... FAILED\ntest a::d   ... ignored\n\n\
             failures:\n\n---- a::c ----\ntest panicked: no\nand no\n\n\nfailures:\n    a::c\n";
-        let outcome = outcome(said);
+        let outcome = outcome(output);
         assert_eq!(outcome.cases, 2);
         let failures: Vec<_> = outcome.failures.iter().map(|it| &it.what).collect();
         assert_eq!(failures, ["a::c: test panicked: no\nand no"]);

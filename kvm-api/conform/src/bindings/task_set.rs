@@ -1,23 +1,25 @@
 //! The real thing: tasks, and the vcpus that they bind.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::ptr;
 use std::sync::Arc;
+use std::thread::sleep;
+use std::time::Duration;
 
-use guests::{Machine, programs};
+use guests::{TestVm, programs};
 use kvm_api::ioctl::Ioctl;
 use kvm_api::kvm_sys::exit::KVM_EXIT_IO;
 use kvm_api::kvm_sys::*;
 use kvm_api::syscall::Syscall;
-use kvm_api::{Errno, GuestMemory, Kvm, RunMapping, SetState};
-use libc::{SYS_ioctl, c_long};
-use nix::sched::{CloneFlags, CpuSet, clone, sched_setaffinity};
-use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use kvm_api::{Errno, GuestMemory, Kvm, Result, RunMapping, SetState};
+use libc::c_long;
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
-use super::host_state::{HostState, has_pkru};
-use super::model::{Answer, Model};
+use super::calls::{
+    Call, GUEST_VECTOR, accessors, child, create, done, forked, interrupt, kick, move_to, set_regs,
+};
+use super::host_state::has_pkru;
+use super::model::Model;
 use super::program::{SPIN, START};
 use super::steps::{By, Step, TASKS, VCPUS};
 use super::tasks::Task;
@@ -25,14 +27,14 @@ use super::watch;
 use crate::requests::{KVM_CAP_EXCEPTION_PAYLOAD, enable};
 
 /// A vcpu, in what its tasks and this thread need of it.
-struct Vcpu {
+struct TaskVcpu {
     fd: OwnedFd,
     run: RunMapping,
     vm: Arc<(OwnedFd, GuestMemory)>,
 }
 
-pub struct Subject {
-    vcpus: Vec<Vcpu>,
+pub struct TaskSet {
+    vcpus: Vec<TaskVcpu>,
     tasks: Vec<Task>,
     /// One that binds nothing.
     other: Task,
@@ -51,21 +53,18 @@ const PKE: u64 = 1 << 22;
 /// interrupt of the host's through to it either if it does not.
 const IF: u64 = 1 << 9;
 
-/// What the guests have in vector registers.
-const GUEST_VECTOR: [u8; 16] = [0xa5; 16];
-
-impl Subject {
+impl TaskSet {
     pub fn new() -> Self {
         let kvm = Ioctl::open().expect("KVM is there");
         let mut vcpus = Vec::new();
         for count in [VCPUS - 1, 1] {
-            let mut machine = Machine::new(&kvm);
+            let mut machine = TestVm::new(&kvm);
             machine.load(programs::COUNT_OUT);
             machine
                 .memory
                 .write(SPIN as usize, programs::SPIN)
                 .expect("it fits");
-            let Machine {
+            let TestVm {
                 vm,
                 memory,
                 vcpu,
@@ -98,7 +97,7 @@ impl Subject {
     }
 
     /// Takes a step; `before` has not.
-    pub fn take(&mut self, step: &Step, before: &Model) -> Answer {
+    pub fn take(&mut self, step: &Step, before: &Model) -> Result<()> {
         let task = &self.tasks[step.task()];
         match *step {
             Step::Bind { vcpu, .. } => {
@@ -180,7 +179,7 @@ impl Subject {
                 task.does(move |_| sched_setaffinity(Pid::from_raw(0), &set))
             }
             Step::Sleep { .. } => {
-                task.does(|_| std::thread::sleep(std::time::Duration::from_millis(1)));
+                task.does(|_| sleep(Duration::from_millis(1)));
                 Ok(())
             }
         }
@@ -200,7 +199,7 @@ impl Subject {
     }
 
     /// Has a task kicked by one that binds nothing.
-    pub fn kick(&self, task: usize) -> Answer {
+    pub fn kick(&self, task: usize) -> Result<()> {
         let target = self.tasks[task].id();
         self.other.does(move |state| kick(state, target))
     }
@@ -216,7 +215,7 @@ impl Subject {
         }
     }
 
-    fn spin(&self, task: usize, vcpu: usize, signal: bool, migrate: bool) -> Answer {
+    fn spin(&self, task: usize, vcpu: usize, signal: bool, migrate: bool) -> Result<()> {
         let (target, fd) = (&self.tasks[task], self.fd(vcpu));
         let get = self.call(By::Binding, __NR_kvm_get_regs, KVM_GET_REGS);
         let set = self.call(By::Binding, __NR_kvm_set_regs, KVM_SET_REGS);
@@ -316,7 +315,7 @@ fn settled(
     fd: OwnedFd,
     mut run: RunMapping,
     vm: &Arc<(OwnedFd, GuestMemory)>,
-) -> Vcpu {
+) -> TaskVcpu {
     if has_pkru() {
         let features = CpuId::from_entries(&[kvm_cpuid_entry2 {
             function: 7,
@@ -357,160 +356,5 @@ fn settled(
         .kvm_set_state(fd.as_fd(), &SetState::new().debugregs(&debugregs))
         .expect("they are good");
     let vm = Arc::clone(vm);
-    Vcpu { fd, run, vm }
-}
-
-/// A call on a vcpu.
-#[derive(Clone, Copy)]
-enum Call {
-    Bound(c_long),
-    Flat(RawFd, c_long),
-    Ioctl(RawFd, libc::c_ulong),
-}
-
-impl Call {
-    fn make(self, state: &HostState, argument: usize) -> Answer {
-        match self {
-            Self::Bound(number) => done(state, number, argument, 0),
-            Self::Flat(fd, number) => done(state, number, fd as usize, argument),
-            // SAFETY: as in `done`.
-            Self::Ioctl(fd, request) => unsafe {
-                state
-                    .call3(SYS_ioctl, fd as usize, request as usize, argument)
-                    .map(drop)
-            },
-        }
-    }
-}
-
-fn done(state: &HostState, number: c_long, a: usize, b: usize) -> Answer {
-    // SAFETY: the calls that are made here read and write no more than a
-    // structure of their own, which lives during the call, the vcpu's run
-    // mapping, and the guest's memory.
-    unsafe { state.call3(number, a, b, 0) }.map(drop)
-}
-
-/// Runs the vcpu that is bound to the task.
-pub fn run_bound(state: &HostState) -> Answer {
-    done(state, __NR_kvm_bound_run, 0, 0)
-}
-
-fn set_regs(state: &HostState, get: &Call, set: &Call, rip: Option<u64>, bx: u16) -> Answer {
-    let mut regs = kvm_regs::default();
-    get.make(state, (&raw mut regs).expose_provenance())?;
-    regs.rip = rip.unwrap_or(regs.rip);
-    regs.rbx = bx.into();
-    set.make(state, (&raw mut regs).expose_provenance())
-}
-
-fn move_to(state: &HostState, get: &Call, set: &Call, rip: u64) -> Answer {
-    let mut regs = kvm_regs::default();
-    get.make(state, (&raw mut regs).expose_provenance())?;
-    regs.rip = rip;
-    set.make(state, (&raw mut regs).expose_provenance())
-}
-
-fn accessors(state: &HostState, [get_sregs, set_sregs, get_fpu, set_fpu]: &[Call; 4]) -> Answer {
-    let mut sregs = kvm_sregs::default();
-    get_sregs.make(state, (&raw mut sregs).expose_provenance())?;
-    assert_eq!(
-        (sregs.fs.base, sregs.gs.base),
-        (0xf000, 0xe000),
-        "the guest's"
-    );
-    set_sregs.make(state, (&raw mut sregs).expose_provenance())?;
-    let mut fpu = kvm_fpu::default();
-    get_fpu.make(state, (&raw mut fpu).expose_provenance())?;
-    assert_eq!(fpu.xmm, [GUEST_VECTOR; 16], "the guest's");
-    set_fpu.make(state, (&raw mut fpu).expose_provenance())
-}
-
-fn kick(state: &HostState, thread: Pid) -> Answer {
-    const PIDFD_THREAD: usize = libc::O_EXCL as usize;
-    // SAFETY: the calls touch no memory, and the descriptor is this function's.
-    unsafe {
-        let pidfd = state.call3(
-            libc::SYS_pidfd_open,
-            thread.as_raw() as usize,
-            PIDFD_THREAD,
-            0,
-        )?;
-        let answer = state.call3(__NR_kvm_kick, pidfd as usize, 0, 0).map(drop);
-        libc::close(pidfd as RawFd);
-        answer
-    }
-}
-
-/// Adds a vcpu to a machine. It has no descriptor any more, and stays as long as
-/// the machine.
-fn create(state: &HostState, vm: RawFd) -> Answer {
-    // SAFETY: the call touches no memory.
-    let vcpu = unsafe { state.call3(__NR_kvm_create_vcpu, vm as usize, 0, 0) }?;
-    // SAFETY: the descriptor is this function's.
-    unsafe { libc::close(vcpu as RawFd) };
-    Ok(())
-}
-
-fn interrupt(thread: Pid) {
-    // SAFETY: the signal has a handler, which does nothing.
-    unsafe {
-        libc::syscall(
-            libc::SYS_tgkill,
-            libc::getpid(),
-            thread.as_raw(),
-            SIGNAL as c_long,
-        )
-    };
-}
-
-/// The signal that ends runs.
-pub const SIGNAL: Signal = Signal::SIGUSR2;
-
-fn raw(number: c_long, a: c_long) -> Answer {
-    // SAFETY: as in `done`.
-    Errno::result(unsafe { libc::syscall(number, a) }).map(drop)
-}
-
-/// A child with memory of its own has no vcpu, and cannot bind one.
-fn forked(fd: RawFd) -> Answer {
-    // SAFETY: the child makes system calls and ends.
-    let child = unsafe { libc::fork() };
-    if child == 0 {
-        let expected = [Err(Errno::ENXIO), Err(Errno::EIO)];
-        let found = [raw(__NR_kvm_bound_run, 0), raw(__NR_kvm_bind, fd.into())];
-        // SAFETY: the call ends the child.
-        unsafe { libc::_exit(i32::from(found != expected)) }
-    }
-    reap(Errno::result(child).map(Pid::from_raw)?)
-}
-
-/// A child with this memory can; what it has bound is free when it is gone.
-fn child(fd: RawFd, exec: bool) -> Answer {
-    let mut answer = Ok(());
-    let mut stack = vec![0; 64 << 10];
-    let body = || {
-        answer = raw(__NR_kvm_bind, fd.into());
-        if answer.is_ok() {
-            answer = raw(__NR_kvm_bound_run, 0);
-        }
-        if exec {
-            let args = [c"conform".as_ptr(), c"--version".as_ptr(), ptr::null()];
-            // SAFETY: the strings and the array live during the call.
-            unsafe { libc::execv(c"/proc/self/exe".as_ptr(), args.as_ptr()) };
-            return 1;
-        }
-        0
-    };
-    // The parent waits until the child has memory of its own, or is gone.
-    let flags = CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK;
-    // SAFETY: the child has a stack, makes system calls, and writes one word.
-    let child = unsafe { clone(Box::new(body), &mut stack, flags, Some(libc::SIGCHLD)) };
-    reap(child?)?;
-    answer
-}
-
-fn reap(child: Pid) -> Answer {
-    let status = waitpid(child, Some(WaitPidFlag::__WALL))?;
-    assert_eq!(status, WaitStatus::Exited(child, 0));
-    Ok(())
+    TaskVcpu { fd, run, vm }
 }

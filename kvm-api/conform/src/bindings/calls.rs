@@ -1,0 +1,181 @@
+//! The calls that tasks make on their vCPUs.
+
+use std::os::fd::RawFd;
+use std::ptr;
+
+use kvm_api::kvm_sys::*;
+use kvm_api::{Errno, Result};
+use libc::{SYS_ioctl, c_long};
+use nix::sched::{CloneFlags, clone};
+use nix::sys::signal::Signal;
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use super::host_state::HostState;
+
+/// What the guests have in vector registers.
+pub const GUEST_VECTOR: [u8; 16] = [0xa5; 16];
+
+/// A call on a vcpu.
+#[derive(Clone, Copy)]
+pub enum Call {
+    Bound(c_long),
+    Flat(RawFd, c_long),
+    Ioctl(RawFd, libc::c_ulong),
+}
+
+impl Call {
+    pub fn make(self, state: &HostState, argument: usize) -> Result<()> {
+        match self {
+            Self::Bound(number) => done(state, number, argument, 0),
+            Self::Flat(fd, number) => done(state, number, fd as usize, argument),
+            // SAFETY: as in `done`.
+            Self::Ioctl(fd, request) => unsafe {
+                state
+                    .call3(SYS_ioctl, fd as usize, request as usize, argument)
+                    .map(drop)
+            },
+        }
+    }
+}
+
+pub fn done(state: &HostState, number: c_long, a: usize, b: usize) -> Result<()> {
+    // SAFETY: the calls that are made here read and write no more than a
+    // structure of their own, which lives during the call, the vcpu's run
+    // mapping, and the guest's memory.
+    unsafe { state.call3(number, a, b, 0) }.map(drop)
+}
+
+/// Runs the vcpu that is bound to the task.
+pub fn run_bound(state: &HostState) -> Result<()> {
+    done(state, __NR_kvm_bound_run, 0, 0)
+}
+
+pub fn set_regs(
+    state: &HostState,
+    get: &Call,
+    set: &Call,
+    rip: Option<u64>,
+    bx: u16,
+) -> Result<()> {
+    let mut regs = kvm_regs::default();
+    get.make(state, (&raw mut regs).expose_provenance())?;
+    regs.rip = rip.unwrap_or(regs.rip);
+    regs.rbx = bx.into();
+    set.make(state, (&raw mut regs).expose_provenance())
+}
+
+pub fn move_to(state: &HostState, get: &Call, set: &Call, rip: u64) -> Result<()> {
+    let mut regs = kvm_regs::default();
+    get.make(state, (&raw mut regs).expose_provenance())?;
+    regs.rip = rip;
+    set.make(state, (&raw mut regs).expose_provenance())
+}
+
+pub fn accessors(
+    state: &HostState,
+    [get_sregs, set_sregs, get_fpu, set_fpu]: &[Call; 4],
+) -> Result<()> {
+    let mut sregs = kvm_sregs::default();
+    get_sregs.make(state, (&raw mut sregs).expose_provenance())?;
+    assert_eq!(
+        (sregs.fs.base, sregs.gs.base),
+        (0xf000, 0xe000),
+        "the guest's"
+    );
+    set_sregs.make(state, (&raw mut sregs).expose_provenance())?;
+    let mut fpu = kvm_fpu::default();
+    get_fpu.make(state, (&raw mut fpu).expose_provenance())?;
+    assert_eq!(fpu.xmm, [GUEST_VECTOR; 16], "the guest's");
+    set_fpu.make(state, (&raw mut fpu).expose_provenance())
+}
+
+pub fn kick(state: &HostState, thread: Pid) -> Result<()> {
+    const PIDFD_THREAD: usize = libc::O_EXCL as usize;
+    // SAFETY: the calls touch no memory, and the descriptor is this function's.
+    unsafe {
+        let pidfd = state.call3(
+            libc::SYS_pidfd_open,
+            thread.as_raw() as usize,
+            PIDFD_THREAD,
+            0,
+        )?;
+        let answer = state.call3(__NR_kvm_kick, pidfd as usize, 0, 0).map(drop);
+        libc::close(pidfd as RawFd);
+        answer
+    }
+}
+
+/// Adds a vcpu to a machine. It has no descriptor any more, and stays as long as
+/// the machine.
+pub fn create(state: &HostState, vm: RawFd) -> Result<()> {
+    // SAFETY: the call touches no memory.
+    let vcpu = unsafe { state.call3(__NR_kvm_create_vcpu, vm as usize, 0, 0) }?;
+    // SAFETY: the descriptor is this function's.
+    unsafe { libc::close(vcpu as RawFd) };
+    Ok(())
+}
+
+pub fn interrupt(thread: Pid) {
+    // SAFETY: the signal has a handler, which does nothing.
+    unsafe {
+        libc::syscall(
+            libc::SYS_tgkill,
+            libc::getpid(),
+            thread.as_raw(),
+            SIGNAL as c_long,
+        )
+    };
+}
+
+/// The signal that ends runs.
+pub const SIGNAL: Signal = Signal::SIGUSR2;
+
+fn raw(number: c_long, a: c_long) -> Result<()> {
+    // SAFETY: as in `done`.
+    Errno::result(unsafe { libc::syscall(number, a) }).map(drop)
+}
+
+/// A child with memory of its own has no vcpu, and cannot bind one.
+pub fn forked(fd: RawFd) -> Result<()> {
+    // SAFETY: the child makes system calls and ends.
+    let child = unsafe { libc::fork() };
+    if child == 0 {
+        let expected = [Err(Errno::ENXIO), Err(Errno::EIO)];
+        let found = [raw(__NR_kvm_bound_run, 0), raw(__NR_kvm_bind, fd.into())];
+        // SAFETY: the call ends the child.
+        unsafe { libc::_exit(i32::from(found != expected)) }
+    }
+    reap(Errno::result(child).map(Pid::from_raw)?)
+}
+
+/// A child with this memory can; what it has bound is free when it is gone.
+pub fn child(fd: RawFd, exec: bool) -> Result<()> {
+    let mut answer = Ok(());
+    let mut stack = vec![0; 64 << 10];
+    let body = || {
+        answer = raw(__NR_kvm_bind, fd.into());
+        if answer.is_ok() {
+            answer = raw(__NR_kvm_bound_run, 0);
+        }
+        if exec {
+            let args = [c"conform".as_ptr(), c"--version".as_ptr(), ptr::null()];
+            // SAFETY: the strings and the array live during the call.
+            unsafe { libc::execv(c"/proc/self/exe".as_ptr(), args.as_ptr()) };
+            return 1;
+        }
+        0
+    };
+    // The parent waits until the child has memory of its own, or is gone.
+    let flags = CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK;
+    // SAFETY: the child has a stack, makes system calls, and writes one word.
+    let child = unsafe { clone(Box::new(body), &mut stack, flags, Some(libc::SIGCHLD)) };
+    reap(child?)?;
+    answer
+}
+
+fn reap(child: Pid) -> Result<()> {
+    let status = waitpid(child, Some(WaitPidFlag::__WALL))?;
+    assert_eq!(status, WaitStatus::Exited(child, 0));
+    Ok(())
+}
