@@ -1,4 +1,4 @@
-//! Good arguments, at a bad time or from the wrong place.
+//! Valid arguments, at a bad time or from the wrong task.
 
 use anyhow::Result;
 use kvm_sys::{Call, Fd};

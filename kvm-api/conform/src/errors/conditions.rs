@@ -1,5 +1,5 @@
-//! What is wrong for the state that the machine is in, or by a value within a
-//! structure.
+//! Calls that are wrong in the state of the machine, or because of a value
+//! within a structure.
 
 use std::mem::offset_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
@@ -23,10 +23,11 @@ use super::signature::calls;
 use super::testbed::*;
 use crate::requests::*;
 
-/// What is made of a new machine, and of the call.
+/// Changes a new machine and the call.
 type Prepare = fn(&mut Testbed<'_>, &mut Invocation) -> Result<()>;
 
-/// The call, what is wrong, what is expected, and how it comes to be.
+/// The call, the error, the expected result, and the function that brings it
+/// about.
 struct Condition(&'static str, &'static str, Expectation, Prepare);
 
 #[rustfmt::skip]
@@ -65,7 +66,7 @@ const CONDITIONS: &[Condition] = &[
     Condition("kvm_run", "the vcpu waits for INIT, and something else comes", Fails(EAGAIN),
         |testbed, it| {
             another_machine(testbed, it, |vm| request(vm, KVM_CREATE_IRQCHIP, 0))?;
-            // Not the first, which is there by itself.
+            // The first bit is set anyway.
             let vcpu = testbed.kvm().kvm_create_vcpu(testbed.machine.vm())?;
             request(vcpu.as_fd(), KVM_NMI, 0)?;
             use_vcpu(testbed, it, vcpu);
@@ -158,7 +159,7 @@ const CONDITIONS: &[Condition] = &[
         }),
 ];
 
-/// A case for each, on a machine of its own.
+/// A case for each condition, on a machine of its own.
 pub fn cases() -> Vec<Misuse> {
     let case = |&Condition(name, text, answer, prepare): &Condition| {
         let call = calls().find(|call| call.name == name);
@@ -184,7 +185,7 @@ fn region(it: &mut Invocation, slot: u32, flags: u32, address: u64, size: u64) -
     Ok(())
 }
 
-/// The memory that the guest has from the beginning.
+/// The initial memory of the guest.
 fn user_region(testbed: &Testbed<'_>, it: &mut Invocation) {
     let address = testbed.machine.memory.as_ptr().expose_provenance();
     it.set("userspace_addr", address as u64);
@@ -218,8 +219,8 @@ fn msr(it: &mut Invocation, index: u32, data: u64) -> Result<()> {
     Ok(())
 }
 
-/// Gives the testbed a machine with what can be had only before the first
-/// vcpu.
+/// Gives the testbed a machine with a capability that can be enabled only
+/// before the first vCPU.
 fn another_machine(
     testbed: &mut Testbed<'_>,
     it: &mut Invocation,
@@ -235,13 +236,13 @@ fn another_machine(
     Ok(())
 }
 
-/// Has the call made on another vcpu.
+/// Makes the call on another vCPU.
 fn use_vcpu(testbed: &mut Testbed<'_>, it: &mut Invocation, vcpu: OwnedFd) {
     testbed.still = vcpu;
     it.words[0] = testbed.still.as_raw_fd() as u64;
 }
 
-/// Asks the vcpu that runs for registers with each exit.
+/// Makes the vCPU that runs store its registers at each exit.
 fn valid_regs(testbed: &Testbed<'_>, bits: u64) -> Result<()> {
     let size = (PAGE as usize).try_into()?;
     let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;

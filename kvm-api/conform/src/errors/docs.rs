@@ -1,5 +1,5 @@
-//! The tables in docs/errors.md are those of the matrix:
-//! `UPDATE_DOCS=1 cargo test -p conform errors` writes them anew.
+//! Compares the tables in docs/errors.md with the matrix. `UPDATE_DOCS=1 cargo
+//! test -p conform errors` updates them.
 
 use std::fmt::Write;
 use std::{env, fs};
@@ -12,7 +12,7 @@ use super::{FAMILIES, circumstances, files, numbers};
 const BEGIN: &str = "<!-- tables: made from the tables of the test, see docs.rs beside them -->\n";
 const END: &str = "<!-- end of tables -->";
 
-/// A row: the misuses of an argument that come to the same.
+/// A row: the misuses of an argument that have the same result.
 #[derive(PartialEq)]
 struct DocRow {
     argument: String,
@@ -60,7 +60,7 @@ fn answer(answer: Option<Expectation>) -> String {
     answer.map_or("-".into(), |answer| answer.to_string())
 }
 
-/// The rows of a call, the same answers for an argument put together.
+/// The rows of a call. Misuses of an argument with the same result share a row.
 fn rows(name: &str) -> Vec<DocRow> {
     let mut rows: Vec<DocRow> = Vec::new();
     for (family, cases) in FAMILIES {
@@ -77,7 +77,7 @@ fn rows(name: &str) -> Vec<DocRow> {
     rows
 }
 
-/// The rows with two answers, each with the calls that have it.
+/// The rows whose routes differ, each with its calls.
 fn differences() -> Vec<(DocRow, Vec<&'static str>)> {
     let mut found: Vec<(DocRow, Vec<_>)> = Vec::new();
     for call in calls() {
@@ -126,7 +126,7 @@ fn docs_have_the_matrix() {
     }
 }
 
-/// A rule or a row that no call has would be a promise that nobody tries.
+/// Each rule and each row must apply to a call, or it would never be tested.
 #[test]
 fn each_line_of_the_tables_counts() {
     each_rule_counts(files::RULES, &files::ALL_WRONG.map(|it| it.0));

@@ -1,4 +1,4 @@
-//! What is expected of a call.
+//! The expected results of calls.
 
 use std::fmt;
 
@@ -8,8 +8,8 @@ use nix::errno::Errno;
 /// The two routes of a call into KVM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Route {
-    /// The ioctl that it replaces. Where Linux has removed that, what the
-    /// library does instead over other ioctls.
+    /// The ioctl that the call replaces. Where Linux has removed it, the
+    /// library's substitute over other ioctls.
     Ioctl,
     /// The system call.
     Flat,
@@ -19,16 +19,16 @@ impl Route {
     pub const ALL: [Self; 2] = [Self::Ioctl, Self::Flat];
 }
 
-/// What comes of a call.
+/// The expected result of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expectation {
-    /// What the call gives when nothing is wrong.
+    /// The result of the call without misuse.
     Works,
-    /// This number.
+    /// The call returns this number.
     Gives(i64),
-    /// This errno.
+    /// The call fails with this errno.
     Fails(Errno),
-    /// The caller is killed by the signal that it was sent, and says nothing.
+    /// A signal kills the caller before the call returns.
     Dies,
 }
 
@@ -43,17 +43,17 @@ impl fmt::Display for Expectation {
     }
 }
 
-/// What is expected of a misuse, by either route. `None` says
-/// that the misuse is none there.
+/// The expected results of a misuse, by either route. `None`: the route does
+/// not have this misuse.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Expected {
     pub ioctl: Option<Expectation>,
     pub flat: Option<Expectation>,
-    /// Why one is not as the other, or there is nothing to expect.
+    /// Why the routes differ, or why one does not have the misuse.
     pub why: &'static str,
 }
 
-/// The same in both ways.
+/// The same result by both routes.
 pub const fn both(answer: Expectation) -> Expected {
     Expected {
         ioctl: Some(answer),
@@ -62,7 +62,7 @@ pub const fn both(answer: Expectation) -> Expected {
     }
 }
 
-/// Not the same, and why.
+/// Different results, and why.
 pub const fn differs(ioctl: Expectation, flat: Expectation, why: &'static str) -> Expected {
     assert!(!why.is_empty());
     Expected {
@@ -72,7 +72,7 @@ pub const fn differs(ioctl: Expectation, flat: Expectation, why: &'static str) -
     }
 }
 
-/// This misuse is one of the ioctl only.
+/// Only the ioctl has this misuse.
 pub const fn ioctl_only(answer: Expectation, why: &'static str) -> Expected {
     Expected {
         ioctl: Some(answer),
@@ -81,7 +81,7 @@ pub const fn ioctl_only(answer: Expectation, why: &'static str) -> Expected {
     }
 }
 
-/// This misuse is one of the system call only.
+/// Only the system call has this misuse.
 pub const fn flat_only(answer: Expectation, why: &'static str) -> Expected {
     Expected {
         ioctl: None,
@@ -90,7 +90,7 @@ pub const fn flat_only(answer: Expectation, why: &'static str) -> Expected {
     }
 }
 
-/// This misuse is none of the call's, by its signature.
+/// The call does not have this misuse, because of its signature.
 pub const fn nothing(why: &'static str) -> Expected {
     Expected {
         ioctl: None,
@@ -107,7 +107,7 @@ impl Expected {
         }
     }
 
-    /// The same without one of the ways.
+    /// The same without one of the routes.
     pub fn but_for(mut self, route: Route, why: &'static str) -> Self {
         match route {
             Route::Ioctl => self.ioctl = None,
@@ -118,17 +118,17 @@ impl Expected {
     }
 }
 
-/// The calls that a rule is for.
+/// The calls to which a rule applies.
 #[derive(Clone, Copy, Debug)]
 pub enum Of {
     All,
-    /// Those that take such a file descriptor.
+    /// The calls that take this kind of file descriptor.
     On(Fd),
     These(&'static [&'static str]),
 }
 
 impl Of {
-    /// How closely it names the call, if it does.
+    /// How specifically the rule names the call, if it applies.
     fn closeness(self, call: &Call) -> Option<u8> {
         match self {
             Self::All => Some(0),
@@ -138,11 +138,10 @@ impl Of {
     }
 }
 
-/// A row of a table: what is expected of some calls, misused so.
+/// A row of a table: the expected results of some calls with this misuse.
 pub struct Rule<M>(pub Of, pub M, pub Expected);
 
-/// What the table expects of the call. Of the rules that fit, the one counts
-/// that names the call most closely.
+/// The expected result of the call: from the most specific rule that applies.
 pub fn look_up<M: Copy + PartialEq + fmt::Debug>(
     rules: &[Rule<M>],
     call: &Call,
@@ -151,7 +150,7 @@ pub fn look_up<M: Copy + PartialEq + fmt::Debug>(
     closest(rules, call, misuse).1
 }
 
-/// That rule's place in the table, and what it expects.
+/// The index of that rule, and its expected result.
 fn closest<M: Copy + PartialEq + fmt::Debug>(
     rules: &[Rule<M>],
     call: &Call,
@@ -172,7 +171,7 @@ fn closest<M: Copy + PartialEq + fmt::Debug>(
     (place, expected)
 }
 
-/// Asserts that each rule is of use for one of the calls at least.
+/// Asserts that each rule applies to at least one of the calls.
 #[cfg(test)]
 pub fn each_rule_counts<M: Copy + PartialEq + fmt::Debug>(rules: &[Rule<M>], misuses: &[M]) {
     let counts: std::collections::BTreeSet<_> = super::signature::calls()

@@ -1,4 +1,4 @@
-//! File descriptors that are not what the call is for.
+//! File descriptors of the wrong kind.
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -17,7 +17,7 @@ use super::signature::calls;
 use super::testbed::Testbed;
 use crate::requests::{KVM_CREATE_DEVICE, KVM_CREATE_GUEST_MEMFD, KVM_GET_STATS_FD};
 
-/// What takes the place of the right file descriptor.
+/// A descriptor in place of the right one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wrong {
     Closed,
@@ -82,7 +82,7 @@ const RIGHT: &str = "it is the right one";
 /// mmap() of a file that is not open for writing.
 const NOT_WRITABLE: Expected = differs(Fails(ENOTTY), Fails(EACCES), MMAP);
 
-/// mmap() of a file that has nothing to map.
+/// mmap() of a file that cannot be mapped.
 const NOT_MAPPED: Expected = differs(Fails(ENOTTY), Fails(ENODEV), MMAP);
 
 const CREATE_VM: &[&str] = &["kvm_create_vm"];
@@ -95,7 +95,7 @@ const LIBRARY: &[&str] = &[
     "kvm_set_memory_alias",
 ];
 
-/// What the call that takes no descriptor answers: its ioctl takes `/dev/kvm`.
+/// The result of the call that takes no descriptor. Its ioctl takes `/dev/kvm`.
 const fn not_taken(errno: Errno) -> Expected {
     ioctl_only(Fails(errno), NO_FD)
 }
@@ -285,7 +285,7 @@ fn open(wrong: Wrong, testbed: &Testbed<'_>) -> Result<OwnedFd> {
 
 const REGULAR: &str = "/tmp-errors";
 
-/// A file with something in it.
+/// A file that is not empty.
 fn regular() -> Result<File> {
     fs::write(REGULAR, [0; 0x1000]).context(REGULAR)?;
     Ok(File::options().read(true).write(true).open(REGULAR)?)

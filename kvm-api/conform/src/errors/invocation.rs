@@ -1,4 +1,4 @@
-//! A call about to be made: the words and the structure that it takes, good
+//! A call before it is made: its registers and its structure, which are valid
 //! until they are changed.
 
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
@@ -13,24 +13,24 @@ use super::expected::Route;
 use super::signature::{Argument, Kind, MAP, Place, arguments, by_library};
 use super::testbed::*;
 
-/// How many entries stand behind the header of a list: more than KVM takes.
+/// The number of entries behind the header of a list: more than KVM takes.
 const ENTRIES: usize = 300;
 
 #[derive(Clone)]
 pub struct Invocation {
     pub call: &'static Call,
     pub route: Route,
-    /// What is passed in registers; the first is the file descriptor.
+    /// The values of the registers. The first is the file descriptor.
     pub words: [u64; 6],
-    /// The structure, which stands at the arena's beginning.
+    /// The structure, at the start of the arena.
     object: Vec<u8>,
-    /// How much of it the kernel looks at, or writes.
+    /// The number of its bytes that the kernel reads or writes.
     pub used: usize,
     pub arguments: Vec<Argument>,
 }
 
 impl Invocation {
-    /// One in which all is good.
+    /// A call with valid arguments.
     pub fn good(call: &'static Call, testbed: &Testbed<'_>) -> Self {
         let route = testbed.route;
         let arguments = arguments(call, route);
@@ -104,7 +104,7 @@ impl Invocation {
                     ("state->regs", arena + REGISTERS),
                     ("size", self.used as u64),
                 ]);
-                // Nothing behind it, which a later kernel might know.
+                // No parts that a later kernel might know.
                 entry = vec![0; 16];
             }
             "kvm_map_range" => set.extend([
@@ -122,7 +122,7 @@ impl Invocation {
         header.extend(entry.repeat(ENTRIES));
         self.object = header;
         self.words[0] = testbed.fd(self.call) as u64;
-        // The one pointer that is left is that to the structure.
+        // The remaining pointer points to the structure.
         for argument in &self.arguments {
             if let (Kind::Pointer(_), Place::Word(word)) = (argument.kind, argument.place) {
                 self.words[word] = arena;
@@ -138,7 +138,7 @@ impl Invocation {
         self.arguments.iter().find(|it| it.name == name).copied()
     }
 
-    /// Changes an argument; one that this route does not have is left out.
+    /// Changes an argument, if this route has it.
     pub fn set(&mut self, name: &str, value: u64) {
         let Some(argument) = self.argument(name) else {
             return;
@@ -155,7 +155,7 @@ impl Invocation {
         }
     }
 
-    /// What an argument is now.
+    /// The value of an argument.
     pub fn get(&self, name: &str) -> Option<u64> {
         let argument = self.argument(name)?;
         Some(match argument.place {
@@ -172,7 +172,7 @@ impl Invocation {
         })
     }
 
-    /// The memory slot that the call is about, if it sets one.
+    /// The memory slot that the call sets, if any.
     pub fn slot(&self, testbed: &Testbed<'_>) -> Option<u32> {
         let slot = self.get("slot")? as u32;
         match self.call.name {
@@ -182,7 +182,7 @@ impl Invocation {
         }
     }
 
-    /// The structure, as far as it is looked at.
+    /// The part of the structure that the kernel reads.
     pub fn object(&self) -> &[u8] {
         &self.object[..self.used]
     }
@@ -192,19 +192,19 @@ impl Invocation {
         self.object[offset..offset + bytes.len()].copy_from_slice(bytes);
     }
 
-    /// Puts the structure where it is pointed to.
+    /// Copies the structure to its place in the arena.
     pub fn place(&self, testbed: &mut Testbed<'_>) {
         let placed = testbed.arena.write(0, &self.object);
         placed.expect("the arena has room");
     }
 
-    /// Makes the call. What it makes is closed and told as 0.
+    /// Makes the call. A new descriptor is closed and reported as 0.
     pub fn make(&self, testbed: &mut Testbed<'_>) -> Result<i64, Errno> {
         self.place(testbed);
         self.placed(testbed.both)()
     }
 
-    /// The call, for any thread to make once the structure is in its place.
+    /// The call for another thread. The structure must be in its place.
     pub fn placed<'a>(
         &'a self,
         both: &'a BothInterfaces,
@@ -218,7 +218,7 @@ impl Invocation {
         }
     }
 
-    /// The call as the bare words.
+    /// The call as register values.
     pub fn raw(&self) -> Raw {
         let [fd, a, b, ..] = self.words;
         let number = self.call.number;
@@ -244,12 +244,12 @@ impl Invocation {
         }
     }
 
-    /// What the library does where Linux has no ioctl.
+    /// The library's substitute, where Linux has no ioctl.
     fn by_library(&self, kvm: &Ioctl) -> Result<i64, Errno> {
         let [fd, a, b, c, d, _] = self.words;
         let fd = fd as RawFd;
         if fd == -1 {
-            // It is no descriptor that the library could be given.
+            // The library cannot take this as a descriptor.
             return Err(Errno::EBADF);
         }
         // SAFETY: whether it is open is under test; it is closed by nobody
@@ -278,7 +278,7 @@ impl Invocation {
     }
 }
 
-/// What a call makes that has to be put away.
+/// The result of a call that has to be released.
 #[derive(Clone, Copy)]
 enum Makes {
     Nothing,
@@ -287,7 +287,7 @@ enum Makes {
     Range,
 }
 
-/// A call as the bare words, which any thread can make.
+/// A call as register values, which any thread can make.
 #[derive(Clone, Copy)]
 pub struct Raw {
     number: libc::c_long,
@@ -296,18 +296,18 @@ pub struct Raw {
 }
 
 impl Raw {
-    /// The call as numbers; what it makes is left out.
+    /// The call as numbers, without the kind of its result.
     pub fn to_words(self) -> [u64; 7] {
         let [a, b, c, d, e, f] = self.words;
         [self.number as u64, a, b, c, d, e, f]
     }
 
-    /// Whether the call gives a new file descriptor.
+    /// Whether the call returns a new file descriptor.
     pub fn makes_file(self) -> bool {
         matches!(self.makes, Makes::File)
     }
 
-    /// The call of these numbers, which makes nothing that has to be put away.
+    /// The call of these numbers, whose result need not be released.
     pub fn of_words(words: &[u64]) -> Option<Self> {
         let (&number, words) = words.split_first()?;
         Some(Self {
@@ -335,7 +335,7 @@ impl Raw {
         Ok(0)
     }
 
-    /// Makes the call and leaves what it makes.
+    /// Makes the call, and keeps its result.
     pub fn make_only(self) -> Result<i64, Errno> {
         let [a, b, c, d, e, f] = self.words;
         // SAFETY: the kernel writes where it is told to: to the arena, or to
@@ -344,7 +344,7 @@ impl Raw {
     }
 }
 
-/// What the vcpu has, to be set again.
+/// The current values of the vCPU, for calls that set them.
 fn regs(testbed: &Testbed<'_>, request: libc::c_ulong) -> Vec<u8> {
     let mut bytes = vec![0; request as usize >> 16 & 0x3fff];
     let vcpu = testbed.still.as_raw_fd();

@@ -1,4 +1,4 @@
-//! One cell of the matrix: a call, how it is misused, and what is expected.
+//! One cell of the matrix: a call, its misuse, and the expected result.
 
 use std::fmt::Write;
 
@@ -12,12 +12,12 @@ use super::signature::has_ioctl;
 use super::testbed::{State, Testbed};
 use crate::outcome::Outcome;
 
-/// Makes the call, misused.
+/// Makes the misused call.
 pub type Attempt = Box<dyn Fn(&mut Testbed<'_>, Invocation) -> Result<Made>>;
 
 pub struct Misuse {
     pub call: &'static Call,
-    /// The misuse, as the page has it.
+    /// The misuse, as docs/errors.md describes it.
     pub misuse: String,
     pub expected: Expected,
     pub attempt: Attempt,
@@ -44,12 +44,12 @@ impl Misuse {
     }
 }
 
-/// What came of an attempt.
+/// The result of an attempt.
 pub struct Made {
     answer: Observed,
-    /// A slot that the attempt named.
+    /// The slot that the attempt named.
     slot: Option<u32>,
-    /// What else was found wrong.
+    /// Another error that the attempt has found.
     wrong: Option<String>,
 }
 
@@ -60,7 +60,7 @@ pub enum Observed {
 }
 
 impl Made {
-    /// The call as it is now.
+    /// Makes the call.
     pub fn of(invocation: &Invocation, testbed: &mut Testbed<'_>) -> Self {
         let answer = invocation.make(testbed);
         Self::said(answer).with_slot(invocation.slot(testbed))
@@ -82,13 +82,13 @@ impl Made {
         }
     }
 
-    /// With the slot that the call names.
+    /// Adds the slot that the call names.
     pub fn with_slot(mut self, slot: Option<u32>) -> Self {
         self.slot = slot;
         self
     }
 
-    /// With something that is wrong beside the answer.
+    /// Adds an error besides the result.
     pub fn but(mut self, wrong: Option<String>) -> Self {
         self.wrong = wrong;
         self
@@ -96,8 +96,8 @@ impl Made {
 }
 
 impl Observed {
-    /// Whether it is what was expected, where the call gives `good` when
-    /// nothing is wrong.
+    /// Whether the result is the expected one. `good` is the result of the call
+    /// without misuse.
     fn is(self, expected: Expectation, good: Result<i64, Errno>) -> bool {
         match expected {
             Expectation::Works => self == Self::Returned(good),
@@ -108,10 +108,10 @@ impl Observed {
     }
 }
 
-/// Tries cases on one testbed, one after the other.
+/// Tests misuses on one testbed, one after the other.
 pub struct Trial<'s, 'k> {
     testbed: &'s mut Testbed<'k>,
-    /// How the testbed is between two cases.
+    /// The state of the testbed between two misuses.
     state: State,
 }
 
@@ -121,7 +121,7 @@ impl<'s, 'k> Trial<'s, 'k> {
         Ok(Self { testbed, state })
     }
 
-    /// Tries one, if it is one by this route.
+    /// Tests a misuse, unless this route does not have it.
     pub fn try_one(&mut self, case: &Misuse, outcome: &mut Outcome) -> Result<()> {
         let route = self.testbed.route;
         let Some(expected) = case.expected.of(route) else {
@@ -149,7 +149,7 @@ impl<'s, 'k> Trial<'s, 'k> {
             self.testbed.delete(slot);
         }
         self.testbed.restore(&self.state)?;
-        // What comes next is as if nothing had been.
+        // The next misuse starts from the same state.
         let next = self.good(case)?;
         if next != good {
             let _ = write!(wrong, "the next call gives {next:?}; ");
@@ -161,7 +161,7 @@ impl<'s, 'k> Trial<'s, 'k> {
         Ok(())
     }
 
-    /// What the call gives when nothing is wrong.
+    /// The result of the call without misuse.
     fn good(&mut self, case: &Misuse) -> Result<Result<i64, Errno>> {
         let invocation = Invocation::good(case.call, self.testbed);
         let good = invocation.make(self.testbed);

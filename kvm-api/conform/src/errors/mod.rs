@@ -1,7 +1,6 @@
-//! What each call refuses, and with which errno: every call, misused in every
-//! way, over either interface. The tables are in `files.rs`, `pointers.rs`,
-//! `numbers.rs`, `circumstances.rs` and `conditions.rs`; docs/errors.md is made
-//! of them.
+//! The errno of each misuse of each call, over both interfaces. The tables are
+//! in `files.rs`, `pointers.rs`, `numbers.rs`, `circumstances.rs` and
+//! `conditions.rs`; docs/errors.md is made from them.
 
 mod circumstances;
 mod conditions;
@@ -46,7 +45,7 @@ fn machine(machine: Machine, _: &Options) -> Machine {
     machine
 }
 
-/// A group of misuses, by the name that the page has.
+/// A group of misuses, and its heading in docs/errors.md.
 type Family = (&'static str, fn() -> Vec<Misuse>);
 
 const FAMILIES: &[Family] = &[

@@ -1,4 +1,4 @@
-//! Numbers at their limits, and beyond.
+//! Numbers at and beyond their limits.
 
 use anyhow::Result;
 use guests::MEMORY;
@@ -13,7 +13,7 @@ use super::misuse::{Made, Misuse};
 use super::signature::{Kind, arguments, by_library, calls};
 use super::testbed::{FREE, Facts, KERNEL_MEMORY, KERNEL_SIZE, PAGE};
 
-/// The last number that is taken.
+/// The largest valid number.
 #[derive(Clone, Copy)]
 pub enum Limit {
     Is(u64),
@@ -21,7 +21,8 @@ pub enum Limit {
     LastSlot,
     /// `KVM_CAP_MAX_VCPU_ID`, less 1.
     LastVcpuId,
-    /// How many MSRs `kvm_get_msr_index_list` lists: fewer are too few.
+    /// The number of MSRs that `kvm_get_msr_index_list` lists. Room for fewer
+    /// is too little.
     Listed,
     /// The address of the last page that the processor can address.
     LastPage,
@@ -50,12 +51,12 @@ impl Limit {
     }
 }
 
-/// A number that a call takes, and what is expected of it at each point.
+/// A number that a call takes, and the expected result at each point.
 pub struct Number {
     pub call: &'static str,
     pub name: &'static str,
     pub limit: Limit,
-    /// How far one number is from the next that makes sense.
+    /// The distance between two numbers that are valid.
     pub step: u64,
     pub zero: Expected,
     pub one: Expected,
@@ -63,7 +64,7 @@ pub struct Number {
     pub at: Expected,
     pub above: Expected,
     pub most: Expected,
-    /// Others of interest.
+    /// Other points.
     pub more: &'static [(u64, Expected)],
 }
 
@@ -89,8 +90,7 @@ const UNBACKED: Expected = both(Fails(ENODEV));
 
 const MMAP_LIMIT: &str = "mmap() itself refuses so much, before KVM is asked";
 
-/// The flags of a slot, of which the two lowest are taken: those one by one
-/// that are not.
+/// Each flag of a slot that is not valid. The two lowest flags are.
 const NO_FLAGS: &[(u64, Expected)] = &bits();
 
 const fn bits() -> [(u64, Expected); 30] {
@@ -103,11 +103,11 @@ const fn bits() -> [(u64, Expected); 30] {
     bits
 }
 
-/// Less the page size, an address around which a region wraps.
+/// An address around which a region wraps, less the page size.
 const TOP: u64 = PAGE.wrapping_neg();
 const MOST_PAGES: u64 = ((1 << 31) - 1) * PAGE;
-/// The other address space of x86, that of system management mode; and one
-/// that is none.
+/// The address space of system management mode on x86, and one that does not
+/// exist.
 const SMM: u64 = 1 << 16;
 const NO_SPACE: u64 = 2 << 16;
 const USER_END: u64 = (1 << 47) - PAGE;
@@ -280,8 +280,8 @@ pub fn numbers(call: &'static Call) -> Vec<(&'static str, usize)> {
     numbers
 }
 
-/// A case for each number and each point, and one for what a register holds
-/// beyond a number.
+/// A case for each number and each point, and one for the upper half of a
+/// register.
 pub fn cases() -> Vec<Misuse> {
     let mut cases = Vec::new();
     for call in calls() {

@@ -1,4 +1,5 @@
-//! Virtual machines that answer nobody here: another process', and a dead one.
+//! Virtual machines that refuse all calls of this process: another process owns
+//! one, and KVM has given up the other.
 
 use std::io::{Read, Write, pipe};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -19,7 +20,7 @@ pub struct Others {
 }
 
 impl Others {
-    /// Those of another process, which has ended.
+    /// Creates them in another process, which ends.
     pub fn make(kvm: &dyn Kvm) -> Result<Self> {
         let (mut said, mut say) = pipe()?;
         let (wait, go) = pipe()?;
@@ -37,7 +38,7 @@ impl Others {
                     }
                 }
                 drop(say);
-                // Until the parent has them, or is no more.
+                // Wait until the parent has taken them, or has ended.
                 let _ = (&wait).read(&mut [0]);
                 // SAFETY: nothing of the parent's is touched on the way out.
                 unsafe { libc::_exit(0) }
@@ -61,7 +62,7 @@ impl Others {
     }
 }
 
-/// Takes a copy of another process' file descriptor.
+/// Duplicates a file descriptor of another process.
 fn take(process: Pid, fd: RawFd) -> Result<OwnedFd> {
     let owned = |fd: libc::c_long| -> Result<OwnedFd> {
         let fd = Errno::result(fd)? as RawFd;
@@ -74,8 +75,8 @@ fn take(process: Pid, fd: RawFd) -> Result<OwnedFd> {
     owned(unsafe { libc::syscall(libc::SYS_pidfd_getfd, process.as_raw_fd(), fd, 0) })
 }
 
-/// A virtual machine that KVM has given up. It does so when a vcpu enters
-/// system management mode and there is no memory to save its state to.
+/// A virtual machine that KVM has given up, because a vCPU entered system
+/// management mode without memory to save its state.
 pub fn dead(kvm: &dyn Kvm) -> Result<Others> {
     let mut machine = TestVm::new(kvm);
     // SAFETY: the request touches no memory.

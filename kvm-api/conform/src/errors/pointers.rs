@@ -1,4 +1,4 @@
-//! Pointers to where nothing can be read or written.
+//! Pointers to memory that cannot be read or written.
 
 use std::num::NonZeroUsize;
 use std::ptr::NonNull;
@@ -47,7 +47,7 @@ pub const ALL_BAD: [(Bad, &str); 10] = [
     (Misaligned, "to memory, at an odd address"),
 ];
 
-/// What is expected of a pointer to what the kernel reads, or writes.
+/// The expected results for a pointer to data that the kernel reads, or writes.
 fn rule(usage: Use, bad: Bad) -> Expectation {
     match (bad, usage) {
         (Misaligned, _) | (ReadOnly, Use::Read) => Works,
@@ -62,7 +62,7 @@ const WITHIN: &str = "over ioctl it is within the structure";
 const REFERENCES: &str = "the library takes references";
 const NO_POINTER: &str = "the call takes its numbers in registers";
 
-/// What is expected by one route, or why nothing is.
+/// The expected result by one route, or why there is none.
 fn of_route(
     call: &'static Call,
     name: &str,
@@ -99,7 +99,7 @@ fn is_byte(name: &str) -> bool {
     ["valid", "writeable", "usermode"].contains(&name)
 }
 
-/// What is expected of a pointer of a call's.
+/// The expected results for a pointer of a call.
 pub fn expected(call: &'static Call, name: &str, bad: Bad) -> Expected {
     let (ioctl, flat) = (
         of_route(call, name, bad, Route::Ioctl),
@@ -132,7 +132,7 @@ pub fn pointers(call: &'static Call) -> Vec<&'static str> {
     names
 }
 
-/// A case for each pointer and each thing that is wrong with it.
+/// A case for each pointer and each error.
 pub fn cases() -> Vec<Misuse> {
     let mut cases = Vec::new();
     for call in calls() {
@@ -153,7 +153,7 @@ pub fn cases() -> Vec<Misuse> {
     cases
 }
 
-/// A call without pointers has a row as well, which says so.
+/// A call without pointers also has a row, which says so.
 fn none(call: &'static Call) -> Misuse {
     let expected = nothing("it has no pointers");
     Misuse::new(call, "a pointer", expected, |_, _| {
@@ -168,7 +168,7 @@ fn attempt(
     bad: Bad,
 ) -> Result<Made> {
     let argument = invocation.argument(name).context("no such argument")?;
-    // What the structure is pointed to by, if not something else in the arena.
+    // The pointer to the structure, or to other data in the arena.
     let whole = argument.place == Place::Word(1) && !invocation.object().is_empty();
     let mut object = match (whole, name) {
         (true, _) => invocation.object().to_vec(),
@@ -210,23 +210,23 @@ fn attempt(
     Ok(made.but(written))
 }
 
-/// What put_user() writes is written whole or not at all, where a structure is
-/// copied as far as it goes.
+/// put_user() writes all or nothing, whereas a structure is copied up to the
+/// bad address.
 fn by_one_store(name: &str) -> bool {
     ["physical_address", "state->regs"].contains(&name)
 }
 
-/// A page, and one behind it that is not mapped.
+/// A page that is followed by an unmapped one.
 struct Field {
     start: NonNull<u8>,
     mapped: usize,
 }
 
-/// What memory holds that nothing has been written to.
+/// The content of memory before the call.
 const FILL: u8 = 0x5a;
 
 impl Field {
-    /// With the object where the pointer is to go.
+    /// Copies the object to the target of the pointer.
     fn new(bad: Bad, object: &[u8]) -> Result<Self> {
         let page = PAGE as usize;
         let twice = NonZeroUsize::new(2 * page).context("a page has a size")?;
@@ -268,7 +268,7 @@ impl Field {
         Ok(field)
     }
 
-    /// Without the first page too.
+    /// Unmaps the first page too.
     fn unmap(mut self) -> Self {
         // SAFETY: the page is this value's own, and nothing refers to it.
         unsafe { munmap(self.start.cast(), self.mapped) }.expect("it is mapped");

@@ -1,4 +1,4 @@
-//! Calls from other processes, and from one that may open no more files.
+//! Calls from other processes, and from a process that may not open more files.
 
 use std::env;
 use std::io::{Read, Write, pipe};
@@ -16,10 +16,10 @@ use super::invocation::{Invocation, Raw};
 use super::misuse::Made;
 use super::testbed::{ROOM, Testbed};
 
-/// How many seconds another process may take.
+/// The time limit of another process, in seconds.
 const LIMIT: u32 = 60;
 
-/// Has a child make the call.
+/// Makes the call in a child.
 pub fn forked(testbed: &mut Testbed<'_>, invocation: &Invocation) -> Result<Made> {
     let (mut said, mut say) = pipe()?;
     // SAFETY: this process has one thread only, so the child may do what it
@@ -44,8 +44,8 @@ pub fn forked(testbed: &mut Testbed<'_>, invocation: &Invocation) -> Result<Made
     }
 }
 
-/// Has this program, executed anew, make the call on the descriptor that it
-/// inherits, with memory where it is pointed to.
+/// Executes this program again, which makes the call on an inherited
+/// descriptor, with memory at the addresses that the call points to.
 pub fn executed(testbed: &mut Testbed<'_>, invocation: &Invocation) -> Result<Made> {
     let fd = testbed.fd(invocation.call);
     let raw = invocation.raw();
@@ -66,13 +66,12 @@ pub fn executed(testbed: &mut Testbed<'_>, invocation: &Invocation) -> Result<Ma
         let error = String::from_utf8_lossy(&output.stderr);
         format!("the program says {said:?} {error:?}")
     })?;
-    // The number of a file is the other program's.
+    // The number of a descriptor belongs to the other program.
     let answer = decoded(answer).map(|number| if raw.makes_file() { 0 } else { number });
     Ok(Made::said(answer))
 }
 
-/// What the program does that is executed so: makes the call, and prints what
-/// came of it.
+/// Makes a call in the executed program, and prints the result.
 pub fn inherited_call(words: &[u64]) -> Result<()> {
     let [arena, header, rest @ ..] = words else {
         anyhow::bail!("no words");
@@ -91,7 +90,7 @@ pub fn inherited_call(words: &[u64]) -> Result<()> {
     Ok(())
 }
 
-/// Whether a program that is executed has the descriptor too.
+/// Whether an executed program inherits the descriptor.
 fn inherited(fd: RawFd, inherited: bool) -> Result<()> {
     // SAFETY: it is open for as long as this takes.
     let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
@@ -104,7 +103,7 @@ fn inherited(fd: RawFd, inherited: bool) -> Result<()> {
     Ok(())
 }
 
-/// An answer as one number: that of an errno is negative.
+/// A result as a number, which is negative for an errno.
 fn coded(answer: Result<i64, Errno>) -> i64 {
     answer.unwrap_or_else(|errno| -(errno as i64))
 }
@@ -116,7 +115,7 @@ fn decoded(answer: i64) -> Result<i64, Errno> {
     Ok(answer)
 }
 
-/// Does something while no more files may be opened.
+/// Calls a function while no more files may be opened.
 pub fn without_files(act: impl FnOnce() -> Made) -> Result<Made> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     setrlimit(Resource::RLIMIT_NOFILE, 0, hard)?;

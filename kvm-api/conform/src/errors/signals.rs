@@ -1,4 +1,4 @@
-//! Calls that a signal waits for.
+//! Calls that are made while a signal is pending.
 
 use std::os::fd::{BorrowedFd, RawFd};
 use std::time::Duration;
@@ -12,10 +12,10 @@ use super::invocation::Invocation;
 use super::misuse::Made;
 use super::testbed::Testbed;
 
-/// The signal of all this.
+/// The signal of these cases.
 pub const SIGNAL: Signal = Signal::SIGUSR1;
 
-/// Has the signal end what can be ended by it, and nothing else.
+/// Makes the signal interrupt calls, without any other effect.
 pub fn handle() -> Result<()> {
     extern "C" fn nothing(_: libc::c_int) {}
     let handler = SigHandler::Handler(nothing);
@@ -25,8 +25,8 @@ pub fn handle() -> Result<()> {
     Ok(())
 }
 
-/// Makes the call while the signal is blocked and pending. `open` is a vcpu
-/// whose mask lets it through.
+/// Makes the call while the signal is blocked and pending. `open` is a vCPU
+/// whose signal mask admits it.
 pub fn pending(
     testbed: &mut Testbed<'_>,
     invocation: &Invocation,
@@ -51,7 +51,7 @@ pub fn pending(
     Ok(made)
 }
 
-/// Takes the pending signal, which is there.
+/// Takes the signal, which must be pending.
 fn take(set: &SigSet) -> Result<()> {
     let no_time = libc::timespec {
         tv_sec: 0,

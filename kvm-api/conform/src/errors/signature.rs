@@ -1,5 +1,5 @@
-//! What a call takes, by either route: made of kvm-sys' table, and of what is
-//! within the structures.
+//! The arguments of calls, by either route: from the table of kvm-sys, and the
+//! fields of the structures.
 
 use std::mem::{offset_of, size_of};
 
@@ -7,8 +7,8 @@ use kvm_sys::*;
 
 use super::expected::Route;
 
-/// Reaching memory that the kernel has allocated: no call of its own, but
-/// mmap() of the virtual machine's file descriptor.
+/// Maps memory that the kernel has allocated: by mmap() of the virtual
+/// machine's descriptor, not by a call of its own.
 pub static MAP: Call = Call {
     name: "kvm_map_memory",
     number: libc::SYS_mmap,
@@ -22,53 +22,53 @@ pub static MAP: Call = Call {
     note: "",
 };
 
-/// What the matrix has a row for.
+/// The calls of the matrix.
 pub fn calls() -> impl Iterator<Item = &'static Call> {
     CALLS.iter().chain([&MAP]).chain(forms())
 }
 
-/// The calls that no ioctl does the same as.
+/// The calls without an equivalent ioctl.
 fn forms() -> impl Iterator<Item = &'static Call> {
     MERGED_CALLS.iter().chain(&RANGE_CALLS)
 }
 
-/// Whether there is such an ioctl, or another to make it of.
+/// Whether an ioctl, or several, do the same.
 pub fn has_ioctl(call: &Call) -> bool {
     forms().all(|form| form.number != call.number)
 }
 
-/// Whether the ioctl's side is the library's, as Linux has no such ioctl.
+/// Whether the library makes up for an ioctl that Linux does not have.
 pub fn by_library(call: &Call) -> bool {
     call.request.is_none()
 }
 
-/// Where an argument stands.
+/// The place of an argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// In one of the words; word 0 is the file descriptor.
+    /// In a register. Register 0 is the file descriptor.
     Word(usize),
     /// In the structure, at this offset.
     Field(usize),
 }
 
-/// How the memory is used that a pointer points to.
+/// How the kernel uses the memory behind a pointer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Use {
     Read,
     Written,
-    /// Read first, and written then.
+    /// The kernel reads it, then writes it.
     Both,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Fd,
-    /// A number of so many bytes.
+    /// A number, and its size in bytes.
     Number(usize),
     Pointer(Use),
 }
 
-/// An argument of a call, by the name that it has in the system call.
+/// An argument of a call. Its name is that in the system call.
 #[derive(Clone, Copy, Debug)]
 pub struct Argument {
     pub name: &'static str,
@@ -76,7 +76,7 @@ pub struct Argument {
     pub kind: Kind,
 }
 
-/// What the call takes, made by this route.
+/// The arguments of the call, by this route.
 pub fn arguments(call: &'static Call, route: Route) -> Vec<Argument> {
     let flat = parameters(call);
     let mut arguments = match (route, call.request) {
@@ -127,12 +127,12 @@ fn parameters(call: &'static Call) -> Vec<Argument> {
 
 fn kind(call: &Call, word: usize, text: &str) -> Kind {
     if text.contains("struct kvm_vcpu_state ") {
-        // It has the pointers; nothing is written to it.
+        // It contains pointers, and the kernel does not write to it.
         return Kind::Pointer(Use::Read);
     }
     if text.contains('*') {
-        // What is declared const is read; a structure that its ioctl reads
-        // too is read first.
+        // The kernel reads what is declared const, and any structure that the
+        // ioctl reads.
         let read = || call.request.is_none_or(is_read) && text.contains("struct");
         return Kind::Pointer(if text.starts_with("const ") {
             Use::Read
@@ -163,7 +163,7 @@ fn is_written(request: libc::c_ulong) -> bool {
     request >> 30 & 2 != 0
 }
 
-/// The ioctl's arguments: a descriptor, and a pointer or a number.
+/// The arguments of the ioctl: a descriptor, and a pointer or a number.
 fn requested(call: &'static Call, request: libc::c_ulong, flat: &[Argument]) -> Vec<Argument> {
     let fd = Argument {
         name: "fd",
@@ -172,7 +172,8 @@ fn requested(call: &'static Call, request: libc::c_ulong, flat: &[Argument]) -> 
     };
     let (name, kind) = match call.structure {
         None => (
-            // The proposal has no name for what its calls do without.
+            // The proposal does not have this argument, and so has no name for
+            // it.
             flat.get(1).map_or("argument", |it| it.name),
             Kind::Number(size_of::<libc::c_ulong>()),
         ),
@@ -192,8 +193,7 @@ fn requested(call: &'static Call, request: libc::c_ulong, flat: &[Argument]) -> 
     vec![fd, Argument { name, place, kind }]
 }
 
-/// The numbers and the pointer within the structures, where the kernel looks
-/// at them.
+/// The numbers and the pointers within structures that the kernel checks.
 fn fields(call: &Call) -> Vec<Argument> {
     let number = |name, offset, bytes| Argument {
         name,
@@ -207,7 +207,7 @@ fn fields(call: &Call) -> Vec<Argument> {
             number($name, offset_of!($structure, $field), bytes)
         }};
     }
-    // Of the parts, the matrix has the registers.
+    // The matrix covers the registers only.
     let state = |usage| {
         vec![
             at!(kvm_vcpu_state.parts as "parts"),

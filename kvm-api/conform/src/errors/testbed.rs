@@ -20,7 +20,7 @@ use super::expected::Route;
 use super::others::{Others, dead};
 use crate::requests::{EVENTS, KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS};
 
-/// Guest memory that the kernel has allocated: its slot, where, how long.
+/// Guest memory that the kernel has allocated: its slot, address and size.
 pub const KERNEL_SLOT: u32 = 1;
 pub const KERNEL_MEMORY: u64 = 0x10_0000;
 pub const KERNEL_SIZE: u64 = 0x4000;
@@ -32,13 +32,13 @@ pub const PAGE: u64 = 0x1000;
 /// The MSR that is read and set.
 pub const MSR: u32 = SYSENTER_CS;
 
-/// Both interfaces, open; and what cannot be used through either.
+/// Both interfaces, and machines that neither of them can use.
 pub struct BothInterfaces {
     pub ioctl: Ioctl,
     pub flat: Syscall,
-    /// A machine of another process'.
+    /// A machine of another process.
     pub others: Others,
-    /// A machine that is dead.
+    /// A machine that KVM has given up.
     pub dead: Others,
 }
 
@@ -61,7 +61,7 @@ impl BothInterfaces {
     }
 }
 
-/// What this kernel and this processor limit to.
+/// The limits of this kernel and this processor.
 #[derive(Clone, Copy, Debug)]
 pub struct Facts {
     pub slots: u64,
@@ -86,29 +86,30 @@ impl Facts {
     }
 }
 
-/// A virtual machine with two vcpus, of which one may run, and with memory of
-/// both kinds; and memory to point to.
+/// A virtual machine with two vCPUs, one of which may run, and with memory of
+/// both kinds; and host memory for arguments.
 pub struct Testbed<'k> {
     pub route: Route,
     pub both: &'k BothInterfaces,
     pub machine: TestVm<'k>,
-    /// The vcpu that never runs: some settings are final once it has.
+    /// The vCPU that never runs. Some settings cannot change after the first
+    /// run.
     pub still: OwnedFd,
-    /// Where structures stand, and what else is pointed to.
+    /// Host memory for the structures and other data that arguments point to.
     pub arena: GuestMemory,
-    /// Memory to give to the guest.
+    /// Host memory that calls can give to the guest.
     pub host: GuestMemory,
     pub facts: Facts,
-    /// The id of the next vcpu that is made by ioctl.
+    /// The ID of the next vCPU that an ioctl creates.
     next_id: Cell<u64>,
 }
 
-/// Above the ids of the machine's own vcpus.
+/// The first ID above those of the testbed's vCPUs.
 const FIRST_ID: u64 = 8;
 
-/// Where in the arena there is room behind the structure.
+/// The offset in the arena of the room behind the structure.
 pub const ROOM: u64 = 0x1_0000;
-/// Where in the arena there are registers to set.
+/// The offset in the arena of valid registers.
 pub const REGISTERS: u64 = ROOM + PAGE;
 
 impl<'k> Testbed<'k> {
@@ -139,19 +140,19 @@ impl<'k> Testbed<'k> {
         })
     }
 
-    /// An id that no vcpu has yet.
+    /// An ID that no vCPU has.
     pub fn next_id(&self) -> u64 {
         self.next_id.replace(self.next_id.get() + 1)
     }
 
-    /// The interface that the machine was made by.
+    /// The interface that created the machine.
     pub fn kvm(&self) -> &'k dyn Kvm {
         self.both.of(self.route)
     }
 
-    /// The file descriptor that is right for the call.
+    /// The right file descriptor for the call.
     pub fn fd(&self, call: &Call) -> RawFd {
-        // Over ioctl, two of the three system calls are /dev/kvm's alone.
+        // Over ioctl, only /dev/kvm takes two of the three system calls.
         let fd = match (self.route, call.fd) {
             (Route::Ioctl, Fd::None) => self.both.ioctl.as_fd(),
             (Route::Ioctl, Fd::System) if call.request != Some(KVM_CHECK_EXTENSION) => {
@@ -164,8 +165,8 @@ impl<'k> Testbed<'k> {
         fd.as_raw_fd()
     }
 
-    /// The state of the vcpus, and how many files are open. Slots are looked at
-    /// by [`check_slots`](Self::check_slots).
+    /// The state of the vCPUs, and the number of open files.
+    /// [`check_slots`](Self::check_slots) compares the slots.
     pub fn state(&self) -> Result<State> {
         Ok(State {
             vcpus: [self.machine.vcpu(), self.still.as_fd()].map(vcpu_state),
@@ -173,8 +174,8 @@ impl<'k> Testbed<'k> {
         })
     }
 
-    /// Whether the slots are those that [`new`](Self::new) has set, and as it
-    /// has set them, and neither `named` nor what calls set by rule is set.
+    /// Whether exactly the slots of [`new`](Self::new) are set, unchanged, and
+    /// neither `named` nor the slots that calls usually set.
     pub fn check_slots(&self, named: Option<u32>) -> Result<()> {
         let (kvm, vm) = (self.kvm(), self.machine.vm());
         let mut bitmap = [0; MEMORY / PAGE as usize / 64 + 1];
@@ -205,7 +206,7 @@ impl<'k> Testbed<'k> {
         Ok(())
     }
 
-    /// Takes back what calls that work leave in vcpus.
+    /// Undoes the effects of successful calls on the vCPUs.
     pub fn restore(&mut self, state: &State) -> Result<()> {
         let vcpus = [self.machine.vcpu(), self.still.as_fd()];
         for (vcpu, saved) in vcpus.into_iter().zip(&state.vcpus) {
@@ -227,16 +228,16 @@ impl<'k> Testbed<'k> {
         Ok(())
     }
 
-    /// Deletes a slot, which may not be set.
+    /// Deletes a slot, if it is set.
     pub fn delete(&self, slot: u32) {
-        // Those that the machine has from the beginning stay.
+        // The slots of the testbed remain.
         if ![SLOT, KERNEL_SLOT].contains(&slot) {
             self.unset(slot);
         }
     }
 
-    /// The library keeps what it has allocated for a machine until it learns
-    /// that the machine is no more.
+    /// Makes the library free the memory that it has allocated for a machine
+    /// that is gone.
     pub fn forget_memory(&self) {
         self.unset(KERNEL_SLOT);
     }
@@ -256,7 +257,7 @@ impl Drop for Testbed<'_> {
     }
 }
 
-/// What a refused call must not change.
+/// The state that a refused call must not change.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct State {
     vcpus: [VcpuState; 2],
@@ -264,7 +265,7 @@ pub struct State {
 }
 
 impl State {
-    /// What is not as it was.
+    /// Describes what has changed.
     pub fn difference(&self, before: &Self) -> Option<String> {
         let names = ["the vcpu that runs", "the vcpu that is still"];
         for (name, (now, before)) in names.iter().zip(self.vcpus.iter().zip(&before.vcpus)) {
@@ -310,7 +311,7 @@ fn vcpu_state(vcpu: BorrowedFd<'_>) -> VcpuState {
     }
 }
 
-/// What a request gives, whose size is that of the bytes.
+/// The result of a request, whose size is the number of bytes.
 fn get<const N: usize>(vcpu: BorrowedFd<'_>, request: c_ulong) -> [u8; N] {
     assert_eq!(request >> 16 & 0x3fff, N as c_ulong, "{request:#x}");
     let mut bytes = [0; N];

@@ -1,4 +1,4 @@
-//! Calls that meet another thread's.
+//! Calls that collide with another thread's.
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -22,13 +22,13 @@ use super::misuse::Made;
 use super::signals::SIGNAL;
 use super::testbed::Testbed;
 
-/// How many seconds anything here may take; then the signal ends it all.
+/// The time limit of a case, in seconds. Then a signal ends the process.
 const LIMIT: u32 = 60;
-/// How long something may be waited for that is about to happen.
+/// The time limit for something that is about to happen.
 const SOON: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_micros(200);
 
-/// From a thread that is new.
+/// From a new thread.
 pub fn another(testbed: &mut Testbed<'_>, invocation: &Invocation) -> Result<Made> {
     invocation.place(testbed);
     let call = invocation.placed(testbed.both);
@@ -37,7 +37,8 @@ pub fn another(testbed: &mut Testbed<'_>, invocation: &Invocation) -> Result<Mad
     Ok(Made::said(answer).with_slot(invocation.slot(testbed)))
 }
 
-/// While another thread runs the vcpu, which a call on it waits for.
+/// While another thread runs the vCPU. A call on the vCPU waits for the run to
+/// end.
 pub fn while_running(
     testbed: &mut Testbed<'_>,
     mut invocation: Invocation,
@@ -65,13 +66,13 @@ pub fn while_running(
             }
             if signal {
                 kick(thread);
-                // It goes on waiting: this takes no more than a few ticks.
+                // It keeps waiting. This takes only a few ticks.
                 sleep(10 * PAUSE);
                 if caller.is_finished() {
                     wrong = Some("the signal has ended it".into());
                 }
             }
-            // A run that has waited is not to go on for good.
+            // A run that has waited must end.
             let immediate = invocation.call.number == __NR_kvm_run;
             testbed.machine.run.set_immediate_exit(immediate);
             stop();
@@ -83,8 +84,8 @@ pub fn while_running(
     Ok(done.with_slot(invocation.slot(testbed)))
 }
 
-/// While this process runs the vcpu, from another that has the same memory and
-/// files, and is killed while it waits: the run goes on.
+/// While this process runs the vCPU, from another one with the same memory and
+/// files. That process is killed while it waits, and the run continues.
 pub fn killed(testbed: &mut Testbed<'_>, mut invocation: Invocation) -> Result<Made> {
     invocation.words[0] = testbed.machine.vcpu.as_raw_fd() as u64;
     invocation.place(testbed);
@@ -103,7 +104,7 @@ pub fn killed(testbed: &mut Testbed<'_>, mut invocation: Invocation) -> Result<M
             ended.is_some()
         });
         if gone.is_err() {
-            // It waits for a vcpu that is not going to be free by itself.
+            // It waits for a vCPU that does not become free by itself.
             wrong = wrong.and(Err(anyhow::anyhow!("SIGKILL does not end it")));
         } else {
             until(|| counts(testbed).unwrap_or(false)).context("the vcpu has stopped")?;
@@ -114,7 +115,7 @@ pub fn killed(testbed: &mut Testbed<'_>, mut invocation: Invocation) -> Result<M
         }
         let made = match ended {
             Some(WaitStatus::Signaled(_, Signal::SIGKILL, _)) => Made::died(),
-            // The twin's answer is its exit status.
+            // The exit status of the twin is its result.
             Some(WaitStatus::Exited(_, code)) => Made::said(Ok(code.into())),
             other => bail!("the process ends with {other:?}"),
         };
@@ -122,8 +123,8 @@ pub fn killed(testbed: &mut Testbed<'_>, mut invocation: Invocation) -> Result<M
     })
 }
 
-/// Runs a guest that counts, in another thread, while something is done; it is
-/// given what ends the run.
+/// Runs a counting guest in another thread during `during`, which gets the
+/// means to end the run.
 fn run_meanwhile<'k>(
     testbed: &mut Testbed<'k>,
     act: impl FnOnce(&mut Testbed<'k>, &dyn Fn()) -> Result<Made>,
@@ -157,7 +158,7 @@ fn run_meanwhile<'k>(
     made
 }
 
-/// Whether the guest counts at this time.
+/// Whether the guest is counting.
 fn counts(testbed: &Testbed<'_>) -> Result<bool> {
     let count = || -> Result<[u8; 4]> {
         let mut count = [0; 4];
@@ -169,7 +170,7 @@ fn counts(testbed: &Testbed<'_>) -> Result<bool> {
     Ok(count()? != before)
 }
 
-/// Waits until something is so.
+/// Waits until the condition holds.
 fn until(mut so: impl FnMut() -> bool) -> Result<()> {
     let deadline = Instant::now() + SOON;
     while !so() {
@@ -181,7 +182,7 @@ fn until(mut so: impl FnMut() -> bool) -> Result<()> {
     Ok(())
 }
 
-/// Whether a thread sleeps so that only a fatal signal would end it.
+/// Whether a thread sleeps in a way that only a fatal signal can interrupt.
 fn is_waiting(thread: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{thread}/stat")).unwrap_or_default();
     let state = stat.rsplit(')').next().unwrap_or_default();
@@ -194,7 +195,7 @@ fn kick(thread: Pid) {
     unsafe { libc::syscall(libc::SYS_tgkill, process, thread, signal) };
 }
 
-/// What has become of a child, if it has ended.
+/// The status of a child, if it has ended.
 fn ended_now(process: Pid) -> Option<WaitStatus> {
     let status = waitpid(process, Some(WaitPidFlag::WNOHANG)).ok()?;
     (status != WaitStatus::StillAlive).then_some(status)
@@ -221,8 +222,7 @@ impl Drop for Stack {
     }
 }
 
-/// A process of its own that has this one's memory and files, and makes the
-/// call.
+/// A process with the memory and files of this one, which makes the call.
 fn twin(stack: &Stack, raw: &Raw) -> Result<Pid> {
     extern "C" fn call(raw: *mut c_void) -> c_int {
         // SAFETY: it is the value that was handed over, which is there until

@@ -1,4 +1,4 @@
-//! The kernel's fault injection: the nth thing in a call that can fail fails.
+//! The kernel's fault injection: the nth allocation or copy in a call fails.
 
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
@@ -8,25 +8,25 @@ use anyhow::{Context, Result, bail};
 const DEBUGFS: &str = "/sys/kernel/debug";
 const NTH: &str = "/proc/thread-self/fail-nth";
 
-/// What is made to fail.
+/// The operations that fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// Copies from and to user space.
     Copies,
-    /// Those, and allocations of slab objects and of pages.
+    /// Copies, and allocations of slab objects and pages.
     All,
 }
 
-/// This thread's faults.
+/// The faults of this thread.
 pub struct Faults {
     nth: File,
 }
 
 impl Faults {
-    /// Gets ready to inject faults of that kind.
+    /// Prepares for faults of this kind.
     pub fn new(kind: Kind) -> Result<Self> {
-        // An allocation that may wait is excepted unless one says otherwise,
-        // and so is a single page.
+        // By default, the kernel excepts allocations that may wait, and single
+        // pages.
         let (excepted, order) = match kind {
             Kind::Copies => ("Y", "32"),
             Kind::All => ("N", "0"),
@@ -36,7 +36,7 @@ impl Faults {
         set("fail_page_alloc/ignore-gfp-highmem", excepted)?;
         set("fail_page_alloc/min-order", order)?;
         for what in ["failslab", "fail_page_alloc", "fail_usercopy"] {
-            // Not a stack for each on the console.
+            // Do not print a stack for each fault.
             set(&format!("{what}/verbose"), "0")?;
         }
         let nth = File::options()
@@ -47,22 +47,22 @@ impl Faults {
         Ok(Self { nth })
     }
 
-    /// Makes `call` with a fault at its `n`th chance, and says whether that
-    /// came.
+    /// Makes `call` with a fault at its `n`th chance, and returns whether the
+    /// fault occurred.
     pub fn during<T>(&self, n: u32, call: impl FnOnce() -> T) -> Result<(T, bool)> {
         self.nth
             .write_at(n.to_string().as_bytes(), 0)
             .context(NTH)?;
         let result = call();
         let mut text = [0; 16];
-        // If the fault has not come yet, it may hit this very read.
+        // If the fault has not occurred yet, it may hit this read.
         let injected = matches!(self.nth.read_at(&mut text, 0), Ok(1..) if text[0] == b'0');
         self.disarm()?;
         Ok((result, injected))
     }
 
     fn disarm(&self) -> Result<()> {
-        // A fault that is still to come may hit this too; it is over then.
+        // A pending fault may hit this call, and is then used up.
         for _ in 0..3 {
             if self.nth.write_at(b"0", 0).is_ok() {
                 return Ok(());

@@ -1,6 +1,6 @@
-//! Each call, made to fail at its first allocation or copy, then at its second,
-//! and so on, until there is none left: the error is the right one, and nothing
-//! else has come of it.
+//! Makes each call fail at its first allocation or copy, then at its second,
+//! and so on until none is left. The call must report the right errno and
+//! change nothing.
 
 mod inject;
 mod situations;
@@ -32,7 +32,7 @@ pub const PROPERTY: Property = Property {
     },
 };
 
-/// No call has so many chances to fail.
+/// More chances to fail than any call has.
 const MANY: u32 = 1000;
 
 fn test(stage: &Stage<'_>) -> Result<Outcome> {
@@ -49,8 +49,9 @@ fn test(stage: &Stage<'_>) -> Result<Outcome> {
                 situation.call, situation.name
             ));
             let what = format!("{} {} by {interface}", situation.call, situation.name);
-            // The copies alone, for where an allocation comes or not from one
-            // call to the next, the chance of a copy is not always the same.
+            // Inject faults into the copies alone as well: where a call
+            // allocates only sometimes, the same chance is not always the same
+            // copy.
             one(stage, situation, &*kvm, Kind::Copies, &what, &mut outcome)?;
             let all = one(stage, situation, &*kvm, Kind::All, &what, &mut outcome)?;
             let counts: Vec<_> = all.iter().map(|(how, n)| format!("{n} {how}")).collect();
@@ -70,10 +71,10 @@ fn interfaces() -> Result<[(&'static str, Box<dyn Kvm>); 2]> {
     ])
 }
 
-/// How often a call ended how.
+/// How often a call had each result.
 type Counts = BTreeMap<String, u32>;
 
-/// Makes one call with a fault at each of its chances.
+/// Makes one call with a fault at each chance in turn.
 fn one(
     stage: &Stage<'_>,
     situation: &Situation,
@@ -86,7 +87,7 @@ fn one(
     let mut counts = Counts::new();
     let mut machine = TestVm::new(kvm);
     let mut act = (situation.prepare)(&mut machine);
-    // A sample takes every seventh chance of what the ioctls do as well.
+    // A sample takes every seventh chance of the calls that have an ioctl.
     let sampled = stage.options.sample && situation.ioctl;
     let step = if sampled { 7 } else { 1 };
     for n in (1..MANY).step_by(step) {
@@ -103,7 +104,7 @@ fn one(
         }
         outcome.cases += 1;
         let how = match result {
-            // The kernel could do without.
+            // The kernel made do without the allocation.
             Ok(()) => "done nevertheless".to_owned(),
             Err(errno) => {
                 let differences = before.differences(&now);
@@ -128,8 +129,8 @@ fn one(
     Ok(counts)
 }
 
-/// What failed copies and allocations are told as. The kernel's memory is a file
-/// of tmpfs, which without memory for an inode says that it has no room for one.
+/// The errnos of failed copies and allocations. The kernel's memory is a file
+/// of tmpfs, which reports ENOSPC if it cannot allocate an inode.
 fn right(errno: Errno, kind: Kind, situation: &Situation) -> bool {
     match (kind, errno) {
         (_, Errno::EFAULT) | (Kind::All, Errno::ENOMEM) => true,

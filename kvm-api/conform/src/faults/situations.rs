@@ -1,5 +1,5 @@
-//! What is done while faults come: each call, in each situation in which it
-//! takes another way through the kernel.
+//! The calls into which faults are injected, in each situation in which they
+//! take another path through the kernel.
 
 use std::os::fd::AsFd;
 
@@ -13,25 +13,26 @@ use kvm_sys::{
 };
 use nix::sys::signal::{SigSet, Signal};
 
-/// What is done. Memory that it needs is there before.
+/// Makes the call. The memory for it is allocated before.
 pub type Act = Box<dyn FnMut(&mut TestVm<'_>) -> Result<()>>;
 
-/// A call, and the state in which it is made.
+/// A call, and the state of the machine when it is made.
 pub struct Situation {
     pub call: &'static str,
-    /// What is special about it, if anything.
+    /// The special condition, if any.
     pub name: &'static str,
-    /// Whether there is an ioctl that does the same.
+    /// Whether an ioctl does the same.
     pub ioctl: bool,
-    /// Whether the call leaves the state, so that each needs a new machine.
+    /// Whether the call changes the state, so that each attempt needs a new
+    /// machine.
     pub fresh: bool,
-    /// Brings the machine into the state, and gives the call.
+    /// Brings the machine into the state, and returns the call.
     pub prepare: fn(&mut TestVm<'_>) -> Act,
 }
 
-/// A slot that machines do not have yet.
+/// A slot that is not set.
 const FREE: u32 = 3;
-/// Where memory is added.
+/// The address at which memory is added.
 const ADDRESS: u64 = 0x10_0000;
 const SIZE: u64 = 0x4000;
 /// SYSENTER_CS, which every vcpu has.
@@ -40,7 +41,7 @@ const MSR: u32 = SYSENTER_CS;
 type Prepare = fn(&mut TestVm<'_>) -> Act;
 
 impl Situation {
-    /// A call that has an ioctl, and can be made again.
+    /// A call that has an ioctl, and can be repeated.
     const fn new(call: &'static str, name: &'static str, prepare: Prepare) -> Self {
         Self {
             call,
@@ -51,7 +52,7 @@ impl Situation {
         }
     }
 
-    /// There is no ioctl for it.
+    /// No ioctl does the same.
     const fn flat(self) -> Self {
         Self {
             ioctl: false,
@@ -59,7 +60,7 @@ impl Situation {
         }
     }
 
-    /// It takes a new machine.
+    /// Each attempt needs a new machine.
     const fn fresh(self) -> Self {
         Self {
             fresh: true,
@@ -68,7 +69,7 @@ impl Situation {
     }
 }
 
-/// All of them, in the proposal's order.
+/// All situations, in the order of the proposal.
 pub const ALL: &[Situation] = &[
     Situation::new("kvm_create_vm", "", |_| {
         Box::new(|m| m.kvm.kvm_create_vm().map(drop))
@@ -259,7 +260,7 @@ fn add(machine: &TestVm<'_>, flags: u32) {
         .unwrap();
 }
 
-/// Sets memory of the caller's own.
+/// Sets memory that the caller has allocated.
 fn own(
     machine: &TestVm<'_>,
     slot: u32,

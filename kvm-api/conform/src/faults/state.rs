@@ -1,4 +1,4 @@
-//! What a call that fails must leave as it was.
+//! The state that a failing call must not change.
 
 use std::fs;
 
@@ -6,15 +6,14 @@ use anyhow::{Context, Result};
 use guests::TestVm;
 use kvm_sys::{Msrs, kvm_fpu, kvm_memory_alias, kvm_msr_entry, kvm_regs, kvm_sregs};
 
-/// The state of a machine and of the process, as far as it can be seen.
+/// The visible state of a machine and of the process.
 #[derive(Debug, PartialEq)]
 pub struct State {
     regs: kvm_regs,
     sregs: kvm_sregs,
     fpu: kvm_fpu,
     msr: u64,
-    /// Which pages of the guest's addresses have memory that can be mapped,
-    /// and the aliases.
+    /// The guest physical pages whose memory can be mapped, and the aliases.
     aliases: Vec<kvm_memory_alias>,
     files: Vec<String>,
     machines: usize,
@@ -51,7 +50,7 @@ impl State {
         })
     }
 
-    /// What is otherwise now.
+    /// Describes what has changed.
     pub fn differences(&self, now: &Self) -> Vec<&'static str> {
         let all = [
             ("regs", self.regs == now.regs),
