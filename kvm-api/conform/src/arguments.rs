@@ -1,5 +1,4 @@
-//! Every call below the trait, with arguments that are good, in either
-//! interface.
+//! The raw calls with valid arguments, by either interface.
 
 use std::fmt;
 use std::os::fd::RawFd;
@@ -11,16 +10,16 @@ use kvm_api::kvm_sys::*;
 use kvm_api::{Errno, GuestMemory};
 use serde::{Deserialize, Serialize};
 
-/// What the kernel answers: a number, or an errno negated. A file descriptor
-/// that was made is closed and told as 0.
+/// The result of a call: a number, or a negated errno. A new file descriptor is
+/// closed and reported as 0.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CallResult(i64);
 
 impl CallResult {
-    /// Success, for most calls.
+    /// The success of most calls.
     pub const DONE: Self = Self(0);
 
-    /// A refusal.
+    /// A failure.
     pub const fn refused(errno: Errno) -> Self {
         Self(-(errno as i64))
     }
@@ -30,19 +29,19 @@ impl CallResult {
         (self.0 < 0).then(|| Errno::from_raw(-self.0 as i32))
     }
 
-    /// The number, if it is one.
+    /// The number, unless it is an errno.
     pub fn number(self) -> Option<i64> {
         (self.0 >= 0).then_some(self.0)
     }
 
-    /// Whether it is what `call` gives when all is good. A vcpu that has been
-    /// told to exit at once runs no guest, and says so.
+    /// Whether it is the result of a successful `call`. A run of a vCPU that
+    /// must exit at once succeeds with EINTR.
     pub fn succeeds(self, call: &Call) -> bool {
         let exits = call.number == __NR_kvm_run && self.errno() == Some(Errno::EINTR);
         exits || self.number().is_some()
     }
 
-    /// What the C library says.
+    /// The result from the return value of the C library.
     fn of(answer: i64) -> Self {
         match Errno::result(answer) {
             Ok(number) => Self(number),
@@ -60,18 +59,18 @@ impl fmt::Debug for CallResult {
     }
 }
 
-/// The structures that calls point to: good ones, for a virtual machine as
-/// `guests::TestVm` makes it, with a log of the memory's dirty pages. The
-/// guest must not run, for its registers become what they happen to be.
+/// Valid structures for the arguments of calls, for a `guests::TestVm` with a
+/// dirty log. The guest must not run, because the calls set arbitrary
+/// registers.
 pub struct Arguments {
     page: GuestMemory,
     memory: GuestMemory,
 }
 
 const PAGE: usize = 0x1000;
-/// Where in the page there is room behind the structure.
+/// The offset in the page of the room behind the structure.
 const ROOM: usize = 0x800;
-/// Guest physical addresses out of the way of the memory that machines have.
+/// A guest physical address above the memory of the machines.
 const FAR: usize = 0x100_0000;
 
 impl Arguments {
@@ -91,8 +90,8 @@ impl Arguments {
         closed(call, answer)
     }
 
-    /// Makes the ioctl that the call replaces, if Linux still has it. The file
-    /// of a virtual machine has vcpu `id` made.
+    /// Makes the ioctl that the call replaces, if Linux still has it. On a
+    /// virtual machine, the call that creates a vCPU uses `id`.
     pub fn ioctl(&mut self, call: &Call, fd: RawFd, id: usize) -> Option<CallResult> {
         let request = call.request?;
         let (_, word) = self.words(call);
@@ -102,8 +101,8 @@ impl Arguments {
         Some(closed(call, answer.into()))
     }
 
-    /// Fills the page in, and gives the words behind the file descriptor: those
-    /// of the system call, and that of the ioctl.
+    /// Fills the page, and returns the arguments after the file descriptor:
+    /// those of the system call, and that of the ioctl.
     fn words(&mut self, call: &Call) -> ([usize; 5], usize) {
         let page = self.page.as_ptr();
         let at = page.expose_provenance();
@@ -168,7 +167,7 @@ impl Arguments {
     }
 }
 
-/// Closes the file descriptor that a call has made.
+/// Closes the new file descriptor of a call.
 fn closed(call: &Call, answer: i64) -> CallResult {
     let answer = CallResult::of(answer);
     let makes = matches!(call.name, "kvm_create_vm" | "kvm_create_vcpu");

@@ -14,7 +14,7 @@ use crate::property::{Kernels, Property, Test};
 
 pub const PROPERTY: Property = Property {
     name: "suite",
-    about: "each call does what it says, by each interface",
+    about: "each call does what it says, on each backend",
     backends: "all",
     kernels: Kernels::Both,
     test: Test::Outside(test),

@@ -1,4 +1,4 @@
-//! What a process may do besides what its user may.
+//! The capabilities of a process.
 
 use anyhow::Result;
 use kvm_api::Errno;
@@ -12,7 +12,7 @@ pub const DAC_OVERRIDE: Set = 1 << 1;
 /// The capability to administer the system.
 pub const SYS_ADMIN: Set = 1 << 21;
 
-/// The newest version of the two calls: 64 capabilities, as pairs of words.
+/// The version of the two system calls: 64 capabilities, as pairs of words.
 const VERSION: u32 = 0x2008_0522;
 
 #[repr(C)]
@@ -29,7 +29,7 @@ struct Word {
     inheritable: u32,
 }
 
-/// What this process may have.
+/// The permitted capabilities of this process.
 pub fn permitted() -> Result<Set> {
     let mut words = [Word::default(); 2];
     // SAFETY: both structures are as the call takes them.
@@ -37,7 +37,7 @@ pub fn permitted() -> Result<Set> {
     Ok(Set::from(words[0].permitted) | Set::from(words[1].permitted) << 32)
 }
 
-/// Gives up everything but this.
+/// Drops all capabilities except this one.
 pub fn keep(permitted: Set, effective: Set) -> Result<()> {
     let half = |set: Set, index: usize| (set >> (32 * index)) as u32;
     let words = [0, 1].map(|index| Word {

@@ -1,5 +1,5 @@
-//! The device cgroup, in both of its versions: where it denies `/dev/kvm`, it
-//! denies the call too.
+//! The device cgroup, in both versions: if it denies `/dev/kvm`, it also denies
+//! the call.
 
 use std::fs::{self, File};
 use std::mem::size_of;
@@ -33,7 +33,7 @@ impl Group {
         Ok(Self)
     }
 
-    /// What a member gets.
+    /// The results of a member of the group.
     fn member(&self) -> Result<CallResult> {
         child::run(|| {
             fs::write(Path::new(GROUP).join("cgroup.procs"), "0")?;
@@ -67,12 +67,12 @@ fn version_1() -> Result<()> {
     let group = Group::new("cgroup", Some("devices"))?;
     group.check("no rule", true)?;
     for (file, rule, admitted) in [
-        // Allowed is what is not denied.
+        // Version 1 allows all that is not denied.
         ("devices.deny", "c 10:232 rwm", false),
         ("devices.allow", "c 10:232 r", false),
         ("devices.allow", "c 10:232 w", true),
         ("devices.deny", "c 10:232 w", false),
-        // Denied is what is not allowed.
+        // Denies all that is not allowed.
         ("devices.deny", "a", false),
         ("devices.allow", "c 10:232 r", false),
         ("devices.allow", "c 10:* rw", true),
@@ -117,8 +117,9 @@ struct Instruction {
     value: i32,
 }
 
-/// Attaches a program to the group that denies these kinds of access to
-/// character device 10:232, and nothing else. It goes with the group.
+/// Attaches a program to the group, which denies these kinds of access to
+/// character device 10:232, and nothing else. The program is removed with the
+/// group.
 fn deny(access: i32) -> Result<()> {
     let i = |code, registers, offset, value| Instruction {
         code,

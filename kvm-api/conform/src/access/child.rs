@@ -1,4 +1,4 @@
-//! A process of its own for what cannot be taken back.
+//! A child process, for changes that cannot be undone.
 
 use std::any::Any;
 use std::fs::File;
@@ -17,16 +17,16 @@ use serde::de::DeserializeOwned;
 
 use crate::arguments::{Arguments, CallResult, call};
 
-/// How many seconds a child may take.
+/// The time limit of a child, in seconds.
 const LIMIT: u32 = 60;
 
-/// A child that has been started.
+/// A running child.
 pub struct Child {
     pid: Pid,
     said: PipeReader,
 }
 
-/// Has a child do `work`.
+/// Starts a child that does `work`.
 pub fn start<T: Serialize>(work: impl FnOnce() -> Result<T>) -> Result<Child> {
     let (said, mut say) = pipe()?;
     // SAFETY: this process has no other thread, so the child may do what it
@@ -48,7 +48,7 @@ pub fn start<T: Serialize>(work: impl FnOnce() -> Result<T>) -> Result<Child> {
 }
 
 impl Child {
-    /// What came of the work.
+    /// Waits for the result of the work.
     pub fn finish<T: DeserializeOwned>(mut self) -> Result<T> {
         let mut said = Vec::new();
         self.said.read_to_end(&mut said)?;
@@ -62,7 +62,7 @@ impl Child {
     }
 }
 
-/// Has a child do `work`, and waits for it.
+/// Does `work` in a child, and waits for it.
 pub fn run<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     start(work)?.finish()
 }
@@ -75,7 +75,7 @@ fn message(panic: &dyn Any) -> &str {
     }
 }
 
-/// The user who is nobody in particular.
+/// The user `nobody`.
 pub const NOBODY: u32 = 65534;
 
 /// Becomes a user without privileges, in these groups.
@@ -85,12 +85,12 @@ pub fn become_user(user: u32, group: u32, supplementary: &[u32]) -> Result<()> {
     let (group, user) = (Gid::from_raw(group), Uid::from_raw(user));
     setresgid(group, group, group)?;
     setresuid(user, user, user)?;
-    // Else the process' own files in /proc are root's.
+    // Otherwise root owns the files of the process in /proc.
     Ok(set_dumpable(true)?)
 }
 
-/// What whoever wants a VM gets here and now, which has to be the same for one
-/// who opens `/dev/kvm` and asks for it by ioctl, and by `kvm_create_vm`.
+/// Creates a VM, by opening `/dev/kvm` and an ioctl, and by `kvm_create_vm`.
+/// Returns the result, which must be the same.
 pub fn create_vm() -> Result<CallResult> {
     let (call, mut arguments) = (call("kvm_create_vm"), Arguments::new()?);
     let by_ioctl = match File::options().read(true).write(true).open(NODE) {

@@ -1,5 +1,5 @@
-//! Which users may make a virtual machine: those who may open `/dev/kvm`, with
-//! either interface.
+//! Which users may create a virtual machine by either interface: those who may
+//! open `/dev/kvm`.
 
 use anyhow::{Result, ensure};
 use guests::DeviceNode;
@@ -27,7 +27,7 @@ pub const REFUSED: CallResult = CallResult::refused(Errno::EACCES);
 /// The group may open the node.
 pub const FOR_GROUP: u32 = 0o660;
 
-/// Asserts what a child gets, with either interface, that `becomes` somebody.
+/// Asserts the results of a child that changes its identity by `becomes`.
 pub fn answers(
     who: &str,
     expected: CallResult,
@@ -63,13 +63,13 @@ fn users() -> Result<()> {
         answers("another group", REFUSED, || {
             become_user(NOBODY, OTHER, &[7])
         })?;
-        // A user's number is no group's.
+        // A user's ID does not count as a group.
         answers("a user of that number", REFUSED, || {
             become_user(GROUP, OTHER, &[])
         })?;
         answers("root", CallResult::DONE, || Ok(()))
     })?;
-    // What was admitted once is refused as soon as the node changes.
+    // KVM refuses a process as soon as the node changes.
     DeviceNode::with(0, FOR_GROUP, || {
         answers("the group of before", REFUSED, || {
             become_user(NOBODY, GROUP, &[])
@@ -77,7 +77,7 @@ fn users() -> Result<()> {
     })
 }
 
-/// The call wants to read and to write, as those do who open the device.
+/// The call needs read and write permission, like opening the device.
 fn modes() -> Result<()> {
     for (mode, expected) in [
         (0o666, CallResult::DONE),
@@ -112,8 +112,8 @@ fn effective_group() -> Result<()> {
     })
 }
 
-/// Root has the node because it is root's; others need the capability by which
-/// files are opened, and no capability besides.
+/// Root owns the node. Others need the capability to open any file, and no
+/// other capability.
 fn by_capability() -> Result<()> {
     let user_with = |permitted, effective| {
         set_keepcaps(true)?;
@@ -142,7 +142,7 @@ fn by_capability() -> Result<()> {
     })
 }
 
-/// That says what a program may gain when it is executed, not what it may do.
+/// The flag restricts the gain of privileges by execve(), not system calls.
 fn no_new_privileges() -> Result<()> {
     DeviceNode::with(GROUP, FOR_GROUP, || {
         for (group, expected) in [(GROUP, CallResult::DONE), (OTHER, REFUSED)] {

@@ -1,5 +1,5 @@
-//! Landlock, which decides about the files that a process opens, and about the
-//! ioctls of devices among them: it decides about the calls likewise.
+//! Landlock restricts the files that a process opens, and ioctls on devices. It
+//! must restrict the calls in the same way.
 
 use std::fs::File;
 use std::mem::size_of;
@@ -19,7 +19,7 @@ pub const CASES: &[Case] = &[
     ("Landlock, reading and writing files", no_files),
 ];
 
-/// The rights that a process gives up, as the kernel numbers them.
+/// The rights that a process gives up, by the kernel's numbers.
 const WRITE_FILE: u64 = 1 << 1;
 const READ_FILE: u64 = 1 << 2;
 const IOCTL_DEV: u64 = 1 << 15;
@@ -57,7 +57,7 @@ fn no_ioctls() -> Result<()> {
     })
 }
 
-/// Whoever may open no file any more has those from before.
+/// A process that may not open files keeps the open ones.
 fn no_files() -> Result<()> {
     for given_up in [READ_FILE, WRITE_FILE, READ_FILE | WRITE_FILE] {
         child::run(|| {
@@ -70,14 +70,14 @@ fn no_files() -> Result<()> {
     Ok(())
 }
 
-/// Asserts that whoever wants a VM is refused it.
+/// Asserts that creating a VM is refused.
 fn refused() -> Result<()> {
     let answer = create_vm()?;
     ensure!(answer == REFUSED, "who wants a VM gets {answer:?}");
     Ok(())
 }
 
-/// Asserts that a file from before gives a VM.
+/// Asserts that a file that was opened before can create a VM.
 fn may_with(before: &File) -> Result<()> {
     let call = call("kvm_create_vm");
     let answer = Arguments::new()?.ioctl(call, before.as_raw_fd(), 0);
@@ -93,7 +93,7 @@ fn device() -> Result<File> {
     opened.context("/dev/kvm")
 }
 
-/// Leaves this process none of these rights to a file that it opens from now on.
+/// Drops these rights to all files that this process opens from now on.
 fn restrict(rights: u64) -> Result<()> {
     let (create, size) = (libc::SYS_landlock_create_ruleset, size_of::<u64>());
     // SAFETY: the structure is one word long in its first version, and copied.

@@ -1,5 +1,5 @@
-//! Who may make a virtual machine, and what somebody may do with one that
-//! another has made: not more than over the ioctls.
+//! Who may create a virtual machine, and what another process may do with it:
+//! not more than over the ioctls.
 
 mod capabilities;
 mod cgroup;
@@ -20,7 +20,7 @@ use crate::property::{Kernels, Property, Test};
 
 pub const PROPERTY: Property = Property {
     name: "access",
-    about: "who may not by ioctl may not by system call either",
+    about: "the calls grant no more access than the ioctls",
     backends: "ioctl, syscall",
     kernels: Kernels::Both,
     test: Test::Inside {

@@ -1,5 +1,5 @@
-//! What `/dev/kvm` is to a process: the node that it finds by this path, below
-//! its root and in its mount namespace.
+//! The call uses the node that a process finds at `/dev/kvm`, below its root
+//! and in its mount namespace.
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -27,7 +27,7 @@ pub const CASES: &[Case] = &[
     ("something else by that name", something_else),
 ];
 
-/// The device that the node stands for.
+/// The device of the node.
 const NUMBER: (u64, u64) = (10, 232);
 
 /// Gives this process an empty /dev of its own.
@@ -39,7 +39,7 @@ fn empty_dev(flags: MsFlags) -> Result<()> {
     mount(Some("tmpfs"), "/dev", Some("tmpfs"), flags, nothing).context("/dev")
 }
 
-/// Makes a node of KVM's that anybody may open.
+/// Creates a node of KVM that anybody may open.
 fn make_node(path: &Path) -> Result<()> {
     let number = makedev(NUMBER.0, NUMBER.1);
     mknod(path, SFlag::S_IFCHR, Mode::empty(), number).context("mknod")?;
@@ -56,7 +56,7 @@ fn none() -> Result<()> {
     })
 }
 
-/// Whoever made the node has said who may open it.
+/// The permissions of this node decide.
 fn own() -> Result<()> {
     answers("somebody", CallResult::DONE, || {
         empty_dev(MsFlags::empty())?;
@@ -98,7 +98,7 @@ fn roots() -> Result<()> {
     Ok(())
 }
 
-/// A file of which there can be no VM; a request to it is another's.
+/// A file that cannot create a VM. Requests on it go to another driver.
 fn something_else() -> Result<()> {
     type Make = fn() -> Result<()>;
     let makes: [(&str, Make, Errno); 3] = [

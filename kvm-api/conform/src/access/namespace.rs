@@ -1,5 +1,5 @@
-//! User namespaces: whoever is root in one is nobody outside, and a group is
-//! the one that it is outside, whatever its number is within.
+//! User namespaces: root in a namespace has no privileges outside, and a group
+//! counts by its ID outside.
 
 use std::fs;
 
@@ -18,8 +18,8 @@ pub const CASES: &[Case] = &[
     ("groups of a user namespace", groups),
 ];
 
-/// Enters a new user namespace, in which the user is `user`, and the group
-/// `group` or one without a number there.
+/// Enters a new user namespace, in which the user is `user`, and the group is
+/// `group` or unmapped.
 pub fn enter(user: u32, group: Option<u32>) -> Result<()> {
     let (outer_user, outer_group) = (geteuid(), getegid());
     unshare(CloneFlags::CLONE_NEWUSER)?;
@@ -29,15 +29,15 @@ pub fn enter(user: u32, group: Option<u32>) -> Result<()> {
     };
     write("uid_map", format!("{user} {outer_user} 1"))?;
     if let Some(group) = group {
-        // Without privileges outside a group is only mapped after this.
+        // Without privileges outside, a group can be mapped only after this.
         write("setgroups", "deny".into())?;
         write("gid_map", format!("{group} {outer_group} 1"))?;
     }
     Ok(())
 }
 
-/// The node is the user's who is root outside: who that one is within makes no
-/// difference, and who is root within has nothing of it.
+/// Root outside owns the node, whatever its ID is inside. Root inside gains
+/// nothing.
 fn roots() -> Result<()> {
     DeviceNode::with(0, 0o600, || {
         answers("a user who is root within", REFUSED, || {
@@ -80,7 +80,7 @@ fn groups() -> Result<()> {
             enter(0, Some(GROUP))
         })
     })?;
-    // A group without a number there is shown as 65534.
+    // An unmapped group is shown as 65534.
     DeviceNode::with(65534, FOR_GROUP, || {
         answers("a group that shows as that number", REFUSED, || {
             become_user(NOBODY, OTHER, &[])?;

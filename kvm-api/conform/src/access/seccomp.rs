@@ -1,4 +1,4 @@
-//! A filter of system calls decides about each call by its number alone.
+//! A seccomp filter can allow or deny each call by its number alone.
 
 use anyhow::{Result, ensure};
 use kvm_api::Errno;
@@ -15,7 +15,7 @@ use crate::arguments::{Arguments, CallResult};
 
 pub const CASES: &[Case] = &[("a filter by number", by_number)];
 
-/// What the filter answers: no call by itself.
+/// The errno of the filter, which no call returns itself.
 const DENIED: Errno = Errno::EXDEV;
 
 fn by_number() -> Result<()> {
@@ -46,7 +46,7 @@ fn deny(call: &Call) -> Result<()> {
         k,
     };
     let mut steps = [
-        // The number is the first field of what the filter sees.
+        // The number is the first field of the filter's data.
         step(BPF_LD | BPF_W | BPF_ABS, 0, 0, 0),
         step(BPF_JMP | BPF_JEQ | BPF_K, 0, 1, call.number as u32),
         step(BPF_RET | BPF_K, 0, 0, SECCOMP_RET_ERRNO | DENIED as u32),

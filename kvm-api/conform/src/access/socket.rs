@@ -1,5 +1,5 @@
-//! Files that are handed to another process through a socket: what that one
-//! may do with them by ioctl it may by system call, and nothing else.
+//! Files that another process gets through a socket. It may do the same with
+//! them by system call as by ioctl.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -31,10 +31,10 @@ pub const CASES: &[Case] = &[
     ("/dev/kvm for a user", device),
 ];
 
-/// The files that are handed over: `/dev/kvm`, a VM's and a vcpu's.
+/// The files that are sent: `/dev/kvm`, a VM, and a vCPU.
 type Files<F> = [F; 3];
 
-/// What one call gave.
+/// The results of one call.
 #[derive(Serialize, Deserialize)]
 struct Comparison {
     name: String,
@@ -45,12 +45,12 @@ struct Comparison {
     device: Option<(Option<CallResult>, CallResult)>,
 }
 
-/// Makes every call that takes a file.
+/// Makes each call that takes a file.
 fn call_all(files: &Files<OwnedFd>) -> Result<Vec<Comparison>> {
     let [device, vm, vcpu] = files.each_ref().map(AsRawFd::as_raw_fd);
     let mut arguments = Arguments::new()?;
     let mut both = |call: &Call, fd| {
-        // The system call takes the lowest id, the ioctl one out of the way.
+        // The system call takes the lowest ID, and the ioctl another one.
         (arguments.ioctl(call, fd, 9), arguments.flat(call, fd))
     };
     let taking = CALLS.iter().filter(|call| call.fd != Fd::None);
@@ -66,7 +66,7 @@ fn call_all(files: &Files<OwnedFd>) -> Result<Vec<Comparison>> {
     Ok(taking.map(row).collect())
 }
 
-/// Either interface's virtual machine.
+/// Tests a virtual machine from each interface.
 fn for_both(test: impl Fn(&Ioctl, &dyn Kvm) -> Result<()>) -> Result<()> {
     let (ioctl, syscall) = (Ioctl::open()?, Syscall::open()?);
     test(&ioctl, &ioctl).context("a VM made by ioctl")?;
@@ -81,15 +81,15 @@ fn machine(kvm: &dyn Kvm) -> TestVm<'_> {
 
 fn another_process() -> Result<()> {
     for_both(|ioctl, kvm| {
-        // The process is there before the files are: it has them through the
-        // socket alone.
+        // The process is created before the files, so that it gets them through
+        // the socket only.
         let (here, there) = UnixStream::pair()?;
         let child = child::start(|| {
             become_user(NOBODY, OTHER, &[])?;
             let files = receive(&there)?;
             let rows = call_all(&files)?;
-            // Whoever has a vcpu's file may map the page, as ever; the VM's
-            // memory is its owner's.
+            // A process with a vCPU's file may map its page, as always. Only
+            // its owner may map the VM's memory.
             let [device, vm, vcpu] = files.each_ref().map(AsFd::as_fd);
             let syscall = Syscall::open()?;
             let size = syscall.kvm_get_vcpu_mmap_size(device)?;
@@ -118,7 +118,7 @@ fn another_process() -> Result<()> {
     })
 }
 
-/// Asserts that a call which takes `/dev/kvm` works on it as the ioctl does.
+/// Asserts that a call on `/dev/kvm` has the same result as the ioctl.
 fn works_on_device(row: &Comparison) -> Result<()> {
     if let Some((ioctl, flat)) = row.device {
         ensure!(
@@ -142,7 +142,7 @@ fn same_memory() -> Result<()> {
         for row in rows {
             works_on_device(&row)?;
             let same = match row.device {
-                // A VM does not answer all of these by ioctl.
+                // A VM does not have all of these ioctls.
                 Some((_, flat)) => row.flat == flat,
                 None => row.ioctl.is_none_or(|ioctl| row.flat == ioctl),
             };
@@ -158,8 +158,8 @@ fn same_memory() -> Result<()> {
     })
 }
 
-/// Has a process do `work` that shares this one's memory, but neither its files
-/// nor its user. This one stands still meanwhile.
+/// Does `work` in a process that shares this one's memory, but not its files
+/// and user. This process waits meanwhile.
 fn in_same_memory<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     let (mut work, mut done) = (Some(work), None);
     let mut stack = vec![0; 1 << 20];
@@ -179,8 +179,8 @@ fn in_same_memory<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     done.context("nothing was done")?
 }
 
-/// Becomes a user, this process alone: the C library would want to tell all
-/// that it takes for its own threads.
+/// Changes the user of this process only. The C library would change all
+/// threads that it knows.
 fn drop_privileges() -> Result<()> {
     let user = NOBODY;
     // SAFETY: the calls touch no memory.
@@ -197,8 +197,8 @@ fn drop_privileges() -> Result<()> {
     Ok(())
 }
 
-/// Whoever is handed `/dev/kvm` may make a VM of it by ioctl, and do with that
-/// one what can be done; but the system call asks who could open it.
+/// A process that gets `/dev/kvm` may create a VM by ioctl, and use it. The
+/// system call checks whether the process may open the device.
 fn device() -> Result<()> {
     let (here, there) = UnixStream::pair()?;
     let child = child::start(|| {
@@ -226,7 +226,7 @@ fn device() -> Result<()> {
     child.finish()
 }
 
-/// Hands files over.
+/// Sends files.
 fn send<F: AsFd>(socket: &UnixStream, files: Files<F>) -> Result<()> {
     let files = files.each_ref().map(|file| file.as_fd().as_raw_fd());
     sendmsg::<()>(
@@ -239,7 +239,7 @@ fn send<F: AsFd>(socket: &UnixStream, files: Files<F>) -> Result<()> {
     Ok(())
 }
 
-/// Takes the files that are handed over.
+/// Receives files.
 fn receive(socket: &UnixStream) -> Result<Files<OwnedFd>> {
     let mut byte = [0];
     let mut data = [IoSliceMut::new(&mut byte)];

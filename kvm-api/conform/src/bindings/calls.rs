@@ -106,8 +106,8 @@ pub fn kick(state: &HostState, thread: Pid) -> Result<()> {
     }
 }
 
-/// Adds a vcpu to a machine. It has no descriptor any more, and stays as long as
-/// the machine.
+/// Adds a vCPU to a VM. Its descriptor is closed, and it lives as long as the
+/// VM.
 pub fn create(state: &HostState, vm: RawFd) -> Result<()> {
     // SAFETY: the call touches no memory.
     let vcpu = unsafe { state.call3(__NR_kvm_create_vcpu, vm as usize, 0, 0) }?;
@@ -149,7 +149,8 @@ pub fn forked(fd: RawFd) -> Result<()> {
     reap(Errno::result(child).map(Pid::from_raw)?)
 }
 
-/// A child with this memory can; what it has bound is free when it is gone.
+/// A child with the same memory can bind one. The vCPU is free when the child
+/// is gone.
 pub fn child(fd: RawFd, exec: bool) -> Result<()> {
     let mut answer = Ok(());
     let mut stack = vec![0; 64 << 10];
@@ -166,7 +167,7 @@ pub fn child(fd: RawFd, exec: bool) -> Result<()> {
         }
         0
     };
-    // The parent waits until the child has memory of its own, or is gone.
+    // The parent waits until the child executes a program or ends.
     let flags = CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK;
     // SAFETY: the child has a stack, makes system calls, and writes one word.
     let child = unsafe { clone(Box::new(body), &mut stack, flags, Some(libc::SIGCHLD)) };

@@ -1,5 +1,5 @@
-//! What is the task's own in the processor, and has to be there again when a
-//! call returns, whatever the guest has there.
+//! The state of a task in the processor, which must be the same when a call
+//! returns, whatever the guest's state is.
 
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
@@ -19,8 +19,8 @@ const USER_DS: u16 = 0x2b;
 #[derive(Debug)]
 pub struct HostState {
     registers: Registers,
-    /// What is in PKRU is another at each call: user space changes it without
-    /// the kernel's knowing. Not all processors have it.
+    /// PKRU, which differs at each call: user space changes it without the
+    /// kernel's knowledge. Not all processors have it.
     pkru: Option<Cell<u32>>,
     watch: Watch,
 }
@@ -29,9 +29,10 @@ pub struct HostState {
 struct Registers {
     /// Four of the vector registers.
     vectors: [[u64; 2]; 4],
-    /// Of the vector unit, with a rounding that is not the usual one.
+    /// The control register of the vector unit, with a rounding other than the
+    /// default.
     mxcsr: u32,
-    /// Of the x87, likewise.
+    /// The control word of the x87, likewise.
     control: u16,
     segments: Segments,
 }
@@ -44,8 +45,8 @@ struct Segments {
 }
 
 impl HostState {
-    /// Gives the calling task what does not change from call to call. Nobody
-    /// else has its number.
+    /// Sets the state of the calling task that does not change between calls.
+    /// `number` is unique to the task.
     pub fn settle(task: u64) -> Self {
         let word = |n: u64| (task + 1) << 32 | n;
         let data = USER_DS * (task % 2) as u16;
@@ -73,11 +74,11 @@ impl HostState {
         }
     }
 
-    /// Makes a call with this state, and looks whether it is there afterwards.
+    /// Makes a call with this state, and checks it afterwards.
     ///
     /// # Safety
     ///
-    /// The call must be one that has nothing to break.
+    /// The call must be sound to make.
     pub unsafe fn call3(
         &self,
         number: c_long,
@@ -86,7 +87,7 @@ impl HostState {
         c: usize,
     ) -> Result<isize, Errno> {
         if let Some(pkru) = &self.pkru {
-            // Of the first key, which all memory has, nothing is forbidden.
+            // The first key, which all memory has, allows everything.
             pkru.set(pkru.get().wrapping_add(4));
             write_pkru(pkru.get());
         }
@@ -96,7 +97,7 @@ impl HostState {
         if let Some(pkru) = &self.pkru {
             assert_eq!(read_pkru(), pkru.get(), "PKRU, after call {number}");
         }
-        // Exceptions that are raised leave flags there.
+        // Exceptions set flags there.
         after.mxcsr &= !0x3f;
         let before = &self.registers;
         assert_eq!(*before, after, "the host's state, after call {number}");
@@ -109,11 +110,11 @@ impl HostState {
 }
 
 impl Registers {
-    /// Makes a call with these, and says what is there afterwards.
+    /// Makes a call with these registers, and returns their values after it.
     ///
     /// # Safety
     ///
-    /// The call must be one that has nothing to break.
+    /// The call must be sound to make.
     unsafe fn around(&self, number: c_long, [a, b, c]: [usize; 3]) -> (isize, Self) {
         let mut after = self.clone();
         let answer: isize;
@@ -161,8 +162,9 @@ impl Registers {
 }
 
 impl Segments {
-    /// Those of the calling task. No call is made for it: the kernel would say
-    /// what it has noted, and without the base of FS nothing can be called.
+    /// The segments of the calling task. They are read without a system call:
+    /// the kernel would report its saved values, and no function can be called
+    /// with a wrong base of FS.
     fn now() -> Self {
         let [ds, es, fs, gs]: [u16; 4];
         let [fs_base, gs_base]: [u64; 2];
@@ -192,7 +194,7 @@ impl Segments {
     }
 }
 
-/// Whether the processor has keys that protect pages, and the kernel uses them.
+/// Whether the processor has protection keys, and the kernel uses them.
 pub fn has_pkru() -> bool {
     const OSPKE: u32 = 1 << 4;
     __cpuid_count(7, 0).ecx & OSPKE != 0
@@ -210,7 +212,8 @@ fn write_pkru(pkru: u32) {
     unsafe { asm!("wrpkru", in("eax") pkru, in("ecx") 0, in("edx") 0) };
 }
 
-/// The kernel keeps the processor's number where programs read it with the time.
+/// The kernel keeps the processor's number in TSC_AUX, which programs read with
+/// the time.
 fn check_tsc_aux() {
     loop {
         // SAFETY: reading them changes nothing.
@@ -220,7 +223,7 @@ fn check_tsc_aux() {
             std::arch::x86_64::__rdtscp(&raw mut aux);
             (before, aux, libc::sched_getcpu())
         };
-        // Else the task was moved meanwhile.
+        // Otherwise the task has moved meanwhile.
         if before == after {
             assert_eq!(aux & 0xfff, before as u32, "TSC_AUX");
             return;

@@ -1,6 +1,6 @@
-//! Tasks that bind vcpus, run them, and lose them, in random order, checked
-//! against a model. A task's own state in the processor is looked at after each
-//! call, and each vcpu's registers after each step.
+//! Tasks bind vCPUs, run them, and lose them, in random order, and are compared
+//! with a model. Each call checks the task's own state in the processor, and
+//! each step the registers of each vCPU.
 
 mod calls;
 mod host_state;
@@ -37,16 +37,16 @@ use crate::random;
 
 pub const PROPERTY: Property = Property {
     name: "bindings",
-    about: "a bound vcpu is its task's alone, wherever the task goes",
+    about: "a bound vCPU belongs to its task, and the task's state stays its own",
     backends: "model, bound, ioctl, syscall",
     kernels: Kernels::Both,
     test: Test::Inside { machine, test },
 };
 
-/// The same on VMX, which QEMU does not emulate, with one processor.
+/// The same property on VMX, which QEMU does not emulate, with one processor.
 pub const ON_VMX: Property = Property {
     name: "vmx",
-    about: "and so it is on a processor of Intel's",
+    about: "the same holds on VMX",
     backends: "model, bound, ioctl, syscall",
     kernels: Kernels::Usual,
     test: Test::Inside {
@@ -55,10 +55,10 @@ pub const ON_VMX: Property = Property {
     },
 };
 
-/// The most steps that a sequence has.
+/// The maximum number of steps of a sequence.
 const STEPS: usize = 40;
 
-/// The second processor, which is off at first.
+/// The second processor, which is initially offline.
 const SECOND: &str = "/sys/devices/system/cpu/cpu1/online";
 
 fn machine(machine: Machine, _: &Options) -> Machine {
@@ -67,7 +67,7 @@ fn machine(machine: Machine, _: &Options) -> Machine {
         .accel(accel)
         .smp(2)
         .cmdline("maxcpus=1")
-        // A processor that also has PKRU: QEMU takes the last that it is given.
+        // A processor that also has PKRU: QEMU takes the last option.
         .qemu_arg("-cpu")
         .qemu_arg(format!("{},+pku", accel.cpu()))
 }
@@ -96,7 +96,7 @@ impl ReferenceStateMachine for Reference {
     }
 }
 
-/// The real thing, and the model as it was before the step.
+/// The tasks, and the model before the step.
 struct Lockstep;
 
 impl StateMachineTest for Lockstep {
@@ -126,9 +126,9 @@ impl StateMachineTest for Lockstep {
 
 fn test(stage: &Stage<'_>) -> Result<Outcome> {
     ensure!(has_pkru(), "the machine's processor has no PKRU");
-    // While a VM lives and a task has a breakpoint, the kernel does not patch its
-    // code for the first of them and the last, which the emulator does not get
-    // right on two processors.
+    // While a VM lives and a task has a breakpoint, the kernel does not patch
+    // its code for the first or the last of either. The emulator does not get
+    // this right on two processors.
     let kept = (Syscall::open()?.kvm_create_vm()?, Watch::set());
     fs::write(SECOND, "1").context(SECOND)?;
     let mut outcome = sequences(stage, stage.options.cases(200, 200, 20))?;
@@ -147,7 +147,7 @@ fn test_on_vmx(stage: &Stage<'_>) -> Result<Outcome> {
     sequences(stage, stage.options.cases(200, 200, 20))
 }
 
-/// So many random sequences.
+/// Runs `cases` random sequences.
 fn sequences(stage: &Stage<'_>, cases: u64) -> Result<Outcome> {
     let nothing = SigAction::new(
         SigHandler::Handler(nothing),

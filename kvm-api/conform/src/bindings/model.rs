@@ -1,4 +1,4 @@
-//! What must become of vcpus that tasks bind, run and lose, in plain Rust.
+//! The model: vCPUs that tasks bind, run and lose, in plain Rust.
 
 use kvm_api::{Errno, Result};
 
@@ -8,11 +8,11 @@ use super::steps::{By, Step, VCPUS};
 /// A vCPU of the model.
 #[derive(Clone, Copy, Debug)]
 pub struct ModelVcpu {
-    /// The task that it is bound to.
+    /// The task to which it is bound.
     pub task: Option<usize>,
-    /// Whether it is to return before it runs.
+    /// Whether the next run must return at once.
     kicked: bool,
-    /// Whether the exit for the OUT is to be completed.
+    /// Whether the next run must complete the exit of the OUT.
     pending: bool,
     pub rip: u64,
     pub bx: u16,
@@ -21,12 +21,12 @@ pub struct ModelVcpu {
 #[derive(Clone, Debug)]
 pub struct Model {
     pub vcpus: [ModelVcpu; VCPUS],
-    /// What the last step gives.
+    /// The result of the last step.
     pub answer: Result<()>,
 }
 
 impl ModelVcpu {
-    /// Runs up to the next exit, or not at all.
+    /// Runs to the next exit, or returns at once.
     fn run(&mut self) -> Result<()> {
         if std::mem::take(&mut self.pending) && self.rip == OUT {
             self.rip = JMP;
@@ -68,7 +68,7 @@ impl Model {
         self.vcpus.iter().position(|vcpu| vcpu.task == Some(task))
     }
 
-    /// Which vcpu a task means.
+    /// The vCPU that a task names.
     pub fn named(&self, task: usize, by: By) -> Option<usize> {
         match by {
             By::Binding => self.bound_to(task),
@@ -76,7 +76,7 @@ impl Model {
         }
     }
 
-    /// That vcpu, unless it is another task's.
+    /// The vCPU that a task names, unless it is bound to another task.
     fn reach(&mut self, task: usize, by: By) -> Result<&mut ModelVcpu> {
         let vcpu = self.named(task, by).ok_or(Errno::ENXIO)?;
         let vcpu = &mut self.vcpus[vcpu];
@@ -121,7 +121,7 @@ impl Model {
             Step::Spin { task, .. } => {
                 let vcpu = self.bound_to(task).ok_or(Errno::ENXIO)?;
                 let vcpu = &mut self.vcpus[vcpu];
-                // It is moved away from the exit that is pending.
+                // The new RIP cancels the pending exit.
                 vcpu.pending = false;
                 vcpu.kicked = false;
                 vcpu.rip = START;
@@ -133,7 +133,7 @@ impl Model {
                 }
             }
             Step::Child { vcpu, .. } => {
-                // It shares the memory, and so may bind what is nobody's.
+                // The child shares the memory, and so may bind a free vCPU.
                 let vcpu = &mut self.vcpus[vcpu];
                 if vcpu.task.is_some() {
                     return Err(Errno::EBUSY);
@@ -151,8 +151,8 @@ impl Model {
         Ok(())
     }
 
-    /// Whether it is known what the step gives: a kick that waits would end a
-    /// spin before the one that is to end it.
+    /// Whether the model knows the result of the step. A pending kick would end
+    /// a spin too early.
     pub fn knows(&self, step: &Step) -> bool {
         match *step {
             Step::Spin { task, .. } => self.bound_to(task).is_none_or(|it| !self.vcpus[it].kicked),

@@ -1,19 +1,19 @@
-//! What tasks do to vcpus, at random.
+//! Random steps of tasks.
 
 use proptest::prelude::*;
 use proptest::sample::select;
 
 use super::program::{OUT, START};
 
-/// How many tasks there are.
+/// The number of tasks.
 pub const TASKS: usize = 3;
-/// How many vcpus: the first two are of one machine, the last is of another.
+/// The number of vCPUs. The first two belong to one VM, the last to another.
 pub const VCPUS: usize = 3;
 
 /// How a task names a vcpu.
 #[derive(Clone, Copy, Debug)]
 pub enum By {
-    /// As the one that is bound to it.
+    /// As the vCPU that is bound to it.
     Binding,
     /// By the file descriptor, for an ioctl.
     Ioctl(usize),
@@ -21,7 +21,7 @@ pub enum By {
     Syscall(usize),
 }
 
-/// One step, which a task takes.
+/// A step of a task.
 #[derive(Clone, Debug)]
 pub enum Step {
     Bind {
@@ -58,18 +58,18 @@ pub enum Step {
         from: usize,
         task: usize,
     },
-    /// Has the guest of the bound vcpu spin, while another task tries to get at
-    /// the vcpu, until it is kicked or gets a signal.
+    /// Runs a spinning guest on the bound vCPU, while another task tries to use
+    /// the vCPU, until a kick or a signal ends the run.
     Spin {
         task: usize,
         signal: bool,
         migrate: bool,
     },
-    /// The task ends. Another takes its number.
+    /// The task ends. A new one takes its place.
     Exit {
         task: usize,
     },
-    /// The task forks: its child has no vcpu, and no right to any.
+    /// The task forks. Its child has no vCPU, and may not use any.
     Fork {
         task: usize,
     },
@@ -80,30 +80,30 @@ pub enum Step {
         vcpu: usize,
         exec: bool,
     },
-    /// The task adds a vcpu to the machine of this one. To make it loads it, where
-    /// the task's own may be loaded.
+    /// The task adds a vCPU to the VM of this one. Creating a vCPU loads it on
+    /// the processor, where the task's own may be loaded.
     Create {
         task: usize,
         vcpu: usize,
     },
-    /// The task enables what a machine can do, which has to do with all its vcpus.
+    /// The task enables a capability of the VM, which concerns all its vCPUs.
     Enable {
         task: usize,
         vcpu: usize,
     },
-    /// The task goes to another processor.
+    /// The task moves to another processor.
     Move {
         task: usize,
         cpu: usize,
     },
-    /// The task lets others have its processor.
+    /// The task sleeps, so that others use its processor.
     Sleep {
         task: usize,
     },
 }
 
 impl Step {
-    /// Whose step it is.
+    /// The task that takes the step.
     pub fn task(&self) -> usize {
         match *self {
             Self::Kick { from, .. } => from,
@@ -133,7 +133,7 @@ fn by() -> impl Strategy<Value = By> {
     ]
 }
 
-/// A step, mostly of those that bound vcpus are for.
+/// A random step, mostly one that uses bound vCPUs.
 pub fn any_step() -> impl Strategy<Value = Step> {
     let rip = || select(vec![None, None, None, Some(START), Some(OUT)]);
     (0..TASKS).prop_flat_map(move |task| {

@@ -1,5 +1,5 @@
-//! The machine is suspended, up to where it would sleep, and goes on: what
-//! becomes of vcpus that are bound meanwhile.
+//! The machine is suspended, up to the point at which it would sleep, and
+//! resumed, while tasks have bound vCPUs.
 
 use std::fs;
 use std::sync::Arc;
@@ -18,7 +18,8 @@ use super::task_set::TaskSet;
 use crate::outcome::Outcome;
 use crate::random;
 
-/// A task, which suspends the machine, and another, each with a vcpu of its own.
+/// The task that suspends the machine, and another one, each with a vCPU of its
+/// own.
 const SUSPENDS: usize = 0;
 const IS_FROZEN: usize = 1;
 
@@ -52,7 +53,7 @@ impl Suspension {
         }
     }
 
-    /// Takes steps, which have to give what the model says.
+    /// Takes steps, whose results must be those of the model.
     fn take(&mut self, steps: &[Step]) -> Result<()> {
         for step in steps {
             let before = self.model.clone();
@@ -66,14 +67,14 @@ impl Suspension {
         Ok(())
     }
 
-    /// Has one of the tasks suspend the machine.
+    /// Suspends the machine, from one of the tasks.
     fn suspend(&self) -> Result<()> {
         self.task_set.task(SUSPENDS).does(|_| suspend())
     }
 }
 
-/// Binds the task's vcpu, runs it, and leaves it in use: the last step looks at
-/// the registers of all.
+/// Binds the task's vCPU, and runs it twice: the last run leaves it in use
+/// after the registers of all were read.
 fn parked(task: usize) -> [Step; 3] {
     let by = By::Binding;
     [
@@ -83,7 +84,8 @@ fn parked(task: usize) -> [Step; 3] {
     ]
 }
 
-/// Runs on, with what is there set anew, and by the fd.
+/// Continues running: also after its state was set again, and by its
+/// descriptor.
 fn goes_on(task: usize) -> [Step; 4] {
     let by = By::Binding;
     [
@@ -109,7 +111,7 @@ fn frozen(suspension: &mut Suspension) -> Result<()> {
         cpu: 1,
     }])?;
     suspension.take(&parked(IS_FROZEN))?;
-    // It is in user space all the time.
+    // The task stays in user space.
     let over = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&over);
     let waits = suspension.task_set.task(IS_FROZEN).begin(move |_| {
@@ -145,7 +147,7 @@ fn runs(suspension: &mut Suspension) -> Result<()> {
         // Nothing else ends it.
         suspension.task_set.kick(task)?;
     }
-    // To be frozen a task leaves the guest, as for a signal.
+    // To freeze, a task leaves the guest, as for a signal.
     let ended = first.end();
     suspended?;
     ensure!(ended == Err(Errno::EINTR), "frozen, it ends with {ended:?}");
@@ -163,7 +165,7 @@ const AWHILE: Duration = Duration::from_millis(50);
 
 const POWER: &str = "/sys/power";
 
-/// Suspends the machine as far as it goes with nothing to wake it up.
+/// Suspends the machine as far as possible without a device to wake it up.
 fn suspend() -> Result<()> {
     let delay = "/sys/module/suspend/parameters/pm_test_delay";
     fs::write(delay, "0").context(delay)?;

@@ -1,4 +1,4 @@
-//! The real thing: tasks, and the vcpus that they bind.
+//! The tasks, and the vCPUs that they bind.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
@@ -26,7 +26,7 @@ use super::tasks::Task;
 use super::watch;
 use crate::requests::{KVM_CAP_EXCEPTION_PAYLOAD, enable};
 
-/// A vcpu, in what its tasks and this thread need of it.
+/// A vCPU: the parts that its tasks and this thread need.
 struct TaskVcpu {
     fd: OwnedFd,
     run: RunMapping,
@@ -36,21 +36,20 @@ struct TaskVcpu {
 pub struct TaskSet {
     vcpus: Vec<TaskVcpu>,
     tasks: Vec<Task>,
-    /// One that binds nothing.
+    /// A task that binds nothing.
     other: Task,
-    /// How many tasks there were.
+    /// The number of tasks that were created.
     born: u64,
-    /// How many processors there are.
+    /// The number of processors.
     processors: usize,
 }
 
-/// Whether a guest has keys that protect its pages, and so PKRU: in CPUID and
-/// in CR4.
+/// Protection keys, and so PKRU: the bits in CPUID and in CR4.
 const PKU: u32 = 1 << 3;
 const PKE: u64 = 1 << 22;
 
-/// In RFLAGS, that a guest takes interrupts. It gets none; but Bochs lets no
-/// interrupt of the host's through to it either if it does not.
+/// The flag by which a guest takes interrupts. The guest gets none, but Bochs
+/// delivers the host's interrupts only if the flag is set.
 const IF: u64 = 1 << 9;
 
 impl TaskSet {
@@ -96,7 +95,7 @@ impl TaskSet {
         self.vcpus[vcpu].vm.0.as_raw_fd()
     }
 
-    /// Takes a step; `before` has not.
+    /// Takes a step. `before` is the model before the step.
     pub fn take(&mut self, step: &Step, before: &Model) -> Result<()> {
         let task = &self.tasks[step.task()];
         match *step {
@@ -169,7 +168,7 @@ impl TaskSet {
             }
             Step::Enable { vcpu, .. } => {
                 let vm = Arc::clone(&self.vcpus[vcpu].vm);
-                // Nothing here uses it, so that all goes on as before.
+                // The tests do not use this capability, so it has no effect.
                 task.does(move |_| enable(vm.0.as_fd(), KVM_CAP_EXCEPTION_PAYLOAD, 0))
                     .expect("a machine can be enabled to do it");
                 Ok(())
@@ -185,7 +184,7 @@ impl TaskSet {
         }
     }
 
-    /// The processor of that number, as far as there are as many.
+    /// The processor of that number, modulo the number of processors.
     fn processor(&self, cpu: usize) -> CpuSet {
         let mut set = CpuSet::new();
         set.set(cpu % self.processors)
@@ -198,13 +197,13 @@ impl TaskSet {
         &self.tasks[task]
     }
 
-    /// Has a task kicked by one that binds nothing.
+    /// Kicks a task, from the task that binds nothing.
     pub fn kick(&self, task: usize) -> Result<()> {
         let target = self.tasks[task].id();
         self.other.does(move |state| kick(state, target))
     }
 
-    /// How a task makes a call in that way.
+    /// The call, as a task makes it on the vCPU that `by` names.
     fn call(&self, by: By, flat: c_long, request: libc::c_ulong) -> Call {
         let bound = CALLS.iter().find(|call| call.number == flat);
         let bound = bound.and_then(|call| call.bound);
@@ -223,7 +222,7 @@ impl TaskSet {
         let (get2, set2) = (get, set);
         target.does(move |state| move_to(state, &get, &set, SPIN))?;
         let running = target.begin(move |state| run.make(state, 0));
-        // This thread is one that the vcpu is not bound to.
+        // The vCPU is not bound to this thread.
         let kvm = Ioctl::open().expect("KVM is there");
         for _ in 0..3 {
             let refused = kvm.kvm_get_regs(self.vcpus[vcpu].fd.as_fd(), &mut kvm_regs::default());
@@ -240,7 +239,7 @@ impl TaskSet {
         }
         let end = loop {
             if signal {
-                // One that comes before the guest is entered is lost.
+                // A signal that comes before the run is lost.
                 interrupt(target.id());
             }
             if let Some(end) = running.try_end() {
@@ -251,7 +250,7 @@ impl TaskSet {
         end
     }
 
-    /// What is not as the model says.
+    /// Describes a difference to the model, if any.
     pub fn difference(&self, model: &Model) -> Option<String> {
         let kvm = Ioctl::open().expect("KVM is there");
         for (number, (vcpu, expected)) in self.vcpus.iter().zip(&model.vcpus).enumerate() {
@@ -280,14 +279,14 @@ impl TaskSet {
     }
 }
 
-/// How many processors are on.
+/// The number of processors that are online.
 fn processors() -> usize {
     let online = sysconf(SysconfVar::_NPROCESSORS_ONLN);
     let online = online.ok().flatten().expect("the kernel counts them");
     online as usize
 }
 
-/// One more vcpu of a machine, as the first is.
+/// Adds a vCPU to a VM, in the state of its first.
 fn another(kvm: &Ioctl, vm: &OwnedFd) -> (OwnedFd, RunMapping) {
     let fd = kvm
         .kvm_create_vcpu(vm.as_fd())
@@ -309,7 +308,7 @@ fn another(kvm: &Ioctl, vm: &OwnedFd) -> (OwnedFd, RunMapping) {
     (fd, run)
 }
 
-/// The vcpu, with something to recognise where the host has its own.
+/// A vCPU whose registers have values to recognize where the host has its own.
 fn settled(
     kvm: &Ioctl,
     fd: OwnedFd,
@@ -319,7 +318,7 @@ fn settled(
     if has_pkru() {
         let features = CpuId::from_entries(&[kvm_cpuid_entry2 {
             function: 7,
-            // There are more of this number, told apart by their index.
+            // The leaf has several subleaves.
             flags: 1,
             ecx: PKU,
             ..Default::default()
@@ -328,7 +327,7 @@ fn settled(
         kvm.kvm_set_cpuid(fd.as_fd(), &features)
             .expect("it is good");
     }
-    // What is set before the first run does not stay.
+    // The first run resets values that were set before it.
     run.set_immediate_exit(true);
     assert!(kvm.kvm_run(fd.as_fd(), &mut run).is_err());
     run.set_immediate_exit(false);

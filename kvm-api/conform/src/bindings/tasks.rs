@@ -1,4 +1,4 @@
-//! Threads that do as they are told.
+//! Threads that execute functions on request.
 
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::{self, JoinHandle};
@@ -8,19 +8,19 @@ use nix::unistd::{Pid, gettid};
 
 use super::host_state::HostState;
 
-/// How long anything may take.
+/// The time limit of a function.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 type Work = Box<dyn FnOnce(&HostState) + Send>;
 
-/// A thread, which has the right host state.
+/// A thread with its own host state.
 pub struct Task {
     work: Option<Sender<Work>>,
     handle: Option<JoinHandle<()>>,
     id: Pid,
 }
 
-/// What a task is still at.
+/// A function that a task is executing.
 pub struct Pending<T>(Receiver<T>);
 
 impl Task {
@@ -45,14 +45,14 @@ impl Task {
         self.id
     }
 
-    /// Has it begin with something.
+    /// Starts a function in the task.
     pub fn begin<T: Send + 'static>(
         &self,
         work: impl FnOnce(&HostState) -> T + Send + 'static,
     ) -> Pending<T> {
         let (tell, told) = channel();
         let work: Work = Box::new(move |state| {
-            // Nobody waits for it any more if a step has failed.
+            // After a failed step, nobody waits for the result.
             let _ = tell.send(work(state));
         });
         let todo = self.work.as_ref().expect("it is not dropped");
@@ -60,7 +60,7 @@ impl Task {
         Pending(told)
     }
 
-    /// Has it do something.
+    /// Executes a function in the task.
     pub fn does<T: Send + 'static>(
         &self,
         work: impl FnOnce(&HostState) -> T + Send + 'static,
@@ -70,12 +70,12 @@ impl Task {
 }
 
 impl<T> Pending<T> {
-    /// Waits for the end.
+    /// Waits for the result.
     pub fn end(self) -> T {
         self.0.recv_timeout(PATIENCE).expect("a task answers")
     }
 
-    /// Waits a little. It may be at its end then.
+    /// Waits a little, and returns the result if it is there.
     pub fn try_end(&self) -> Option<T> {
         match self.0.recv_timeout(Duration::from_millis(5)) {
             Ok(end) => Some(end),

@@ -1,5 +1,5 @@
-//! A breakpoint that the task has set for itself, and one that guests have set
-//! for themselves at an address of the task's.
+//! A breakpoint that a task has set for itself, and one that guests have set
+//! for themselves at an address of the task.
 
 use std::fs::File;
 use std::io::Read;
@@ -10,11 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use kvm_api::Errno;
 use kvm_api::kvm_sys::kvm_debugregs;
 
-/// What guests watch, as if it were theirs.
+/// The word that guests watch, as if it were theirs.
 static GUESTS: AtomicU64 = AtomicU64::new(0);
 
-/// The debug registers of a guest: in use, so that KVM loads them. It writes
-/// nothing there; a task that does is killed if it has the guest's.
+/// The debug registers of a guest, which are in use, so that KVM loads them.
+/// The guest does not write to the word. A task that does is killed if it has
+/// the guest's registers.
 pub fn guests() -> kvm_debugregs {
     /// All four, on a write of four bytes.
     const DR7: u64 = 0xdddd_0455;
@@ -26,14 +27,14 @@ pub fn guests() -> kvm_debugregs {
     }
 }
 
-/// A word of the task's that a debug register watches.
+/// A word of the task, which a debug register watches.
 #[derive(Debug)]
 pub struct Watch {
     event: File,
     word: Box<AtomicU64>,
 }
 
-/// The head of `struct perf_event_attr`, as far as breakpoints go.
+/// The start of `struct perf_event_attr`, with the fields for breakpoints.
 #[repr(C)]
 #[derive(Default)]
 struct Attributes {
@@ -57,7 +58,7 @@ const PINNED: u64 = 1 << 2;
 const EXCLUDE_KERNEL: u64 = 1 << 5;
 
 impl Watch {
-    /// Has a word of the calling task's watched.
+    /// Watches a word of the calling task.
     pub fn set() -> Self {
         let word = Box::new(AtomicU64::new(0));
         let attributes = Attributes {
@@ -101,11 +102,11 @@ impl Watch {
         result
     }
 
-    /// How often it was hit.
+    /// The number of hits.
     fn fired(&self) -> u64 {
         let mut count = [0; 8];
         let read = (&self.event).read(&mut count);
-        // One that could not be set reads as empty.
+        // An event that is not scheduled reads as empty.
         assert_eq!(read.ok(), Some(count.len()), "the breakpoint is set");
         u64::from_ne_bytes(count)
     }

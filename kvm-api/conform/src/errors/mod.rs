@@ -35,7 +35,7 @@ use crate::property::{Kernels, Property, Test};
 
 pub const PROPERTY: Property = Property {
     name: "errors",
-    about: "each call refuses each misuse with its errno, and nothing else happens",
+    about: "each misuse fails with its documented errno and changes nothing",
     backends: "ioctl, syscall",
     kernels: Kernels::Both,
     test: Test::Inside { machine, test },

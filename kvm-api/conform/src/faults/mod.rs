@@ -23,7 +23,7 @@ use state::State;
 
 pub const PROPERTY: Property = Property {
     name: "faults",
-    about: "a call whose allocations and copies fail says so, and has done nothing",
+    about: "a failed allocation or copy gives the right errno and changes nothing",
     backends: "syscall, ioctl",
     kernels: Kernels::Debug,
     test: Test::Inside {

@@ -12,7 +12,7 @@ pub enum Fd {
     Kvm,
     Pipe,
     Closed,
-    /// What a call has made, one of the last few.
+    /// One of the last few descriptors that calls have created.
     New,
     /// The child's own pidfd.
     Pidfd,
@@ -32,8 +32,7 @@ impl Fd {
     ];
 }
 
-/// Memory of the pool: a structure that has begun as a good one, or a place
-/// that is none for a structure.
+/// Memory of the pool: a structure that was valid at first, or another place.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
     Regs,
@@ -45,16 +44,16 @@ pub enum Place {
     Mask,
     List,
     Alias,
-    /// Of which parts, and pointers to them.
+    /// The parts of a vCPU's state, and pointers to them.
     State,
     Bitmap,
     Bytes,
     /// The run mapping of vcpu0.
     Run,
-    /// What the guests have as their memory.
+    /// The memory of the guests.
     Memory,
     ReadOnly,
-    /// The last bytes before what is not mapped.
+    /// The last bytes before unmapped memory.
     Edge,
     Unmapped,
     Kernel,
@@ -84,10 +83,10 @@ impl Place {
         ("@null", Self::Null),
     ];
 
-    /// Those that can be written to: the first so many.
+    /// The number of writable places, which come first.
     pub const WRITABLE: usize = 14;
 
-    /// The structure that a parameter of that type begins as.
+    /// The structure for a parameter of that type.
     pub fn of(parameter: &str) -> Self {
         let types = [
             ("kvm_regs", Self::Regs),
@@ -147,7 +146,7 @@ impl Display for Arg {
     }
 }
 
-/// Numbers at which something begins or ends.
+/// Numbers at the limits of ranges.
 pub const NUMBERS: [u64; 24] = [
     0,
     1,

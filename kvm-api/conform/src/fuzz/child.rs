@@ -1,4 +1,4 @@
-//! A child that makes calls until it is done, or dead.
+//! A child that makes calls until it is done or dead.
 
 use std::num::NonZeroUsize;
 use std::os::fd::{BorrowedFd, RawFd};
@@ -19,8 +19,7 @@ use super::rows::{CallRow, ROWS};
 use super::step::{FILES, Step, Target};
 use super::tally::Tally;
 
-/// How long a guest may run before a signal ends it, in microseconds: it may
-/// well run in circles.
+/// The time limit of a guest's run, in microseconds. Many guests loop.
 const ALARM: libc::suseconds_t = 200;
 
 /// Makes `calls` calls on a pool of its own.
@@ -40,7 +39,7 @@ pub fn run(seed: u64, calls: u64, tally: &Tally) -> Result<()> {
     Ok(())
 }
 
-/// Steps to take: made up, or those of the corpus with a few changes.
+/// Steps: random ones, or those of the corpus with a few changes.
 fn sequence(corpus: &[Vec<Step>], rng: &mut Rng) -> Vec<Step> {
     match rng.u8(..8) {
         0 => (0..8).map(|_| Step::random(rng)).collect(),
@@ -56,7 +55,7 @@ fn sequence(corpus: &[Vec<Step>], rng: &mut Rng) -> Vec<Step> {
     }
 }
 
-/// Takes a step, and says whether it was a system call of KVM's.
+/// Takes a step, and returns whether it was a system call of KVM.
 fn take(step: &Step, pool: &mut Pool, tally: &Tally) -> Result<bool> {
     let args = step.args.map(|arg| resolve(arg, pool));
     match step.target {
@@ -72,7 +71,7 @@ fn take(step: &Step, pool: &mut Pool, tally: &Tally) -> Result<bool> {
             }
         }
         Target::Ioctl(row) => {
-            // What makes a descriptor does so by its own call.
+            // Other calls do not create descriptors.
             if let Some(request) = ROWS[row].request
                 && !ROWS[row].name.contains("create")
             {
@@ -110,7 +109,7 @@ fn take(step: &Step, pool: &mut Pool, tally: &Tally) -> Result<bool> {
     Ok(matches!(step.target, Target::Call(_)))
 }
 
-/// Keeps up with what a call has done.
+/// Updates the pool after a call.
 fn note(call: &CallRow, fd: RawFd, answer: RawFd, pool: &mut Pool) -> Result<()> {
     match call.name.as_str() {
         "kvm_create_vm" | "kvm_create_vcpu" => pool.keep(answer),
@@ -136,9 +135,9 @@ fn replace_broken(vcpu: RawFd, pool: &mut Pool) -> Result<()> {
     Ok(())
 }
 
-/// Whether a vcpu that was run could not be entered. QEMU 7.2 then forgets that
-/// the host's interrupts are not the guest's to mask: the next guest on that
-/// vcpu that masks its own, and goes in circles, has the processor for ever.
+/// Whether entering the guest has failed. QEMU 7.2 then lets the guest mask the
+/// host's interrupts: the next guest on that vCPU that masks its interrupts and
+/// loops keeps the processor forever.
 fn is_broken(vcpu: RawFd) -> bool {
     let size = NonZeroUsize::MIN;
     let (prot, flags) = (ProtFlags::PROT_READ, MapFlags::MAP_SHARED);
@@ -166,7 +165,7 @@ fn resolve(arg: Arg, pool: &Pool) -> u64 {
     }
 }
 
-/// Makes a call, which the alarm ends if it runs a guest.
+/// Makes a call. The alarm ends it if it runs a guest.
 fn timed<T>(runs: bool, call: impl FnOnce() -> T) -> T {
     if !runs {
         return call();
@@ -208,7 +207,7 @@ fn map(args: &[u64; 6]) {
     }
 }
 
-/// Has the alarm's signal do no more than end a call.
+/// Makes the alarm's signal interrupt calls, without any other effect.
 fn prepare_alarm() -> Result<()> {
     extern "C" fn nothing(_: c_int) {}
     let handler = SigHandler::Handler(nothing);
@@ -218,8 +217,8 @@ fn prepare_alarm() -> Result<()> {
     Ok(())
 }
 
-/// Has the alarm go off each time that so many microseconds have passed, for the
-/// first time may be before the call has begun; 0 for never.
+/// Starts an alarm of this period in microseconds, or stops it for 0. It is
+/// periodic because the first signal may come before the call.
 fn set_alarm(every: libc::suseconds_t) {
     let every = libc::timeval {
         tv_sec: 0,

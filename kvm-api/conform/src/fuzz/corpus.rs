@@ -1,10 +1,9 @@
-//! Sequences that make sense, to begin with: the files of `corpus/`, a step a
-//! line, as [`Step`] is written.
+//! The corpus, meaningful sequences: the files of `corpus/`, with a [`Step`] a
+//! line.
 
 use super::step::Step;
 
-/// The files, by name, and how often each is taken: those that take long,
-/// seldom.
+/// The files, and their weights, which are small for slow ones.
 const FILES: [(&str, &str, usize); 10] = [
     ("registers", include_str!("../../corpus/registers"), 48),
     ("msrs", include_str!("../../corpus/msrs"), 48),
@@ -18,7 +17,7 @@ const FILES: [(&str, &str, usize); 10] = [
     ("machines", include_str!("../../corpus/machines"), 1),
 ];
 
-/// Every sequence of the corpus, as often as it is to be taken.
+/// Every sequence of the corpus, repeated by its weight.
 pub fn all() -> Vec<Vec<Step>> {
     FILES
         .iter()

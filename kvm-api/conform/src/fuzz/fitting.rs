@@ -1,4 +1,4 @@
-//! The arguments that a parameter gets.
+//! Random arguments for a parameter.
 
 use fastrand::Rng;
 
@@ -15,7 +15,7 @@ pub fn any(rng: &mut Rng) -> Arg {
     }
 }
 
-/// An argument that the parameter may well take; one of any kind now and then.
+/// An argument of the parameter's kind; now and then one of any kind.
 pub fn fitting(parameter: &str, call: &CallRow, rng: &mut Rng) -> Arg {
     if rng.u8(..16) == 0 {
         any(rng)
@@ -24,7 +24,7 @@ pub fn fitting(parameter: &str, call: &CallRow, rng: &mut Rng) -> Arg {
     }
 }
 
-/// An argument as the description of the call for syzkaller has it.
+/// An argument as the call's description for syzkaller allows it.
 pub fn described(parameter: &str, call: &CallRow, rng: &mut Rng) -> Arg {
     if parameter == "int fd" {
         return Arg::Fd(match call.fd {
@@ -37,7 +37,7 @@ pub fn described(parameter: &str, call: &CallRow, rng: &mut Rng) -> Arg {
         return Arg::Fd(Fd::Pidfd);
     }
     if parameter == "size_t size" {
-        // That of struct kvm_vcpu_state.
+        // The size of struct kvm_vcpu_state.
         return Arg::Number(64);
     }
     if parameter.contains('*') {

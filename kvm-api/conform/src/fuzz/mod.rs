@@ -1,5 +1,5 @@
-//! Raw calls with arguments of every kind: nothing that a program can say makes
-//! the kernel complain, or hang.
+//! Raw calls with arguments of every kind. They must not make the kernel
+//! complain or hang.
 
 mod argument;
 mod child;
@@ -28,7 +28,7 @@ use tally::Tally;
 
 pub const PROPERTY: Property = Property {
     name: "fuzz",
-    about: "raw calls with random, structured and mutated arguments do no harm",
+    about: "no raw call makes the kernel complain or hang",
     backends: "syscall, merged, ranges, files, bound, ioctl",
     kernels: Kernels::Both,
     test: Test::Inside {
@@ -37,11 +37,12 @@ pub const PROPERTY: Property = Property {
     },
 };
 
-/// So many calls each child makes, if it lives that long.
+/// The number of calls of each child, unless it dies.
 const CALLS: u64 = 10_000;
-/// In a run of so many calls, each does at least once what it is for.
+/// The number of calls after which each call must have succeeded.
 const MANY: u64 = 20_000;
-/// A child that makes no call for so long is killed, and gone so long after.
+/// A child that makes no call for this time is killed, and must be gone after
+/// as long again.
 const STILL: Duration = Duration::from_millis(500);
 const GONE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(1);
@@ -88,11 +89,11 @@ fn test(stage: &Stage<'_>) -> Result<Outcome> {
 /// How a child ended.
 enum End {
     Done,
-    /// By a signal: guests and calls write to its memory.
+    /// Killed by a signal: guests and calls write to its memory.
     Died,
-    /// By our hand, after it stood still.
+    /// Killed because it made no progress.
     Killed,
-    /// Not at all. Where it is.
+    /// It did not end. Its stacks.
     Hung(String),
 }
 
@@ -132,7 +133,7 @@ fn one(seed: u64, calls: u64, tally: &Tally) -> Result<End> {
     }
 }
 
-/// Kills a child that stands still.
+/// Kills a child that makes no progress.
 fn end(child: Pid) -> Result<End> {
     kill(child, Signal::SIGKILL)?;
     let deadline = Instant::now() + GONE;

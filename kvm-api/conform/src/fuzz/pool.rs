@@ -1,5 +1,4 @@
-//! What the steps of a child work on: descriptors, and memory that may be
-//! written to.
+//! The pool of a child: the descriptors and the memory that its steps use.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -17,12 +16,12 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, mprotect};
 
 use super::argument::{Fd, Place};
 
-/// Each place has so many bytes, and a hole behind that is not mapped.
+/// The size of each place. An unmapped hole follows it.
 const ROOM: usize = 0x4000;
 const PAGE: usize = 0x1000;
-/// An address of the kernel's half.
+/// An address in the kernel's half.
 const KERNEL: u64 = 0xffff_ffff_8100_0000;
-/// How many descriptors that calls have made are kept.
+/// The number of new descriptors that are kept.
 const NEW: usize = 6;
 
 /// The pool of one child.
@@ -33,17 +32,17 @@ pub struct Pool {
     new: VecDeque<OwnedFd>,
     /// This process.
     pidfd: OwnedFd,
-    /// The vcpu that is bound to this task, and the number that it had then.
+    /// The vCPU that is bound to this task, and its descriptor at that time.
     bound: Option<(OwnedFd, RawFd)>,
     arena: GuestMemory,
-    /// Where the run mapping of the first vcpu is, once more.
+    /// The address of a second run mapping of the first vCPU.
     run: u64,
 }
 
 impl Pool {
-    /// One virtual machine made by each interface, and good structures.
+    /// One virtual machine from each interface, and valid structures.
     pub fn new() -> Result<Self> {
-        // The child ends without dropping anything.
+        // The child ends without dropping values.
         let syscall: &'static Syscall = Box::leak(Box::new(Syscall::open()?));
         let ioctl: &'static Ioctl = Box::leak(Box::new(Ioctl::open()?));
         let mut guests = [
@@ -51,9 +50,9 @@ impl Pool {
             guests::TestVm::new(ioctl as &dyn Kvm),
         ];
         for guest in &mut guests {
-            // A guest that has gone astray halts. Zeroes are an instruction that
-            // writes, to itself before long, and the emulator translates it anew
-            // each time.
+            // A guest that leaves its program halts. Zeroes would be an
+            // instruction that soon overwrites itself, and the emulator would
+            // translate it again each time.
             guest.memory.write(0, &programs::HLT.repeat(MEMORY))?;
         }
         guests[0].load(programs::FAR_COPY);
@@ -128,8 +127,8 @@ impl Pool {
         self.protect()
     }
 
-    /// Lets nobody write to some places, nobody reach others, nor what is
-    /// behind any of them.
+    /// Makes some places read-only, and others and the holes behind all of them
+    /// inaccessible.
     fn protect(&self) -> Result<()> {
         let protect = |offset, prot| {
             let arena = NonNull::new(self.arena.as_ptr()).context("no arena")?;
@@ -145,7 +144,7 @@ impl Pool {
         Ok(())
     }
 
-    /// Where a place is.
+    /// The address of a place.
     pub fn address(&self, place: Place) -> u64 {
         let at = |memory: &GuestMemory| memory.as_ptr().expose_provenance() as u64;
         let arena = at(&self.arena) + offset(place) as u64;
@@ -174,7 +173,7 @@ impl Pool {
         }
     }
 
-    /// Keeps a descriptor that a call has made, and closes an old one.
+    /// Keeps a new descriptor, and closes an old one.
     pub fn keep(&mut self, fd: RawFd) {
         // SAFETY: a call has just made it, for us.
         self.new.push_back(unsafe { OwnedFd::from_raw_fd(fd) });
@@ -183,7 +182,7 @@ impl Pool {
         }
     }
 
-    /// Remembers that a vcpu was bound to this task, or that it has none.
+    /// Records the vCPU that is bound to this task, if any.
     pub fn bind(&mut self, vcpu: Option<RawFd>) -> Result<()> {
         self.bound = match vcpu {
             // SAFETY: the call that has bound it has found it open.
@@ -201,14 +200,14 @@ impl Pool {
         self.bound.as_ref().map(|(vcpu, _)| vcpu.as_raw_fd())
     }
 
-    /// Unbinds the vcpu, and says which number it had.
+    /// Unbinds the vCPU, and returns its descriptor.
     pub fn unbind(&mut self) -> Option<RawFd> {
         // SAFETY: the call touches no memory.
         unsafe { libc::syscall(__NR_kvm_unbind) };
         self.bound.take().map(|(_, number)| number)
     }
 
-    /// Has another vcpu take the place of one.
+    /// Replaces a vCPU by a new one.
     pub fn replace(&mut self, vcpu: RawFd) -> Result<()> {
         let is = |guest: &guests::TestVm<'_>| guest.vcpu.as_raw_fd() == vcpu;
         if is(&self.guests[0]) {
@@ -232,7 +231,7 @@ impl Pool {
         unsafe { pointer.write_unaligned(value) };
     }
 
-    /// Lets the alarm through to a vcpu that runs, whatever the mask is now.
+    /// Makes the signal mask of a vCPU admit the alarm.
     pub fn let_alarm_through(&mut self) {
         const WORDS: usize = 4;
         let mask = self.address(Place::Mask) as usize + WORDS;
@@ -251,7 +250,8 @@ fn own_pidfd() -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Maps what a vcpu shares, once more, for as long as the child lives.
+/// Maps the run structure of a vCPU a second time, for the lifetime of the
+/// child.
 fn map_run(guest: &guests::TestVm<'_>) -> Result<u64> {
     let size = guest.kvm.kvm_get_vcpu_mmap_size(guest.vm())?;
     let size = size.try_into().context("the run mapping is empty")?;

@@ -1,12 +1,12 @@
-//! The calls that are made: all that there are, and those of them that there
-//! are on a bound vcpu, which leave out the file descriptor.
+//! The calls of the fuzzer: all calls, and the calls on a bound vCPU, which do
+//! not take a file descriptor.
 
 use std::sync::LazyLock;
 
 use kvm_sys::{BINDING_CALLS, CALLS, Call, Fd, MERGED_CALLS, RANGE_CALLS};
 use libc::{c_long, c_ulong};
 
-/// One of them.
+/// A call.
 #[derive(Debug)]
 pub struct CallRow {
     /// The call's name. One on a bound vcpu begins with `bound:`.
@@ -19,7 +19,7 @@ pub struct CallRow {
     pub request: Option<c_ulong>,
 }
 
-/// There are no more than so many.
+/// The maximum number of rows.
 pub const MOST: usize =
     2 * (CALLS.len() + MERGED_CALLS.len()) + RANGE_CALLS.len() + BINDING_CALLS.len();
 
@@ -61,12 +61,12 @@ fn bound(call: &Call) -> Option<CallRow> {
 }
 
 impl CallRow {
-    /// The place of the row of that name.
+    /// The index of the row of that name.
     pub fn named(name: &str) -> Option<usize> {
         ROWS.iter().position(|row| row.name == name)
     }
 
-    /// Whether it is that call, on a descriptor or bound.
+    /// Whether it is that call, on a descriptor or on a bound vCPU.
     pub fn is(&self, name: &str) -> bool {
         self.name == name || self.name.strip_prefix("bound:") == Some(name)
     }

@@ -1,5 +1,5 @@
-//! One step of a sequence: what is called with what. A step is a value, so that
-//! it can be written down in the corpus, and changed.
+//! A step of a sequence: a call and its arguments. It can be written to the
+//! corpus, and mutated.
 
 use std::ffi::CStr;
 use std::fmt::Write;
@@ -10,7 +10,7 @@ use super::argument::{Arg, Fd, NUMBERS, Place};
 use super::fitting::{any, fitting};
 use super::rows::{CallRow, ROWS};
 
-/// What is called.
+/// The target of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// The system call of a row of the table.
@@ -29,7 +29,7 @@ pub enum Target {
     Write,
     /// getdents64 of a directory: descriptor, place, size.
     List,
-    /// Nothing: eight bytes of a place are changed. Place, offset, value.
+    /// No call: changes eight bytes of a place. Place, offset, value.
     Poke,
 }
 
@@ -46,7 +46,7 @@ pub const FILES: [&CStr; 9] = [
     c"nothing",
 ];
 
-/// What is neither a call of KVM's nor an ioctl, by name.
+/// The other targets, by name.
 pub const OTHERS: [(&str, Target); 6] = [
     ("mmap", Target::Map),
     ("open", Target::Open),
@@ -56,7 +56,8 @@ pub const OTHERS: [(&str, Target); 6] = [
     ("poke", Target::Poke),
 ];
 
-/// One step. Each call gets six arguments, of which it takes what it takes.
+/// A step. Each call gets six arguments, and ignores those that it does not
+/// take.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Step {
     pub target: Target,
@@ -170,8 +171,8 @@ impl std::fmt::Display for Step {
     }
 }
 
-/// A row of the table. What makes something, or waits for a grace period, takes
-/// a hundred times as long as the rest, and comes less often.
+/// A random row of the table. Calls that create objects or wait for a grace
+/// period take a hundred times as long as the others, and are rarer.
 fn row(rng: &mut Rng) -> usize {
     loop {
         let row = rng.usize(..ROWS.len());

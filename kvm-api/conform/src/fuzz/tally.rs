@@ -1,4 +1,4 @@
-//! What became of the calls: counts that a child makes and its parent reads.
+//! The results of the calls: counts that a child writes and its parent reads.
 
 use std::fmt::Write;
 use std::ptr::NonNull;
@@ -13,7 +13,7 @@ use super::rows::{MOST, ROWS};
 /// Errnos are below this.
 const ERRNOS: usize = 134;
 
-/// One count for success, one an errno; a row a call.
+/// One count for success and one for each errno, for each call.
 type Counts = [[AtomicU64; ERRNOS]; MOST];
 
 #[repr(C)]
@@ -42,13 +42,13 @@ impl Tally {
         unsafe { self.0.as_ref() }
     }
 
-    /// How many system calls of KVM's have returned.
+    /// The number of KVM's system calls that have returned.
     pub fn calls(&self) -> u64 {
         let counts = self.shared().counts.iter().flatten();
         counts.map(|it| it.load(Ordering::Relaxed)).sum()
     }
 
-    /// How many calls of all kinds have returned.
+    /// The number of calls of all kinds that have returned.
     pub fn done(&self) -> u64 {
         self.shared().done.load(Ordering::Relaxed)
     }
@@ -62,14 +62,14 @@ impl Tally {
         self.shared().done.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The calls that never did what they are for.
+    /// The calls that never succeeded.
     pub fn never(&self) -> Vec<&'static str> {
         let rows = ROWS.iter().zip(&self.shared().counts);
         let never = rows.filter(|(_, counts)| counts[0].load(Ordering::Relaxed) == 0);
         never.map(|(call, _)| call.name.as_str()).collect()
     }
 
-    /// A line a call: how often it did what it is for, and how it failed.
+    /// A line for each call: how often it succeeded, and how it failed.
     pub fn lines(&self) -> String {
         let mut text = String::from("how often each call returned what");
         for (call, counts) in ROWS.iter().zip(&self.shared().counts) {

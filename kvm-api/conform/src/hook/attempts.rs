@@ -1,5 +1,5 @@
-//! Every call and every ioctl, on each file that it can be made on, with what a
-//! security module is asked about it.
+//! Each call and each ioctl, on each of its files, with the question to the
+//! security module.
 
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
@@ -16,15 +16,15 @@ pub const DEVICE: &str = "/dev/kvm";
 const VM: &str = "anon_inode:kvm-vm";
 const VCPU: &str = "anon_inode:kvm-vcpu:0";
 
-/// The command that the security module is asked about, which is the ioctl's
-/// that the call replaces. Those about memory that have none ask about the one
-/// that took their place.
+/// The command that the security module is asked about: that of the ioctl that
+/// the call replaces. The memory calls without an ioctl use the command of its
+/// successor.
 fn asked(call: &Call) -> c_ulong {
     call.request.unwrap_or(KVM_SET_USER_MEMORY_REGION)
 }
 
-/// The files that a call is tried on, by the kernel's name for each. What makes
-/// a VM takes none, and opens the device by itself.
+/// The files on which a call is tested, by the kernel's names. The call that
+/// creates a VM takes none, and opens the device itself.
 fn paths(call: &Call) -> &'static [&'static str] {
     match call.fd {
         Fd::None => &[DEVICE],
@@ -34,7 +34,7 @@ fn paths(call: &Call) -> &'static [&'static str] {
     }
 }
 
-/// The files on which the ioctl is tried: those that answer it.
+/// The files on which the ioctl is tested: those that have it.
 fn ioctl_paths(call: &Call) -> &'static [&'static str] {
     match call.fd {
         Fd::None | Fd::System => &[DEVICE],
@@ -43,10 +43,10 @@ fn ioctl_paths(call: &Call) -> &'static [&'static str] {
     }
 }
 
-/// What is asked of a security module: a command, on a file.
+/// A question to a security module: a command, on a file.
 pub type Question = (&'static str, c_ulong);
 
-/// One call, in one of the interfaces, on one file.
+/// One call by one interface, on one file.
 pub struct Attempt {
     pub call: &'static Call,
     flat: bool,
@@ -65,7 +65,7 @@ impl Attempt {
         CALLS.iter().flat_map(of).collect()
     }
 
-    /// What the security module is asked.
+    /// The question to the security module.
     pub fn question(&self) -> Question {
         (self.path, asked(self.call))
     }
@@ -79,7 +79,7 @@ impl Attempt {
         }
     }
 
-    /// Which it is, in words.
+    /// A description.
     pub fn told(&self) -> String {
         let interface = if self.flat { "call" } else { "ioctl" };
         format!("{} by {interface} on {}", self.call.name, self.path)

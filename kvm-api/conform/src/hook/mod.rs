@@ -1,5 +1,6 @@
-//! A security module that denies an ioctl denies the system call that replaces
-//! it, and no other; one that denies opening `/dev/kvm` denies making a VM.
+//! A security module that denies an ioctl also denies the system call that
+//! replaces it, and no other. One that denies opening `/dev/kvm` also denies
+//! creating a VM.
 
 mod attempts;
 mod tomoyo;
@@ -23,7 +24,7 @@ use crate::property::{Kernels, Property, Test};
 
 pub const PROPERTY: Property = Property {
     name: "hook",
-    about: "what a security module denies by ioctl it denies by system call",
+    about: "a security module that denies an ioctl denies the call that replaces it",
     backends: "ioctl, syscall",
     kernels: Kernels::Both,
     test: Test::Inside {
@@ -62,13 +63,13 @@ fn test(stage: &Stage<'_>) -> Result<Outcome> {
         let denied = answers(&attempts, &before, &ioctl)?;
         compare(&attempts, &denied, |_, _| REFUSED)
     });
-    // That one has no file to ask about.
+    // This call has no file to ask about.
     outcome.case("the probe", Syscall::open().map(drop).map_err(Into::into));
 
     for (path, command) in &questions {
         rules.allow(path, *command)?;
     }
-    // Whose the VM is makes no difference.
+    // The interface that has created the VM makes no difference.
     let backends: [(&str, &dyn Kvm); 2] = [("ioctl", &ioctl), ("system call", &syscall)];
     for (done, (question, (maker, kvm))) in
         questions.iter().zip(backends.iter().cycle()).enumerate()
@@ -97,7 +98,7 @@ fn test(stage: &Stage<'_>) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// Whoever wants a VM needs the device for reading and for writing.
+/// Creating a VM needs read and write permission to the device.
 fn opening(rules: &mut Rules) -> Result<()> {
     rules.about_opening()?;
     for (allowed, expected) in [
@@ -117,7 +118,7 @@ fn opening(rules: &mut Rules) -> Result<()> {
     Ok(())
 }
 
-/// Asserts that each attempt gives what is expected.
+/// Asserts that each attempt has the expected result.
 fn compare(
     attempts: &[Attempt],
     found: &[CallResult],

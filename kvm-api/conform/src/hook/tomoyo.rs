@@ -1,5 +1,5 @@
-//! TOMOYO, a security module that decides about files by their path, and about
-//! ioctls by the path and the number of the command, as it is told in its files.
+//! TOMOYO, a security module that restricts opening files by their path, and
+//! ioctls by the path and the command. Its rules are written to files.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -10,9 +10,9 @@ use anyhow::{Context, Result, ensure};
 use libc::c_ulong;
 use nix::mount::{MsFlags, mount};
 
-/// What is executed to have the policy take effect, from then on for good.
+/// A program whose execution enables the policy, for good.
 pub const TRIGGER: &str = "/proc/self/exe";
-/// What the kernel would have load the policy: it only has to be there.
+/// The program that loads the policy. It only has to exist.
 pub const LOADER: &str = "/proc/version";
 
 const SECURITYFS: &str = "/sys/kernel/security";
@@ -22,7 +22,7 @@ const TOMOYO: &str = "/sys/kernel/security/tomoyo";
 pub struct Rules(File);
 
 impl Rules {
-    /// Turns TOMOYO on: from now on this process may make no ioctl.
+    /// Enables TOMOYO: from now on this process may not make any ioctl.
     pub fn enforce() -> Result<Self> {
         let none = MsFlags::empty();
         mount(
@@ -33,7 +33,7 @@ impl Rules {
             None::<&str>,
         )
         .context("mount securityfs")?;
-        // Profile 0 is everybody's and forbids nothing.
+        // Profile 0 applies to all processes and allows everything.
         write(
             "profile",
             "PROFILE_VERSION=20150505\n0-COMMENT=others\n1-COMMENT=this\n\
@@ -58,28 +58,28 @@ impl Rules {
         self.write(&rule(path, command))
     }
 
-    /// Takes that back.
+    /// Revokes the permission.
     pub fn forbid(&mut self, path: &str, command: c_ulong) -> Result<()> {
         self.write(&format!("delete {}", rule(path, command)))
     }
 
-    /// From now on files may not be opened, rather than ioctls not be made.
+    /// From now on, denies opening files instead of ioctls.
     pub fn about_opening(&mut self) -> Result<()> {
         self.write("use_profile 2\n")
     }
 
-    /// Allows opening the file at `path`, for what is named: "read" or "write".
+    /// Allows opening the file at `path` for `access`: "read" or "write".
     pub fn allow_opening(&mut self, what: &str, path: &str) -> Result<()> {
         self.write(&format!("file {what} {path}\n"))
     }
 
     fn write(&mut self, text: &str) -> Result<()> {
-        // Whole lines, at once.
+        // Writes whole lines at once.
         self.0.write_all(text.as_bytes()).context("domain_policy")
     }
 }
 
-/// What says how the test ended is opened as well.
+/// The file for the outcome is opened as well.
 impl Drop for Rules {
     fn drop(&mut self) {
         self.write("use_profile 0\n").expect("the manager may");

@@ -1,4 +1,4 @@
-//! What the calls say as KVM comes and goes, one at a time.
+//! The results of calls before, during and after the time that KVM is loaded.
 
 use std::fs::File;
 use std::io::pipe;
@@ -15,11 +15,11 @@ use nix::unistd::dup2_raw;
 use super::loading::{self, KVM, VENDOR};
 use crate::arguments::{Arguments, CallResult};
 
-/// A file descriptor that is open nowhere: limits do not go that high.
+/// A file descriptor that is not open, because it is above all limits.
 pub const CLOSED: RawFd = RawFd::MAX;
 
-/// Each call says that the kernel does not have it, whatever it is given, and
-/// so does the backend.
+/// Each call returns `ENOSYS`, whatever its arguments are, and so does the
+/// backend.
 pub fn refused() -> Result<()> {
     let (reader, _writer) = pipe()?;
     let null = File::open("/dev/null")?;
@@ -32,7 +32,7 @@ pub fn refused() -> Result<()> {
     }
 }
 
-/// Asserts that calls refuse `fd`, with good arguments behind it.
+/// Asserts that calls with valid arguments refuse `fd`.
 fn each_refuses<'a>(
     fd: RawFd,
     calls: impl IntoIterator<Item = &'a Call>,
@@ -50,19 +50,19 @@ fn each_refuses<'a>(
     Ok(())
 }
 
-/// kvm.ko by itself is not yet KVM: the vendor's module registers the calls
-/// when it has made `/dev/kvm`.
+/// kvm.ko alone is not enough: the vendor's module registers the calls after it
+/// has created `/dev/kvm`.
 pub fn without_vendor() -> Result<()> {
     loading::load("irqbypass")?;
     loading::load(KVM)?;
     refused()?;
     ensure!(loading::references(KVM)? == 0, "a refused call holds kvm");
-    // Nor has its leaving anything to take back.
+    // Unloading kvm.ko alone must not unregister anything.
     loading::unload(KVM)?;
     refused()
 }
 
-/// With all loaded each call works, on what either interface has made.
+/// With all modules loaded, each call works on the objects of either interface.
 pub fn loaded() -> Result<()> {
     loading::load_all()?;
     let before = loading::references(VENDOR)?;
@@ -96,7 +96,8 @@ fn each_works(kvm: &dyn Kvm) -> Result<()> {
     Ok(())
 }
 
-/// What is not KVM's gets an answer that tells it from a kernel without KVM.
+/// The result for a file that is not KVM's differs from that of a kernel
+/// without KVM.
 fn files_of_others() -> Result<()> {
     let (reader, _writer) = pipe()?;
     let taking = CALLS.iter().filter(|call| call.fd != Fd::None);
@@ -104,10 +105,10 @@ fn files_of_others() -> Result<()> {
     each_refuses(reader.as_raw_fd(), taking, Errno::ENOTTY)
 }
 
-/// The number of a file descriptor that was KVM's is worth nothing when it is
-/// another file's, whether KVM is gone or is there again.
+/// A descriptor number that was KVM's is refused when it belongs to another
+/// file, whether KVM is unloaded or loaded again.
 pub fn stale() -> Result<()> {
-    // Opened first, so that it has another number.
+    // Opened first, to have another number.
     let null = File::open("/dev/null")?;
     loading::load_all()?;
     let kvm = Syscall::open()?;

@@ -1,4 +1,4 @@
-//! Threads that make calls, whatever becomes of KVM meanwhile.
+//! Threads that make calls while KVM is loaded and unloaded.
 
 use std::fs::File;
 use std::io::pipe;
@@ -17,21 +17,21 @@ use crate::arguments::{Arguments, call};
 
 const PAUSE: Duration = Duration::from_millis(2);
 
-/// What the threads share.
+/// The data that the threads share.
 #[derive(Default)]
 pub struct Callers {
     /// Tells them to end.
     pub done: AtomicBool,
-    /// How often KVM was not there, and how often it was.
+    /// How often KVM was unloaded, and how often it was loaded.
     pub absent: AtomicU64,
     pub present: AtomicU64,
-    /// How many virtual machines were made meanwhile.
+    /// The number of virtual machines that were created.
     pub made: AtomicU64,
 }
 
 impl Callers {
-    /// Makes every call, on files that are not KVM's, and on `shifting`, which is
-    /// now a virtual machine's and then a pipe's.
+    /// Makes each call on files that are not KVM's, and on `shifting`, which
+    /// alternates between a virtual machine and a pipe.
     pub fn call_all(&self, shifting: RawFd) -> Result<()> {
         let (reader, _writer) = pipe()?;
         let null = File::open("/dev/null")?;
@@ -49,7 +49,7 @@ impl Callers {
                     let (good, present) = match (answer.errno(), errno) {
                         (Some(Errno::ENOSYS), _) => (true, false),
                         (said, Some(errno)) => (said == Some(errno), true),
-                        // A virtual machine answers, or the pipe.
+                        // The result of a virtual machine, or of the pipe.
                         (Some(said), None) => (documented(call, said), true),
                         (None, None) => (call.fd != Fd::Vcpu, true),
                     };
@@ -62,7 +62,7 @@ impl Callers {
         Ok(())
     }
 
-    /// Asks KVM itself, without a file.
+    /// Makes a call of KVM without a file.
     fn probe(&self) -> Result<()> {
         // SAFETY: the call touches no memory.
         let answer = unsafe { libc::syscall(__NR_kvm_check_extension, -1, KVM_CAP_SYSCALLS) };
@@ -76,8 +76,8 @@ impl Callers {
         Ok(())
     }
 
-    /// Makes virtual machines, which have KVM stay as long as they live, and
-    /// puts each at the number `shifting`, where a pipe is before and after.
+    /// Creates virtual machines, which keep KVM loaded, and moves each to the
+    /// number `shifting`, which is a pipe before and after.
     pub fn make(&self, shifting: RawFd) -> Result<()> {
         let (reader, _writer) = pipe()?;
         let mut arguments = Arguments::new()?;
@@ -99,7 +99,7 @@ impl Callers {
                 Err(Errno::ENOSYS) => self.count(false),
                 Err(errno) => ensure!(false, "kvm_create_vm gives {errno}"),
             }
-            // As long without a VM as with one.
+            // The pauses with and without a VM have the same length.
             sleep(PAUSE);
         }
         Ok(())
@@ -111,19 +111,19 @@ impl Callers {
     }
 }
 
-/// Whether the table says that a call on a virtual machine's file, or on one
-/// that is not KVM's, may give this.
+/// Whether this is a valid result of a call on a virtual machine's file, or on
+/// a file that is not KVM's.
 fn documented(call: &Call, errno: Errno) -> bool {
     errno == Errno::ENOTTY || call.fd != Fd::Vcpu && call.errors.contains(&errno)
 }
 
-/// Puts the file of `from` at the number `to`, in the place of what is there.
+/// Replaces the file at the number `to` by that at `from`.
 fn shift(from: RawFd, to: RawFd) -> Result<()> {
     // SAFETY: nobody takes what is at this number for anything in particular.
     Ok(Errno::result(unsafe { libc::dup2(from, to) }).map(drop)?)
 }
 
-/// A number at which files may be shifted, with a file that is not KVM's.
+/// A number for alternating files, with a file that is not KVM's.
 pub fn shifting() -> Result<OwnedFd> {
     const NUMBER: RawFd = 200;
     let null = File::open("/dev/null")?;

@@ -1,6 +1,5 @@
-//! What keeps the vendor's module from being unloaded: whatever can still enter
-//! it, and nothing else, be the virtual machine of the one interface or of the
-//! other.
+//! Objects that keep the vendor's module loaded: exactly those through which a
+//! process can still enter it, for virtual machines of either interface.
 
 use std::any::Any;
 use std::fs::File;
@@ -21,12 +20,12 @@ use super::absent::refused;
 use super::loading::{self, KVM, VENDOR};
 use crate::outcome::Outcome;
 
-/// What is left of a virtual machine, kept until it is dropped.
+/// The remaining part of a virtual machine, until it is dropped.
 type Held = Box<dyn Any>;
 
 struct Holder {
     what: &'static str,
-    /// Whether KVM has to stay while it lives.
+    /// Whether it keeps KVM loaded.
     holds: bool,
     make: fn(&dyn Kvm) -> Result<Held>,
 }
@@ -52,7 +51,7 @@ const HOLDERS: &[Holder] = &[
         holds: true,
         make: |kvm| Ok(Box::new(TestVm::new(kvm).vcpu)),
     },
-    // The mapping holds the vcpu's file.
+    // The mapping keeps the vCPU's file open.
     Holder {
         what: "a vcpu's run mapping",
         holds: true,
@@ -68,7 +67,7 @@ const HOLDERS: &[Holder] = &[
         holds: false,
         make: |kvm| Ok(Box::new(TestVm::new(kvm).memory)),
     },
-    // It is a mapping of the memory, which is shmem's, and not of the VM.
+    // This maps the memory, which belongs to shmem, and not the VM.
     Holder {
         what: "a mapping of memory that the kernel has allocated",
         holds: false,
@@ -76,7 +75,7 @@ const HOLDERS: &[Holder] = &[
     },
 ];
 
-/// A VM's file descriptor that is in a socket's queue only.
+/// A VM's file descriptor that exists only in the queue of a socket.
 fn in_flight(kvm: &dyn Kvm) -> Result<(UnixStream, UnixStream)> {
     let (from, to) = UnixStream::pair()?;
     let vm = kvm.kvm_create_vm()?;
@@ -90,14 +89,14 @@ fn in_flight(kvm: &dyn Kvm) -> Result<(UnixStream, UnixStream)> {
     Ok((from, to))
 }
 
-/// A vcpu that nothing keeps but that it is bound.
+/// A vCPU that only its binding keeps.
 struct Binding(Bound);
 
 impl Binding {
     fn make(kvm: &dyn Kvm) -> Result<Self> {
         let bound = Bound::open()?;
         let vcpu = TestVm::new(kvm).vcpu;
-        // That binds it.
+        // This binds the vCPU.
         bound.kvm_get_regs(vcpu.as_fd(), &mut kvm_regs::default())?;
         Ok(Self(bound))
     }
@@ -111,7 +110,8 @@ impl Drop for Binding {
 
 const MARK: &[u8] = b"still here";
 
-/// Kernel-allocated memory whose VM is gone, and which has not changed by that.
+/// Memory that the kernel has allocated, and whose VM is gone. The memory is
+/// unchanged.
 struct Allocated(GuestMemory);
 
 fn allocated(kvm: &dyn Kvm) -> Result<Allocated> {
@@ -131,7 +131,7 @@ impl Drop for Allocated {
     }
 }
 
-/// Tries each of them, on either interface.
+/// Tests each of them, on either interface.
 pub fn all(outcome: &mut Outcome) {
     for holder in HOLDERS {
         for (interface, open) in INTERFACES {
@@ -152,7 +152,7 @@ fn hold(holder: &Holder, open: Open) -> Result<()> {
     loading::load_all()?;
     let before = [KVM, VENDOR].map(loading::references);
     let held = {
-        // The ioctls' backend has /dev/kvm open.
+        // The backend `ioctl` keeps /dev/kvm open.
         let kvm = open()?;
         (holder.make)(&*kvm)?
     };
@@ -164,7 +164,7 @@ fn hold(holder: &Holder, open: Open) -> Result<()> {
                 "unloading {module} gives {refusal:?}"
             );
         }
-        // The attempt has changed nothing.
+        // The refused attempt has no effect.
         Syscall::open()?;
         drop(held);
         for (module, before) in [KVM, VENDOR].into_iter().zip(before) {

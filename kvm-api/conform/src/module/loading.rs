@@ -10,14 +10,14 @@ use anyhow::{Context, Result, ensure};
 use nix::errno::Errno;
 use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module};
 
-/// The modules, as the kernel calls them, each after those that it needs.
+/// The modules, by the kernel's names, each after those that it needs.
 pub const MODULES: [&str; 3] = ["irqbypass", KVM, VENDOR];
-/// KVM's part that is the same for all processors.
+/// The part of KVM for all processors.
 pub const KVM: &str = "kvm";
-/// The part for the machine's processor, which makes KVM of it.
+/// The part of KVM for the machine's processor.
 pub const VENDOR: &str = "kvm_amd";
 
-/// How long something may take to go away.
+/// The time limit for an object to go away.
 pub const LIMIT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(1);
 
@@ -28,20 +28,20 @@ pub fn load(module: &str) -> Result<()> {
     finit_module(file, c"", ModuleInitFlags::empty()).with_context(|| format!("loading {module}"))
 }
 
-/// Loads KVM, as far as it is not loaded.
+/// Loads the modules of KVM that are not loaded.
 pub fn load_all() -> Result<()> {
     let absent = MODULES.iter().filter(|module| !is_loaded(module));
     absent.copied().try_for_each(load)
 }
 
-/// Unloads one module, or is refused.
+/// Tries to unload one module.
 pub fn unload(module: &str) -> nix::Result<()> {
     let name = CString::new(module).expect("no name has a NUL");
     delete_module(&name, DeleteModuleFlags::O_NONBLOCK)
 }
 
-/// Unloads one module that nothing needs any more, but for what is just being
-/// put.
+/// Unloads an unused module, after waiting for references that are about to be
+/// released.
 pub fn unload_soon(module: &str) -> Result<()> {
     let start = Instant::now();
     loop {
@@ -52,20 +52,20 @@ pub fn unload_soon(module: &str) -> Result<()> {
     }
 }
 
-/// Unloads all of KVM that is loaded.
+/// Unloads all modules of KVM.
 pub fn unload_all() -> Result<()> {
     let loaded = MODULES.iter().rev().filter(|module| is_loaded(module));
     loaded.copied().try_for_each(unload_soon)
 }
 
-/// How many hold a module.
+/// The reference count of a module.
 pub fn references(module: &str) -> Result<i32> {
     let path = format!("/sys/module/{module}/refcnt");
     let count = fs::read_to_string(&path).context(path)?;
     Ok(count.trim().parse()?)
 }
 
-/// Waits until as many hold a module as have before.
+/// Waits until the reference count of a module is as before.
 pub fn settle(module: &str, expected: i32) -> Result<()> {
     let start = Instant::now();
     loop {

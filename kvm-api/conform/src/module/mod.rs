@@ -1,5 +1,6 @@
-//! The entry points are built in and KVM is a module: what they say while it is
-//! not there, what keeps it there, and what happens on the way.
+//! The entry points are built in, and KVM is a module: the results of calls
+//! without it, the objects that keep it loaded, and calls during loading and
+//! unloading.
 
 mod absent;
 mod callers;
@@ -16,20 +17,20 @@ use crate::property::{Kernels, Property, Test};
 
 pub const PROPERTY: Property = Property {
     name: "module",
-    about: "no call without kvm loaded, and no unloading under a call",
+    about: "the calls return ENOSYS without KVM's modules, and keep them loaded",
     backends: "ioctl, syscall",
     kernels: Kernels::Both,
     test: Test::Inside {
-        // In real time one processor changes between the callers and the loading
-        // at other points in each run. With more than one, QEMU 7.2 does not
-        // always get through code that another processor patches, which loading
-        // KVM does all the time.
+        // In real time, one processor switches between the callers and the
+        // loading at other points in each run. With several processors, QEMU
+        // 7.2 may fail in code that another processor patches, and loading KVM
+        // patches code.
         machine: |machine, _| machine.load_modules(false).accel(Accel::Mttcg),
         test,
     },
 };
 
-/// Each begins with nothing loaded.
+/// Each case starts without the modules.
 const CASES: &[Case] = &[
     ("nothing is loaded", absent::refused),
     ("kvm without a vendor's module", absent::without_vendor),

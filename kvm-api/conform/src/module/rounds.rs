@@ -1,4 +1,4 @@
-//! KVM is loaded and unloaded again and again while other threads make calls.
+//! KVM is loaded and unloaded repeatedly while other threads make calls.
 
 use std::os::fd::AsRawFd;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -13,7 +13,7 @@ use super::loading::{self, KVM, LIMIT, VENDOR};
 use crate::inside::Stage;
 use crate::outcome::Outcome;
 
-/// Rounds, with the whole of KVM anew in every so many.
+/// Runs the rounds. Some of them unload and load all modules.
 const WHOLE: u64 = 4;
 
 pub fn test(stage: &Stage<'_>, outcome: &mut Outcome) -> Result<()> {
@@ -39,7 +39,7 @@ pub fn test(stage: &Stage<'_>, outcome: &mut Outcome) -> Result<()> {
     outcome.cases += rounds;
     let [absent, present, made] =
         [&callers.absent, &callers.present, &callers.made].map(|count| count.load(Relaxed));
-    // Without all of these there was no race.
+    // Without all of these results, nothing was tested.
     ensure!(
         absent > 0 && present > 0 && made > 0,
         "KVM was away {absent} times and there {present} times, {made} VMs were made"
@@ -51,7 +51,8 @@ pub fn test(stage: &Stage<'_>, outcome: &mut Outcome) -> Result<()> {
     Ok(())
 }
 
-/// One round, which the callers see; how often unloading was refused.
+/// Runs one round, which the callers notice. Returns how often unloading was
+/// refused.
 fn one(round: u64, callers: &Callers) -> Result<u64> {
     loading::load_all()?;
     seen(&callers.made)?;
@@ -71,7 +72,7 @@ fn one(round: u64, callers: &Callers) -> Result<u64> {
     Ok(refused)
 }
 
-/// Waits until a caller has counted one more.
+/// Waits until a caller increments the counter.
 fn seen(count: &AtomicU64) -> Result<()> {
     let (start, before) = (Instant::now(), count.load(Relaxed));
     while count.load(Relaxed) == before {

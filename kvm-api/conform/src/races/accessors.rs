@@ -1,5 +1,4 @@
-//! Calls on a vcpu that runs wait until it does not; calls on its machine do
-//! not wait.
+//! Calls on a vCPU wait for its run to end. Calls on its VM do not wait.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::mpsc;
@@ -22,10 +21,11 @@ pub const RACES: &[Race] = &[
     Race::new("calls on a running vcpu's VM do not wait", on_the_vm),
 ];
 
-/// A call on a vcpu: its name, and how it is made and succeeds.
+/// A call on a vCPU: its name, and a function that makes it and checks that it
+/// succeeds.
 pub type OnVcpu = (&'static str, fn(&dyn Kvm, BorrowedFd<'_>) -> Result<()>);
 
-/// The calls that wait for the vcpu. What they set is what it has.
+/// The calls that wait for the vCPU. They set the values that it already has.
 pub const ON_VCPU: [OnVcpu; 13] = [
     ("kvm_get_regs", |kvm, vcpu| {
         let mut regs = kvm_regs::default();
@@ -64,7 +64,7 @@ pub const ON_VCPU: [OnVcpu; 13] = [
         Ok(())
     }),
     ("kvm_interrupt", |kvm, vcpu| {
-        // The guest takes none; one that waits already is as good.
+        // The guest takes no interrupts, so one may already be pending.
         match kvm.kvm_interrupt(vcpu, 32) {
             Err(kvm_api::Errno::EEXIST) => Ok(()),
             other => other,
@@ -124,7 +124,7 @@ fn on_the_vcpu(round: &Round) {
             });
             let thread = receiver.recv().expect("a thread begins");
             sleep(Duration::from_millis(2));
-            // Only a signal that ends it all ends the wait.
+            // Only a fatal signal ends the wait.
             kick(thread);
             wait_for_count(memory);
             sleep(Duration::from_millis(1));
@@ -136,10 +136,11 @@ fn on_the_vcpu(round: &Round) {
     assert_eq!(end, Err(kvm_api::Errno::EINTR));
 }
 
-/// A call on a VM: its name, and how it is made and succeeds.
+/// A call on a VM: its name, and a function that makes it and checks that it
+/// succeeds.
 pub type OnVm = (&'static str, fn(&Interface, BorrowedFd<'_>) -> Result<()>);
 
-/// The calls that a running vcpu does not keep waiting.
+/// The calls that do not wait for a running vCPU.
 pub const ON_VM: [OnVm; 9] = [
     ("kvm_get_msr_index_list", |kvm, vm| {
         let mut list = MsrList::new(KVM_MAX_MSR_ENTRIES).expect("not too many");
@@ -197,7 +198,7 @@ fn on_the_vm(round: &Round) {
     let (run, memory) = (&mut guest.run, &guest.memory);
     let (end, ()) = while_running(round.runner(), vcpu, run, memory, |_| {
         for (name, call) in ON_VM {
-            // If it waited for the vcpu, it would wait for ever.
+            // If the call waited for the vCPU, it would wait forever.
             assert_eq!(call(round.other(), vm), Ok(()), "{name}");
             round.pause();
         }

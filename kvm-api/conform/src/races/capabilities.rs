@@ -1,5 +1,6 @@
-//! What a vcpu's events may say, and what a write to an MSR does, depends on
-//! settings of its machine, which another thread may change while they are set.
+//! The valid events of a vCPU, and the effect of a write to an MSR, depend on
+//! settings of the VM. Another thread changes the settings while events and
+//! MSRs are set.
 
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -27,10 +28,10 @@ const VALID_PAYLOAD: u32 = 0x10;
 const VALID_TRIPLE_FAULT: u32 = 0x20;
 /// An MSR that nobody sets.
 const HYPERCALL_PAGE: u32 = 0x4000_0200;
-/// How often the events are set in a round.
+/// The number of times that the events are set in a round.
 const SETS: u64 = 500;
 
-/// Has an MSR of the machine's write the page for Xen's hypercalls.
+/// Names the MSR whose write fills the page for Xen's hypercalls.
 fn name_hypercall_msr(vm: BorrowedFd<'_>, msr: u32) {
     // `struct kvm_xen_hvm_config`: flags, the MSR, and no page to write.
     let mut config = [0_u32; XEN_HVM_CONFIG / size_of::<u32>()];
@@ -40,8 +41,8 @@ fn name_hypercall_msr(vm: BorrowedFd<'_>, msr: u32) {
     Errno::result(named).unwrap();
 }
 
-/// As long as the machine lives, KVM patches no code for hypercall pages that come
-/// and go.
+/// As long as the VM lives, KVM does not patch its code when a hypercall page
+/// is set or removed.
 pub fn keep(vm: BorrowedFd<'_>) {
     name_hypercall_msr(vm, HYPERCALL_PAGE);
 }
@@ -77,7 +78,7 @@ fn race(round: &Round) {
     });
 }
 
-/// Sets registers and events: both are set, or neither.
+/// Sets registers and events: KVM sets both, or neither.
 fn set(round: &Round, vcpu: BorrowedFd<'_>) {
     let deadline = kvm_msr_entry {
         index: TSC_DEADLINE,
@@ -113,7 +114,7 @@ fn set(round: &Round, vcpu: BorrowedFd<'_>) {
     }
 }
 
-/// The same by ioctls: events first, as they may be refused.
+/// Sets them by ioctls: the events first, because KVM may refuse them.
 fn set_one_by_one(
     kvm: &dyn Kvm,
     vcpu: BorrowedFd<'_>,

@@ -1,4 +1,4 @@
-//! The file descriptors of a vcpu that runs are closed, or become others.
+//! The file descriptors of a running vCPU are closed, or replaced by others.
 
 use std::io::pipe;
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
@@ -19,7 +19,7 @@ pub const RACES: &[Race] = &[
     Race::new("a VM is closed in the middle of its calls", vm_closed),
 ];
 
-/// Gives up a file descriptor, to be closed by its number.
+/// Gives up the ownership of a file descriptor, which is closed by its number.
 fn give_up(fd: OwnedFd) -> (RawFd, BorrowedFd<'static>) {
     let number = fd.into_raw_fd();
     // SAFETY: it is not what Rust promises, and that is the race: the number
@@ -35,7 +35,7 @@ fn closed(round: &Round) {
         vm,
         memory,
     } = Guest::counting(round.runner());
-    // The vcpu's own mapping would keep its file.
+    // The mapping of the vCPU would keep its file open.
     let mut spare = Guest::counting(round.other()).run;
     drop(run);
     let (number, vcpu) = give_up(vcpu);
@@ -48,7 +48,7 @@ fn closed(round: &Round) {
             close(number).unwrap();
             drop(vm);
         }
-        // The call that is under pairing goes on.
+        // The call in progress continues.
         wait_for_count(&memory);
         wait_for_count(&memory);
     });
@@ -71,7 +71,7 @@ fn replaced(round: &Round) {
         round.pause();
         // SAFETY: the call touches no memory; the number is ours.
         Errno::result(unsafe { libc::dup2(reader.as_raw_fd(), number) }).unwrap();
-        // What comes now gets the pipe, and does not wait for the vcpu.
+        // Later calls get the pipe, and do not wait for the vCPU.
         let answer = round.other().kvm_get_regs(vcpu, &mut kvm_regs::default());
         assert_eq!(answer, Err(Errno::ENOTTY));
         wait_for_count(&guest.memory);
@@ -80,7 +80,7 @@ fn replaced(round: &Round) {
     close(number).unwrap();
 }
 
-/// The calls of two threads have nothing but themselves to keep the machine.
+/// Only the calls of two threads keep the VM alive.
 fn vm_closed(round: &Round) {
     let Guest {
         vcpu, vm, memory, ..

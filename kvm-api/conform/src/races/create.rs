@@ -1,5 +1,5 @@
-//! Machines and vcpus are made by several threads at once, or used by one thread
-//! as soon as another has made them.
+//! Several threads create VMs and vCPUs at once, or one thread uses them as
+//! soon as another has created them.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -29,7 +29,7 @@ pub const RACES: &[Race] = &[
 ];
 
 const THREADS: usize = 3;
-/// How many vcpus a thread makes.
+/// The number of vCPUs that a thread creates.
 const EACH: usize = 3;
 
 fn vcpus(round: &Round) {
@@ -55,13 +55,14 @@ fn vcpus(round: &Round) {
     assert!(ids.into_iter().eq(0..THREADS * EACH));
 }
 
-/// How many vcpus are made in a round, and looked at before they are given out.
+/// The number of vCPUs that are created in a round, and used before their
+/// descriptors are published.
 const VCPUS: usize = 20;
 
-/// A thread makes vcpus. Another uses each by the number that its file is to have,
-/// as soon as that works, and then does `after`.
+/// A thread creates vCPUs. Another thread uses each vCPU by the number that its
+/// descriptor will have, as soon as that works, and then calls `after`.
 fn whole(round: &Round, after: impl Fn(BorrowedFd<'_>) + Sync, kvm: &(dyn Kvm + Sync)) {
-    /// That there is no next number yet, and that there is none any more.
+    /// No next number yet, and no more numbers.
     const NONE: RawFd = -1;
     const OVER: RawFd = -2;
     let vm = round.runner().kvm_create_vm().unwrap();
@@ -97,14 +98,14 @@ fn whole(round: &Round, after: impl Fn(BorrowedFd<'_>) + Sync, kvm: &(dyn Kvm + 
         });
         let mut vcpus = Vec::new();
         for _ in 0..VCPUS {
-            // The lowest number that is free is the next file's.
+            // The next file gets the lowest free number.
             let number = vm.try_clone().unwrap().as_raw_fd();
             next.store(number, Ordering::SeqCst);
             round.pause();
             let vcpu = round.runner().kvm_create_vcpu(vm.as_fd()).unwrap();
             assert_eq!(vcpu.as_raw_fd(), number);
             vcpus.push(vcpu);
-            // If it is never used the watchdog comes.
+            // If it is never used, the watchdog ends the race.
             while next.load(Ordering::SeqCst) != NONE {
                 thread::yield_now();
             }
@@ -113,7 +114,7 @@ fn whole(round: &Round, after: impl Fn(BorrowedFd<'_>) + Sync, kvm: &(dyn Kvm + 
     });
 }
 
-/// A vcpu's id, of which its file is named.
+/// The ID of a vCPU, from the name of its file.
 fn id(vcpu: &OwnedFd) -> usize {
     let link = format!("/proc/self/fd/{}", vcpu.as_raw_fd());
     let name = fs::read_link(link).unwrap();
@@ -154,13 +155,13 @@ fn machines(round: &Round) {
     assert_eq!(open_files(), before);
 }
 
-/// The numbers of the open files, but for the one that lists them.
+/// The numbers of the open files, except the directory that lists them.
 fn open_files() -> BTreeSet<u64> {
     let entries = fs::read_dir("/proc/self/fd").unwrap();
     let names = entries.map(|entry| entry.unwrap().file_name());
     let numbers = names.map(|name| name.to_string_lossy().parse().expect("a number"));
     let listed: Vec<u64> = numbers.collect();
-    // The directory is closed by now.
+    // The directory has been closed.
     let open = |number: &u64| fs::read_link(format!("/proc/self/fd/{number}")).is_ok();
     listed.into_iter().filter(open).collect()
 }

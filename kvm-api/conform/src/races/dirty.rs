@@ -1,4 +1,4 @@
-//! No write of a guest is missing in the dirty log that is fetched meanwhile.
+//! The dirty log, which is fetched while a guest writes, misses no write.
 
 use std::os::fd::AsFd;
 use std::thread;
@@ -18,11 +18,11 @@ const FAR: u64 = 0x2_0000;
 const PAGE: usize = 0x1000;
 const PAGES: usize = 16;
 const SLOT: u32 = 1;
-/// How often the log is fetched in a round.
+/// The number of times that the log is fetched in a round.
 const FETCHES: usize = 20;
 
 fn race(round: &Round) {
-    // Before the guest, so that it outlives it.
+    // Declared before the guest, to outlive it.
     let memory = GuestMemory::anonymous(PAGES * PAGE).unwrap();
     let address = memory.as_ptr().expose_provenance() as u64;
     let mut guest = Guest::new(round.runner(), programs::COUNT_PAGES);
@@ -50,8 +50,8 @@ fn race(round: &Round) {
         round.pause();
         set(KVM_MEM_LOG_DIRTY_PAGES);
         let mut seen = counts(&memory);
-        // What was written after the log was fetched and before the memory was
-        // read shows in the log that is fetched next.
+        // Writes between fetching the log and reading the memory show in the
+        // next log.
         let mut late = 0;
         let mut runner = Some(runner);
         for n in 0..FETCHES {

@@ -8,12 +8,12 @@ use kvm_api::{Errno, GuestMemory, RunMapping};
 
 use super::round::Interface;
 
-/// A machine in parts, so that threads can have one each.
+/// A virtual machine in parts, so that each thread can own one.
 pub struct Guest {
     pub run: RunMapping,
     pub vcpu: OwnedFd,
     pub vm: OwnedFd,
-    // After the machine, which uses it.
+    // Dropped after the VM, which uses it.
     pub memory: GuestMemory,
 }
 
@@ -36,9 +36,9 @@ impl Guest {
         }
     }
 
-    /// Runs without entering the guest. Before a vcpu's first run, KVM takes
-    /// the floating point registers that are set for ones that are not in use,
-    /// and forgets them; it does so by either interface.
+    /// Runs without entering the guest. Before the first run of a vCPU, KVM
+    /// takes the FPU registers that are set for unused, and forgets them, by
+    /// either interface.
     pub fn settle(&mut self, kvm: &Interface) {
         self.run.set_immediate_exit(true);
         let end = kvm.kvm_run(self.vcpu.as_fd(), &mut self.run);
@@ -52,14 +52,15 @@ impl Guest {
     }
 }
 
-/// How far the guest has counted.
+/// The guest's counter.
 pub fn counted(memory: &GuestMemory) -> u32 {
     let mut count = [0; 4];
     memory.read(programs::COUNTER, &mut count).unwrap();
     u32::from_le_bytes(count)
 }
 
-/// Waits for a guest to count on. If it does not the watchdog comes.
+/// Waits for a guest to continue counting. If it does not, the watchdog ends
+/// the race.
 pub fn wait_for_count(memory: &GuestMemory) {
     let before = counted(memory);
     while counted(memory) == before {

@@ -1,5 +1,5 @@
-//! The host's memory behind a slot is protected, unmapped, emptied or cut off
-//! under a guest that writes there.
+//! The host memory behind a slot is protected, unmapped, emptied or truncated
+//! while a guest writes there.
 
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
@@ -42,7 +42,7 @@ const CHANGES: u32 = 10;
 
 const WRITABLE: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
 
-/// Memory whose addresses are the round's own, until it is dropped.
+/// A range of addresses that is reserved for the round until it is dropped.
 struct Range {
     start: NonNull<c_void>,
     file: OwnedFd,
@@ -57,7 +57,7 @@ impl Range {
         Self { start, file }
     }
 
-    /// Puts memory into the range's place.
+    /// Maps memory at the range.
     fn map(&self, private: bool) {
         let at = Some(self.start.addr());
         // SAFETY: the addresses are the range's own, and nothing refers to
@@ -82,11 +82,11 @@ impl Drop for Range {
     }
 }
 
-/// Changes the range, and leaves it such that the guest can write to it.
+/// Changes the range, and makes it writable again.
 type Change = fn(&Round, &Range);
 
 fn race(round: &Round, change: Change) {
-    // Before the guest, so that it outlives it.
+    // Declared before the guest, to outlive it.
     let range = Range::new();
     let mut guest = Guest::new(round.runner(), programs::COUNT_PAGES);
     let address = range.start.as_ptr().expose_provenance() as u64;
@@ -105,7 +105,7 @@ fn race(round: &Round, change: Change) {
     thread::scope(|scope| {
         let vcpu = guest.vcpu.as_fd();
         let runner = Running::begin(scope, round.runner(), vcpu, &mut guest.run, |end| {
-            // The guest goes on when its memory is back.
+            // The guest continues when its memory is back.
             assert!(matches!(end, Err(Errno::EINTR | Errno::EFAULT)), "{end:?}");
         });
         for _ in 0..CHANGES {

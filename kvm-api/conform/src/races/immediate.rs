@@ -1,6 +1,6 @@
-//! `immediate_exit` and a signal, as KVM's documentation has it: whoever wants
-//! a vcpu back sets the one, then sends the other, and cannot come at a wrong
-//! moment.
+//! `immediate_exit` and a signal, as KVM's documentation describes them:
+//! setting the first and then sending the second ends a run, whenever that
+//! happens.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,7 +20,7 @@ pub const RACES: &[Race] = &[Race::new(
     race,
 )];
 
-/// How often the vcpu is wanted in a round.
+/// The number of requests for the vCPU in a round.
 const TIMES: u64 = 50;
 
 fn race(round: &Round) {
@@ -42,7 +42,7 @@ fn race(round: &Round) {
                 let kvm = round.interface(n);
                 let end = kvm.kvm_run(vcpu, run).map(|exit| exit.reason());
                 assert_eq!(end, Err(Errno::EINTR));
-                // Before looking: what is wanted after that ends the next run.
+                // Clear it before looking: a later request ends the next run.
                 run.set_immediate_exit(false);
                 let wanted = wanted.load(Ordering::SeqCst);
                 given.store(wanted, Ordering::SeqCst);
@@ -58,7 +58,7 @@ fn race(round: &Round) {
             wanted.store(n, Ordering::SeqCst);
             from_outside.set_immediate_exit(true);
             kick(thread);
-            // If it is lost, the watchdog comes.
+            // If the signal is lost, the watchdog ends the race.
             while given.load(Ordering::SeqCst) < n {
                 yield_now();
             }

@@ -7,7 +7,7 @@ use nix::unistd::{Pid, getpid};
 /// The signal that ends a run.
 pub const KICK: Signal = Signal::SIGUSR1;
 
-/// Lets the signal interrupt what it comes to, and do nothing else.
+/// Makes the signal interrupt system calls, without any other effect.
 pub fn ignore() {
     extern "C" fn nothing(_: libc::c_int) {}
     let action = SigAction::new(
@@ -19,7 +19,7 @@ pub fn ignore() {
     unsafe { sigaction(KICK, &action) }.unwrap();
 }
 
-/// Sends the signal to a thread of this process, if it is there still.
+/// Sends the signal to a thread of this process, if it still exists.
 pub fn kick(thread: Pid) {
     // SAFETY: the call touches no memory.
     let sent = unsafe {

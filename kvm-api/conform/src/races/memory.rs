@@ -1,4 +1,4 @@
-//! Memory slots are set, moved and deleted under a guest that writes there.
+//! Memory slots are set, moved and deleted while a guest writes there.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,12 +19,12 @@ pub const RACES: &[Race] = &[
     Race::new("the kernel's memory is replaced under a guest", kernels),
 ];
 
-/// Where the guest writes, and where an alias of that is.
+/// The address at which the guest writes, and that of its alias.
 const FAR: u64 = 0x2_0000;
 const ALIAS: u64 = 0x3_0000;
 const PAGE: usize = 0x1000;
 const SLOT: u32 = 1;
-/// How often the slot changes in a round.
+/// The number of changes to the slot in a round.
 const CHANGES: u32 = 10;
 
 fn first_word(memory: &GuestMemory) -> u32 {
@@ -33,7 +33,7 @@ fn first_word(memory: &GuestMemory) -> u32 {
     u32::from_le_bytes(word)
 }
 
-/// A run ends when it is interrupted, and where the guest finds no memory.
+/// A run ends when a signal interrupts it, or when the guest finds no memory.
 fn expected(end: Result<Reason>) {
     match end {
         Ok(Reason::Mmio { .. }) | Err(Errno::EINTR) => {}
@@ -42,7 +42,7 @@ fn expected(end: Result<Reason>) {
 }
 
 fn replaced(round: &Round) {
-    // Before the guest, so that it outlives it.
+    // Declared before the guest, to outlive it.
     let memories = [(); 2].map(|()| GuestMemory::anonymous(PAGE).unwrap());
     let mut guest = Guest::new(round.runner(), programs::COUNT_FAR);
     let (vm, vcpu) = (guest.vm.as_fd(), guest.vcpu.as_fd());
@@ -53,7 +53,7 @@ fn replaced(round: &Round) {
             while !over.load(Ordering::Relaxed) {
                 // SAFETY: the slot has one page.
                 match unsafe { round.interface(2).kvm_get_dirty_log(vm, SLOT, &mut [0]) } {
-                    // The slot is not set, or has no log.
+                    // The slot is not set, or does not have a log.
                     Ok(()) | Err(Errno::ENOENT) => {}
                     other => panic!("{other:?}"),
                 }
@@ -79,7 +79,7 @@ fn replaced(round: &Round) {
             set(flags ^ KVM_MEM_LOG_DIRTY_PAGES, ALIAS, PAGE as u64).unwrap();
             round.pause();
             set(0, FAR, 0).unwrap();
-            // Once the call has returned the guest has the memory no more.
+            // After the call has returned, the guest cannot use the memory.
             let left = first_word(memory);
             round.pause();
             assert_eq!(
@@ -103,8 +103,8 @@ fn kernels(round: &Round) {
     let mixed = round.pairing == Pairing::Mixed;
     thread::scope(|scope| {
         let runner = Running::begin(scope, round.runner(), vcpu, &mut guest.run, |end| {
-            // One interface does not know of the other's aliases, and takes
-            // from under them what it has allocated.
+            // An interface does not know the aliases of the other, and may
+            // delete the memory behind them.
             if !(mixed && end == Err(Errno::EFAULT)) {
                 expected(end);
             }
@@ -116,9 +116,10 @@ fn kernels(round: &Round) {
             let size = [PAGE as u64, 0][n as usize % 2];
             match kvm.kvm_set_memory_region(vm, SLOT, 0, FAR, size) {
                 Ok(()) => {}
-                // An alias shows it.
+                // An alias shows the memory.
                 Err(Errno::EBUSY) if size == 0 => {}
-                // It was not deleted, or it is the other interface's.
+                // The memory was not deleted, or it belongs to the other
+                // interface.
                 Err(Errno::EINVAL) if mixed => {}
                 other => panic!("size {size}: {other:?}"),
             }
@@ -139,7 +140,7 @@ fn aliases(round: &Round, kvm: &Interface, vm: BorrowedFd<'_>, over: &AtomicBool
     while !over.load(Ordering::Relaxed) {
         alias.memory_size ^= PAGE as u64;
         match kvm.kvm_set_memory_alias(vm, &alias) {
-            // There is nothing to show, or nothing to delete.
+            // The memory of the alias, or the alias, does not exist.
             Ok(()) | Err(Errno::EINVAL) => {}
             other => panic!("{alias:?}: {other:?}"),
         }
@@ -151,7 +152,7 @@ fn aliases(round: &Round, kvm: &Interface, vm: BorrowedFd<'_>, over: &AtomicBool
     }
 }
 
-/// Maps the memory, and keeps what it writes there whatever becomes of the slot.
+/// Maps the memory. Its content remains, whatever happens to the slot.
 fn mappings(round: &Round, kvm: &Interface, vm: BorrowedFd<'_>, over: &AtomicBool) {
     const AT: usize = 0x100;
     while !over.load(Ordering::Relaxed) {

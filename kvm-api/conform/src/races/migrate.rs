@@ -1,5 +1,5 @@
-//! The thread that runs a vcpu is moved from processor to processor, in the
-//! middle of a run and between runs.
+//! The thread that runs a vCPU moves between processors, during a run and
+//! between runs.
 
 use std::os::fd::AsFd;
 use std::thread;
@@ -16,7 +16,7 @@ use super::running::Running;
 
 pub const RACES: &[Race] = &[Race::new("a vcpu keeps its state on any processor", race)];
 
-/// How often the thread is moved in a round.
+/// The number of moves in a round.
 const MOVES: u64 = 20;
 
 fn race(round: &Round) {
@@ -31,7 +31,7 @@ fn race(round: &Round) {
         let kvm = round.other();
         let runner = Running::begin(scope, round.runner(), vcpu, &mut guest.run, move |end| {
             assert_eq!(end, Err(Errno::EINTR));
-            // Read where it was run last, or already elsewhere.
+            // Read on the processor of the last run, or already on another one.
             let mut now = kvm_regs::default();
             kvm.kvm_get_regs(vcpu, &mut now).unwrap();
             (now.rip, now.rflags) = (regs.rip, regs.rflags);
@@ -45,7 +45,7 @@ fn race(round: &Round) {
             round.pause();
             match round.random.below(3) {
                 0 => runner.interrupt(),
-                // It goes on where it is now.
+                // It continues on the processor where it is now.
                 1 => wait_for_count(memory),
                 _ => {}
             }
@@ -55,7 +55,7 @@ fn race(round: &Round) {
     });
 }
 
-/// Something to recognise.
+/// A value to recognize.
 fn state(round: &Round) -> (kvm_regs, kvm_fpu) {
     let word = || round.random.below(u64::MAX);
     let regs = kvm_regs {

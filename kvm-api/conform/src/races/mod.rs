@@ -1,9 +1,9 @@
-//! What happens at the same time: files closed, memory replaced, processes
-//! ended while a vcpu runs, by either interface and by both at once.
+//! Concurrent operations: files are closed, memory is replaced, and processes
+//! end while a vCPU runs, by either interface and by both at once.
 //!
-//! A race is tried in a process of its own, round after round. Each round sets
-//! up what it needs and asserts what must hold whoever comes first; a panic is
-//! what it finds. Meanwhile the watchdog tries to unload KVM.
+//! A race runs in a process of its own, round after round. Each round asserts
+//! what must hold whichever operation comes first, and panics if it does not.
+//! Meanwhile the watchdog tries to unload KVM.
 
 mod accessors;
 mod capabilities;
@@ -46,16 +46,16 @@ use crate::property::{Kernels, Property, Test};
 
 pub const PROPERTY: Property = Property {
     name: "races",
-    about: "whoever comes first, nothing is lost, torn or used after it is gone",
+    about: "whichever operation comes first, nothing is lost, torn or used after it is gone",
     backends: "ioctl, syscall, mixed",
     kernels: Kernels::Both,
     test: Test::Inside { machine, test },
 };
 
-/// One kind of race.
+/// A race.
 pub struct Race {
     pub name: &'static str,
-    /// One round of it.
+    /// Runs one round.
     pub round: fn(&Round),
 }
 
@@ -83,7 +83,7 @@ const RACES: &[&[Race]] = &[
     task_work::RACES,
 ];
 
-/// How many processors there are. All but the first are off at first.
+/// The number of processors. All except the first are initially offline.
 fn processors(options: &Options) -> u32 {
     if options.debug { 4 } else { 2 }
 }
@@ -103,11 +103,11 @@ fn test(stage: &Stage<'_>) -> Result<Outcome> {
             (false, true) => 2000,
         }),
     };
-    // As long as a VM lives KVM may not be unloaded. This one also keeps KVM
-    // from patching the kernel's code each time that the first VM is made or the
-    // last one goes, which QEMU does not get right with a thread a processor:
-    // another one may still run into the breakpoint that was there meanwhile. So
-    // there is none yet.
+    // This VM keeps KVM loaded. It also keeps KVM from patching the kernel's
+    // code whenever the first VM is created or the last one destroyed. QEMU
+    // does not get this right with one thread per processor: another processor
+    // may still run into the breakpoint that was there during the patching. So
+    // only one processor is online yet.
     let kept = Guest::counting(&Syscall::open()?);
     capabilities::keep(kept.vm.as_fd());
     for processor in 1..processors(options) {

@@ -1,4 +1,4 @@
-//! A process that runs a vcpu forks, executes something else, ends, or is
+//! A process that runs a vCPU forks, executes another program, ends, or is
 //! killed.
 
 use std::env;
@@ -46,7 +46,7 @@ pub const RACES: &[Race] = &[
     }),
 ];
 
-/// Ends a forked process, all threads at once, and nothing of it is dropped.
+/// Ends a forked process, with all threads at once and without dropping values.
 fn leave(code: i32) {
     // SAFETY: nothing is needed any more.
     unsafe { libc::_exit(code) }
@@ -62,14 +62,15 @@ fn forks(round: &Round) {
         // that survives a fork, and leaves without unwinding.
         match unsafe { fork() }.unwrap() {
             ForkResult::Child => {
-                // Not the owner: refused at once, though the vcpu is in use.
+                // A process that is not the owner: KVM refuses at once,
+                // although the vCPU is in use.
                 for (name, call) in ON_VCPU {
                     assert_eq!(call(round.other(), vcpu), Err(Errno::EIO), "{name}");
                 }
                 for (name, call) in ON_VM {
                     assert_eq!(call(round.other(), vm), Err(Errno::EIO), "{name}");
                 }
-                // A machine of its own it may have.
+                // The child may create a VM of its own.
                 let mut own = Guest::counting(round.other());
                 assert_eq!(
                     round.other().kvm_run(vcpu, &mut own.run).err(),
@@ -93,9 +94,9 @@ fn forks(round: &Round) {
     assert_eq!(end, Err(Errno::EINTR));
 }
 
-/// Has a process end in the middle of a run, of a call that waits for it, and
-/// of another's set-up; and checks how it has ended. That it ends at all is the
-/// most of it: the threads in the kernel have to come out.
+/// Ends a process during a run, a call that waits for the run, and another
+/// setup, and checks how it has ended. Above all the process must end: its
+/// threads must leave the kernel.
 fn ends(round: &Round, end: fn(&Round), check: fn(WaitStatus)) {
     // SAFETY: this process has no other threads, so that the child may do
     // whatever it could.
@@ -125,7 +126,7 @@ fn ends(round: &Round, end: fn(&Round), check: fn(WaitStatus)) {
     }
 }
 
-/// Executes this program, which says its version.
+/// Executes this program, which prints its version.
 fn executes(_: &Round) {
     let nowhere = File::options().write(true).open("/dev/null").unwrap();
     // SAFETY: the call touches no memory; what stdout was is not needed here.

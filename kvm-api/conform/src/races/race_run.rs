@@ -17,23 +17,23 @@ use super::random::Random;
 use super::round::{Pairing, Round};
 use super::{Race, kick, stacks};
 
-/// How long a race may take beyond what it was given.
+/// How long a race may exceed its time.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How often the watchdog looks, and tries to unload.
+/// The interval at which the watchdog looks, and tries to unload KVM.
 const STEP: Duration = Duration::from_millis(5);
 
-/// KVM's modules, the one that uses the other first.
+/// KVM's modules. The first one uses the second one.
 const MODULES: [&CStr; 2] = [c"kvm_amd", c"kvm"];
 
-/// When a race has been tried enough: what comes first.
+/// The limits of a race. The race ends at the first that it reaches.
 #[derive(Clone, Copy)]
 pub struct Limit {
     pub rounds: u64,
     pub time: Duration,
 }
 
-/// A race by one of the ways.
+/// A race with one pairing of interfaces.
 pub struct RaceRun<'a> {
     pub race: &'a Race,
     pub pairing: Pairing,
@@ -41,21 +41,21 @@ pub struct RaceRun<'a> {
     pub seed: u64,
 }
 
-/// What came of it.
+/// The result of a race.
 #[derive(Default)]
 pub struct RaceResult {
     pub rounds: u64,
-    /// How often KVM was not unloaded.
+    /// The number of refused attempts to unload KVM.
     pub refused: u64,
     pub failure: Option<String>,
 }
 
-/// What the process of a race writes after each round. What else it writes is
-/// what does not hold.
+/// The byte that the process of a race writes after each round. All other
+/// output is a failure.
 const ROUND: u8 = 0;
 
 impl RaceRun<'_> {
-    /// Tries the race.
+    /// Runs the race.
     pub fn run(&self) -> Result<RaceResult> {
         let (mut reader, writer) = io::pipe()?;
         // SAFETY: this process has no other threads, so that the child may do
@@ -67,7 +67,7 @@ impl RaceRun<'_> {
         drop(writer);
         let mut report = RaceResult::default();
         let ended = self.watch(child, &mut report);
-        // What it has started goes with it; mostly there is nothing left.
+        // Also kill processes that the race has started and left behind.
         let _ = killpg(child, Signal::SIGKILL);
         let ended = ended?;
         let mut said = Vec::new();
@@ -87,7 +87,8 @@ impl RaceRun<'_> {
         kick::ignore();
         let mut rounds = writer.try_clone().expect("a file descriptor is left");
         panic::set_hook(Box::new(move |panic| {
-            // Whichever thread it was: to unwind it would take the others.
+            // Exit, whichever thread has panicked: unwinding would have to end
+            // the others.
             let _ = write!(&writer, "{panic}");
             // SAFETY: nothing of this process is needed any more.
             unsafe { libc::_exit(1) }
@@ -105,8 +106,8 @@ impl RaceRun<'_> {
         unsafe { libc::_exit(0) }
     }
 
-    /// Waits for the process, for as long as it may take, and says what is
-    /// wrong with how it ends.
+    /// Waits for the process up to its time limit, and returns the error if it
+    /// does not end well.
     fn watch(&self, child: Pid, report: &mut RaceResult) -> Result<Option<String>> {
         let began = Instant::now();
         loop {

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{sleep, yield_now};
 use std::time::Duration;
 
-/// A sequence of random numbers that threads share, and race for: a seed makes
-/// other rounds, it does not make the same ones again.
+/// Random numbers, which threads draw concurrently. Another seed gives other
+/// rounds, but the same seed does not repeat them.
 pub struct Random(AtomicU64);
 
 impl Random {
@@ -22,13 +22,13 @@ impl Random {
         (z ^ (z >> 31)) % limit
     }
 
-    /// One of two.
+    /// A random boolean.
     pub fn coin(&self) -> bool {
         self.below(2) == 0
     }
 
-    /// Waits a little, or not at all, so that what comes next comes at some
-    /// other moment each time.
+    /// Waits a little, or not at all, so that the next operation comes at
+    /// another moment each time.
     pub fn pause(&self) {
         match self.below(8) {
             0 => {}

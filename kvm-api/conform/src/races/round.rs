@@ -1,4 +1,4 @@
-//! What each round of a race has: the interfaces by which it is made.
+//! A round of a race, and the interfaces that it uses.
 
 use std::fmt::{self, Display};
 
@@ -11,14 +11,14 @@ use super::random::Random;
 /// An interface that threads share.
 pub type Interface = dyn Kvm + Sync;
 
-/// Which interfaces race.
+/// The interfaces that race with each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pairing {
-    /// The system calls with themselves.
+    /// The system calls with each other.
     Syscall,
-    /// The ioctls with themselves.
+    /// The ioctls with each other.
     Ioctl,
-    /// The one with the other; which is which takes turns.
+    /// The system calls with the ioctls, in alternating roles.
     Mixed,
 }
 
@@ -36,9 +36,9 @@ impl Display for Pairing {
     }
 }
 
-/// One round.
+/// A round of a race.
 pub struct Round {
-    /// Which it is, from 0 on.
+    /// The number of the round, from 0 on.
     pub number: u64,
     pub pairing: Pairing,
     pub random: Random,
@@ -53,7 +53,7 @@ impl Round {
             pairing,
             random,
             syscall: Syscall::open().unwrap(),
-            // One that has seen no machines yet.
+            // A backend that has not seen any VMs yet.
             ioctl: Ioctl::open().unwrap(),
         }
     }
@@ -68,17 +68,17 @@ impl Round {
         }
     }
 
-    /// What vcpus are made and run by.
+    /// The interface that creates and runs vCPUs.
     pub fn runner(&self) -> &Interface {
         self.interface(0)
     }
 
-    /// What is done to them meanwhile.
+    /// The interface of the concurrent operations.
     pub fn other(&self) -> &Interface {
         self.interface(1)
     }
 
-    /// Waits for a random while.
+    /// Waits for a random time.
     pub fn pause(&self) {
         self.random.pause();
     }

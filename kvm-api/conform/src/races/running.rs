@@ -13,7 +13,7 @@ use super::guest::wait_for_count;
 use super::kick::kick;
 use super::round::Interface;
 
-/// A thread that runs a vcpu again and again.
+/// A thread that runs a vCPU repeatedly.
 pub struct Running<'scope> {
     thread: Pid,
     over: Arc<AtomicBool>,
@@ -21,7 +21,8 @@ pub struct Running<'scope> {
 }
 
 impl<'scope> Running<'scope> {
-    /// Begins; what each run ends with is given to `look`, with the mapping.
+    /// Starts the thread. After each run, `look` gets the result and the
+    /// mapping.
     pub fn begin(
         scope: &'scope Scope<'scope, '_>,
         kvm: &'scope Interface,
@@ -48,12 +49,12 @@ impl<'scope> Running<'scope> {
         }
     }
 
-    /// Ends the run that is under pairing, if one is.
+    /// Ends the run in progress, if any.
     pub fn interrupt(&self) {
         kick(self.thread);
     }
 
-    /// The thread's number.
+    /// The ID of the thread.
     pub fn thread(&self) -> Pid {
         self.thread
     }
@@ -69,8 +70,8 @@ impl<'scope> Running<'scope> {
     }
 }
 
-/// Has a thread run a counting guest while `act` is done here; `act` gets what
-/// ends the run. It has ended when this returns, with what it gave.
+/// Runs a counting guest in a thread while `act` runs here; `act` gets the
+/// means to end the run. Returns the result of the run, after its end.
 pub fn while_running<T>(
     kvm: &Interface,
     vcpu: BorrowedFd<'_>,

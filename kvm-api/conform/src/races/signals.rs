@@ -1,5 +1,5 @@
-//! A signal that is blocked outside and let in by the vcpu's mask ends the run,
-//! whether it comes before, in or after the call.
+//! A signal that is blocked outside a run, and that the vCPU's mask admits,
+//! ends the run, whether it comes before, during or after the call.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,7 +20,7 @@ pub const RACES: &[Race] = &[
     Race::new("a storm of signals ends runs and breaks nothing", storm),
 ];
 
-/// How many signals are sent in a round.
+/// The number of signals in a round.
 const SIGNALS: u64 = 50;
 
 fn masked(round: &Round) {
@@ -35,7 +35,7 @@ fn masked(round: &Round) {
         let taken = &taken;
         scope.spawn(move || {
             kick_only.thread_block().unwrap();
-            // All may come while the guest runs.
+            // All signals may come while the guest runs.
             let mask = Some(&SigSet::empty());
             round.other().kvm_set_signal_mask(vcpu, mask).unwrap();
             sender.send(gettid()).expect("it is waited for");
@@ -43,7 +43,7 @@ fn masked(round: &Round) {
                 let kvm = round.interface(n as usize);
                 let end = kvm.kvm_run(vcpu, run).map(|exit| exit.reason());
                 assert_eq!(end, Err(Errno::EINTR));
-                // It was not delivered, for it is blocked again.
+                // The signal was not delivered, because it is blocked again.
                 assert_eq!(kick_only.wait(), Ok(KICK));
                 taken.store(n, Ordering::SeqCst);
             }
@@ -52,8 +52,8 @@ fn masked(round: &Round) {
         for n in 1..=SIGNALS {
             round.pause();
             kick(thread);
-            // One more before this one is taken would be the same one. If this
-            // one gets lost, the watchdog comes.
+            // A second signal would merge with a pending one. If this one is
+            // lost, the watchdog ends the race.
             while taken.load(Ordering::SeqCst) < n {
                 yield_now();
             }
@@ -61,8 +61,8 @@ fn masked(round: &Round) {
     });
 }
 
-/// Signals as fast as they can be sent, from two threads, while the mask
-/// changes; each call still gives a sensible answer.
+/// Two threads send signals as fast as they can while the mask changes. Each
+/// call must still return a sensible result.
 fn storm(round: &Round) {
     let mut guest = Guest::counting(round.runner());
     let vcpu = guest.vcpu.as_fd();
@@ -82,7 +82,7 @@ fn storm(round: &Round) {
                 kvm.kvm_set_signal_mask(vcpu, mask).unwrap();
                 let end = kvm.kvm_run(vcpu, run).map(|exit| exit.reason());
                 assert_eq!(end, Err(Errno::EINTR));
-                // The mask went with the run.
+                // The mask ended with the run.
                 assert_eq!(SigSet::thread_get_mask(), Ok(outside));
             }
             over.store(true, Ordering::Relaxed);

@@ -1,4 +1,4 @@
-//! Where the threads of a race are, when it hangs.
+//! The stacks of a race that hangs.
 
 use std::fmt::Write;
 use std::fs;
@@ -6,8 +6,8 @@ use std::path::Path;
 
 use nix::unistd::Pid;
 
-/// What each thread in the process group does: its name, its state, the system
-/// call that it is in, and the kernel's stack of that.
+/// The state of each thread in the process group: its name, state, system call,
+/// and kernel stack.
 pub fn of_group(group: Pid) -> String {
     let mut text = String::new();
     for process in entries(Path::new("/proc")) {

@@ -1,5 +1,4 @@
-//! A number in the table of files is one kind of file now and another next,
-//! while calls are made on it.
+//! A descriptor number changes between kinds of files, while calls use it.
 
 use std::fs::File;
 use std::io::pipe;
@@ -17,14 +16,15 @@ use super::round::Round;
 
 pub const RACES: &[Race] = &[Race::new("a call gets one file or the other", race)];
 
-/// How often the number becomes another file in a round.
+/// The number of changes of the file in a round.
 const CHANGES: usize = 50;
 
 fn race(round: &Round) {
     let guest = Guest::counting(round.runner());
     let (pipe, _writer) = pipe().unwrap();
     let device = File::open("/dev/kvm").unwrap();
-    // Calls that succeed on one of them; the rest is refused, each in its pairing.
+    // Calls that succeed on one of the files. The others refuse them, each with
+    // its own errno.
     let files = [
         guest.vm.as_fd(),
         guest.vcpu.as_fd(),
@@ -43,7 +43,7 @@ fn race(round: &Round) {
                     refused_or_done(name, call(kvm, fd));
                     let (name, call) = ON_VM[round.random.below(9) as usize];
                     refused_or_done(name, call(kvm, fd));
-                    // Never the answer of a file that it is not.
+                    // Never the result of another file.
                     match kvm.kvm_check_extension(fd, KVM_CAP_NR_MEMSLOTS) {
                         Ok(slots) => assert!(slots > 0),
                         Err(error) => refused_or_done("kvm_check_extension", Err(error)),
@@ -64,8 +64,8 @@ fn race(round: &Round) {
     });
 }
 
-/// What a call may answer where its file may change from step to step, and
-/// another thread makes the same.
+/// The valid results of a call whose file may change at any step, while another
+/// thread makes the same call.
 fn refused_or_done(name: &str, answer: Result<(), Errno>) {
     use Errno::{EBUSY, EEXIST, EINVAL, ENOENT, ENOTTY};
     assert!(

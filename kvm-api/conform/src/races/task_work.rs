@@ -1,5 +1,5 @@
-//! io_uring comes to a request on a vcpu's file while its task runs a vcpu: KVM
-//! has the task do its work before each entry of the guest.
+//! io_uring handles a request on a vCPU's file while its task runs a vCPU: KVM
+//! makes the task do its work before each entry of the guest.
 //!
 //! The kernel ends a run for work of io_uring's, but for work that comes when it
 //! has looked already. To make that happen often, other work is due at each tick
@@ -33,27 +33,27 @@ pub const RACES: &[Race] = &[
     Race::new("a task does not load a vcpu below its own", below),
 ];
 
-/// How often a request may come at another moment than in the run. It comes in
-/// the run about every third time.
+/// The number of requests that may come outside the run. About every third one
+/// comes during the run.
 const ATTEMPTS: u64 = 200;
 
-/// How many requests are made of another vcpu.
+/// The number of requests on another vCPU.
 const OTHERS: u64 = 10;
 
-/// The processor that the vcpu's thread shares, as a mask, and the other one.
+/// The processor that the vCPU's thread shares, as a mask, and the other one.
 const SHARED: u64 = 1 << 1;
 const OTHER: u64 = 1 << 0;
 
 /// The calling thread.
 const SELF: Pid = Pid::from_raw(0);
 
-/// What a thread with work ahead is asked for while it runs its own vcpu is left
-/// to a worker, which is told that the vcpu is bound to somebody else.
+/// A request on the vCPU that a thread runs goes to a worker, for which the
+/// vCPU is bound to another task.
 fn own(round: &Round) {
     let mut guest = Guest::counting(round.runner());
     let vcpu = guest.vcpu.as_fd();
     let refused = |end| match end {
-        // Out of the run its task may use it.
+        // Outside the run, its task may use the vCPU.
         Ok(()) => false,
         Err(error) => {
             assert_eq!(error, Errno::EBUSY);
@@ -71,9 +71,8 @@ fn own(round: &Round) {
     assert!(tried < ATTEMPTS, "{tried} requests, none was refused");
 }
 
-/// A request on some other vcpu is done, by a worker if it comes in the run. What
-/// the kernel that checks itself says of one that is done in the run is what is
-/// looked for.
+/// A request on another vCPU succeeds, by a worker if it comes during the run.
+/// The debug kernel would complain if the request were handled during the run.
 fn below(round: &Round) {
     let mut guest = Guest::counting(round.runner());
     let other = Guest::counting(round.runner());
@@ -118,7 +117,7 @@ fn requests(
             for number in 1.. {
                 submit(&mut ring, event, &regs_file, &regs);
                 begun.store(number, Ordering::Relaxed);
-                // What io_uring is given ends the run, whoever does it.
+                // A request of io_uring ends the run, whoever handles it.
                 let end = kvm.kvm_run(vcpu, run).map(|exit| exit.reason());
                 assert_eq!(end, Err(Errno::EINTR));
                 let end = complete(&mut ring);
@@ -139,7 +138,7 @@ fn requests(
             wait_for_count(memory);
             sleep(Duration::from_micros(round.random.below(8000)));
             (&*event).write_all(&1_u64.to_ne_bytes()).unwrap();
-            // If the run does not end the watchdog comes.
+            // If the run does not end, the watchdog ends the race.
             while done.load(Ordering::Relaxed) < number {
                 thread::yield_now();
             }
@@ -148,7 +147,7 @@ fn requests(
     done.load(Ordering::Relaxed)
 }
 
-/// Has the registers written as soon as the event comes.
+/// Submits a write of the registers that waits for the event.
 fn submit(ring: &mut IoUring, event: &File, file: &OwnedFd, regs: &kvm_regs) {
     let event = types::Fd(event.as_raw_fd());
     let poll = opcode::PollAdd::new(event, libc::POLLIN as u32)
@@ -164,7 +163,7 @@ fn submit(ring: &mut IoUring, event: &File, file: &OwnedFd, regs: &kvm_regs) {
     ring.submit().unwrap();
 }
 
-/// Waits for the request, and says what came of it.
+/// Waits for the request, and returns its result.
 fn complete(ring: &mut IoUring) -> Result<(), Errno> {
     while ring.completion().len() < 2 {
         match ring.submit_and_wait(2) {
@@ -199,7 +198,7 @@ impl Ticks {
         Self
     }
 
-    /// An interval that is shorter than a tick is over at each.
+    /// An interval that is shorter than a tick expires at each tick.
     fn set(interval: Duration) {
         let interval = libc::timeval {
             tv_sec: 0,

@@ -1,5 +1,4 @@
-//! State that several threads set at once is never read in part from one and
-//! in part from another.
+//! State that several threads set at once is never a mixture of their values.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,11 +29,11 @@ pub const RACES: &[Race] = &[
 type Set = fn(&dyn Kvm, BorrowedFd<'_>, u32);
 type Get = fn(&dyn Kvm, BorrowedFd<'_>) -> Vec<u64>;
 
-/// In how many pieces the guest runs in a round.
+/// The number of runs of the guest in a round.
 const PIECES: u32 = 20;
 
-/// Two threads set all of it to their own values, two read it, and one runs the
-/// guest in pieces, which changes nothing of it.
+/// Two threads set the whole state to their own values, two read it, and one
+/// runs the guest in pieces, which does not change the state.
 fn race(round: &Round, set: Set, get: Get) {
     let mut guest = Guest::new(round.runner(), programs::SPIN);
     guest.settle(round.runner());
@@ -66,7 +65,7 @@ fn race(round: &Round, set: Set, get: Get) {
         let runner = Running::begin(scope, round.runner(), vcpu, &mut guest.run, |end| {
             assert_eq!(end, Err(Errno::EINTR));
         });
-        // The others get the vcpu when it is not run.
+        // The others use the vCPU between runs.
         for _ in 0..PIECES {
             round.pause();
             round.pause();
@@ -132,7 +131,8 @@ fn set_fpu(kvm: &dyn Kvm, vcpu: BorrowedFd<'_>, value: u32) {
     let mut register = [0; 16];
     register[..4].copy_from_slice(&value.to_le_bytes());
     let fpu = kvm_fpu {
-        // Of the x87 registers ten bytes are kept; these are within.
+        // A processor keeps ten bytes of each x87 register, which include
+        // these.
         fpr: [register; 8],
         xmm: [register; 16],
         fcw: 0x37f,
@@ -174,7 +174,7 @@ fn msrs(value: u32) -> Msrs {
 }
 
 fn set_msrs(kvm: &dyn Kvm, vcpu: BorrowedFd<'_>, value: u32) {
-    // Of SYSENTER_CS 16 bits may be kept.
+    // A processor may keep 16 bits of SYSENTER_CS.
     let set = kvm.kvm_set_msrs(vcpu, &msrs(value % 0xffff + 1)).unwrap();
     assert_eq!(set, MSRS.len());
 }

@@ -1,5 +1,5 @@
-//! Memory that the kernel has allocated is deleted while its owner maps something
-//! else in its place.
+//! Memory that the kernel has allocated is deleted while its owner maps other
+//! memory in its place.
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -24,12 +24,12 @@ pub const RACES: &[Race] = &[Race::new(
 const SLOT: u32 = 1;
 const FAR: u64 = 0x2_0000;
 const LEN: NonZeroUsize = NonZeroUsize::new(0x1000).expect("a page");
-/// What is protected and unprotected meanwhile.
+/// The memory that is protected and unprotected meanwhile.
 const OTHER: NonZeroUsize = NonZeroUsize::new(0x40_0000).expect("many pages");
-/// How often memory is allocated and deleted in a round.
+/// The number of times that memory is allocated and deleted in a round.
 const TIMES: usize = 20;
 
-/// Where the kernel has mapped the memory in this process.
+/// The address at which the kernel has mapped the memory in this process.
 fn address() -> NonZeroUsize {
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
     let line = maps.lines().find(|line| line.contains("kvm-memory"));
@@ -39,8 +39,8 @@ fn address() -> NonZeroUsize {
     NonZeroUsize::new(usize::from_str_radix(start, 16).unwrap()).expect("not at 0")
 }
 
-/// Keeps the lock of this process' mappings busy, so that others wait for it and
-/// follow one another closely.
+/// Keeps the lock of this process's mappings busy, so that others wait for it
+/// and then take it in quick succession.
 fn keep_busy(over: &AtomicBool) {
     let both = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
     let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_POPULATE;
@@ -57,7 +57,7 @@ fn keep_busy(over: &AtomicBool) {
 }
 
 fn race(round: &Round) {
-    // The ioctls have no such memory; they make the machine.
+    // The ioctls do not allocate memory; they only create the VM.
     let kvm = Syscall::open().unwrap();
     let guest = Guest::counting(round.runner());
     let over = AtomicBool::new(false);

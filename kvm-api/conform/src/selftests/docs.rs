@@ -1,5 +1,5 @@
-//! The lists in docs/selftests.md are those of [`known`](super::known):
-//! `UPDATE_DOCS=1 cargo test -p conform selftests` writes them anew.
+//! Compares the lists in docs/selftests.md with [`known`](super::known).
+//! `UPDATE_DOCS=1 cargo test -p conform selftests` updates them.
 
 use std::fmt::Write;
 use std::{env, fs};

@@ -1,6 +1,5 @@
-//! What is known of single tests: how they have to be started, and what is to
-//! come of those that do not pass. A test that is not named here is started by
-//! its bare name, and passes.
+//! The arguments and limits of single tests, and the expected verdicts of tests
+//! that do not pass. Other tests are started without arguments, and pass.
 
 use std::time::Duration;
 
@@ -11,9 +10,9 @@ use super::result::Verdict;
 pub struct Start {
     /// Its arguments.
     pub args: &'static [&'static str],
-    /// Files of the kernel's that have another value for as long as it runs.
+    /// Files of the kernel that have another value while the test runs.
     pub settings: &'static [(&'static str, &'static str)],
-    /// When it is cut off, by the machine's clock.
+    /// The time limit, by the machine's clock.
     pub limit: Duration,
 }
 
@@ -32,7 +31,7 @@ const fn no_longer_than(milliseconds: u64) -> Start {
     Start { limit, ..BARE }
 }
 
-/// A test that is not started by its bare name, or not waited for as usual.
+/// A test with arguments, settings, or another time limit.
 pub struct Special {
     pub test: &'static str,
     pub start: Start,
@@ -42,24 +41,24 @@ pub struct Special {
 /// Tests that do not pass.
 pub struct Known {
     pub tests: &'static [&'static str],
-    /// What comes of them.
+    /// Their verdict.
     pub verdict: Verdict,
     pub why: &'static str,
 }
 
-/// How to start a test, and why if that is not by its bare name.
+/// How to start a test, and the reason if it is special.
 pub fn start(test: &str) -> (Start, &'static str) {
     let special = SPECIALS.iter().find(|it| it.test == test);
     special.map_or((BARE, ""), |it| (it.start, it.why))
 }
 
-/// What is to come of a test, and why if that is not that it passes.
+/// The expected verdict of a test, and the reason if it is not to pass.
 pub fn expected(test: &str) -> (Verdict, &'static str) {
     let known = KNOWN.iter().find(|it| it.tests.contains(&test));
     known.map_or((Verdict::Pass, ""), |it| (it.verdict, it.why))
 }
 
-/// The names here that are not among `names`.
+/// The names in these lists that are not among `names`.
 pub fn unknown(names: &[String]) -> Vec<&'static str> {
     let here = KNOWN.iter().flat_map(|it| it.tests).copied();
     let here = here.chain(SPECIALS.iter().map(|it| it.test));

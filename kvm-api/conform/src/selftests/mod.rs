@@ -1,6 +1,6 @@
-//! The kernel's own tests of KVM, as they are: each as it was written, over
-//! ioctl, and once more with a library preloaded that hands its ioctls to the
-//! system calls. What comes of a test must be the same.
+//! The kernel's own tests of KVM, unmodified: each runs over ioctl, and again
+//! with a preloaded library that hands its ioctls to the system calls. The
+//! results must be the same.
 
 #[cfg(test)]
 mod docs;
@@ -20,7 +20,7 @@ use report::Both;
 
 pub const PROPERTY: Property = Property {
     name: "selftests",
-    about: "the kernel's own tests come to the same by either interface",
+    about: "the kernel's own tests have the same results with the calls",
     backends: "ioctl, syscall",
     kernels: Kernels::Usual,
     test: Test::Prepared {

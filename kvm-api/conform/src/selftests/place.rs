@@ -1,4 +1,4 @@
-//! What the tests find in the machine.
+//! The machine of the tests, and its files.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,16 +12,16 @@ use nix::mount::{MsFlags, mount, umount};
 
 use crate::host::Host;
 
-/// Where the tests are, and what they need to be started.
+/// The paths of the tests and their libraries.
 pub const TESTS: &str = "/selftests";
 pub const LIBRARIES: &str = "/lib";
 pub const PRELOADED: &str = "/lib/libkvm_preload.so";
 
-/// The machine, with the tests in it. Its time is that of its instructions, so
-/// that what a test waits for takes the same time however busy the host is.
+/// The machine, with the tests in it. Its clock counts instructions, so that
+/// the time limits do not depend on the load of the host.
 ///
-/// The test that looks for idle pages asks for them by 64, and does not expect
-/// the last ones of the memory to be fewer.
+/// The test of idle pages reads them by 64, and fails if the size of the memory
+/// is not a multiple of that.
 pub fn machine(host: &Host<'_>) -> Result<Machine> {
     let preload = kernel_patch::workspace_dir()?.join("kvm-api/preload");
     let library = cdylib(&preload, &["interpose"])?.join("libkvm_preload.so");
@@ -37,7 +37,7 @@ pub fn machine(host: &Host<'_>) -> Result<Machine> {
     }))
 }
 
-/// The tests that are in the machine, by name.
+/// The names of the tests in the machine.
 pub fn names() -> Result<Vec<String>> {
     let mut names = Vec::new();
     let mut pending = vec![PathBuf::from(TESTS)];
@@ -57,7 +57,7 @@ pub fn names() -> Result<Vec<String>> {
     Ok(names)
 }
 
-/// What tests expect of any system: shared memory in its usual place.
+/// Shared memory in its usual place, which tests expect.
 pub struct SharedMemory(());
 
 impl SharedMemory {
@@ -79,12 +79,12 @@ impl SharedMemory {
 
 impl Drop for SharedMemory {
     fn drop(&mut self) {
-        // The machine goes with it in any case.
+        // An error does not matter, because the machine ends soon.
         let _ = umount(Self::AT);
     }
 }
 
-/// Files of the kernel's that have another value for a while.
+/// Files of the kernel that have another value until this is dropped.
 pub struct Settings(Vec<(&'static str, String)>);
 
 impl Settings {
@@ -109,8 +109,8 @@ impl Drop for Settings {
     }
 }
 
-/// Waits until the kernel keeps its time by the TSC. It takes a second look at
-/// the TSC first, and the tests of guests' clocks will not be made before.
+/// Waits until the kernel uses the TSC as its clock. The kernel verifies the
+/// TSC first, and tests of guests' clocks skip until then.
 pub fn settle() -> Result<()> {
     const CLOCK: &str = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
     const LONG: Duration = Duration::from_secs(10);

@@ -1,4 +1,4 @@
-//! What came of the tests: what does not hold, and the table of all.
+//! The results of the tests: the failures, and the table of all tests.
 
 use std::fmt::Write;
 
@@ -9,20 +9,20 @@ use super::known;
 use super::result::{RunResult, Verdict};
 use crate::table;
 
-/// A test that was run both ways.
+/// The results of a test, over ioctl and with the library.
 pub struct Both {
-    /// What its Makefile calls it.
+    /// Its name in the Makefile.
     pub name: String,
-    /// As it was written.
+    /// The run over ioctl.
     pub ioctl: RunResult,
-    /// With the library preloaded.
+    /// The run with the preloaded library.
     pub flat: RunResult,
-    /// Which way the calls of the second went.
+    /// How the library passed on the ioctls of the second run.
     pub counts: Counts,
 }
 
 impl Both {
-    /// What does not hold, if anything.
+    /// The failure, if any.
     pub fn problem(&self) -> Option<String> {
         let (ioctl, flat) = (&self.ioctl, &self.flat);
         let (expected, why) = known::expected(&self.name);
@@ -76,7 +76,7 @@ pub fn of_all(tests: &[Both]) -> String {
     format!("\n{table}\n\n{}", summary(tests))
 }
 
-/// How long a run took stands beside what came of it: it is the machine's time.
+/// The verdict and the duration, by the machine's clock.
 fn verdict(ran: &RunResult) -> String {
     format!("{} {:.1} s", ran.verdict, ran.took.as_secs_f64())
 }
@@ -107,7 +107,7 @@ fn summary(tests: &[Both]) -> String {
     format!("{text}{table}")
 }
 
-/// What went which way, over all tests.
+/// How the ioctls were passed on, over all tests.
 fn by_call(tests: &[Both]) -> Vec<Row> {
     let mut sum: Vec<Row> = Vec::new();
     for row in tests.iter().flat_map(|it| &it.counts.rows) {

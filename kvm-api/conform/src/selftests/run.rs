@@ -1,4 +1,4 @@
-//! One test, one way.
+//! One run of a test.
 
 use std::fs::{self, File};
 use std::io;
@@ -17,21 +17,22 @@ use super::known::Start;
 use super::place::{LIBRARIES, PRELOADED, TESTS};
 use super::result::{RunResult, Verdict};
 
-/// The exit status by which a test says that it cannot be made here.
+/// The exit status of a test that cannot run here.
 const SKIPPED: i32 = 4;
 
-/// How often a running test is looked at.
+/// The interval between two checks of a running test.
 const STEP: Duration = Duration::from_millis(5);
 
 const OUTPUT: &str = "/tmp/output";
 const COUNTS: &str = "/tmp/counts";
 
-/// Runs a test as it was written.
+/// Runs a test over ioctl.
 pub fn over_ioctl(test: &str, start: &Start) -> Result<RunResult> {
     run(command(test, start), start)
 }
 
-/// Runs a test with the library preloaded, and tells which way its calls went.
+/// Runs a test with the preloaded library, and returns how its ioctls were
+/// passed on.
 pub fn preloaded(test: &str, start: &Start) -> Result<(RunResult, Counts)> {
     let counts = Path::new(COUNTS);
     Counts::prepare(counts).context(COUNTS)?;
@@ -60,7 +61,7 @@ fn run(mut command: Command, start: &Start) -> Result<RunResult> {
     let started = Instant::now();
     let mut child = command.spawn().context("cannot start it")?;
     let ended = wait(&mut child, started + start.limit);
-    // Its children too, and itself if it is still there.
+    // Kill its children too, and the test itself if it still runs.
     let _ = killpg(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
     child.wait()?;
     let took = started.elapsed();
@@ -85,7 +86,7 @@ fn wait(child: &mut Child, deadline: Instant) -> io::Result<Option<ExitStatus>> 
     Ok(None)
 }
 
-/// What a test's end means, and where it came to it.
+/// The verdict of a test, and the place at which it failed.
 fn judge(ended: Option<ExitStatus>, said: &str) -> (Verdict, String) {
     let Some(status) = ended else {
         return (Verdict::CutOff, String::new());

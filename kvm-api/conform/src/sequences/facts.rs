@@ -1,5 +1,5 @@
-//! What the model does not know by itself, because it is this kernel's or this
-//! processor's: asked for once, over ioctl.
+//! Facts about this kernel and this processor that the model does not know:
+//! read once, over ioctl.
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
@@ -12,7 +12,8 @@ use kvm_api::kvm_sys::*;
 
 use crate::errors::Others;
 
-/// Some that KVM has, with a yes or with a number, and some that it has not.
+/// Extensions that KVM has, with 1 or with a number, and extensions that it
+/// does not have.
 pub const EXTENSIONS: [u32; 6] = [0, 3, 9, 10, 0x4b56, 9999];
 
 pub struct Facts {
@@ -20,17 +21,17 @@ pub struct Facts {
     pub msrs: Vec<u32>,
     pub mmap_size: usize,
     pub extensions: BTreeMap<u32, i32>,
-    /// The registers that a vcpu begins with.
+    /// The initial registers of a vCPU.
     pub regs: kvm_regs,
     pub fcw: u16,
-    /// A machine that is another process'.
+    /// A machine of another process.
     others: Mutex<Option<Arc<Others>>>,
 }
 
 static FACTS: OnceLock<Facts> = OnceLock::new();
 
 impl Facts {
-    /// Finds them out; to be done first.
+    /// Reads the facts. Must be called first.
     pub fn find() -> Result<()> {
         let kvm = Ioctl::open()?;
         let vm = kvm.kvm_create_vm()?;
@@ -67,7 +68,7 @@ impl Facts {
         others.clone().expect("sequences are not over")
     }
 
-    /// Closes what is open.
+    /// Closes the descriptors.
     pub fn close(&self) {
         *self.others.lock().expect("nobody panics with it") = None;
     }

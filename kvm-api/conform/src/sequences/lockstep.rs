@@ -10,10 +10,10 @@ use super::machine::backend::{BACKENDS, BackendKind};
 use super::model::{Model, agree};
 use super::steps::{Taken, any_step};
 
-/// The most steps that a sequence has.
+/// The maximum number of steps of a sequence.
 pub const STEPS: usize = 40;
 
-/// How many steps were taken.
+/// The number of steps that were taken.
 pub static TAKEN: AtomicU64 = AtomicU64::new(0);
 
 pub struct Reference;
@@ -40,7 +40,7 @@ impl ReferenceStateMachine for Reference {
     }
 }
 
-/// The model, and a machine by each backend.
+/// The model, and a machine for each backend.
 pub struct Lockstep;
 
 impl StateMachineTest for Lockstep {

@@ -1,8 +1,8 @@
-//! Random sequences of calls, in lockstep on a model in plain Rust, on a
-//! machine by each backend, and on one where each step picks its interface.
-//! After each step all agree, but for what a backend documents to be another:
-//! what the call gives, the vcpus' registers, memory, dirty pages, and the exit
-//! with its data.
+//! Random sequences of calls run in lockstep on a model in plain Rust, on a
+//! machine for each backend, and on one where each step picks its interface.
+//! After each step all agree on the result of the call, the vCPUs' registers,
+//! memory, dirty pages, and the exit with its data, except for the differences
+//! that a backend documents.
 
 mod facts;
 mod lockstep;
@@ -31,7 +31,7 @@ use crate::random;
 
 pub const PROPERTY: Property = Property {
     name: "sequences",
-    about: "whatever comes after whatever, a model and all backends agree",
+    about: "a model and all backends agree after each step of random sequences",
     backends: "model, ioctl, syscall, merged, files, bound, mixed",
     kernels: Kernels::Both,
     test: Test::Inside {
@@ -40,10 +40,10 @@ pub const PROPERTY: Property = Property {
     },
 };
 
-/// Sequences that once failed, or that are worth keeping: they come first.
+/// Sequences that once failed, or that are of interest. They run first.
 const KEPT: &str = include_str!("../../corpus/sequences.json");
 
-/// How many sequences make a run from which no call may be missing.
+/// The number of sequences after which each call must have been made.
 const MANY: u64 = 1000;
 
 fn test(stage: &Stage<'_>) -> Result<Outcome> {
@@ -96,7 +96,7 @@ fn kept() -> Result<Vec<Vec<Taken>>> {
     serde_json::from_str(KEPT).context("the sequences kept")
 }
 
-/// Takes steps that are known.
+/// Takes the given steps.
 fn take(steps: Vec<Taken>) {
     let mut model = Model::new();
     for taken in &steps {
@@ -106,7 +106,7 @@ fn take(steps: Vec<Taken>) {
     Lockstep::test_sequential(Config::default(), Model::new(), steps, None);
 }
 
-/// The shortest sequence that fails, to read and to keep.
+/// The shortest failing sequence, for reading and for the corpus.
 fn describe(error: TestError<(Model, Vec<Taken>, impl Sized)>) -> Result<String> {
     Ok(match error {
         TestError::Abort(reason) => format!("no sequences: {reason}"),
@@ -122,8 +122,8 @@ fn describe(error: TestError<(Model, Vec<Taken>, impl Sized)>) -> Result<String>
     })
 }
 
-/// How often each call was made. With `all` none may be missing that has
-/// succeeded, and none that has failed.
+/// How often each call was made. With `all`, each call must have succeeded and
+/// failed at least once.
 fn tally(outcome: &mut Outcome, all: bool) -> String {
     let made = MADE.lock().expect("nobody panics with it");
     let mut text = String::new();

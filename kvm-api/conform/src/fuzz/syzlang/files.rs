@@ -1,4 +1,4 @@
-//! The calls that are not KVM's own: a vcpu's files, and memory that is mapped.
+//! The other calls: those on a vCPU's files, and mmap.
 
 use std::collections::BTreeSet;
 
@@ -29,7 +29,7 @@ fn structure(file: File) -> &'static str {
     }
 }
 
-/// The argument, by its place.
+/// The argument at an index.
 fn kind(call: &Call, nth: usize) -> &Type {
     &call.arguments[nth].kind
 }
@@ -42,7 +42,7 @@ fn each_other_call_of_the_fuzzer_is_described() {
         Target::Read => Some("pread64"),
         Target::Write => Some("pwrite64"),
         Target::List => Some("getdents64"),
-        // It is no call.
+        // This is not a call.
         Target::Poke => None,
         Target::Call(_) | Target::Ioctl(_) | Target::Number(_) => unreachable!("it has no name"),
     });
@@ -67,7 +67,7 @@ fn each_file_is_opened() {
     let opened: Vec<_> = opened.collect();
     let name = |name: &'static std::ffi::CStr| name.to_str().unwrap();
     assert_eq!(opened, File::ALL.map(|file| name(file.name())));
-    // Behind them the fuzzer has a name that there is not.
+    // The last name of the fuzzer does not exist.
     assert_eq!(opened, FILES.map(name)[..File::ALL.len()]);
 }
 
@@ -88,7 +88,7 @@ fn each_file_is_read_and_written_as_it_can_be() {
         let expected: Vec<_> = files
             .map(|file| {
                 let name = file.name().to_str().unwrap();
-                // What is read of a list has no structure before it is there.
+                // The buffer of a list has no structure before the call.
                 let is_list = matches!(file, File::Msrs | File::Cpuid);
                 let target = (direction == "in" || !is_list).then(|| structure(file));
                 (

@@ -1,5 +1,5 @@
-//! The description of the calls for syzkaller, held to the table of `kvm-sys`
-//! and to what the fuzzer makes.
+//! Compares the description of the calls for syzkaller with the table of
+//! `kvm-sys` and with the arguments of the fuzzer.
 
 mod files;
 mod parse;
@@ -21,13 +21,13 @@ static DESCRIPTION: LazyLock<Description> = LazyLock::new(|| {
     Description::parse(text).unwrap_or_else(|error| panic!("dev_kvm_syscalls.txt: {error}"))
 });
 
-/// What the language itself has.
+/// The types of the language itself.
 const LANGUAGE: [&str; 17] = [
     "buffer", "bytesize", "const", "flags", "in", "inout", "int32", "int64", "int8", "intptr",
     "len", "opt", "out", "ptr", "ptr64", "string", "vma",
 ];
 
-/// What syzkaller's own descriptions have.
+/// The types of syzkaller's own descriptions.
 const SYZKALLER: [&str; 20] = [
     "fd",
     "fd_kvm",
@@ -53,10 +53,10 @@ const SYZKALLER: [&str; 20] = [
 
 const PAGE: u64 = 0x1000;
 
-/// So many arguments of each kind are drawn.
+/// The number of arguments of each kind that are drawn.
 const DRAWS: usize = 2000;
 
-/// The name of a row's call in the kernel.
+/// The kernel's name for the call of a row.
 fn kernel_name(row: &CallRow) -> String {
     match row.name.strip_prefix("bound:") {
         Some(name) => name.replacen("kvm_", "kvm_bound_", 1),
@@ -112,7 +112,7 @@ fn arguments_are_those_of_the_table() {
     }
 }
 
-/// Whether the argument has a type that stands for the parameter's in C.
+/// Whether the type of the argument fits that of the parameter in C.
 fn is_of_type(parameter: &str, argument: &Field, row: &CallRow, variant: &str) -> bool {
     let kind = resolved(&argument.kind);
     let is = |names: &[&str]| names.contains(&&*kind.name);
@@ -207,7 +207,7 @@ fn fuzzer_makes_what_is_described() {
     }
 }
 
-/// Whether the fuzzer's argument is one of that kind.
+/// Whether the fuzzer's argument is of that kind.
 fn is_one(arg: Arg, kind: &Type, call: &Call) -> bool {
     let kind = resolved(kind);
     match (&*kind.name, arg) {
@@ -236,7 +236,7 @@ fn is_one(arg: Arg, kind: &Type, call: &Call) -> bool {
     }
 }
 
-/// The numbers of that kind that the fuzzer must not miss.
+/// The numbers of that kind that the fuzzer must use.
 fn ends(kind: &Type) -> Vec<u64> {
     let kind = resolved(kind);
     match (&*kind.name, kind.options.first()) {
@@ -266,7 +266,7 @@ fn sized(kind: &Type, call: &Call) -> Option<u64> {
     Some(size as u64)
 }
 
-/// Where the fields of a structure are, and its size.
+/// The offsets of a structure's fields, and its size.
 fn layout(name: &str) -> (Vec<(&'static str, usize)>, usize) {
     let mut end = 0;
     let mut fields = Vec::new();
@@ -346,7 +346,8 @@ fn each_name_is_known_and_used() {
     assert_eq!(used, known);
 }
 
-/// Adds the names of types. A length names its neighbour, and a constant none.
+/// Adds the names of types. A length names a field, and a constant names no
+/// type.
 fn names<'a>(fields: &'a [Field], used: &mut BTreeSet<&'a str>) {
     fn walk<'a>(kind: &'a Type, fields: &[Field], used: &mut BTreeSet<&'a str>) {
         used.insert(&kind.name);

@@ -1,5 +1,5 @@
-//! A parser of what the description uses of syzkaller's language. It refuses
-//! all else: what it does not know, no test would look at.
+//! A parser of the part of syzkaller's language that the description uses. It
+//! refuses all else, because the tests would not cover it.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 #[derive(Debug, Default)]
 pub struct Description {
     pub calls: Vec<Call>,
-    /// The resources, and of which each is a special case.
+    /// The resources, and the resource from which each is derived.
     pub resources: BTreeMap<String, String>,
     /// The sets of flags, by the names of the constants.
     pub flags: BTreeMap<String, Vec<String>>,
@@ -21,10 +21,10 @@ pub struct Description {
 #[derive(Debug, PartialEq)]
 pub struct Call {
     pub name: String,
-    /// What is behind the `$`; empty without one.
+    /// The text behind the `$`, empty without one.
     pub variant: String,
     pub arguments: Vec<Field>,
-    /// The resource that it makes.
+    /// The resource that it creates.
     pub makes: Option<String>,
 }
 
@@ -59,7 +59,7 @@ pub enum Opt {
 }
 
 impl Type {
-    /// The option at a place, if it is a name or a type.
+    /// The option at an index, if it is a name or a type.
     pub fn inner(&self, nth: usize) -> Option<&Type> {
         match self.options.get(nth)? {
             Opt::Type(inner) => Some(inner),
@@ -100,7 +100,7 @@ impl Description {
         Ok(this)
     }
 
-    /// Reads a line. Gives the head of a structure, whose fields follow.
+    /// Reads a line. Returns the head of a structure, whose fields follow.
     fn line(&mut self, words: &mut Words<'_>) -> Result<Option<(String, Structure)>> {
         let name = words.name()?;
         match name.as_str() {
@@ -154,7 +154,7 @@ impl Description {
     }
 }
 
-/// Adds what must not be there yet.
+/// Adds an entry, which must be new.
 fn once<T>(all: &mut BTreeMap<String, T>, (name, value): (String, T)) -> Result<()> {
     match all.insert(name, value) {
         None => Ok(()),
@@ -207,7 +207,7 @@ fn call(name: &str, words: &mut Words<'_>) -> Result<Call> {
     })
 }
 
-/// What is left of a line.
+/// The rest of a line.
 struct Words<'a>(&'a str);
 
 impl Words<'_> {

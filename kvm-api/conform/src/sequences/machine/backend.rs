@@ -1,4 +1,5 @@
-//! By what a machine takes its steps, and where that gives another answer.
+//! The backend by which a machine takes its steps, and its documented
+//! differences.
 
 use kvm_api::bound::Bound;
 use kvm_api::files::Files;
@@ -11,7 +12,7 @@ use super::traits::OF_TRAIT;
 use crate::sequences::model::{StepResult, Value};
 use crate::sequences::steps::Step;
 
-/// By what a machine takes its steps.
+/// The backend by which a machine takes its steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum BackendKind {
     Ioctl,
@@ -19,11 +20,11 @@ pub enum BackendKind {
     Merged,
     Files,
     Bound,
-    /// By ioctl or by system call, as each step says.
+    /// Ioctl or system call, as each step says.
     Mixed,
 }
 
-/// How many ways there are.
+/// The number of kinds.
 pub const BACKENDS: usize = 6;
 
 impl BackendKind {
@@ -36,16 +37,16 @@ impl BackendKind {
         Self::Mixed,
     ];
 
-    /// What a step gives by this backend, where its backend documents that it is
-    /// not the `answer` that it gives by the others.
+    /// The result of a step, if this backend documents another one than the
+    /// `answer` of the others.
     pub fn own(self, step: &Step, answer: &StepResult) -> Option<StepResult> {
         match (self, step, answer) {
-            // What is no vcpu's is no directory.
+            // A descriptor other than a vCPU's is not a directory.
             (Self::Files, Step::WrongFd { call, .. }, Err(Errno::ENOTTY)) => {
                 let call = &OF_TRAIT[call % OF_TRAIT.len()];
                 call.by_file.then_some(Err(Errno::ENOTDIR))
             }
-            // A read gets all MSRs, and the backend picks without a limit.
+            // A read gets all MSRs, and the backend selects any number of them.
             (Self::Files, Step::ManyMsrs { count, .. }, Err(Errno::E2BIG)) => {
                 Some(Ok(Value::Number(*count as u64)))
             }
@@ -54,7 +55,7 @@ impl BackendKind {
     }
 }
 
-/// The backends, of which a machine uses one or two.
+/// The backends. A machine uses one or two of them.
 pub struct Backends {
     pub backend: BackendKind,
     ioctl: Ioctl,
@@ -76,7 +77,7 @@ impl Backends {
         }
     }
 
-    /// The one for a step that would have the system call, or the ioctl.
+    /// The backend for a step that asks for the system call, or for the ioctl.
     pub fn pick(&self, flat: bool) -> &dyn Kvm {
         match self.backend {
             BackendKind::Mixed if !flat => &self.ioctl,
@@ -90,7 +91,8 @@ impl Backends {
 }
 
 impl Drop for Backends {
-    /// A binding would keep its vcpu when the number of that is another's.
+    /// Unbinds: a binding would keep its vCPU after the descriptor's number
+    /// belongs to another one.
     fn drop(&mut self) {
         if self.backend == BackendKind::Bound {
             self.bound.unbind();

@@ -1,4 +1,4 @@
-//! A machine that takes the steps, by one backend or by two in turns.
+//! A machine that takes the steps by one backend, or by two in turns.
 
 pub mod backend;
 mod pointers;
@@ -26,8 +26,8 @@ use super::steps::{Room, Step, Taken, Wrong};
 /// The signal that may be pending.
 pub const SIGNAL: Signal = Signal::SIGUSR1;
 
-/// How often each call was made on each machine, with success and without: on
-/// each the same, as they agree.
+/// How often each call succeeded and failed. The numbers are the same for all
+/// machines, because the machines agree.
 pub static MADE: Mutex<BTreeMap<&str, [u64; 2]>> = Mutex::new(BTreeMap::new());
 
 struct OpenVcpu {
@@ -38,10 +38,10 @@ struct OpenVcpu {
 pub struct SequenceVm {
     interfaces: Backends,
     vcpus: Vec<OpenVcpu>,
-    /// What the kernel has allocated, as the model counts it.
+    /// The memory that the kernel has allocated, by the model's numbers.
     kernel: BTreeMap<u32, GuestMemory>,
     vm: OwnedFd,
-    // After the machine, which uses it.
+    // Dropped after the VM, which uses it.
     pool: GuestMemory,
 }
 
@@ -87,8 +87,8 @@ impl SequenceVm {
         self.interfaces.pick(flat)
     }
 
-    /// For the calls that have no ioctl: what the library does instead, it does
-    /// from its own record, which has to be of all.
+    /// The calls without an ioctl always go to the library: its substitute
+    /// relies on a record of all of them.
     fn lost(&self) -> &dyn Kvm {
         self.kvm(true)
     }
@@ -97,7 +97,7 @@ impl SequenceVm {
         self.vcpus[vcpu].fd.as_fd()
     }
 
-    /// Takes a step; `model` has taken it.
+    /// Takes a step, which `model` has already taken.
     pub fn take(&mut self, taken: &Taken, model: &Model) -> StepResult {
         let answer = self.step(&taken.step, taken.flat, model);
         if let Some(name) = call_of(&taken.step) {
@@ -249,8 +249,8 @@ impl SequenceVm {
         }
     }
 
-    /// Maps what the kernel has allocated for a slot, and forgets what has gone
-    /// with one.
+    /// Maps memory that the kernel has allocated for a slot, and forgets memory
+    /// that was deleted with its slot.
     fn map_kernel_memory(&mut self, address: u64, size: u64, model: &Model) -> Result<(), Errno> {
         self.kernel
             .retain(|which, _| model.memory.kernel.contains_key(which));
@@ -284,7 +284,7 @@ impl SequenceVm {
         Ok(regs)
     }
 
-    /// What is not as the model has it.
+    /// Describes a difference to the model, if any.
     pub fn difference(&self, model: &Model) -> Option<String> {
         let kvm = self.kvm(false);
         for (vcpu, expected) in model.vcpus.iter().enumerate() {
@@ -314,7 +314,7 @@ impl SequenceVm {
         None
     }
 
-    /// What else the machine's vcpus have, to compare machines by.
+    /// The other state of the vCPUs, for comparison between machines.
     pub fn state(&self) -> Vec<(kvm_sregs, kvm_fpu)> {
         let kvm = self.kvm(true);
         let of = |vcpu: &OpenVcpu| {
@@ -329,7 +329,7 @@ impl SequenceVm {
     }
 }
 
-/// Calls with no file to be opened, if so.
+/// Makes a call, while no file may be opened if `full`.
 fn with_files<T>(full: bool, call: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
     if !full {
         return call();
@@ -345,7 +345,8 @@ fn done(result: Result<(), Errno>) -> StepResult {
     result.map(|()| Value::Nothing)
 }
 
-/// The call that a step makes; one with a wrong descriptor counts by itself.
+/// The call that a step makes. A call with a wrong descriptor is counted
+/// separately.
 fn call_of(step: &Step) -> Option<&'static str> {
     Some(match step {
         Step::CreateVm { .. } => "kvm_create_vm",

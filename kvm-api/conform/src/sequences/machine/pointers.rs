@@ -1,4 +1,4 @@
-//! Calls with pointers that no reference can be: raw, by any interface.
+//! Raw calls with invalid pointers, by any interface.
 
 use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -43,7 +43,7 @@ impl Registers {
         }
     }
 
-    /// The argument of a merged call that moves the same, from or to there.
+    /// The argument of the merged call that transfers the same part.
     fn state(self, at: usize) -> kvm_vcpu_state {
         let mut state = kvm_vcpu_state::default();
         let (part, pointer) = match self {
@@ -69,19 +69,19 @@ impl Registers {
     }
 }
 
-/// By what a call is made.
+/// The interface of a raw call.
 #[derive(Clone, Copy)]
 pub enum By {
     Ioctl,
     Syscall,
     Merged,
     File,
-    /// On the vcpu that is bound already.
+    /// On the bound vCPU.
     Bound,
 }
 
-/// Makes the call with such a pointer. What is set is what is there already;
-/// what is got has to arrive.
+/// Makes the call with such a pointer. A call that sets registers sets the
+/// current values. A call that gets registers must deliver them.
 pub fn point(
     registers: Registers,
     pointer: Pointer,
@@ -153,7 +153,7 @@ fn make(registers: Registers, vcpu: BorrowedFd<'_>, at: usize, by: By) -> Result
     Errno::result(answer).map(drop)
 }
 
-/// Two pages of memory, of which one may be as if it were not there.
+/// Two pages of memory, one of which may be inaccessible.
 struct Pages(NonNull<u8>);
 
 const SIZE: NonZeroUsize = NonZeroUsize::new(2 * PAGE as usize).expect("two pages are some");

@@ -1,5 +1,4 @@
-//! The calls of the trait that take a file descriptor, each with arguments that
-//! are good.
+//! The calls of the trait that take a file descriptor, with valid arguments.
 
 use std::os::fd::BorrowedFd;
 
@@ -11,10 +10,9 @@ type Make = fn(&dyn Kvm, BorrowedFd<'_>) -> Result<(), Errno>;
 
 pub struct OfTrait {
     pub name: &'static str,
-    /// Whether it takes a vcpu, and not a VM.
+    /// Whether it takes a vCPU rather than a VM.
     pub on_vcpu: bool,
-    /// Whether it is a file of the vcpu that it goes through, where there are
-    /// files.
+    /// Whether the backend `files` makes it through a file of the vCPU.
     pub by_file: bool,
     pub make: Make,
 }

@@ -1,4 +1,4 @@
-//! What is done to a vcpu alone.
+//! The steps that affect one vCPU only.
 
 use std::os::fd::AsFd;
 
@@ -14,7 +14,7 @@ use crate::sequences::model::{MANY_FUNCTION, StepResult, Value, numbers, regs_at
 use crate::sequences::steps::Step;
 
 impl SequenceVm {
-    /// What is done to a vcpu alone.
+    /// The steps that affect one vCPU only.
     pub(super) fn of_vcpu(&self, kvm: &dyn Kvm, step: &Step, flat: bool) -> StepResult {
         match *step {
             Step::GetRegs { vcpu } => Ok(Value::Numbers(numbers(&self.regs(kvm, vcpu)?))),
@@ -134,7 +134,7 @@ impl SequenceVm {
                     BackendKind::Files => By::File,
                     BackendKind::Bound => By::Bound,
                 };
-                // Binds the vcpu, where that is the backend.
+                // Binds the vCPU, if this is the backend `bound`.
                 self.regs(kvm, vcpu)?;
                 done(pointers::point(call, pointer, self.vcpu(vcpu), by))
             }
@@ -183,7 +183,7 @@ impl SequenceVm {
     }
 }
 
-/// What the model knows of the special registers.
+/// The special registers that the model knows.
 fn known_sregs(sregs: &kvm_sregs) -> Vec<u64> {
     let of = |segment: &kvm_segment| [segment.selector.into(), segment.base];
     let words = sregs.interrupt_bitmap.iter().zip((0_u64..).step_by(64));

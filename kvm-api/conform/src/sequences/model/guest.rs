@@ -1,5 +1,4 @@
-//! What the guests' programs do, by a processor of as few instructions as they
-//! are made of.
+//! A model of the processor, for the few instructions of the guests' programs.
 
 use guests::msr::SYSENTER_CS;
 use kvm_api::kvm_sys::kvm_regs;
@@ -20,13 +19,13 @@ const SIGN: u64 = 1 << 7;
 const OVERFLOW: u64 = 1 << 11;
 const INTERRUPTS: u64 = 1 << 9;
 const ARITHMETIC: u64 = CARRY | PARITY | ADJUST | ZERO | SIGN | OVERFLOW;
-/// What an interrupt takes out of the flags: those of traps, of interrupts, of
-/// resuming, and of alignment.
+/// The flags that an interrupt clears: trap, interrupt, resume, and alignment
+/// check.
 const MASKED: u64 = 1 << 8 | INTERRUPTS | 1 << 16 | 1 << 18;
-/// Of the flags that a program takes from the stack, those that it can set.
+/// The flags that a program can set from the stack.
 const POPPED: u64 = 0x7fd5;
 
-/// Where a page has its program.
+/// The offset of the program in a page.
 pub const PROGRAM_AT: u64 = 0x800;
 
 /// A program for real mode.
@@ -38,7 +37,7 @@ pub enum Program {
         address: u16,
         value: u8,
     },
-    /// Reads a byte and writes it to a port.
+    /// Loads a byte, and writes it to a port.
     Load {
         address: u16,
     },
@@ -48,9 +47,9 @@ pub enum Program {
         value: u8,
     },
     Add,
-    /// Increments the MSR that the register has the number of.
+    /// Increments the MSR whose number is in ECX.
     IncrementMsr,
-    /// Ends an interrupt.
+    /// Returns from an interrupt.
     Return,
 }
 
@@ -74,14 +73,14 @@ impl Program {
     }
 }
 
-/// An exit, and the data that goes with it.
+/// An exit, and its data.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GuestExit {
     pub reason: Reason,
     pub data: Vec<u8>,
 }
 
-/// What the next run has to complete first.
+/// The access that the next run must complete first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pending {
     In,
@@ -103,35 +102,34 @@ pub struct Cpu {
     pub msrs: [u64; 3],
     pub pending: Option<Pending>,
     pub interrupt: Option<u8>,
-    /// Whether single steps are asked for; since the instruction at this linear
-    /// address.
+    /// Single-step mode, since the instruction at this linear address.
     pub single_step: Option<u64>,
-    /// Whether the trap flag is set for it: KVM loses it when the registers are
-    /// set elsewhere than at that instruction.
+    /// Whether the trap flag is set for single steps. KVM loses it when the
+    /// registers are set at another instruction.
     trap: bool,
     pub entered: bool,
-    /// The functions that CPUID answers.
+    /// The functions of CPUID.
     pub cpuid: Vec<u32>,
-    /// The signals that are blocked while it runs: all that the tests send, or
-    /// none.
+    /// Whether the signal mask of the vCPU blocks the tests' signals, if it has
+    /// a mask.
     pub mask: Option<bool>,
     /// The control word of the FPU, and a byte of an SSE register, until the
-    /// next run: KVM_SET_FPU does not say that they are in use, so it is
-    /// the processor that decides whether the guest has them.
+    /// next run. KVM_SET_FPU does not mark them as used, so the processor
+    /// decides whether the guest gets them.
     pub fpu: Option<(u16, u8)>,
 }
 
-/// Whether to go on.
+/// Whether to continue.
 enum Flow {
     On,
     Exit(GuestExit),
 }
 
-/// No program takes so many instructions to its next exit.
+/// More instructions than any program takes to its next exit.
 const MANY: usize = 64;
 
 impl Cpu {
-    /// One that has just been made, its code segment at 0.
+    /// A new vCPU, with its code segment at 0.
     pub fn new(facts: &Facts) -> Self {
         Self {
             regs: facts.regs,
@@ -150,9 +148,9 @@ impl Cpu {
         }
     }
 
-    /// One run, from where the last has ended. `data` is what the guest reads
-    /// where user space is to say; with `stop` the run ends before the guest is
-    /// entered. `None` is for what is not known here.
+    /// Continues the last run. `data` is the result of a pending read; with
+    /// `stop`, the run ends before it enters the guest. Returns `None` if the
+    /// model does not know the outcome.
     pub fn run(&mut self, memory: &mut Memory, data: u8, stop: bool) -> Option<Option<GuestExit>> {
         self.fpu = None;
         match self.pending.take() {
@@ -197,13 +195,13 @@ impl Cpu {
         u64::from(self.cs) * 16 + self.regs.rip
     }
 
-    /// Asks for single steps, or for none.
+    /// Enables or disables single-step mode.
     pub fn debug(&mut self, single_step: bool) {
         self.single_step = single_step.then(|| self.linear());
         self.trap = single_step;
     }
 
-    /// Sets the registers, which sets the flags.
+    /// Sets the registers, including the flags.
     pub fn set_regs(&mut self, regs: kvm_regs) {
         self.regs = regs;
         self.trap = self.single_step == Some(self.linear());
@@ -225,8 +223,8 @@ impl Cpu {
         };
         let data = u64::from(self.ds) * 16;
         let opcode = self.fetch(memory, 0)?;
-        // What exits otherwise, or is emulated, is not stepped over like the
-        // rest.
+        // Instructions that exit or are emulated do not end a single step like
+        // the others.
         let plain = [0x90, 0x01, 0xb0].contains(&opcode);
         let emulated = [0xa0, 0xc6].contains(&opcode);
         if self.trap && !plain || self.single_step.is_some() && emulated {
@@ -332,10 +330,10 @@ impl Cpu {
             | flag(ADJUST, sum & 0xf == 0);
     }
 
-    /// The MSR that the register has the number of.
+    /// The MSR whose number is in ECX.
     fn msr(&mut self) -> Option<&mut u64> {
         let index = (self.regs.rcx as u32).checked_sub(MSRS)?;
-        // The others are as wide as the processor is told to be whose.
+        // The width of the others depends on the vendor in CPUID.
         (index == 0).then_some(&mut self.msrs[0])
     }
 
@@ -360,7 +358,7 @@ impl Cpu {
         Some(())
     }
 
-    /// Goes back to where the interrupt came.
+    /// Returns to the interrupted instruction.
     fn go_back(&mut self, memory: &mut Memory) -> Option<()> {
         let sp = self.regs.rsp & 0xffff;
         if sp > 0xfffa {
@@ -379,7 +377,7 @@ fn flag(flag: u64, is: bool) -> u64 {
     if is { flag } else { 0 }
 }
 
-/// The flags that a result has by itself.
+/// The flags that depend on the result alone.
 fn result_flags(result: u64, bits: u32) -> u64 {
     flag(ZERO, result == 0)
         | flag(SIGN, result >> (bits - 1) & 1 != 0)
@@ -398,7 +396,7 @@ fn io(direction: Direction, port: u8, data: Vec<u8>) -> Flow {
     })
 }
 
-/// The byte is what is written, if something is.
+/// The byte that is written, if any.
 fn mmio(phys_addr: u64, written: Option<u8>) -> Flow {
     Flow::Exit(GuestExit {
         reason: Reason::Mmio {

@@ -1,5 +1,5 @@
-//! The guest's memory as the calls define it: slots, aliases, what is behind
-//! them, and which of it is dirty.
+//! The guest's memory as the calls define it: slots, aliases, the memory behind
+//! them, and its dirty pages.
 
 use std::collections::BTreeMap;
 
@@ -8,11 +8,10 @@ use kvm_api::kvm_sys::slot::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
 use kvm_api::kvm_sys::{KVM_ALIAS_SLOTS, kvm_memory_alias};
 
 pub const PAGE: u64 = 0x1000;
-/// The caller's own memory, in pages, of which slots may be given any.
+/// The size of the caller's memory, in pages. Slots may use any of them.
 pub const POOL: u64 = 6;
 
-/// Whose memory it is: the caller's, or which of those that the kernel has
-/// allocated.
+/// The owner of memory: the caller, or an allocation of the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Owner {
     Pool,
@@ -33,8 +32,8 @@ struct Slot {
     flags: u32,
     behind: Place,
     /// The pages that the guest has written since the log was last fetched, and
-    /// those that it has used at all. A page that it has read may be dirty:
-    /// KVM maps it writable, and counts it.
+    /// those that it has used. A page that the guest has read may be dirty: KVM
+    /// maps it writable, and counts it.
     written: u64,
     used: u64,
 }
@@ -51,7 +50,7 @@ impl Slot {
         }
     }
 
-    /// Whether a byte is among those behind it.
+    /// Whether a byte lies in the memory behind the slot.
     fn shows(&self, place: Place) -> bool {
         place.owner == self.behind.owner
             && place.offset >= self.behind.offset
@@ -59,18 +58,18 @@ impl Slot {
     }
 }
 
-/// What comes of a store.
+/// The result of a store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stored {
     Done,
-    /// There is no memory, or none that the guest may write.
+    /// No memory, or memory that the guest may not write.
     Nowhere,
 }
 
 #[derive(Clone, Debug)]
 pub struct Memory {
     slots: BTreeMap<u32, Slot>,
-    /// How many numbers slots have; aliases have the last ones.
+    /// The number of slots. Aliases take the last ones.
     numbers: u32,
     pub pool: Vec<u8>,
     pub kernel: BTreeMap<u32, Vec<u8>>,
@@ -106,7 +105,7 @@ impl Memory {
         Some((*number, slot))
     }
 
-    /// What is behind a guest physical address.
+    /// The memory behind a guest physical address.
     pub fn place(&self, address: u64) -> Option<Place> {
         Some(self.find(address)?.1.at(address))
     }
@@ -162,7 +161,7 @@ impl Memory {
         }
     }
 
-    /// What all three calls that set slots have in common.
+    /// The common part of the three calls that set slots.
     fn set(
         &mut self,
         number: u32,
@@ -233,7 +232,7 @@ impl Memory {
         Ok(())
     }
 
-    /// Whether a slot has memory of the kernel's that an alias shows.
+    /// Whether an alias shows the kernel's memory in a slot.
     pub fn is_aliased(&self, number: u32) -> bool {
         let Some(slot) = self.slots.get(&number) else {
             return false;
@@ -253,7 +252,7 @@ impl Memory {
         let old = self.slots.get(&number).map(|slot| slot.behind);
         let behind = match old {
             Some(behind) if behind.owner != Owner::Pool || size == 0 => behind,
-            // The memory of a slot that is set does not change.
+            // The memory of an existing slot cannot change.
             Some(_) => return Err(EINVAL),
             None => Place {
                 owner: Owner::Kernel(self.allocated),
@@ -272,7 +271,7 @@ impl Memory {
         Ok(())
     }
 
-    /// Memory of the kernel's goes with its slot.
+    /// The kernel's memory is freed with its slot.
     fn forget_unused(&mut self) {
         let slots = &self.slots;
         let is_used = |which: u32| {
@@ -327,7 +326,7 @@ impl Memory {
         Ok(alias)
     }
 
-    /// kvm_map_memory: what would be mapped.
+    /// kvm_map_memory: the memory that would be mapped.
     pub fn map(&self, address: u64, size: u64) -> Result<Place, Errno> {
         if size == 0 || !address.is_multiple_of(PAGE) {
             return Err(EINVAL);
@@ -340,8 +339,8 @@ impl Memory {
         Ok(slot.at(address))
     }
 
-    /// kvm_get_dirty_log: the pages that are dirty, and those that may be. What
-    /// was dirty is clean then.
+    /// kvm_get_dirty_log: the pages that are dirty, and those that may be. Then
+    /// all pages are clean.
     pub fn dirty_log(&mut self, number: u32) -> Result<(u64, u64), Errno> {
         if number >= self.numbers {
             return Err(EINVAL);

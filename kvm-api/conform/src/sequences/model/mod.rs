@@ -1,5 +1,5 @@
-//! The reference: what each step gives, and what it makes of the machine, in
-//! plain Rust.
+//! The model: the result of each step, and its effect on the machine, in plain
+//! Rust.
 
 pub mod guest;
 pub mod memory;
@@ -15,7 +15,7 @@ use super::machine::traits::OF_TRAIT;
 
 use super::steps::{Hints, PAGES, Room, SLOTS, Step, Wrong};
 
-/// What a step gives.
+/// The result of a step.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     Nothing,
@@ -23,16 +23,15 @@ pub enum Value {
     Numbers(Vec<u64>),
     Alias(kvm_memory_alias),
     Exit(GuestExit),
-    /// What the model does not know: the machines have to agree on it.
+    /// A result that the model does not know. The machines must agree on it.
     Unknown,
-    /// The pages that are dirty; for the model, those that are, and those that
-    /// may be.
+    /// The dirty pages; for the model, also the pages that may be dirty.
     Dirty(u64, u64),
 }
 
 pub type StepResult = Result<Value, Errno>;
 
-/// Whether a machine's answer is the model's.
+/// Whether the result of a machine is that of the model.
 pub fn agree(expected: &StepResult, answer: &StepResult) -> bool {
     match (expected, answer) {
         (Ok(Value::Dirty(are, may)), Ok(Value::Dirty(dirty, _))) => {
@@ -50,15 +49,15 @@ const DONE: StepResult = Ok(Value::Nothing);
 pub struct Model {
     pub memory: Memory,
     pub vcpus: Vec<Cpu>,
-    /// What the last step gives.
+    /// The result of the last step.
     pub answer: StepResult,
 }
 
-/// No sequence makes more vcpus.
+/// The maximum number of vCPUs of a sequence.
 pub const VCPUS: usize = 3;
 
 impl Model {
-    /// A machine with one vcpu, and with memory of the caller's.
+    /// A machine with one vCPU, and with memory of the caller.
     pub fn new() -> Self {
         let facts = Facts::get();
         let mut memory = Memory::new(facts.slots);
@@ -73,7 +72,7 @@ impl Model {
         }
     }
 
-    /// What there is before the first region and the first vcpu.
+    /// A machine without memory or vCPUs.
     pub fn without_machine() -> Self {
         Self {
             memory: Memory::new(Facts::get().slots),
@@ -82,9 +81,9 @@ impl Model {
         }
     }
 
-    /// Whether it is known what the step does. What a guest does between an
-    /// exit and its completion is not changed meanwhile, and no guest runs what
-    /// is no program.
+    /// Whether the model knows the effect of the step. Steps may not change a
+    /// guest between an exit and its completion, and guests may only run
+    /// programs.
     pub fn knows(&self, step: &Step) -> bool {
         let idle = |vcpu: usize| self.vcpus.get(vcpu).is_some_and(|it| it.pending.is_none());
         match *step {
@@ -241,14 +240,14 @@ impl Model {
     }
 }
 
-/// The slot, flags, address, size and offset in the pool of the memory that a
-/// machine begins with.
+/// The slot, flags, address, size and offset in the pool of a machine's initial
+/// memory.
 pub const FIRST_REGION: [u64; 5] = [0, 1, 0, 2 * PAGE, 0];
 
-/// The function that [`Step::ManyCpuid`] has so often.
+/// The function that [`Step::ManyCpuid`] repeats.
 pub const MANY_FUNCTION: u32 = 0x4000_0200;
 
-/// Registers before a program, with a stack; the rest as it is.
+/// Registers at the start of a program, with a stack. The others remain.
 pub fn regs_at(rip: u64, regs: &kvm_regs) -> kvm_regs {
     kvm_regs {
         rip,
@@ -258,7 +257,7 @@ pub fn regs_at(rip: u64, regs: &kvm_regs) -> kvm_regs {
     }
 }
 
-/// An entry of the table of interrupts: the program of a page.
+/// An entry of the interrupt vector table: the program of a page.
 pub fn entry(page: u64) -> [u8; 4] {
     ((page * PAGE + PROGRAM_AT) as u32).to_le_bytes()
 }

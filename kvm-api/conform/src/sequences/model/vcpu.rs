@@ -9,7 +9,7 @@ use super::{DONE, MANY_FUNCTION, Model, StepResult, Value, numbers, regs_at};
 use crate::sequences::steps::{Pointer, Registers, Step};
 
 impl Model {
-    /// What is done to a vcpu alone.
+    /// The steps that affect one vCPU only.
     pub(super) fn of_vcpu(&mut self, step: &Step) -> StepResult {
         match *step {
             Step::GetRegs { vcpu } => Ok(Value::Numbers(numbers(&self.vcpus[vcpu].regs))),
@@ -116,7 +116,7 @@ impl Cpu {
         DONE
     }
 
-    /// What is known of the special registers.
+    /// The special registers that are known.
     pub fn sregs(&self) -> Vec<u64> {
         let of = |selector: u16| [u64::from(selector), u64::from(selector) * 16];
         let pending = self.interrupt.map_or(u64::MAX, u64::from);
@@ -124,8 +124,8 @@ impl Cpu {
     }
 }
 
-/// What a call answers that gets its registers so. What it sets is what was
-/// there.
+/// The result of a call with such a pointer to registers. It sets the current
+/// values.
 fn pointed(call: Registers, pointer: Pointer) -> StepResult {
     let sets = matches!(
         call,

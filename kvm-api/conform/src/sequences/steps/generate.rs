@@ -1,4 +1,4 @@
-//! Steps at random, such as are likely to do something.
+//! Random steps that are likely to have an effect.
 
 use proptest::prelude::*;
 use proptest::sample::select;
@@ -8,7 +8,7 @@ use crate::sequences::facts::EXTENSIONS;
 use crate::sequences::model::guest::{MSRS, PROGRAM_AT, Program};
 use crate::sequences::model::memory::{PAGE, POOL};
 
-/// The vectors of interrupts.
+/// The interrupt vectors.
 const VECTORS: [u8; 3] = [0x20, 0x21, 0xff];
 
 /// The guest physical pages that programs of real mode reach.
@@ -34,8 +34,8 @@ fn size() -> impl Strategy<Value = u64> {
     ]
 }
 
-/// What to map. Where mmap() itself refuses, the two interfaces differ: that is
-/// tested with the other errors.
+/// A range to map. Where mmap() itself fails, the two interfaces differ, which
+/// the property `errors` tests.
 fn mapped(kernel: &[u64]) -> impl Strategy<Value = (u64, u64)> + use<> {
     let address = prop_oneof![
         20 => mostly(kernel).prop_map(|page| page * PAGE),
@@ -64,7 +64,7 @@ fn alias() -> impl Strategy<Value = u32> {
     prop_oneof![16 => 0..4_u32, 1 => select(vec![4, u32::MAX])]
 }
 
-/// Where programs read and write: anywhere but where programs are.
+/// The address that a program reads or writes: anywhere except at programs.
 fn data_address() -> impl Strategy<Value = u16> {
     (0..PAGES, 0..PROGRAM_AT).prop_map(|(page, offset)| (page * PAGE + offset) as u16)
 }
@@ -84,21 +84,21 @@ fn program() -> impl Strategy<Value = Program> {
     ]
 }
 
-/// What an MSR is set to is less: SYSENTER_CS is a selector, and a processor
-/// may keep no more of it. The others are as wide as the vcpu's vendor has them.
+/// The value of an MSR is limited: a processor may keep only the selector of
+/// SYSENTER_CS, and the width of the others depends on the vCPU's vendor.
 const MOST: u32 = 0xf000;
 
 fn msr() -> impl Strategy<Value = u32> {
     prop_oneof![8 => MSRS..MSRS + 3, 1 => Just(0x1234_5678)]
 }
 
-/// What makes a step likely to do something.
+/// The state that makes a step likely to have an effect.
 pub struct Hints {
     pub vcpus: usize,
-    /// The vcpus that are before a program, or within one.
+    /// The vCPUs whose RIP is in a program.
     pub ready: Vec<usize>,
-    /// The guest physical pages that have memory, and those that have memory of
-    /// the kernel's.
+    /// The guest physical pages with memory, and those with memory of the
+    /// kernel.
     pub backed: Vec<u64>,
     pub kernel: Vec<u64>,
     /// The slots that are set.
@@ -132,7 +132,7 @@ fn of_vm(hints: &Hints) -> BoxedStrategy<Step> {
             slot, flags, address, size
         }),
         8 => user.prop_map(|(slot, flags, address, size, page)| {
-            // What is not there is not given to the guest.
+            // Only pages with memory hold programs.
             let offset = page * PAGE;
             let room = POOL * PAGE - offset;
             let fits = size <= room || size > POOL * PAGE;
@@ -216,7 +216,7 @@ fn of_vcpu(hints: &Hints) -> BoxedStrategy<Step> {
     .boxed()
 }
 
-/// Whether something is so that rarely is.
+/// A condition that is rarely true.
 fn rare() -> impl Strategy<Value = bool> {
     prop::bool::weighted(0.1)
 }

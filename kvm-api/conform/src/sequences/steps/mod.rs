@@ -1,4 +1,4 @@
-//! The steps of a sequence: a call each, or what makes one worth while.
+//! The steps of a sequence: calls, and preparations for them.
 
 mod generate;
 
@@ -7,14 +7,14 @@ use serde::{Deserialize, Serialize};
 pub use self::generate::{Hints, PAGES, SLOTS, any_step};
 use super::model::guest::Program;
 
-/// A step, and by which interface the machine is to take it that has both.
+/// A step, and the interface by which the mixed machine takes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Taken {
     pub step: Step,
     pub flat: bool,
 }
 
-/// How much room a list of MSRs has.
+/// The room in a list of MSRs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Room {
     One,
@@ -22,26 +22,26 @@ pub enum Room {
     Enough,
 }
 
-/// A file descriptor that is not what the call is for.
+/// A file descriptor of the wrong kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Wrong {
     Closed,
     Pipe,
     /// A vcpu for a VM, a VM for a vcpu.
     Kind,
-    /// Another process'.
+    /// Of another process.
     Foreign,
 }
 
-/// Where a structure is pointed to.
+/// The place of a structure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Pointer {
     Null,
     Unmapped,
     ReadOnly,
-    /// To the end of a page; the next one is mapped.
+    /// At the end of a page. The next page is mapped.
     Straddling,
-    /// To the end of a page; the next one is not mapped.
+    /// At the end of a page. The next page is not mapped.
     HalfMapped,
     Odd,
 }
@@ -59,7 +59,7 @@ pub enum Registers {
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Step {
-    /// Makes another machine; `full` says that no file may be opened any more.
+    /// Creates another VM. If `full`, no more files may be opened.
     CreateVm {
         full: bool,
     },
@@ -104,19 +104,18 @@ pub enum Step {
     GetDirtyLog {
         slot: u32,
     },
-    /// Puts a program into a page, and the vcpu before it.
+    /// Loads a program into a page, and sets the vCPU's RIP to it.
     Start {
         vcpu: usize,
         page: u64,
         program: Program,
     },
-    /// Has an interrupt handled by the program of a page.
+    /// Makes the program of a page the handler of an interrupt.
     Vector {
         vector: u8,
         page: u64,
     },
-    /// `data` is what the guest reads if it waits for that. A signal that is
-    /// blocked may be pending.
+    /// `data` is the result of a pending read. A blocked signal may be pending.
     Run {
         vcpu: usize,
         data: u8,
@@ -136,7 +135,7 @@ pub enum Step {
     GetSregs {
         vcpu: usize,
     },
-    /// `bad` says that it is a state that no processor can be in.
+    /// `bad`: a state that is invalid for any processor.
     SetSregs {
         vcpu: usize,
         ds: u16,
@@ -163,7 +162,7 @@ pub enum Step {
         vcpu: usize,
         entries: Vec<(u32, u32)>,
     },
-    /// So many times the same MSR.
+    /// The same MSR, `count` times.
     ManyMsrs {
         vcpu: usize,
         count: usize,
@@ -172,14 +171,14 @@ pub enum Step {
         vcpu: usize,
         functions: Vec<u32>,
     },
-    /// So many times the same function.
+    /// The same function, `count` times.
     ManyCpuid {
         vcpu: usize,
         count: usize,
     },
     SetSignalMask {
         vcpu: usize,
-        /// Whether to block the signal that the tests send; `None` for no mask.
+        /// Whether to block the tests' signal. `None` removes the mask.
         mask: Option<bool>,
     },
     GetFpu {
@@ -190,7 +189,7 @@ pub enum Step {
         fcw: u16,
         xmm: u8,
     },
-    /// A call of the trait, by its place among those that take a descriptor.
+    /// A call of the trait, by its index among those that take a descriptor.
     WrongFd {
         call: usize,
         fd: Wrong,
