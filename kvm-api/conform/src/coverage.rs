@@ -11,6 +11,7 @@ use kernel_patch::{COUNTS, Kernel};
 use serde::{Deserialize, Serialize};
 
 use crate::outcome::{Outcome, PropertyResult};
+use crate::walk;
 
 /// The share of the lines that a whole run must reach, in per cent.
 const WANTED: f64 = 95.0;
@@ -43,7 +44,7 @@ impl Counts {
     /// Adds the counts that a machine with `kernel` has left in `out`.
     pub fn add(&mut self, kernel: &Kernel, out: &Path) -> Result<()> {
         let scratch = tempfile::tempdir()?;
-        let brought = files(&out.join(COUNTS))?;
+        let brought = walk::files(&out.join(COUNTS))?;
         for object in kernel.counted() {
             let data = object.with_extension("gcda");
             let counts = brought.iter().find(|path| path.ends_with(&data));
@@ -177,23 +178,6 @@ pub fn percent(part: usize, all: usize) -> f64 {
     } else {
         100.0 * part as f64 / all as f64
     }
-}
-
-/// All files below a directory.
-fn files(dir: &Path) -> Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    let mut pending = vec![dir.to_path_buf()];
-    while let Some(dir) = pending.pop() {
-        for entry in fs::read_dir(&dir).with_context(|| dir.display().to_string())? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                pending.push(entry.path());
-            } else {
-                found.push(entry.path());
-            }
-        }
-    }
-    Ok(found)
 }
 
 /// The path of a file below the source, from its path as the compiler saw it in

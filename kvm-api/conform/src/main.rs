@@ -11,6 +11,8 @@ mod coverage;
 mod errors;
 mod faults;
 mod fuzz;
+#[cfg(test)]
+mod generated;
 mod hook;
 mod host;
 mod inside;
@@ -28,6 +30,7 @@ mod selftests;
 mod sequences;
 mod suite;
 mod table;
+mod walk;
 
 use std::fs;
 use std::process::ExitCode;

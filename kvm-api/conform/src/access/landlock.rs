@@ -73,7 +73,7 @@ fn no_files() -> Result<()> {
 /// Asserts that creating a VM is refused.
 fn refused() -> Result<()> {
     let answer = create_vm()?;
-    ensure!(answer == REFUSED, "who wants a VM gets {answer:?}");
+    ensure!(answer == REFUSED, "creating a VM gives {answer:?}");
     Ok(())
 }
 

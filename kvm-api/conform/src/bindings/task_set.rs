@@ -54,7 +54,7 @@ const IF: u64 = 1 << 9;
 
 impl TaskSet {
     pub fn new() -> Self {
-        let kvm = Ioctl::open().expect("KVM is there");
+        let kvm = Ioctl::open().expect("KVM is available");
         let mut vcpus = Vec::new();
         for count in [VCPUS - 1, 1] {
             let mut machine = TestVm::new(&kvm);
@@ -187,8 +187,7 @@ impl TaskSet {
     /// The processor of that number, modulo the number of processors.
     fn processor(&self, cpu: usize) -> CpuSet {
         let mut set = CpuSet::new();
-        set.set(cpu % self.processors)
-            .expect("it is a small number");
+        set.set(cpu % self.processors).expect("the number is small");
         set
     }
 
@@ -223,7 +222,7 @@ impl TaskSet {
         target.does(move |state| move_to(state, &get, &set, SPIN))?;
         let running = target.begin(move |state| run.make(state, 0));
         // The vCPU is not bound to this thread.
-        let kvm = Ioctl::open().expect("KVM is there");
+        let kvm = Ioctl::open().expect("KVM is available");
         for _ in 0..3 {
             let refused = kvm.kvm_get_regs(self.vcpus[vcpu].fd.as_fd(), &mut kvm_regs::default());
             assert_eq!(refused, Err(Errno::EBUSY), "of vcpu {fd}, which spins");
@@ -252,7 +251,7 @@ impl TaskSet {
 
     /// Describes a difference to the model, if any.
     pub fn difference(&self, model: &Model) -> Option<String> {
-        let kvm = Ioctl::open().expect("KVM is there");
+        let kvm = Ioctl::open().expect("KVM is available");
         for (number, (vcpu, expected)) in self.vcpus.iter().zip(&model.vcpus).enumerate() {
             let mut regs = kvm_regs::default();
             let answer = match expected.task {
@@ -292,19 +291,20 @@ fn another(kvm: &Ioctl, vm: &OwnedFd) -> (OwnedFd, RunMapping) {
         .kvm_create_vcpu(vm.as_fd())
         .expect("there is room for it");
     let size = kvm.kvm_get_vcpu_mmap_size(vm.as_fd()).expect("it has one");
-    let run = RunMapping::new(fd.as_fd(), size).expect("it can be mapped");
+    let run = RunMapping::new(fd.as_fd(), size).expect("the vCPU can be mapped");
     let mut sregs = kvm_sregs::default();
     kvm.kvm_get_sregs(fd.as_fd(), &mut sregs)
-        .expect("it has some");
+        .expect("the vCPU has them");
     (sregs.cs.base, sregs.cs.selector) = (0, 0);
     kvm.kvm_set_sregs(fd.as_fd(), &sregs)
-        .expect("they are good");
+        .expect("the values are valid");
     let regs = kvm_regs {
         rip: START,
         rflags: 2,
         ..Default::default()
     };
-    kvm.kvm_set_regs(fd.as_fd(), &regs).expect("they are good");
+    kvm.kvm_set_regs(fd.as_fd(), &regs)
+        .expect("the values are valid");
     (fd, run)
 }
 
@@ -323,9 +323,9 @@ fn settled(
             ecx: PKU,
             ..Default::default()
         }]);
-        let features = features.expect("one is few");
+        let features = features.expect("one entry fits");
         kvm.kvm_set_cpuid(fd.as_fd(), &features)
-            .expect("it is good");
+            .expect("the value is valid");
     }
     // The first run resets values that were set before it.
     run.set_immediate_exit(true);
@@ -334,26 +334,28 @@ fn settled(
     let mut fpu = kvm_fpu::default();
     kvm.kvm_get_fpu(fd.as_fd(), &mut fpu).expect("it has one");
     fpu.xmm = [GUEST_VECTOR; 16];
-    kvm.kvm_set_fpu(fd.as_fd(), &fpu).expect("it is good");
+    kvm.kvm_set_fpu(fd.as_fd(), &fpu)
+        .expect("the value is valid");
     let mut sregs = kvm_sregs::default();
     kvm.kvm_get_sregs(fd.as_fd(), &mut sregs)
-        .expect("it has some");
+        .expect("the vCPU has them");
     (sregs.fs.base, sregs.gs.base) = (0xf000, 0xe000);
     if has_pkru() {
         sregs.cr4 |= PKE;
     }
     kvm.kvm_set_sregs(fd.as_fd(), &sregs)
-        .expect("they are good");
+        .expect("the values are valid");
     let mut regs = kvm_regs::default();
     kvm.kvm_get_regs(fd.as_fd(), &mut regs)
-        .expect("it has some");
+        .expect("the vCPU has them");
     regs.rflags |= IF;
-    kvm.kvm_set_regs(fd.as_fd(), &regs).expect("they are good");
+    kvm.kvm_set_regs(fd.as_fd(), &regs)
+        .expect("the values are valid");
     let debugregs = watch::guests();
     Syscall::open()
-        .expect("its calls are there")
+        .expect("the kernel has the calls")
         .kvm_set_state(fd.as_fd(), &SetState::new().debugregs(&debugregs))
-        .expect("they are good");
+        .expect("the values are valid");
     let vm = Arc::clone(vm);
     TaskVcpu { fd, run, vm }
 }

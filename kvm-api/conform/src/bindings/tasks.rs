@@ -29,7 +29,7 @@ impl Task {
         let (tell, told) = channel();
         let handle = thread::spawn(move || {
             let state = HostState::settle(number);
-            tell.send(gettid()).expect("it is waited for");
+            tell.send(gettid()).expect("the receiver waits");
             for work in todo {
                 work(&state);
             }
@@ -37,7 +37,7 @@ impl Task {
         Self {
             work: Some(work),
             handle: Some(handle),
-            id: told.recv_timeout(PATIENCE).expect("a thread begins"),
+            id: told.recv_timeout(PATIENCE).expect("the thread starts"),
         }
     }
 

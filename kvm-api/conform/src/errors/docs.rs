@@ -2,12 +2,12 @@
 //! test -p conform errors` updates them.
 
 use std::fmt::Write;
-use std::{env, fs};
 
 use super::expected::{Expectation, Expected, each_rule_counts};
 use super::misuse::Misuse;
 use super::signature::calls;
 use super::{FAMILIES, circumstances, files, numbers};
+use crate::generated;
 
 const BEGIN: &str = "<!-- tables: made from the tables of the test, see docs.rs beside them -->\n";
 const END: &str = "<!-- end of tables -->";
@@ -110,20 +110,7 @@ fn tables() -> String {
 
 #[test]
 fn docs_have_the_matrix() {
-    let path = kernel_patch::workspace_dir()
-        .unwrap()
-        .join("docs/errors.md");
-    let page = fs::read_to_string(&path).expect("docs/errors.md is there");
-    let (before, rest) = page.split_once(BEGIN).expect("it has a place for tables");
-    let (is, after) = rest.split_once(END).expect("the place has an end");
-    let tables = tables();
-    if env::var_os("UPDATE_DOCS").is_some() {
-        let new = [before, BEGIN, &tables, END, after].concat();
-        fs::write(&path, new).expect("docs/errors.md can be written");
-    } else {
-        let mend = "UPDATE_DOCS=1 cargo test -p conform errors";
-        assert!(is == tables, "docs/errors.md is old: {mend}");
-    }
+    generated::check("docs/errors.md", [BEGIN, END], &tables(), "errors");
 }
 
 /// Each rule and each row must apply to a call, or it would never be tested.

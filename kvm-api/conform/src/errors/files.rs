@@ -238,7 +238,7 @@ fn open(wrong: Wrong, testbed: &Testbed<'_>) -> Result<OwnedFd> {
     };
     let path = |path: &str| {
         let flags = libc::O_PATH | libc::O_CLOEXEC;
-        let path = std::ffi::CString::new(path).expect("there is no zero in it");
+        let path = std::ffi::CString::new(path).expect("the path has no zero byte");
         // SAFETY: it reads a string that ends.
         made(unsafe { libc::open(path.as_ptr(), flags) })
     };

@@ -64,7 +64,7 @@ pub fn executed(testbed: &mut Testbed<'_>, invocation: &Invocation) -> Result<Ma
     let said = String::from_utf8_lossy(&output.stdout);
     let answer = said.trim().parse().with_context(|| {
         let error = String::from_utf8_lossy(&output.stderr);
-        format!("the program says {said:?} {error:?}")
+        format!("the program prints {said:?} {error:?}")
     })?;
     // The number of a descriptor belongs to the other program.
     let answer = decoded(answer).map(|number| if raw.makes_file() { 0 } else { number });

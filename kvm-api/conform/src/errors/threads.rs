@@ -55,7 +55,7 @@ pub fn while_running(
         let (sender, receiver) = mpsc::channel();
         thread::scope(|scope| {
             let caller = scope.spawn(|| {
-                sender.send(gettid()).expect("it is waited for");
+                sender.send(gettid()).expect("the receiver waits");
                 call()
             });
             let thread = receiver.recv()?;
@@ -136,7 +136,7 @@ fn run_meanwhile<'k>(
     let (sender, receiver) = mpsc::channel();
     let made = thread::scope(|scope| {
         let runner = scope.spawn(move || {
-            sender.send(gettid()).expect("it is waited for");
+            sender.send(gettid()).expect("the receiver waits");
             // SAFETY: the request touches no memory but the guest's.
             Errno::result(unsafe { libc::ioctl(vcpu, KVM_RUN, 0) })
         });

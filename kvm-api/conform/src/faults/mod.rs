@@ -125,7 +125,7 @@ fn one(
         };
         *counts.entry(how).or_default() += 1;
     }
-    ensure!(false, "{what}: faults go on for ever");
+    ensure!(false, "{what}: faults never end");
     Ok(counts)
 }
 

@@ -75,7 +75,7 @@ fn test(stage: &Stage<'_>) -> Result<Outcome> {
     outcome.cases = tally.calls();
     if calls >= MANY {
         for name in tally.never() {
-            outcome.fail(format!("{name} never did what it is for"));
+            outcome.fail(format!("{name} never succeeded"));
         }
     }
     outcome.notes.push(format!(

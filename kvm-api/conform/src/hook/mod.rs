@@ -112,7 +112,7 @@ fn opening(rules: &mut Rules) -> Result<()> {
         let answer = create_vm()?;
         ensure!(
             answer == expected,
-            "who wants a VM gets {answer:?} when {allowed} has been allowed"
+            "creating a VM gives {answer:?} when {allowed} has been allowed"
         );
     }
     Ok(())

@@ -76,7 +76,7 @@ fn one(round: u64, callers: &Callers) -> Result<u64> {
 fn seen(count: &AtomicU64) -> Result<()> {
     let (start, before) = (Instant::now(), count.load(Relaxed));
     while count.load(Relaxed) == before {
-        ensure!(start.elapsed() < LIMIT, "the callers do not get on");
+        ensure!(start.elapsed() < LIMIT, "the callers make no progress");
         thread::yield_now();
     }
     Ok(())

@@ -118,11 +118,11 @@ fn on_the_vcpu(round: &Round) {
             let (sender, receiver) = mpsc::channel();
             let kvm = round.other();
             let caller = scope.spawn(move || {
-                sender.send(gettid()).expect("it is waited for");
+                sender.send(gettid()).expect("the receiver waits");
                 let answer = call(kvm, vcpu);
                 assert_eq!(answer, Ok(()), "{name}, after the run");
             });
-            let thread = receiver.recv().expect("a thread begins");
+            let thread = receiver.recv().expect("the thread starts");
             sleep(Duration::from_millis(2));
             // Only a fatal signal ends the wait.
             kick(thread);

@@ -111,7 +111,7 @@ fn vm_closed(round: &Round) {
         round.pause();
         close(number).unwrap();
         for thread in threads {
-            thread.join().expect("a panic ends all");
+            thread.join().expect("a panic ends the process");
         }
     });
 }

@@ -48,7 +48,7 @@ fn vcpus(round: &Round) {
             .collect();
         let vcpus = threads.into_iter();
         vcpus
-            .flat_map(|thread| thread.join().expect("a panic ends all"))
+            .flat_map(|thread| thread.join().expect("a panic ends the process"))
             .collect()
     });
     let ids: BTreeSet<usize> = vcpus.iter().map(id).collect();
@@ -83,7 +83,7 @@ fn whole(round: &Round, after: impl Fn(BorrowedFd<'_>) + Sync, kvm: &(dyn Kvm + 
                     index: POLL_CONTROL,
                     ..Default::default()
                 }])
-                .expect("one is few");
+                .expect("one entry fits");
                 match kvm.kvm_get_msrs(vcpu, &mut msrs) {
                     Err(error) => assert_eq!(error, Errno::EBADF),
                     Ok(count) => {

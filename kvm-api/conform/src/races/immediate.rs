@@ -37,7 +37,7 @@ fn race(round: &Round) {
     thread::scope(|scope| {
         let (sender, receiver) = mpsc::channel();
         scope.spawn(move || {
-            sender.send(gettid()).expect("it is waited for");
+            sender.send(gettid()).expect("the receiver waits");
             for n in 0.. {
                 let kvm = round.interface(n);
                 let end = kvm.kvm_run(vcpu, run).map(|exit| exit.reason());
@@ -52,7 +52,7 @@ fn race(round: &Round) {
                 round.pause();
             }
         });
-        let thread = receiver.recv().expect("a thread begins");
+        let thread = receiver.recv().expect("the thread starts");
         for n in 1..=TIMES {
             round.pause();
             wanted.store(n, Ordering::SeqCst);

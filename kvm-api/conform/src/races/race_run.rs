@@ -125,7 +125,7 @@ impl RaceRun<'_> {
                 report.refused += 1;
             }
             if began.elapsed() > self.limit.time + PATIENCE {
-                let what = format!("it hangs:\n{}", stacks::of_group(child));
+                let what = format!("the race hangs:\n{}", stacks::of_group(child));
                 kill(child)?;
                 return Ok(Some(what));
             }

@@ -35,13 +35,13 @@ impl<'scope> Running<'scope> {
         let handle = scope.spawn({
             let over = Arc::clone(&over);
             move || {
-                sender.send(gettid()).expect("it is waited for");
+                sender.send(gettid()).expect("the receiver waits");
                 while !over.load(Ordering::Relaxed) {
                     look(kvm.kvm_run(vcpu, run).map(|exit| exit.reason()));
                 }
             }
         });
-        let thread = receiver.recv().expect("a thread begins");
+        let thread = receiver.recv().expect("the thread starts");
         Self {
             thread,
             over,
@@ -66,7 +66,7 @@ impl<'scope> Running<'scope> {
             self.interrupt();
             yield_now();
         }
-        self.handle.join().expect("a panic ends all");
+        self.handle.join().expect("a panic ends the process");
     }
 }
 
@@ -82,10 +82,10 @@ pub fn while_running<T>(
     thread::scope(|scope| {
         let (sender, receiver) = mpsc::channel();
         let runner = scope.spawn(move || {
-            sender.send(gettid()).expect("it is waited for");
+            sender.send(gettid()).expect("the receiver waits");
             kvm.kvm_run(vcpu, run).map(|exit| exit.reason())
         });
-        let thread = receiver.recv().expect("a thread begins");
+        let thread = receiver.recv().expect("the thread starts");
         wait_for_count(memory);
         let stop = || {
             // The run may begin after the first.
@@ -96,6 +96,6 @@ pub fn while_running<T>(
         };
         let done = act(&stop);
         stop();
-        (runner.join().expect("a panic ends all"), done)
+        (runner.join().expect("a panic ends the process"), done)
     })
 }

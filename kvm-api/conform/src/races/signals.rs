@@ -38,7 +38,7 @@ fn masked(round: &Round) {
             // All signals may come while the guest runs.
             let mask = Some(&SigSet::empty());
             round.other().kvm_set_signal_mask(vcpu, mask).unwrap();
-            sender.send(gettid()).expect("it is waited for");
+            sender.send(gettid()).expect("the receiver waits");
             for n in 1..=SIGNALS {
                 let kvm = round.interface(n as usize);
                 let end = kvm.kvm_run(vcpu, run).map(|exit| exit.reason());
@@ -48,7 +48,7 @@ fn masked(round: &Round) {
                 taken.store(n, Ordering::SeqCst);
             }
         });
-        let thread = receiver.recv().expect("a thread begins");
+        let thread = receiver.recv().expect("the thread starts");
         for n in 1..=SIGNALS {
             round.pause();
             kick(thread);
@@ -73,7 +73,7 @@ fn storm(round: &Round) {
     thread::scope(|scope| {
         let (sender, receiver) = mpsc::channel();
         scope.spawn(move || {
-            sender.send(gettid()).expect("it is waited for");
+            sender.send(gettid()).expect("the receiver waits");
             let (none, mut another) = (SigSet::empty(), SigSet::empty());
             another.add(Signal::SIGUSR2);
             for n in 0..SIGNALS as usize {
@@ -87,7 +87,7 @@ fn storm(round: &Round) {
             }
             over.store(true, Ordering::Relaxed);
         });
-        let thread = receiver.recv().expect("a thread begins");
+        let thread = receiver.recv().expect("the thread starts");
         for _ in 0..2 {
             scope.spawn(move || {
                 while !over.load(Ordering::Relaxed) {

@@ -90,7 +90,7 @@ fn replace(round: &Round, kvm: &Syscall, guest: &Guest) {
         });
         both.wait();
         kvm.kvm_set_memory_region(vm, SLOT, 0, FAR, 0).unwrap();
-        replacing.join().expect("a panic ends all")
+        replacing.join().expect("a panic ends the process")
     });
     let replacement = std::ptr::with_exposed_provenance_mut::<libc::c_void>(replacement);
     let mut resident = 0_u8;

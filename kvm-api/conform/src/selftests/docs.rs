@@ -2,9 +2,9 @@
 //! `UPDATE_DOCS=1 cargo test -p conform selftests` updates them.
 
 use std::fmt::Write;
-use std::{env, fs};
 
 use super::known::{KNOWN, SPECIALS};
+use crate::generated;
 
 const BEGIN: &str = "<!-- lists: made from known.rs, see docs.rs beside it -->\n";
 const END: &str = "<!-- end of lists -->";
@@ -46,18 +46,5 @@ fn lists() -> String {
 
 #[test]
 fn docs_list_what_is_known() {
-    let path = kernel_patch::workspace_dir()
-        .unwrap()
-        .join("docs/selftests.md");
-    let page = fs::read_to_string(&path).expect("docs/selftests.md is there");
-    let (before, rest) = page.split_once(BEGIN).expect("it has a place for lists");
-    let (is, after) = rest.split_once(END).expect("the place has an end");
-    let lists = lists();
-    if env::var_os("UPDATE_DOCS").is_some() {
-        let new = [before, BEGIN, &lists, END, after].concat();
-        fs::write(&path, new).expect("docs/selftests.md can be written");
-    } else {
-        let mend = "UPDATE_DOCS=1 cargo test -p conform selftests";
-        assert!(is == lists, "docs/selftests.md is old: {mend}");
-    }
+    generated::check("docs/selftests.md", [BEGIN, END], &lists(), "selftests");
 }

@@ -44,7 +44,7 @@ fn test(stage: &Stage<'_>) -> Result<Outcome> {
         tests.push(test);
     }
     for unknown in known::unknown(&names) {
-        outcome.fail(format!("{unknown} is said something of, and is no test"));
+        outcome.fail(format!("{unknown} is listed, but is not a test"));
     }
     outcome.cases = 2 * tests.len() as u64;
     outcome.notes.push(report::of_all(&tests));

@@ -11,6 +11,7 @@ use kernel_patch::{Machine, cdylib, libraries, selftests};
 use nix::mount::{MsFlags, mount, umount};
 
 use crate::host::Host;
+use crate::walk;
 
 /// The paths of the tests and their libraries.
 pub const TESTS: &str = "/selftests";
@@ -39,20 +40,11 @@ pub fn machine(host: &Host<'_>) -> Result<Machine> {
 
 /// The names of the tests in the machine.
 pub fn names() -> Result<Vec<String>> {
-    let mut names = Vec::new();
-    let mut pending = vec![PathBuf::from(TESTS)];
-    while let Some(dir) = pending.pop() {
-        for entry in fs::read_dir(&dir).with_context(|| dir.display().to_string())? {
-            let entry = entry?;
-            if entry.file_type()?.is_dir() {
-                pending.push(entry.path());
-            } else {
-                let path = entry.path();
-                let name = path.strip_prefix(TESTS)?.to_string_lossy();
-                names.push(name.into_owned());
-            }
-        }
-    }
+    let name = |path: PathBuf| -> Result<String> {
+        Ok(path.strip_prefix(TESTS)?.to_string_lossy().into_owned())
+    };
+    let files = walk::files(Path::new(TESTS))?;
+    let mut names = files.into_iter().map(name).collect::<Result<Vec<_>>>()?;
     names.sort_unstable();
     Ok(names)
 }
@@ -121,7 +113,7 @@ pub fn settle() -> Result<()> {
             return Ok(());
         }
         let waited = started.elapsed();
-        ensure!(waited < LONG, "the kernel keeps its time by {clock}");
+        ensure!(waited < LONG, "the kernel's clock is {clock}");
         sleep(Duration::from_millis(100));
     }
 }

@@ -105,7 +105,7 @@ fn end(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("exit status {code}"),
         (None, Some(signal)) => format!("signal {signal}"),
-        (None, None) => "an end that is none".into(),
+        (None, None) => "neither exited nor killed".into(),
     }
 }
 

@@ -60,16 +60,16 @@ impl Facts {
     }
 
     pub fn get() -> &'static Self {
-        FACTS.get().expect("the facts are found out first")
+        FACTS.get().expect("Facts::find() comes first")
     }
 
     pub fn others(&self) -> Arc<Others> {
-        let others = self.others.lock().expect("nobody panics with it");
+        let others = self.others.lock().expect("no thread panics with the lock");
         others.clone().expect("sequences are not over")
     }
 
     /// Closes the descriptors.
     pub fn close(&self) {
-        *self.others.lock().expect("nobody panics with it") = None;
+        *self.others.lock().expect("no thread panics with the lock") = None;
     }
 }

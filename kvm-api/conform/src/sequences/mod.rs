@@ -62,7 +62,7 @@ fn sequences(stage: &Stage<'_>) -> Result<Outcome> {
     for (number, steps) in kept()?.into_iter().enumerate() {
         outcome.cases += 1;
         if let Err(what) = random::caught(|| take(steps)) {
-            outcome.fail(format!("the sequence {number} of those kept: {what}"));
+            outcome.fail(format!("sequence {number} of the corpus: {what}"));
         }
     }
     let cases = stage.options.cases(2000, 400, 60);
@@ -93,7 +93,7 @@ fn sequences(stage: &Stage<'_>) -> Result<Outcome> {
 }
 
 fn kept() -> Result<Vec<Vec<Taken>>> {
-    serde_json::from_str(KEPT).context("the sequences kept")
+    serde_json::from_str(KEPT).context("the corpus")
 }
 
 /// Takes the given steps.
@@ -125,7 +125,7 @@ fn describe(error: TestError<(Model, Vec<Taken>, impl Sized)>) -> Result<String>
 /// How often each call was made. With `all`, each call must have succeeded and
 /// failed at least once.
 fn tally(outcome: &mut Outcome, all: bool) -> String {
-    let made = MADE.lock().expect("nobody panics with it");
+    let made = MADE.lock().expect("no thread panics with the lock");
     let mut text = String::new();
     let names = CALLS.iter().map(|call| call.name);
     for name in names.chain(["kvm_map_memory"]) {

@@ -69,11 +69,11 @@ impl Backends {
     pub fn open(backend: BackendKind) -> Self {
         Self {
             backend,
-            ioctl: Ioctl::open().expect("KVM is there"),
-            syscall: Syscall::open().expect("its calls are there"),
-            merged: Merged::open().expect("its calls are there"),
-            files: Files::open().expect("its calls are there"),
-            bound: Bound::open().expect("its calls are there"),
+            ioctl: Ioctl::open().expect("KVM is available"),
+            syscall: Syscall::open().expect("the kernel has the calls"),
+            merged: Merged::open().expect("the kernel has the calls"),
+            files: Files::open().expect("the kernel has the calls"),
+            bound: Bound::open().expect("the kernel has the calls"),
         }
     }
 

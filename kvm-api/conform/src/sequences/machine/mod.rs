@@ -244,7 +244,7 @@ impl SequenceVm {
 
     fn count(&self, name: &'static str, refused: bool) {
         if self.backend() == BackendKind::Mixed {
-            let mut made = MADE.lock().expect("nobody panics with it");
+            let mut made = MADE.lock().expect("no thread panics with the lock");
             made.entry(name).or_default()[usize::from(refused)] += 1;
         }
     }
