@@ -1,5 +1,7 @@
 //! The numbers of the MSRs that tests and properties use.
 
+/// IA32_TIME_STAMP_COUNTER.
+pub const TSC: u32 = 0x10;
 /// IA32_APIC_BASE.
 pub const APIC_BASE: u32 = 0x1b;
 /// IA32_SYSENTER_CS, which has no effect on a vCPU that does not run.
@@ -20,6 +22,8 @@ pub const X2APIC_LVTT: u32 = 0x832;
 pub const X2APIC_SELF_IPI: u32 = 0x83f;
 /// HV_X64_MSR_RESET.
 pub const HV_RESET: u32 = 0x4000_0003;
+/// HV_X64_MSR_TPR.
+pub const HV_TPR: u32 = 0x4000_0072;
 /// MSR_KVM_ASYNC_PF_EN.
 pub const ASYNC_PF_EN: u32 = 0x4b56_4d02;
 /// MSR_KVM_PV_EOI_EN.

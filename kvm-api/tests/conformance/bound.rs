@@ -1,6 +1,7 @@
 //! A vcpu that is bound is its task's alone, until the task is gone, executes
 //! another program, or lets it go.
 
+use std::arch::asm;
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::mpsc;
@@ -25,6 +26,7 @@ use crate::{Stage, Test};
 pub const TESTS: &[(Backend, Test)] = &[
     of("kvm_bind::one_vcpu_a_task", one_vcpu_a_task),
     of("kvm_bind::one_task_a_vcpu", one_task_a_vcpu),
+    of("kvm_bind::holds_for_a_32_bit_ioctl", by_32_bit_ioctl),
     of("kvm_bind::refuses_what_is_no_vcpu", no_vcpu),
     of("kvm_bind::keeps_the_vcpu_alive", kept_alive),
     of("kvm_bind::the_task_may_use_the_fd_too", fd_too),
@@ -140,6 +142,46 @@ fn one_task_a_vcpu(stage: &Stage) {
         assert_eq!(runs.join().unwrap(), Err(Errno::EINTR));
     });
     get_regs(&*stage.witness, vcpu).unwrap();
+}
+
+/// The ioctl by which a 32-bit program has a vcpu run without a signal mask.
+fn set_no_sigmask_32(vcpu: BorrowedFd<'_>) -> Result<()> {
+    const IOCTL: i32 = 54;
+    let request = nix::request_code_write!(0xae, 0x8b, 4) as u32;
+    let answer: i32;
+    // SAFETY: the call touches no memory. A program of 64 bits may make it, and LLVM
+    // has the register of the first argument for itself.
+    unsafe {
+        asm!(
+            "push rbx",
+            "mov ebx, edi",
+            "int 0x80",
+            "pop rbx",
+            inout("eax") IOCTL => answer,
+            in("edi") vcpu.as_raw_fd(),
+            in("ecx") request,
+            in("edx") 0,
+            out("r8") _,
+            out("r9") _,
+            out("r10") _,
+            out("r11") _,
+        );
+    }
+    if answer < 0 {
+        return Err(Errno::from_raw(-answer));
+    }
+    Ok(())
+}
+
+fn by_32_bit_ioctl(stage: &Stage) {
+    let machine = machine(stage, programs::OUT);
+    let vcpu = machine.vcpu();
+    assert_eq!(set_no_sigmask_32(vcpu), Ok(()));
+    bind(vcpu).unwrap();
+    assert_eq!(elsewhere(|| set_no_sigmask_32(vcpu)), Err(Errno::EBUSY));
+    assert_eq!(set_no_sigmask_32(vcpu), Ok(()));
+    unbind().unwrap();
+    assert_eq!(elsewhere(|| set_no_sigmask_32(vcpu)), Ok(()));
 }
 
 fn no_vcpu(stage: &Stage) {

@@ -2,10 +2,12 @@
 //! part sets.
 
 use std::os::fd::AsRawFd;
+use std::thread::sleep;
+use std::time::Duration;
 
 use guests::msr::{
-    APIC_BASE, ASYNC_PF_EN, EFER, FS_BASE, GS_BASE, HV_RESET, PV_EOI_EN, TSC_DEADLINE, X2APIC_EOI,
-    X2APIC_ICR, X2APIC_LVTT, X2APIC_SELF_IPI, X2APIC_SPIV, X2APIC_TPR,
+    APIC_BASE, ASYNC_PF_EN, EFER, FS_BASE, GS_BASE, HV_RESET, HV_TPR, PV_EOI_EN, TSC,
+    TSC_DEADLINE, X2APIC_EOI, X2APIC_ICR, X2APIC_LVTT, X2APIC_SELF_IPI, X2APIC_SPIV, X2APIC_TPR,
 };
 use guests::programs::{HANDLER, HANDLER_AT, OUT_PORT};
 use guests::{ENTRY, Machine};
@@ -26,8 +28,15 @@ pub const TESTS: &[(Backend, Test)] = &[
         "kvm_set_state::addresses_are_enabled_and_disabled",
         enabling,
     ),
+    on_syscall("kvm_set_state::a_refused_tsc_leaves_no_trace", tsc),
+    on_syscall("kvm_set_state::the_last_efer_counts", efers),
+    on_syscall("kvm_set_state::a_tpr_that_others_set", tpr),
 ];
 
+/// The guest may have guests of its own, in EFER.
+const SVME: u64 = 1 << 12;
+/// System calls are enabled, in EFER.
+const SCE: u64 = 1;
 /// The local APIC's mode in IA32_APIC_BASE.
 const X2APIC: u64 = 1 << 10;
 /// The vector of the local APIC's timer: [`HANDLER`]'s own.
@@ -104,11 +113,11 @@ const ACTING: &[(u32, u64)] = &[
     (0x4000_0021, 1),    // HV_X64_MSR_REFERENCE_TSC
     (0x4000_0070, 0),    // HV_X64_MSR_EOI
     (0x4000_0071, 0x21), // HV_X64_MSR_ICR
-    (0x4000_0072, 0x10), // HV_X64_MSR_TPR
-    (0x4000_0073, 1),    // HV_X64_MSR_VP_ASSIST_PAGE
-    (0x4000_0084, 1),    // HV_X64_MSR_EOM
-    (0x4000_00b0, 1),    // HV_X64_MSR_STIMER0_CONFIG
-    (0x4b56_4d07, 1),    // MSR_KVM_ASYNC_PF_ACK
+    (HV_TPR, 0x10),
+    (0x4000_0073, 1), // HV_X64_MSR_VP_ASSIST_PAGE
+    (0x4000_0084, 1), // HV_X64_MSR_EOM
+    (0x4000_00b0, 1), // HV_X64_MSR_STIMER0_CONFIG
+    (0x4b56_4d07, 1), // MSR_KVM_ASYNC_PF_ACK
     (X2APIC_EOI, 0),
     (X2APIC_ICR, 0x21),
     (X2APIC_SELF_IPI, VECTOR),
@@ -176,7 +185,6 @@ fn x2apic(stage: &Stage) {
 }
 
 fn wins(stage: &Stage) {
-    const SCE: u64 = 1;
     let machine = with_apic(stage);
     let sregs = machine.sregs();
     let list = [(EFER, SCE), (FS_BASE, 0x1234_0000), (GS_BASE, 0x5678_0000)];
@@ -246,4 +254,139 @@ fn enabling(stage: &Stage) {
         assert_eq!(set(stage, &machine, &[(index, 0)]), Ok(1), "{index:#x}");
         assert_eq!(get(stage, &machine, index), 0, "{index:#x}");
     }
+}
+
+/// Once userspace has set a VM's TSC, one that is set to about the same is taken
+/// for an attempt to set it to the very same. A list that was refused is no reason.
+fn tsc(stage: &Stage) {
+    const KVM_GET_TSC_KHZ: libc::c_ulong = nix::request_code_none!(0xae, 0xa3);
+    let machine = with_apic(stage);
+    let vcpu = machine.vcpu().as_raw_fd();
+    // SAFETY: the request takes nothing.
+    let khz = Errno::result(unsafe { libc::ioctl(vcpu, KVM_GET_TSC_KHZ) }).unwrap() as u64;
+    assert_eq!(set(stage, &machine, &[(TSC, 1 << 60), (UNKNOWN, 0)]), Ok(1));
+    let mut bad = machine.sregs();
+    bad.cr4 = 1 << 31;
+    let result = set_both(stage, &machine, &[(TSC, 1 << 60)], &bad);
+    assert_eq!(result, Err(Errno::EINVAL));
+    // Where the host's TSC is not to be relied on, what is set is moved by the time
+    // that has passed.
+    sleep(Duration::from_millis(600));
+    let jump = khz * 500;
+    let before = get(stage, &machine, TSC);
+    let list = msrs(&[(TSC, before + jump)]);
+    assert_eq!(stage.witness.kvm_set_msrs(machine.vcpu(), &list), Ok(1));
+    let moved = get(stage, &machine, TSC) - before;
+    assert!((jump..2 * jump).contains(&moved), "{moved}, of {jump}");
+    // And it can be set with the rest.
+    assert_eq!(
+        set(stage, &machine, &[(TSC, 1 << 60), (SYSENTER_CS, 7)]),
+        Ok(2)
+    );
+    assert!(get(stage, &machine, TSC) >= 1 << 60);
+    assert_eq!(get(stage, &machine, SYSENTER_CS), 7);
+}
+
+/// What a guest has of its own guests, without any: whether interrupts may come to
+/// it at all, which clearing EFER.SVME allows.
+#[repr(C)]
+struct NestedState {
+    flags: u16,
+    format: u16,
+    size: u32,
+    rest: [u8; 120],
+}
+
+impl NestedState {
+    const GIF_SET: u16 = 0x100;
+    const SVM: u16 = 1;
+    const GET: libc::c_ulong = nix::request_code_readwrite!(0xae, 0xbe, size_of::<Self>());
+    const SET: libc::c_ulong = nix::request_code_write!(0xae, 0xbf, size_of::<Self>());
+
+    fn of_svm() -> Self {
+        Self {
+            flags: 0,
+            format: Self::SVM,
+            size: size_of::<Self>() as u32,
+            rest: [0; 120],
+        }
+    }
+
+    fn pass(&mut self, machine: &Machine<'_>, request: libc::c_ulong) -> kvm_api::Result<()> {
+        let vcpu = machine.vcpu().as_raw_fd();
+        // SAFETY: the requests pass a structure of this size.
+        Errno::result(unsafe { libc::ioctl(vcpu, request, &raw mut *self) }).map(drop)
+    }
+}
+
+/// An EFER that another follows is not set on the way to it: where the last one has
+/// SVME, there is nothing to be given up and had again.
+fn efers(stage: &Stage) {
+    let machine = with_apic(stage);
+    if set(stage, &machine, &[(EFER, SVME)]) != Ok(1) {
+        // A processor whose guests have none.
+        return;
+    }
+    NestedState::of_svm()
+        .pass(&machine, NestedState::SET)
+        .unwrap();
+    let gif = || {
+        let mut state = NestedState::of_svm();
+        state.pass(&machine, NestedState::GET).unwrap();
+        state.flags & NestedState::GIF_SET != 0
+    };
+    assert!(!gif());
+    for list in [
+        &[(EFER, 0), (EFER, SVME | SCE)][..],
+        &[(EFER, SCE), (EFER, SVME), (EFER, SVME | SCE)],
+        &[(EFER, SVME), (EFER, 0), (EFER, SVME | SCE)],
+    ] {
+        assert_eq!(set(stage, &machine, list), Ok(list.len()));
+        assert_eq!(machine.sregs().efer, SVME | SCE);
+        assert!(!gif(), "{list:x?}");
+    }
+    // Nothing of it is left when something else is refused.
+    let list = [(EFER, 0), (EFER, SVME), (UNKNOWN, 0)];
+    assert_eq!(set(stage, &machine, &list), Ok(2));
+    assert_eq!(machine.sregs().efer, SVME | SCE);
+    assert!(!gif());
+    // With sregs all of them come last, and SVME is not had again.
+    let sregs = machine.sregs();
+    let list = [(EFER, 0), (EFER, SVME)];
+    let result = set_both(stage, &machine, &list, &sregs);
+    assert_eq!(result, Err(Errno::EOPNOTSUPP));
+    assert_eq!(machine.sregs().efer, SVME | SCE);
+    // Unless it is what sregs say.
+    let list = [(EFER, 0), (EFER, SVME | SCE), (EFER, SVME)];
+    assert_eq!(set_both(stage, &machine, &list, &sregs), Ok(3));
+    assert_eq!(machine.sregs().efer, SVME);
+    assert!(!gif());
+    assert_eq!(set(stage, &machine, &[(EFER, SVME), (EFER, 0)]), Ok(2));
+    assert_eq!(machine.sregs().efer, 0);
+}
+
+/// The task priority is Hyper-V's MSR, CR8, and a register of the local APIC: which
+/// value it has already is a matter of what comes before.
+fn tpr(stage: &Stage) {
+    let machine = with_apic(stage);
+    let sregs = {
+        let mut sregs = machine.sregs();
+        sregs.cr8 = 3;
+        sregs.apic_base |= X2APIC;
+        sregs
+    };
+    let old = [(HV_TPR, 0)];
+    let result = set_both(stage, &machine, &old, &sregs);
+    assert_eq!(result, Err(Errno::EOPNOTSUPP));
+    assert_eq!(machine.sregs().cr8, 0);
+    assert_eq!(set_both(stage, &machine, &[(HV_TPR, 0x30)], &sregs), Ok(1));
+    assert_eq!(machine.sregs().cr8, 3);
+    assert_eq!(get(stage, &machine, HV_TPR), 0x30);
+
+    let list = [(X2APIC_TPR, 0x52), (HV_TPR, 0x30)];
+    assert_eq!(set(stage, &machine, &list), Err(Errno::EOPNOTSUPP));
+    assert_eq!(get(stage, &machine, X2APIC_TPR), 0x30);
+    let list = [(X2APIC_TPR, 0x52), (HV_TPR, 0x52)];
+    assert_eq!(set(stage, &machine, &list), Ok(2));
+    assert_eq!(get(stage, &machine, HV_TPR), 0x52);
 }

@@ -4,17 +4,19 @@
 use std::any::Any;
 use std::fs::File;
 use std::io::IoSlice;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use anyhow::{Result, ensure};
 use guests::TestVm;
 use kvm_api::bound::Bound;
+use kvm_api::files::File as VcpuFile;
 use kvm_api::ioctl::Ioctl;
 use kvm_api::kvm_sys::kvm_regs;
 use kvm_api::syscall::Syscall;
 use kvm_api::{Errno, GuestMemory, Kvm};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
+use nix::unistd::{chdir, fchdir};
 
 use super::absent::refused;
 use super::loading::{self, KVM, VENDOR};
@@ -57,6 +59,22 @@ const HOLDERS: &[Holder] = &[
         holds: true,
         make: |kvm| Ok(Box::new(TestVm::new(kvm).run)),
     },
+    // The next three have no operations of the vendor's module.
+    Holder {
+        what: "a file of a vcpu's state",
+        holds: true,
+        make: |kvm| Ok(Box::new(VcpuFile::Regs.open(TestVm::new(kvm).vcpu())?)),
+    },
+    Holder {
+        what: "a vcpu's directory as a path, open for nothing",
+        holds: true,
+        make: |kvm| Ok(Box::new(path(TestVm::new(kvm).vcpu())?)),
+    },
+    Holder {
+        what: "a vcpu's directory as the current one",
+        holds: true,
+        make: |kvm| Ok(Box::new(Current::make(kvm)?)),
+    },
     Holder {
         what: "a vcpu that is bound, and has no file descriptor",
         holds: true,
@@ -89,7 +107,33 @@ fn in_flight(kvm: &dyn Kvm) -> Result<(UnixStream, UnixStream)> {
     Ok((from, to))
 }
 
-/// A vCPU that only its binding keeps.
+/// A descriptor for the directory that a vcpu is, without operations.
+fn path(vcpu: BorrowedFd<'_>) -> Result<OwnedFd> {
+    let name = format!("/proc/self/fd/{}\0", vcpu.as_raw_fd());
+    let flags = libc::O_PATH | libc::O_CLOEXEC;
+    // SAFETY: the name ends with a zero.
+    let fd = Errno::result(unsafe { libc::open(name.as_ptr().cast(), flags) })?;
+    // SAFETY: it is a new descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// The process is in a vcpu's directory, until this is dropped.
+struct Current;
+
+impl Current {
+    fn make(kvm: &dyn Kvm) -> Result<Self> {
+        fchdir(TestVm::new(kvm).vcpu)?;
+        Ok(Self)
+    }
+}
+
+impl Drop for Current {
+    fn drop(&mut self) {
+        chdir("/").expect("there is a root");
+    }
+}
+
+/// A vcpu that nothing keeps but that it is bound.
 struct Binding(Bound);
 
 impl Binding {

@@ -7,6 +7,7 @@ mod callers;
 mod holders;
 mod loading;
 mod rounds;
+mod watched;
 
 use anyhow::Result;
 use kernel_patch::Accel;
@@ -36,6 +37,8 @@ const CASES: &[Case] = &[
     ("kvm without a vendor's module", absent::without_vendor),
     ("loaded", absent::loaded),
     ("a stale file descriptor", absent::stale),
+    ("the last vcpu goes while it is watched", watched::last),
+    ("a vcpu goes while it is watched", watched::one),
 ];
 
 fn test(stage: &Stage<'_>) -> Result<Outcome> {

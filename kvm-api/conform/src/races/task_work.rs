@@ -1,5 +1,6 @@
-//! io_uring handles a request on a vCPU's file while its task runs a vCPU: KVM
-//! makes the task do its work before each entry of the guest.
+//! io_uring comes to a request on a vcpu's file, or closes the last file of a VM,
+//! while its task runs a vcpu: KVM has the task do its work before each entry of the
+//! guest.
 //!
 //! The kernel ends a run for work of io_uring's, but for work that comes when it
 //! has looked already. To make that happen often, other work is due at each tick
@@ -7,9 +8,9 @@
 //! the same processor. A tick finds both: the thread is scheduled out with its
 //! work ahead, and meets there what io_uring has been given meanwhile.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, sleep};
@@ -19,6 +20,7 @@ use io_uring::{IoUring, opcode, squeue, types};
 use kvm_api::bound::Bound;
 use kvm_api::files::File as VcpuFile;
 use kvm_api::kvm_sys::kvm_regs;
+use kvm_api::syscall::Syscall;
 use kvm_api::{Errno, GuestMemory, Kvm, RunMapping};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::Pid;
@@ -31,13 +33,14 @@ use super::round::Round;
 pub const RACES: &[Race] = &[
     Race::new("a task does not enter its own vcpu from its run", own),
     Race::new("a task does not load a vcpu below its own", below),
+    Race::new("a task does not destroy a VM below its own vcpu", destroys),
 ];
 
 /// The number of requests that may come outside the run. About every third one
 /// comes during the run.
 const ATTEMPTS: u64 = 200;
 
-/// The number of requests on another vCPU.
+/// How many requests are made of another vcpu, or another VM.
 const OTHERS: u64 = 10;
 
 /// The processor that the vCPU's thread shares, as a mask, and the other one.
@@ -52,20 +55,21 @@ const SELF: Pid = Pid::from_raw(0);
 fn own(round: &Round) {
     let mut guest = Guest::counting(round.runner());
     let vcpu = guest.vcpu.as_fd();
-    let refused = |end| match end {
-        // Outside the run, its task may use the vCPU.
-        Ok(()) => false,
-        Err(error) => {
-            assert_eq!(error, Errno::EBUSY);
-            true
+    let write = Rewrite::new(vcpu);
+    let refused = |end| {
+        // Out of the run its task may use it.
+        if end == Rewrite::DONE {
+            return false;
         }
+        assert_eq!(end, -(Errno::EBUSY as i32));
+        true
     };
     let tried = requests(
         round,
         vcpu,
         &mut guest.run,
         &guest.memory,
-        vcpu,
+        || write.request(),
         |n, end| refused(end) || n == ATTEMPTS,
     );
     assert!(tried < ATTEMPTS, "{tried} requests, none was refused");
@@ -77,25 +81,96 @@ fn below(round: &Round) {
     let mut guest = Guest::counting(round.runner());
     let other = Guest::counting(round.runner());
     let vcpu = guest.vcpu.as_fd();
-    let of = other.vcpu.as_fd();
-    requests(round, vcpu, &mut guest.run, &guest.memory, of, |n, end| {
-        assert_eq!(end, Ok(()));
-        n == OTHERS
-    });
+    let write = Rewrite::new(other.vcpu.as_fd());
+    requests(
+        round,
+        vcpu,
+        &mut guest.run,
+        &guest.memory,
+        || write.request(),
+        |n, end| {
+            assert_eq!(end, Rewrite::DONE);
+            n == OTHERS
+        },
+    );
 }
 
-/// Has a thread bind `vcpu` and run it, and io_uring write the registers of the
-/// vcpu `of` when the thread is given the next work, until `enough` says so of a
-/// request's number and what came of it. Returns the last number.
+/// The last file of a VM is closed, whose vcpus have to be loaded to be freed. What
+/// the kernel that checks itself says of that is what is looked for.
+fn destroys(round: &Round) {
+    let mut guest = Guest::counting(round.runner());
+    let vcpu = guest.vcpu.as_fd();
+    let flat = Syscall::open().unwrap();
+    let vms = (0..OTHERS).map(|_| {
+        let vm = Guest::counting(round.runner()).vm;
+        // Memory that the kernel allocates, and maps here.
+        flat.kvm_set_memory_region(vm.as_fd(), 1, 0, 1 << 30, 0x1000)
+            .unwrap();
+        vm
+    });
+    // The vcpus' files are closed now, and would have kept them.
+    let mut vms = vms.collect::<Vec<_>>().into_iter();
+    requests(
+        round,
+        vcpu,
+        &mut guest.run,
+        &guest.memory,
+        || {
+            let vm = vms.next().expect("there is one for each");
+            opcode::Close::new(types::Fd(vm.into_raw_fd())).build()
+        },
+        |n, end| {
+            assert_eq!(end, 0);
+            n == OTHERS
+        },
+    );
+    // Who destroys them later does so soon, and unmaps it; or the watchdog comes.
+    let mapped = || fs::read_to_string("/proc/self/maps").unwrap();
+    while mapped().contains("kvm-memory") {
+        thread::yield_now();
+    }
+}
+
+/// What io_uring has to write: a vcpu's registers, as they are.
+struct Rewrite {
+    file: File,
+    regs: kvm_regs,
+}
+
+impl Rewrite {
+    /// What comes of it when it is done.
+    const DONE: i32 = size_of::<kvm_regs>() as i32;
+
+    fn new(vcpu: BorrowedFd<'_>) -> Self {
+        let mut file = File::from(VcpuFile::Regs.open(vcpu).unwrap());
+        let mut regs = kvm_regs::default();
+        let to = (&raw mut regs).cast::<u8>();
+        // SAFETY: any bytes are registers, and the structure has no padding.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(to, size_of_val(&regs)) };
+        file.read_exact(bytes).unwrap();
+        Self { file, regs }
+    }
+
+    fn request(&self) -> squeue::Entry {
+        let file = types::Fd(self.file.as_raw_fd());
+        let from = ptr::from_ref(&self.regs).cast();
+        opcode::Write::new(file, from, size_of_val(&self.regs) as u32).build()
+    }
+}
+
+/// Has a thread bind `vcpu` and run it, and io_uring do what `request` says when the
+/// thread is given the next work, until `enough` says so of a request's number and
+/// what came of it. Returns the last number.
+///
+/// What a request refers to must be there until this returns.
 fn requests(
     round: &Round,
     vcpu: BorrowedFd<'_>,
     run: &mut RunMapping,
     memory: &GuestMemory,
-    of: BorrowedFd<'_>,
-    mut enough: impl FnMut(u64, Result<(), Errno>) -> bool + Send,
+    mut request: impl FnMut() -> squeue::Entry + Send,
+    mut enough: impl FnMut(u64, i32) -> bool + Send,
 ) -> u64 {
-    let regs_file = VcpuFile::Regs.open(of).unwrap();
     let (event, over) = (eventfd(), AtomicBool::new(false));
     let (begun, done) = (AtomicU64::new(0), AtomicU64::new(0));
     let (over, begun, done, event) = (&over, &begun, &done, &event);
@@ -112,10 +187,10 @@ fn requests(
             pin(SELF, SHARED);
             let kvm = Bound::open().unwrap();
             let mut ring = IoUring::new(2).unwrap();
-            let mut regs = kvm_regs::default();
-            kvm.kvm_get_regs(vcpu, &mut regs).unwrap();
+            // That binds it.
+            kvm.kvm_get_regs(vcpu, &mut kvm_regs::default()).unwrap();
             for number in 1.. {
-                submit(&mut ring, event, &regs_file, &regs);
+                submit(&mut ring, event, request());
                 begun.store(number, Ordering::Relaxed);
                 // A request of io_uring ends the run, whoever handles it.
                 let end = kvm.kvm_run(vcpu, run).map(|exit| exit.reason());
@@ -147,24 +222,19 @@ fn requests(
     done.load(Ordering::Relaxed)
 }
 
-/// Submits a write of the registers that waits for the event.
-fn submit(ring: &mut IoUring, event: &File, file: &OwnedFd, regs: &kvm_regs) {
+/// Has the request done as soon as the event comes.
+fn submit(ring: &mut IoUring, event: &File, request: squeue::Entry) {
     let event = types::Fd(event.as_raw_fd());
     let poll = opcode::PollAdd::new(event, libc::POLLIN as u32)
         .build()
         .flags(squeue::Flags::IO_LINK);
-    let write = opcode::Write::new(
-        types::Fd(file.as_raw_fd()),
-        ptr::from_ref(regs).cast(),
-        size_of_val(regs) as u32,
-    );
-    // SAFETY: the registers are there until both are complete, see `complete`.
-    unsafe { ring.submission().push_multiple(&[poll, write.build()]) }.unwrap();
+    // SAFETY: what it refers to is there until both are complete, see `complete`.
+    unsafe { ring.submission().push_multiple(&[poll, request]) }.unwrap();
     ring.submit().unwrap();
 }
 
-/// Waits for the request, and returns its result.
-fn complete(ring: &mut IoUring) -> Result<(), Errno> {
+/// Waits for the request, and says what came of it.
+fn complete(ring: &mut IoUring) -> i32 {
     while ring.completion().len() < 2 {
         match ring.submit_and_wait(2) {
             Ok(_) => {}
@@ -173,8 +243,7 @@ fn complete(ring: &mut IoUring) -> Result<(), Errno> {
     }
     let results: Vec<i32> = ring.completion().map(|done| done.result()).collect();
     match results[..] {
-        [_, written] if written == size_of::<kvm_regs>() as i32 => Ok(()),
-        [_, error] => Err(Errno::from_raw(-error)),
+        [_, result] => result,
         _ => unreachable!("there are two requests: {results:?}"),
     }
 }
