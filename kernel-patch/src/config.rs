@@ -20,6 +20,9 @@ pub(crate) const SYSCALLS: &str = "CONFIG_KVM_SYSCALLS=y\n";
 /// What a kernel that checks itself has on top.
 const DEBUG: &str = "debug.config";
 
+/// What a kernel that reports data races has on top.
+const KCSAN: &str = "kcsan.config";
+
 /// What makes KVM a part of the kernel.
 const BUILT_IN: &str = "CONFIG_KVM=y\nCONFIG_KVM_INTEL=y\nCONFIG_KVM_AMD=y\n";
 
@@ -110,7 +113,11 @@ pub(crate) struct Config {
 impl Config {
     pub(crate) fn read(variant: Variant) -> Result<Self> {
         let mut fragments = FRAGMENTS.to_vec();
-        fragments.extend((variant == Variant::Debug).then_some(DEBUG));
+        fragments.extend(match variant {
+            Variant::Debug => Some(DEBUG),
+            Variant::Kcsan => Some(KCSAN),
+            Variant::Module | Variant::BuiltIn | Variant::Stock => None,
+        });
         let syscalls = match variant {
             Variant::Stock => "",
             _ => SYSCALLS,

@@ -152,7 +152,7 @@ impl Builder {
         let proper = self.variant.build_dir(&self.variant.tree()?);
         match (self.variant, &self.mutation) {
             // Of the usual build it could keep nothing.
-            (Variant::Debug, None) => {
+            (Variant::Debug | Variant::Kcsan, None) => {
                 fs::create_dir_all(build).map_err(Error::io("make", build))?;
             }
             (_, None) => seed(build, &Variant::Module.build_dir(&first))?,

@@ -43,6 +43,11 @@ pub(crate) fn mutations() -> Result<PathBuf> {
     Ok(workspace_dir()?.join("kernel-patch/mutations"))
 }
 
+/// The patch that delays threads on the kernel that checks itself.
+pub(crate) fn delays() -> Result<PathBuf> {
+    Ok(workspace_dir()?.join("kernel-patch/debug/delays.patch"))
+}
+
 /// The manual pages of the calls.
 pub(crate) fn man() -> Result<PathBuf> {
     Ok(workspace_dir()?.join("docs/man"))

@@ -18,16 +18,19 @@ pub enum Variant {
     /// itself: KASAN, lockdep and more; faults can be injected into it, and it
     /// knows which lines of KVM's code were reached.
     Debug,
+    /// Patched, with KVM as modules, and with KCSAN, which reports data races.
+    Kcsan,
     /// The source as it is, with KVM as modules.
     Stock,
 }
 
 impl Variant {
     /// All of them, by the names that the command line uses.
-    pub const NAMES: [(&'static str, Self); 4] = [
+    pub const NAMES: [(&'static str, Self); 5] = [
         ("module", Self::Module),
         ("builtin", Self::BuiltIn),
         ("debug", Self::Debug),
+        ("kcsan", Self::Kcsan),
         ("stock", Self::Stock),
     ];
 
@@ -41,25 +44,31 @@ impl Variant {
     }
 
     pub(crate) fn tree(self) -> Result<Tree> {
-        let patched = if self == Self::Stock {
-            "stock"
-        } else {
-            "patched"
+        let name = match self {
+            Self::Stock => "linux-stock",
+            Self::Debug => "linux-debug",
+            Self::Module | Self::BuiltIn | Self::Kcsan => "linux-patched",
         };
-        Ok(Tree::new(paths::root()?.join(format!("linux-{patched}"))))
+        Ok(Tree::new(paths::root()?.join(name)))
     }
 
     pub(crate) fn build_dir(self, tree: &Tree) -> PathBuf {
         tree.root().join(match self {
-            Self::BuiltIn | Self::Debug => format!("{}-{}", tree::BUILD, self.name()),
+            Self::BuiltIn | Self::Debug | Self::Kcsan => {
+                format!("{}-{}", tree::BUILD, self.name())
+            }
             Self::Module | Self::Stock => tree::BUILD.into(),
         })
     }
 
     pub(crate) fn series(self) -> Result<Series> {
-        match self {
-            Self::Stock => Ok(Series::default()),
-            Self::Module | Self::BuiltIn | Self::Debug => Series::read(&paths::patches()?),
+        if self == Self::Stock {
+            return Ok(Series::default());
         }
+        let mut series = Series::read(&paths::patches()?)?;
+        if self == Self::Debug {
+            series.push(&paths::delays()?)?;
+        }
+        Ok(series)
     }
 }

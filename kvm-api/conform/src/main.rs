@@ -8,6 +8,7 @@ mod audit;
 mod bindings;
 mod cli;
 mod coverage;
+mod delays;
 mod errors;
 mod faults;
 mod fuzz;

@@ -30,6 +30,7 @@ use self::steps::{Step, any_step};
 use self::task_set::TaskSet;
 use self::watch::Watch;
 use crate::cli::Options;
+use crate::delays;
 use crate::inside::Stage;
 use crate::outcome::{Failure, Outcome};
 use crate::property::{Kernels, Property, Test};
@@ -61,9 +62,9 @@ const STEPS: usize = 40;
 /// The second processor, which is initially offline.
 const SECOND: &str = "/sys/devices/system/cpu/cpu1/online";
 
-fn machine(machine: Machine, _: &Options) -> Machine {
+fn machine(machine: Machine, options: &Options) -> Machine {
     let accel = Accel::Mttcg;
-    machine
+    delays::allow(machine, options)
         .accel(accel)
         .smp(2)
         .cmdline("maxcpus=1")
@@ -138,6 +139,7 @@ fn test(stage: &Stage<'_>) -> Result<Outcome> {
     }
     fs::write(SECOND, "0").context(SECOND)?;
     drop(kept);
+    delays::note(stage.options, &mut outcome)?;
     Ok(outcome)
 }
 

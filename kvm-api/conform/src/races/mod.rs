@@ -40,6 +40,7 @@ use self::guest::Guest;
 use self::race_run::{Limit, RaceRun};
 use self::round::{Pairing, Round};
 use crate::cli::Options;
+use crate::delays;
 use crate::inside::Stage;
 use crate::outcome::{Failure, Outcome};
 use crate::property::{Kernels, Property, Test};
@@ -83,14 +84,23 @@ const RACES: &[&[Race]] = &[
     task_work::RACES,
 ];
 
-/// The number of processors. All except the first are initially offline.
-fn processors(options: &Options) -> u32 {
-    if options.debug { 4 } else { 2 }
+/// The numbers of online processors to run the races on, in ascending order. The
+/// machine starts with one.
+fn processors(options: &Options) -> &'static [u32] {
+    match (options.debug, options.sample) {
+        (true, false) => &[2, 4],
+        (true, true) => &[4],
+        (false, _) => &[2],
+    }
 }
 
 fn machine(machine: Machine, options: &Options) -> Machine {
-    let machine = machine.accel(Accel::Mttcg).smp(processors(options));
-    machine.cmdline("maxcpus=1")
+    let most = processors(options).iter().max();
+    let machine = machine
+        .accel(Accel::Mttcg)
+        .smp(*most.expect("there is a number"))
+        .cmdline("maxcpus=1");
+    delays::allow(machine, options)
 }
 
 fn test(stage: &Stage<'_>) -> Result<Outcome> {
@@ -110,46 +120,51 @@ fn test(stage: &Stage<'_>) -> Result<Outcome> {
     // only one processor is online yet.
     let kept = Guest::counting(&Syscall::open()?);
     capabilities::keep(kept.vm.as_fd());
-    for processor in 1..processors(options) {
-        let online = format!("/sys/devices/system/cpu/cpu{processor}/online");
-        fs::write(&online, "1").context(online)?;
-    }
     let mut outcome = Outcome::default();
     let mut refused = 0;
-    let mut least: Option<(u64, String)> = None;
-    for race in RACES.iter().copied().flatten() {
-        for pairing in Pairing::ALL {
-            let name = format!("{} ({pairing})", race.name);
-            stage.say(&name);
-            let seed = options.seed;
-            let report = RaceRun {
-                race,
-                pairing,
-                limit,
-                seed,
-            }
-            .run()?;
-            outcome.cases += report.rounds;
-            refused += report.refused;
-            if let Some(what) = report.failure {
-                stage.say(&format!("{name} fails: {what}"));
-                outcome.failures.push(Failure {
-                    what: format!("{name}, after {} rounds: {what}", report.rounds),
-                    replay: Some(format!("--seed {}", options.seed)),
-                });
-            } else if least
-                .as_ref()
-                .is_none_or(|(rounds, _)| report.rounds < *rounds)
-            {
-                least = Some((report.rounds, name));
+    let mut fewest: Option<(u64, String)> = None;
+    let mut online = 1;
+    for &processors in processors(options) {
+        for processor in online..processors {
+            let switch = format!("/sys/devices/system/cpu/cpu{processor}/online");
+            fs::write(&switch, "1").context(switch)?;
+        }
+        online = processors;
+        for race in RACES.iter().copied().flatten() {
+            for pairing in Pairing::ALL {
+                let name = format!("{} ({pairing}, {processors} processors)", race.name);
+                stage.say(&name);
+                let seed = options.seed;
+                let report = RaceRun {
+                    race,
+                    pairing,
+                    limit,
+                    seed,
+                }
+                .run()?;
+                outcome.cases += report.rounds;
+                refused += report.refused;
+                if let Some(what) = report.failure {
+                    stage.say(&format!("{name} fails: {what}"));
+                    outcome.failures.push(Failure {
+                        what: format!("{name}, after {} rounds: {what}", report.rounds),
+                        replay: Some(format!("--seed {}", options.seed)),
+                    });
+                } else if fewest
+                    .as_ref()
+                    .is_none_or(|(rounds, _)| report.rounds < *rounds)
+                {
+                    fewest = Some((report.rounds, name));
+                }
             }
         }
     }
     drop(kept);
     let races = RACES.iter().map(|races| races.len()).sum::<usize>();
-    let fewest = least.map_or(String::new(), |(rounds, name)| {
+    let fewest = fewest.map_or(String::new(), |(rounds, name)| {
         format!(", the fewest {rounds}, of: {name}")
     });
+    delays::note(options, &mut outcome)?;
     outcome.notes.push(format!(
         "rounds of {races} races in {} ways{fewest}; meanwhile {refused} attempts to unload KVM were refused",
         Pairing::ALL.len(),

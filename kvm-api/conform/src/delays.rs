@@ -1,0 +1,37 @@
+//! Delays that the debug kernel puts between two steps of one thread, where another
+//! thread can come in between (`kernel-patch/debug/delays.patch`).
+
+use std::fs;
+
+use anyhow::{Context, Result};
+use kernel_patch::Machine;
+
+use crate::cli::Options;
+use crate::outcome::Outcome;
+
+/// How often a thread was delayed.
+const COUNT: &str = "/sys/module/kvm_delay/parameters/delays";
+
+/// Enables the delays, on a kernel that has them.
+pub fn allow(machine: Machine, options: &Options) -> Machine {
+    if options.debug {
+        machine.cmdline("kvm_delay.enabled=1")
+    } else {
+        machine
+    }
+}
+
+/// Notes how often threads were delayed. No delay at all is a failure: the windows
+/// were as narrow as on any other kernel.
+pub fn note(options: &Options, outcome: &mut Outcome) -> Result<()> {
+    if !options.debug {
+        return Ok(());
+    }
+    let count = fs::read_to_string(COUNT).context(COUNT)?;
+    let count: u64 = count.trim().parse().context(COUNT)?;
+    if count == 0 {
+        outcome.fail("no thread was delayed");
+    }
+    outcome.notes.push(format!("threads were delayed {count} times"));
+    Ok(())
+}
