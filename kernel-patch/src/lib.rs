@@ -1,5 +1,5 @@
-//! Makes a machine of a kernel source and the patch series that gives KVM
-//! system calls, and runs executables inside.
+//! Builds a kernel from a source and the patch series that gives KVM system calls,
+//! boots it in a machine, and runs executables inside.
 //!
 //! ```no_run
 //! use std::io;
@@ -7,7 +7,7 @@
 //!
 //! use kernel_patch::{Kernel, Machine};
 //!
-//! // The program is the machine's first process too.
+//! // The program is also the machine's first process.
 //! kernel_patch::init_if_first();
 //! let kernel = Kernel::builder().build()?;
 //! let exit = Machine::new().out("results").run(
@@ -20,68 +20,42 @@
 //! assert!(exit.success());
 //! # Ok::<(), kernel_patch::Error>(())
 //! ```
+//!
+//! The modules form wings. A wing uses those below it, never one above:
+//!
+//! | wing | purpose |
+//! | --- | --- |
+//! | [`check`], [`fresh`] | review the series; try the project on a bare Debian |
+//! | `boot` | boot a kernel, run an executable in it, return its exit status and files |
+//! | `kbuild` | build a kernel from the source and the series |
+//! | `inside` | run as the first process of the machine |
+//! | `wire` | define what both sides of the machine's boundary share |
+//! | `host` | run processes, write files, take locks, install packages |
 
-mod accel;
-mod bochs;
 mod boot;
-mod cdylib;
 pub mod check;
-mod checkout;
-mod config;
-mod counts;
-mod disk;
-mod error;
-mod executable;
-mod files;
 pub mod fresh;
-mod guest;
 mod host;
-mod initramfs;
-pub mod interrupt;
-mod job;
-mod judge;
-mod kernel;
-mod lanes;
-mod libraries;
-mod line;
-mod lock;
-mod machine;
-mod make;
-mod modules;
-mod mutation;
-mod paths;
-mod ports;
-mod process;
-mod progress;
-mod qemu;
-mod run;
-mod selftests;
-mod series;
-mod source;
-mod transcript;
-mod tree;
-mod variant;
+mod inside;
+mod kbuild;
+mod wire;
 
-pub use accel::Accel;
-pub use cdylib::cdylib;
-pub use counts::COUNTS;
-pub use error::{Error, Result};
-pub use executable::{beside, check as check_executable};
-pub use guest::init_if_first;
-pub use host::browser;
-pub use job::{Exit, OUT, OUT_VARIABLE};
-pub use kernel::{Builder, Kernel, build_dir};
-pub use lanes::lanes;
-pub use libraries::libraries;
-pub use machine::Machine;
-pub use mutation::Mutation;
-pub use paths::{target_dir, workspace_dir};
-pub use process::run_here;
-pub use progress::Progress;
-pub use selftests::{Selftest, selftests};
-pub use transcript::{Said, Transcript};
-pub use variant::Variant;
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
+pub use boot::accel::Accel;
+pub use boot::executable::check as check_executable;
+pub use boot::libraries::libraries;
+pub use boot::machine::Machine;
+pub use host::cargo::{TARGET, beside, cargo, cdylib, this_program};
+pub use host::error::{Error, Result};
+pub use host::interrupt;
+pub use host::lanes::lanes;
+pub use host::packages::browser;
+pub use host::paths::{target_dir, workspace_dir};
+pub use host::process::run_here;
+pub use host::progress::Progress;
+pub use host::transcript::{Said, Transcript};
+pub use inside::init::init_if_first;
+pub use kbuild::kernel::{Builder, Kernel, build_dir};
+pub use kbuild::mutation::Mutation;
+pub use kbuild::selftests::{Selftest, selftests};
+pub use kbuild::variant::Variant;
+pub use wire::job::{COUNTS, Exit, OUT, OUT_VARIABLE};

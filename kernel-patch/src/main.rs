@@ -7,16 +7,13 @@ use std::ffi::OsString;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use clap::Parser;
 use kernel_patch::fresh::Entry;
-use kernel_patch::{Error, Result};
+use kernel_patch::{Error, Result, TARGET};
 
 use crate::cli::{Action, Cli, MachineArgs};
-
-/// The target that executables for the machine are built for.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// What cargo tells the programs that it runs about a package. Passed on to
 /// another cargo, it would seem to be about that one's packages.
@@ -109,7 +106,7 @@ fn cargo(machine: &MachineArgs, args: &[OsString]) -> Result<u8> {
     change_directory(machine)?;
     // Here, not in the first of the runs: what cargo runs, it may run quietly.
     drop(machine.build.builder().build()?);
-    let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let mut cargo = kernel_patch::cargo();
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();
         if OUTER_CARGO.iter().any(|it| text.starts_with(it)) {
@@ -130,11 +127,7 @@ fn cargo(machine: &MachineArgs, args: &[OsString]) -> Result<u8> {
 /// `run` with this command's own options, as cargo's configuration has it: a
 /// list, since a path may have blanks in it.
 fn runner() -> Result<String> {
-    let this = env::current_exe().map_err(|source| Error::Io {
-        doing: "find",
-        path: "this program".into(),
-        source,
-    })?;
+    let this = kernel_patch::this_program()?;
     let here = absolute(Path::new("."))?;
     let options = env::args_os().skip(2).take_while(|arg| arg != "--");
     let words: Vec<_> = [this.into(), "run".into(), "--directory".into(), here.into()]

@@ -9,10 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use super::configurations::Configuration;
 use super::warnings::{Known, Warnings, is_sparse};
-use crate::make::Make;
-use crate::progress::Progress;
-use crate::tree::{self, BUILD};
-use crate::{Error, Result, files, paths};
+use crate::host::error::{Error, Result};
+use crate::host::progress::Progress;
+use crate::host::{files, paths};
+use crate::kbuild::make::Make;
+use crate::kbuild::tree::{self, BUILD};
 
 /// What is made of a kernel that is built whole.
 const WHOLE: &str = "vmlinux modules";

@@ -4,8 +4,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-use crate::process::{self, run};
-use crate::{Error, Result, files};
+use crate::host::error::{Error, Result};
+use crate::host::files;
+use crate::host::process::{self, run};
 
 /// The exceptions' file, beside the patches.
 pub(super) const EXCEPTIONS: &str = "checkpatch.exceptions";

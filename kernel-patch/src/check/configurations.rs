@@ -4,8 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::config::{self, Config};
-use crate::{Error, Result, process};
+use crate::host::error::{Error, Result};
+use crate::host::process;
+use crate::kbuild::config::{self, Config};
 
 /// What all of them have.
 const COMMON: &str = "check.config";

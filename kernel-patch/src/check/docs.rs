@@ -7,12 +7,13 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::warnings::{Known, Warnings};
-use crate::make::Make;
-use crate::process::{self, run};
-use crate::progress::Progress;
-use crate::series::Patch;
-use crate::tree::BUILD;
-use crate::{Error, Result, files};
+use crate::host::error::{Error, Result};
+use crate::host::files;
+use crate::host::process::{self, run};
+use crate::host::progress::Progress;
+use crate::kbuild::make::Make;
+use crate::kbuild::series::Patch;
+use crate::kbuild::tree::BUILD;
 
 /// Where sphinx' files lie in the source.
 const DOCUMENTATION: &str = "Documentation/";

@@ -5,14 +5,15 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::docs::failure;
-use crate::process::{self, run};
-use crate::{Error, Result, files};
+use crate::host::error::Result;
+use crate::host::process::{self, run};
+use crate::host::{files, paths};
 
 /// Has `man` and `mandoc` read each page of a directory, with what they remark
 /// in `log`. Each sees faults that the other does not.
 pub(super) fn lint(dir: &Path, log: &Path) -> Result<Vec<String>> {
     let _ = fs::remove_file(log);
-    let pages = pages(dir)?;
+    let pages = files::list(dir)?;
     if pages.is_empty() {
         return Ok(vec![format!("no pages in {}", dir.display())]);
     }
@@ -47,15 +48,9 @@ pub(super) fn lint(dir: &Path, log: &Path) -> Result<Vec<String>> {
     Ok(found)
 }
 
-/// The pages, by name.
-fn pages(dir: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(dir).map_err(Error::io("read", dir))?;
-    let mut pages = Vec::new();
-    for entry in entries {
-        pages.push(entry.map_err(Error::io("read", dir))?.path());
-    }
-    pages.sort();
-    Ok(pages)
+/// The directory of this project's pages.
+pub(super) fn directory() -> Result<PathBuf> {
+    Ok(paths::workspace_dir()?.join("docs/man"))
 }
 
 fn said(log: &Path) -> Result<String> {
@@ -66,13 +61,13 @@ fn said(log: &Path) -> Result<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{host, paths};
+    use crate::host::{needs, packages};
 
     /// What is found in the page of the bound vcpus with some lines behind it.
     fn found(more: &str) -> Vec<String> {
-        host::ensure(host::MAN).unwrap();
+        packages::ensure(needs::MAN).unwrap();
         let dir = tempfile::tempdir().unwrap();
-        let page = fs::read_to_string(paths::man().unwrap().join("kvm_bind.2")).unwrap();
+        let page = fs::read_to_string(directory().unwrap().join("kvm_bind.2")).unwrap();
         let pages = dir.path().join("pages");
         fs::create_dir(&pages).unwrap();
         fs::write(pages.join("kvm_bind.2"), page + more).unwrap();

@@ -17,10 +17,12 @@ use self::builds::Builds;
 use self::checkpatch::Exceptions;
 use self::docs::Docs;
 use self::worktree::Worktree;
-use crate::lock::Lock;
-use crate::series::{Patch, Series};
-use crate::source::Source;
-use crate::{Error, Result, files, host, kernel, paths};
+use crate::host::error::{Error, Result};
+use crate::host::lock::Lock;
+use crate::host::{files, needs, packages, paths, process};
+use crate::kbuild::kernel;
+use crate::kbuild::series::{self, Patch, Series};
+use crate::kbuild::source::Source;
 
 pub use self::report::{Failure, Outcome, Report, Row};
 
@@ -94,7 +96,7 @@ impl Check {
     /// What kept it from checking. What it finds wrong is in the report.
     pub fn run(&self) -> Result<Report> {
         let started = Instant::now();
-        let dir = self.patches.clone().map_or_else(paths::patches, Ok)?;
+        let dir = self.patches.clone().map_or_else(series::directory, Ok)?;
         // The tools start in the source.
         let dir = std::path::absolute(&dir).map_err(Error::io("find", &dir))?;
         let series = Series::read(&dir)?;
@@ -103,16 +105,16 @@ impl Check {
         if let Some(number) = self.only.filter(|it| !(1..=count).contains(it)) {
             return Err(Error::NoSuchPatch { number, count });
         }
-        host::ensure(host::BUILD)?;
-        host::ensure(host::CHECK)?;
-        host::ensure(host::MAN)?;
-        let work = paths::check()?;
+        packages::ensure(needs::BUILD)?;
+        packages::ensure(needs::CHECK)?;
+        packages::ensure(needs::MAN)?;
+        let work = paths::create(paths::work_dir()?.join("check"))?;
         let _lock = Lock::exclusive(&work, self.wait)?;
         paths::sweep(&work)?;
-        let source = kernel::source(self.source.as_deref())?;
+        let source = kernel::find_source(self.source.as_deref())?;
         let logs = work.join("logs");
         files::remove(&logs)?;
-        paths::made(logs.clone())?;
+        paths::create(logs.clone())?;
         let tree = Worktree::prepare(work.join("linux"), &source, logs.join("git.log"))?;
 
         let mut run = Run {
@@ -176,7 +178,7 @@ impl Run<'_> {
         if applied < patches.len() {
             let number = applied + 1;
             let log = self.log(number, AM);
-            let found = vec![crate::process::tail(&log, 10)];
+            let found = vec![process::tail(&log, 10)];
             self.report.judge(number, AM, found, log);
             return Ok(commits);
         }
@@ -196,7 +198,7 @@ impl Run<'_> {
 
     fn man(&mut self) -> Result<()> {
         let log = self.logs.join("man.log");
-        let found = man::lint(&paths::man()?, &log)?;
+        let found = man::lint(&man::directory()?, &log)?;
         self.report.judge(PAGES, MAN, found, log);
         Ok(())
     }

@@ -8,8 +8,9 @@ use comfy_table::{Cell, Color, ContentArrangement, Table};
 use serde::Serialize;
 
 use super::{AM, CHECKPATCH, DOCS, EXTRA, MAN, PAGES, SELFTESTS, SPARSE, configurations};
-use crate::series::Series;
-use crate::{Result, files};
+use crate::host::error::Result;
+use crate::host::files;
+use crate::kbuild::series::Series;
 
 /// The most lines of one failure that are told outside of its log.
 const LINES: usize = 10;

@@ -4,11 +4,12 @@ use std::fs;
 use std::path::Path;
 
 use super::warnings::{Known, Warnings};
-use crate::make::Make;
-use crate::progress::Progress;
-use crate::series::Patch;
-use crate::tree::BUILD;
-use crate::{Error, Result, files};
+use crate::host::error::{Error, Result};
+use crate::host::files;
+use crate::host::progress::Progress;
+use crate::kbuild::make::Make;
+use crate::kbuild::series::Patch;
+use crate::kbuild::tree::BUILD;
 
 /// Where they lie in the source.
 const SELFTESTS: &str = "tools/testing/selftests/kvm";

@@ -5,11 +5,12 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::progress::Progress;
-use crate::series::Series;
-use crate::source::Source;
-use crate::tree::BUILD;
-use crate::{Error, Result, files, host, process};
+use crate::host::error::{Error, Result};
+use crate::host::progress::Progress;
+use crate::host::{files, needs, packages, process};
+use crate::kbuild::series::Series;
+use crate::kbuild::source::Source;
+use crate::kbuild::tree::BUILD;
 
 /// Written last, so that half a repository is never taken for one.
 const STAMP: &str = ".git/kernel-patch";
@@ -39,7 +40,7 @@ impl Worktree {
     /// Takes the one at `root`, at the source's first commit, or makes it: when
     /// it is of another source, or when git cannot bring it back to that.
     pub(super) fn prepare(root: PathBuf, source: &Source, log: PathBuf) -> Result<Self> {
-        host::ensure(host::GIT)?;
+        packages::ensure(needs::GIT)?;
         let this = Self { root, log };
         let wanted = format!("{source:?}");
         let is_wanted =

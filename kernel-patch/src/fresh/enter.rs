@@ -20,7 +20,8 @@ use nix::unistd::{chdir, chroot};
 use serde::{Deserialize, Serialize};
 
 use super::{CARGO_HOME, TOOLCHAIN, USER};
-use crate::{Error, Result, paths};
+use crate::host::error::{Error, Result};
+use crate::host::paths;
 
 /// The devices that programs expect of any system, and KVM's.
 const DEVICES: [&str; 7] = ["null", "zero", "full", "random", "urandom", "tty", "kvm"];
@@ -67,7 +68,7 @@ impl Entry {
     }
 
     fn mount(&self) -> Result<()> {
-        let inside = |path: &str| paths::made(self.root.join(path.trim_start_matches('/')));
+        let inside = |path: &str| paths::create(self.root.join(path.trim_start_matches('/')));
         let nothing = MsFlags::empty();
         attach(
             Some("sysfs"),

@@ -19,10 +19,13 @@ use nix::unistd::Uid;
 pub use self::enter::Entry;
 pub use self::report::Report;
 use self::root::Root;
-use crate::lock::Lock;
-use crate::progress::Progress;
-use crate::transcript::Transcript;
-use crate::{Error, Result, files, host, paths, process};
+use crate::host::cargo::{TARGET, cargo};
+use crate::host::error::{Error, Result};
+use crate::host::lanes::lanes;
+use crate::host::lock::Lock;
+use crate::host::progress::Progress;
+use crate::host::transcript::Transcript;
+use crate::host::{files, needs, packages, paths, process};
 
 /// The commands that the README promises.
 pub const README: [&str; 3] = ["cargo compare", "cargo test", "cargo conform"];
@@ -127,8 +130,8 @@ impl Fresh {
         if !Uid::effective().is_root() {
             return Err(Error::NotRoot("mounts a root file system"));
         }
-        host::ensure(host::GIT)?;
-        let home = paths::made(paths::root()?.join("fresh"))?;
+        packages::ensure(needs::GIT)?;
+        let home = paths::create(paths::work_dir()?.join("fresh"))?;
         let _lock = Lock::exclusive(&home, self.wait)?;
         paths::sweep(&home)?;
         let scratch = paths::scratch_in(&home)?;
@@ -138,7 +141,7 @@ impl Fresh {
             root: &root,
             toolchain: toolchain()?,
             registry: registry()?,
-            packages: paths::made(home.join("packages"))?,
+            packages: paths::create(home.join("packages"))?,
             timeout: self.timeout,
         };
         let report = machine.try_all(self);
@@ -188,8 +191,8 @@ impl Machine<'_> {
             let work = || self.succeeds(CHECKOUT, command, self.timeout).map(drop);
             report.step(command, work)
         };
-        let lanes = [&fresh.commands, &fresh.beside];
-        let done = crate::lanes(lanes.len(), &lanes, |_, commands| {
+        let both = [&fresh.commands, &fresh.beside];
+        let done = lanes(both.len(), &both, |_, commands| {
             commands.iter().try_for_each(run)
         })?;
         done.into_iter().collect::<Result<()>>()?;
@@ -206,7 +209,7 @@ impl Machine<'_> {
             let unnamed: Vec<_> = installed
                 .into_iter()
                 .filter(|it| !before.contains(it) && !line.contains(it))
-                .filter(|it| !host::is_for_check(it))
+                .filter(|it| !packages::is_for_check(it))
                 .collect();
             holds(unnamed.is_empty(), || {
                 format!("the line does not name {}", unnamed.join(", "))
@@ -218,7 +221,7 @@ impl Machine<'_> {
     /// The ordinary user is told what to paste. Gives the packages of that line.
     fn refused(&self) -> Result<Vec<String>> {
         let (success, said) = self.command(CHECKOUT, FIRST, self.timeout, false)?;
-        let packages = host::packages_to_paste(&said);
+        let packages = packages::packages_to_paste(&said);
         holds(!success && !packages.is_empty(), || {
             "it was not told which packages to install".into()
         })?;
@@ -310,8 +313,8 @@ fn toolchain() -> Result<PathBuf> {
 /// Cargo's registry, with all that the workspace depends on.
 fn registry() -> Result<PathBuf> {
     let _progress = Progress::ours("fetching what the workspace depends on");
-    let mut fetch = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    fetch.args(["fetch", "--locked", "--target", "x86_64-unknown-linux-gnu"]);
+    let mut fetch = cargo();
+    fetch.args(["fetch", "--locked", "--target", TARGET]);
     fetch.arg("--manifest-path");
     fetch.arg(paths::workspace_dir()?.join("Cargo.toml"));
     process::run(fetch, "cargo fetch", &paths::logs()?.join("fetch.log"))?;

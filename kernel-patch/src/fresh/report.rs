@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 
-use crate::{Error, Result};
+use crate::host::error::{Error, Result};
 
 /// How wide the table may be where there is no terminal to say so.
 const WIDTH: u16 = 100;

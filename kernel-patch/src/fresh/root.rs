@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::{CARGO_HOME, USER};
-use crate::process::{git, run};
-use crate::progress::Progress;
-use crate::{Error, Result, files, host, paths};
+use crate::host::error::{Error, Result};
+use crate::host::process::{git, run};
+use crate::host::progress::Progress;
+use crate::host::{files, needs, packages, paths};
 
 /// Debian's release.
 const SUITE: &str = "bookworm";
@@ -27,8 +28,7 @@ impl Root {
     /// Makes one at `path`, which is not there yet. What takes long to make is kept
     /// in `cache` for the next one.
     pub(super) fn make(path: PathBuf, cache: &Path) -> Result<Self> {
-        let log = paths::logs()?.join("fresh.log");
-        let _ = fs::remove_file(&log);
+        let log = paths::new_log("fresh.log")?;
         let base = base(cache, &log)?;
         let _progress = Progress::ours("unpacking Debian");
         fs::create_dir(&path).map_err(Error::io("make", &path))?;
@@ -75,7 +75,7 @@ impl Root {
         useradd.arg(&self.path);
         useradd.args(["useradd", "--create-home", "--shell", "/bin/sh", USER]);
         run(useradd, "useradd", &self.log)?;
-        let cargo = paths::made(self.outside(CARGO_HOME))?;
+        let cargo = paths::create(self.outside(CARGO_HOME))?;
         let all = fs::Permissions::from_mode(0o1777);
         fs::set_permissions(&cargo, all).map_err(Error::io("open to all", &cargo))
     }
@@ -120,7 +120,7 @@ fn base(cache: &Path, log: &Path) -> Result<PathBuf> {
     if files::read(&stamp)?.is_some_and(|it| it == wanted.as_bytes()) && base.exists() {
         return Ok(base);
     }
-    host::ensure(host::FRESH)?;
+    packages::ensure(needs::FRESH)?;
     let _progress = Progress::ours("making a bare Debian 12");
     let mut command = Command::new("mmdebstrap");
     command.args(["--quiet", "--variant=minbase"]);

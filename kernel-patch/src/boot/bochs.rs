@@ -1,0 +1,232 @@
+//! Bochs: its configuration, the disc that it boots, and its terminal.
+
+use std::fs::{self, File};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{io, thread};
+
+use nix::pty::openpty;
+
+use crate::host::error::{Error, Result};
+use crate::host::{needs, process};
+
+/// The program of the emulator.
+pub(crate) const PROGRAM: &str = needs::BOCHS_PROGRAM.name();
+
+/// The processor: the newest of whose state XSAVE has the right size. Those with
+/// more, AVX-512 and protection keys, the kernel finds inconsistent.
+pub(crate) const CPU: &str = "broadwell_ult";
+
+/// The plugins that a machine needs.
+const PLUGINS: [&str; 4] = ["unmapped", "biosdev", "extfpuirq", "serial"];
+/// The display that needs no window.
+const DISPLAY: &str = "term";
+const BIOS: &str = needs::BOCHS_BIOS.name();
+const VGA_BIOS: &str = needs::BOCHS_VGA_BIOS.name();
+const ISOLINUX: &str = needs::ISOLINUX.name();
+const LDLINUX: &str = needs::LDLINUX.name();
+const MKISOFS: &str = needs::GENISOIMAGE.name();
+
+/// What the kernel calls the serial line that carries the ports.
+pub(crate) const LINE: &str = "ttyS1";
+
+/// How many instructions are a second of the machine's time: about as many as it
+/// does in one of ours, so that its timeouts are what they should be.
+const IPS: u32 = 50_000_000;
+
+/// All that one boot needs.
+pub(crate) struct Boot<'a> {
+    pub(crate) memory: &'a str,
+    pub(crate) smp: u32,
+    pub(crate) image: &'a Path,
+    pub(crate) initramfs: &'a Path,
+    pub(crate) cmdline: &'a str,
+    pub(crate) console: &'a Path,
+    /// Where the bytes of the line go.
+    pub(crate) line: &'a Path,
+    /// What Bochs says goes here.
+    pub(crate) log: &'a Path,
+    /// Where there is room for its files.
+    pub(crate) dir: &'a Path,
+}
+
+impl Boot<'_> {
+    /// Makes the disc and the configuration, and the command that boots them.
+    pub(crate) fn command(&self) -> Result<Command> {
+        let disc = self.disc()?;
+        let config = self.file("bochsrc", &self.config(&disc)?)?;
+        // Debian's has its debugger built in, which waits to be told to go on.
+        let debugger = self.file("debugger", "continue\n")?;
+        let mut command = Command::new(PROGRAM);
+        process::clean(&mut command)
+            .env("TERM", "vt100")
+            .arg("-q")
+            .arg("-f")
+            .arg(config)
+            .arg("-rc")
+            .arg(debugger);
+        Ok(command)
+    }
+
+    fn file(&self, name: &str, text: &str) -> Result<PathBuf> {
+        let path = self.dir.join(name);
+        fs::write(&path, text).map_err(Error::io("write", &path))?;
+        Ok(path)
+    }
+
+    /// A disc that boots the kernel.
+    fn disc(&self) -> Result<PathBuf> {
+        let files = self.dir.join("disc");
+        fs::create_dir(&files).map_err(Error::io("make", &files))?;
+        let config = format!(
+            "default linux\nlabel linux\nkernel linux\ninitrd initrd\nappend {}\n",
+            self.cmdline
+        );
+        self.file("disc/isolinux.cfg", &config)?;
+        for (from, name) in [
+            (Path::new(ISOLINUX), "isolinux.bin"),
+            (Path::new(LDLINUX), "ldlinux.c32"),
+            (self.image, "linux"),
+            (self.initramfs, "initrd"),
+        ] {
+            let to = files.join(name);
+            fs::copy(from, &to).map_err(Error::io("write", &to))?;
+        }
+        let disc = self.dir.join("disc.iso");
+        let mut command = Command::new(MKISOFS);
+        process::clean(&mut command)
+            .args(["-quiet", "-R", "-b", "isolinux.bin", "-c", "boot.cat"])
+            .args(["-no-emul-boot", "-boot-load-size", "4", "-boot-info-table"])
+            .arg("-o")
+            .arg(&disc)
+            .arg(&files);
+        process::run(command, MKISOFS, &self.dir.join("genisoimage.log"))?;
+        Ok(disc)
+    }
+
+    fn config(&self, disc: &Path) -> Result<String> {
+        let quoted = |path: &Path| format!("\"{}\"", path.display());
+        let plugins = PLUGINS.map(|name| format!("{name}=1")).join(", ");
+        Ok(format!(
+            "config_interface: textconfig\n\
+             display_library: {DISPLAY}\n\
+             plugin_ctrl: {plugins}\n\
+             romimage: file={BIOS}\n\
+             vgaromimage: file={VGA_BIOS}\n\
+             megs: {}\n\
+             cpu: model={CPU}, count={}, ips={IPS}, reset_on_triple_fault=0\n\
+             clock: sync=none, time0=1704067200\n\
+             ata0-master: type=cdrom, path={}, status=inserted\n\
+             boot: cdrom\n\
+             com1: enabled=1, mode=file, dev={}\n\
+             com2: enabled=1, mode=file, dev={}\n\
+             log: {}\n\
+             panic: action=fatal\n\
+             error: action=report\n\
+             info: action=ignore\n\
+             debug: action=ignore\n",
+            megabytes(self.memory)?,
+            self.smp,
+            quoted(disc),
+            quoted(self.console),
+            quoted(self.line),
+            quoted(self.log),
+        ))
+    }
+}
+
+/// A size of memory in QEMU's words, as Bochs has it.
+fn megabytes(size: &str) -> Result<u32> {
+    let (number, factor) = match size.split_at_checked(size.len().saturating_sub(1)) {
+        Some((number, "G")) => (number, 1024),
+        Some((number, "M")) => (number, 1),
+        _ => (size, 1),
+    };
+    let megabytes = number
+        .parse()
+        .ok()
+        .and_then(|it: u32| it.checked_mul(factor));
+    megabytes.ok_or_else(|| Error::BadMemory(size.into()))
+}
+
+/// A terminal for Bochs, which draws the machine's screen there: nobody looks.
+pub(crate) fn terminal() -> Result<OwnedFd> {
+    let pty = openpty(None, None)
+        .map_err(|errno| Error::io("open", Path::new("/dev/ptmx"))(errno.into()))?;
+    let mut master = File::from(pty.master);
+    // It comes to its end when nobody has the other side open.
+    thread::spawn(move || io::copy(&mut master, &mut io::sink()));
+    Ok(pty.slave)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::host::packages;
+
+    /// The files that a configuration names: all that stand after `=` or `: `, and
+    /// those of the plugins.
+    fn named(config: &str) -> BTreeSet<PathBuf> {
+        let words = config.split([' ', '=', ',', '"', '\n']);
+        let mut files: BTreeSet<_> = words
+            .filter(|word| word.starts_with('/'))
+            .map(PathBuf::from)
+            .collect();
+        let value = |key: &str| {
+            let mut lines = config.lines();
+            lines.find_map(|line| line.strip_prefix(key)).unwrap()
+        };
+        let plugins = value("plugin_ctrl: ").split(", ");
+        let plugins = plugins.map(|plugin| plugin.strip_suffix("=1").unwrap().to_owned());
+        let display = format!("{}_gui", value("display_library: "));
+        let directory = Path::new(needs::BOCHS_TERMINAL.name()).parent().unwrap();
+        files.extend(
+            plugins
+                .chain([display])
+                .map(|name| directory.join(format!("libbx_{name}.so"))),
+        );
+        files
+    }
+
+    /// What Bochs is told to open on the host is what the host is asked for: where
+    /// all of that is there, each of the files opens.
+    #[test]
+    fn the_files_that_the_configuration_names_are_asked_for() {
+        packages::ensure(needs::BOCHS).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let ours = |name: &str| dir.path().join(name);
+        let boot = Boot {
+            memory: "1G",
+            smp: 1,
+            image: &ours("image"),
+            initramfs: &ours("initramfs"),
+            cmdline: "",
+            console: &ours("console"),
+            line: &ours("line"),
+            log: &ours("log"),
+            dir: dir.path(),
+        };
+        let config = boot.config(&ours("disc")).unwrap();
+        let hosts = named(&config);
+        let hosts: Vec<_> = hosts.iter().filter(|it| !it.starts_with(&dir)).collect();
+        assert_eq!(hosts.len(), 2 + PLUGINS.len() + 1, "{config}");
+        let asked: Vec<_> = needs::BOCHS.iter().filter_map(|need| need.file()).collect();
+        for file in hosts {
+            assert!(asked.contains(&file.as_path()), "{}", file.display());
+            File::open(file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        }
+    }
+
+    #[test]
+    fn sizes_of_memory() {
+        for (size, megabytes) in [("1G", Some(1024)), ("512M", Some(512)), ("64", Some(64))] {
+            assert_eq!(self::megabytes(size).ok(), megabytes, "{size}");
+        }
+        for size in ["", "G", "1T", "-1M", "9999999G", "1é"] {
+            assert!(megabytes(size).is_err(), "{size}");
+        }
+    }
+}

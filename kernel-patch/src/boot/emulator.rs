@@ -1,0 +1,165 @@
+//! Boots a machine, and hands on what comes out of it until it goes down.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, PipeReader, PipeWriter, Write};
+use std::os::fd::AsRawFd;
+use std::path::Path;
+use std::process::{Command, ExitStatus, Stdio, id};
+use std::thread;
+use std::time::Instant;
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::signal::Signal;
+
+use crate::boot::machine::Machine;
+use crate::boot::run_dir::RunDir;
+use crate::boot::{bochs, qemu};
+use crate::host::error::{Error, Result};
+use crate::host::process::{Process, drain};
+use crate::kbuild::kernel::Kernel;
+use crate::wire::job::port;
+use crate::wire::line;
+
+/// What an output port may hold before the machine has to wait for us.
+const PIPE: i32 = 1 << 20;
+
+/// Where the bytes of each port go.
+pub(crate) type Sinks<'a> = [&'a mut (dyn Write + Send); port::ALL.len()];
+
+/// A pipe that an emulator opens by the name that /proc gives it. Nothing need
+/// be inherited, so no other child can hold it open.
+struct Port {
+    name: &'static str,
+    reader: PipeReader,
+    writer: PipeWriter,
+}
+
+impl Port {
+    fn new(name: &'static str, dir: &RunDir<'_>) -> Result<Self> {
+        let (reader, writer) = io::pipe().map_err(Error::io("make a pipe for", dir.path()))?;
+        // A small pipe works too, only slower.
+        let _ = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(PIPE));
+        Ok(Self {
+            name,
+            reader,
+            writer,
+        })
+    }
+
+    fn path(&self) -> OsString {
+        format!("/proc/{}/fd/{}", id(), self.writer.as_raw_fd()).into()
+    }
+}
+
+/// Boots by QEMU, each port a device. Gives its status; none when time was up.
+pub(crate) fn qemu(
+    machine: &Machine,
+    kernel: &Kernel,
+    cmdline: &str,
+    dir: &RunDir<'_>,
+    sinks: Sinks<'_>,
+) -> Result<Option<ExitStatus>> {
+    if machine.plugin.is_some() {
+        qemu::check_plugins()?;
+    }
+    let ports = [
+        Port::new(port::STDOUT, dir)?,
+        Port::new(port::STDERR, dir)?,
+        Port::new(port::FILES, dir)?,
+        Port::new(port::EXIT, dir)?,
+    ];
+    let log = dir.log();
+    let said = File::create(&log).map_err(Error::io("write", &log))?;
+    let mut command = qemu::Boot {
+        accel: machine.accel.qemu_args(),
+        cpu: machine.accel.cpu(),
+        smp: machine.smp,
+        memory: &machine.memory,
+        image: &kernel.image(),
+        initramfs: &dir.initramfs(),
+        cmdline,
+        console: &dir.console(),
+        plugin: machine.plugin.as_ref(),
+        ports: ports.each_ref().map(|port| (port.name, port.path())),
+        more: &machine.qemu_args,
+    }
+    .command();
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(said);
+
+    thread::scope(|scope| {
+        let mut writers = Vec::new();
+        let mut readers = Vec::new();
+        for (port, sink) in ports.into_iter().zip(sinks) {
+            writers.push(port.writer);
+            readers.push(scope.spawn(move || {
+                let name = Path::new(port.name);
+                drain(port.reader, sink).map_err(Error::io("hand on the machine's", name))
+            }));
+        }
+        let status = run(machine, command, qemu::PROGRAM);
+        // The readers come to their end once nobody can write any more.
+        drop(writers);
+        let drained = readers
+            .into_iter()
+            .map(|reader| reader.join().expect("draining a pipe does not panic"))
+            .fold(Ok(()), Result::and);
+        status.and_then(|status| drained.map(|()| status))
+    })
+}
+
+/// Boots by Bochs, all ports on one serial line. Gives its status, which is an
+/// error's when the machine went down; none when time was up.
+pub(crate) fn bochs(
+    machine: &Machine,
+    kernel: &Kernel,
+    cmdline: &str,
+    dir: &RunDir<'_>,
+    mut sinks: Sinks<'_>,
+) -> Result<Option<ExitStatus>> {
+    if machine.plugin.is_some() {
+        return Err(Error::NotByBochs("no plugins"));
+    }
+    if !machine.qemu_args.is_empty() {
+        return Err(Error::NotByBochs("no use for arguments of QEMU's"));
+    }
+    let port = Port::new("line", dir)?;
+    let mut command = bochs::Boot {
+        memory: &machine.memory,
+        smp: machine.smp,
+        image: &kernel.image(),
+        initramfs: &dir.initramfs(),
+        cmdline,
+        console: &dir.console(),
+        line: Path::new(&port.path()),
+        log: &dir.log(),
+        dir: dir.path(),
+    }
+    .command()?;
+    let terminal = bochs::terminal()?;
+    let end = || {
+        let copy = terminal.try_clone();
+        copy.map_err(Error::io("open", Path::new("a terminal")))
+    };
+    command.stdin(end()?).stdout(end()?).stderr(end()?);
+    drop(terminal);
+
+    thread::scope(|scope| {
+        let Port { reader, writer, .. } = port;
+        let reader = scope.spawn(|| line::receive(reader, &mut sinks));
+        let status = run(machine, command, bochs::PROGRAM);
+        drop(writer);
+        let received = reader.join().expect("receiving frames does not panic");
+        let received = received.map_err(Error::io("hand on the machine's", Path::new("line")));
+        status.and_then(|status| received.map(|()| status))
+    })
+}
+
+/// Runs an emulator to its end, or as long as it may take.
+fn run(machine: &Machine, command: Command, program: &str) -> Result<Option<ExitStatus>> {
+    let deadline = Instant::now() + machine.timeout;
+    Process::spawn(command, program, Signal::SIGKILL)?.wait(Some(deadline), || ())
+}

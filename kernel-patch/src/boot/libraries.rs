@@ -1,0 +1,125 @@
+//! What a dynamic executable needs of the host, to be run where there is nothing.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use elf::ElfBytes;
+use elf::abi::PT_INTERP;
+use elf::endian::AnyEndian;
+
+use crate::host::error::{Error, Result};
+
+/// The directory for libraries in the machine. They are found there with
+/// `LD_LIBRARY_PATH`: where a dynamic linker looks by itself depends on the
+/// distribution.
+const INSIDE: &str = "/lib";
+
+/// The dynamic linker of `program`, and the libraries that it and `preloaded`
+/// need, `preloaded` included: where each belongs in the machine, and where it
+/// is here. The machine's `LD_LIBRARY_PATH` has to be `/lib`.
+///
+/// # Errors
+///
+/// When `program` has no dynamic linker, or that does not find a library.
+pub fn libraries(program: &Path, preloaded: &Path) -> Result<BTreeMap<PathBuf, PathBuf>> {
+    let linker = linker(program)?;
+    let what = || linker.to_string_lossy().into_owned();
+    let output = Command::new(&linker)
+        .arg("--preload")
+        .arg(preloaded)
+        .arg("--list")
+        .arg(program)
+        .env_clear()
+        .output()
+        .map_err(|source| Error::Spawn {
+            what: what(),
+            source,
+        })?;
+    let list = String::from_utf8_lossy(&output.stdout);
+    let found = list.lines().filter_map(found);
+    let mut libraries: BTreeMap<_, _> = found
+        .map(|(name, path)| (Path::new(INSIDE).join(name), path.into()))
+        .collect();
+    let complete = output.status.success() && output.stderr.is_empty();
+    if !complete || list.contains("not found") {
+        return Err(Error::LibraryMissing {
+            program: program.into(),
+            said: String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into(),
+        });
+    }
+    let name = preloaded.file_name().unwrap_or_default();
+    libraries.insert(Path::new(INSIDE).join(name), preloaded.into());
+    libraries.insert(linker.clone(), linker);
+    Ok(libraries)
+}
+
+/// What a line of the dynamic linker's list says of a library that it found by
+/// its name. Others are of itself, of what was named by a path, and of the
+/// kernel's own.
+fn found(line: &str) -> Option<(&str, &str)> {
+    let (name, rest) = line.trim().split_once(" => ")?;
+    let (path, _address) = rest.rsplit_once(" (")?;
+    Some((name, path))
+}
+
+/// The program that an executable asks to be started by.
+fn linker(program: &Path) -> Result<PathBuf> {
+    let data = fs::read(program).map_err(Error::io("read", program))?;
+    let name = ElfBytes::<AnyEndian>::minimal_parse(&data)
+        .ok()
+        .and_then(|elf| {
+            let interpreter = elf.segments()?.iter().find(|it| it.p_type == PT_INTERP)?;
+            let name = elf.segment_data(&interpreter).ok()?;
+            let name = str::from_utf8(name).ok()?;
+            Some(name.trim_end_matches('\0').to_owned())
+        });
+    name.map(PathBuf::from).ok_or(Error::NotRunnable {
+        path: program.into(),
+        why: "has no dynamic linker",
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::env;
+
+    use super::*;
+
+    #[test]
+    fn a_hosts_program_needs_its_linker_and_libc() {
+        let program = Path::new("/bin/true");
+        let libc = libraries(program, Path::new("/dev/null")).unwrap_err();
+        assert!(libc.to_string().starts_with("/bin/true"), "{libc}");
+
+        let linker = linker(program).unwrap();
+        let list = Command::new(&linker).arg("--list").arg(program).output();
+        let list = String::from_utf8(list.unwrap().stdout).unwrap();
+        let (_, libc) = list
+            .lines()
+            .filter_map(found)
+            .find(|it| it.0 == "libc.so.6")
+            .unwrap();
+        let libraries = libraries(program, Path::new(libc)).unwrap();
+        assert_eq!(libraries[&linker], linker);
+        assert_eq!(libraries[Path::new("/lib/libc.so.6")], Path::new(libc));
+    }
+
+    #[test]
+    fn lists_are_read() {
+        let list = "\tlinux-vdso.so.1 (0x00007f)\n\
+                    \tlibc.so.6 => /lib/x/libc (1).so.6 (0x00007f)\n\
+                    \t/lib64/ld-linux-x86-64.so.2 (0x00007f)\n\
+                    \tlibz.so.1 => not found\n";
+        let found: Vec<_> = list.lines().filter_map(found).collect();
+        assert_eq!(found, [("libc.so.6", "/lib/x/libc (1).so.6")]);
+    }
+
+    #[test]
+    fn a_static_program_has_none() {
+        let this = env::current_exe().unwrap();
+        let error = linker(&this).unwrap_err().to_string();
+        assert!(error.ends_with("has no dynamic linker"), "{error}");
+    }
+}

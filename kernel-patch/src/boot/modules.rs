@@ -1,0 +1,91 @@
+//! The modules that a kernel build has, in an order in which they load.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use elf::ElfBytes;
+use elf::endian::AnyEndian;
+
+use crate::host::error::{Error, Result};
+
+/// All modules of the build; each comes after those that it needs.
+pub(crate) fn in_order(build: &Path) -> Result<Vec<PathBuf>> {
+    let list = build.join("modules.order");
+    let list = fs::read_to_string(&list).map_err(Error::io("read", &list))?;
+    let mut waiting = BTreeMap::new();
+    for object in list.lines() {
+        let path = build.join(object).with_extension("ko");
+        let data = fs::read(&path).map_err(Error::io("read", &path))?;
+        waiting.insert(name(&path), (path, depends(&data)));
+    }
+    let mut order = Vec::new();
+    while let Some(next) = waiting.keys().next().cloned() {
+        visit(&next, &mut waiting, &mut order);
+    }
+    Ok(order)
+}
+
+/// Moves a module, after those that it needs, from one list to the other.
+fn visit(
+    module: &str,
+    waiting: &mut BTreeMap<String, (PathBuf, Vec<String>)>,
+    order: &mut Vec<PathBuf>,
+) {
+    if let Some((path, depends)) = waiting.remove(module) {
+        for depend in depends {
+            visit(&depend, waiting, order);
+        }
+        order.push(path);
+    }
+}
+
+/// The name by which others call a module.
+fn name(path: &Path) -> String {
+    let stem = path.file_stem().unwrap_or_default();
+    stem.to_string_lossy().replace('-', "_")
+}
+
+/// The modules that one needs, as its section `.modinfo` says.
+fn depends(module: &[u8]) -> Vec<String> {
+    let modinfo = ElfBytes::<AnyEndian>::minimal_parse(module)
+        .ok()
+        .and_then(|elf| {
+            let header = elf.section_header_by_name(".modinfo").ok()??;
+            Some(elf.section_data(&header).ok()?.0)
+        });
+    modinfo
+        .unwrap_or_default()
+        .split(|byte| *byte == 0)
+        .find_map(|field| field.strip_prefix(b"depends="))
+        .map(String::from_utf8_lossy)
+        .unwrap_or_default()
+        .split(',')
+        .filter(|name| !name.is_empty())
+        .map(|name| name.replace('-', "_"))
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn needed_ones_come_first() {
+        let entry = |name: &str, depends: &[&str]| {
+            let depends = depends.iter().map(|it| (*it).to_owned()).collect();
+            (name.to_owned(), (PathBuf::from(name), depends))
+        };
+        let mut waiting = BTreeMap::from([
+            entry("amd", &["kvm"]),
+            entry("intel", &["kvm", "builtin"]),
+            entry("kvm", &["bypass"]),
+            entry("bypass", &[]),
+        ]);
+        let mut order = Vec::new();
+        while let Some(next) = waiting.keys().next().cloned() {
+            visit(&next, &mut waiting, &mut order);
+        }
+        assert_eq!(order, ["bypass", "kvm", "amd", "intel"].map(PathBuf::from));
+    }
+}

@@ -1,0 +1,101 @@
+//! What is to be said of a run when it is over.
+
+use std::fs;
+use std::process::ExitStatus;
+
+use crate::boot::accel::Accel;
+use crate::boot::machine::Machine;
+use crate::boot::run_dir::RunDir;
+use crate::host::error::{Error, Result};
+use crate::host::process;
+use crate::wire::job::{Exit, Report};
+
+/// Lines of the console that an error shows.
+const TAIL: usize = 30;
+
+/// How the executable ended, or what came between.
+pub(crate) fn judge(
+    machine: &Machine,
+    status: Option<ExitStatus>,
+    report: &[u8],
+    dir: &RunDir<'_>,
+) -> Result<Exit> {
+    let console = fs::read(dir.console()).unwrap_or_default();
+    let console = String::from_utf8_lossy(&console);
+    let tail = process::tail(&dir.console(), TAIL);
+    if console.contains("Kernel panic - not syncing") {
+        return Err(Error::Panicked {
+            console: dir.keep_console()?,
+            tail,
+        });
+    }
+    if machine.strict
+        && let Some(report) = complaint(&console)
+    {
+        return Err(Error::Complained {
+            console: dir.keep_console()?,
+            report,
+        });
+    }
+    let Some(status) = status else {
+        return Err(Error::TimedOut {
+            after: machine.timeout,
+            console: dir.keep_console()?,
+            tail,
+        });
+    };
+    // A machine that goes down is what Bochs calls a panic: it ends with an error.
+    let by_itself = machine.accel == Accel::Bochs && !report.is_empty();
+    if !status.success() && !by_itself {
+        return Err(Error::EmulatorFailed {
+            name: machine.accel.emulator(),
+            status: status.to_string(),
+            said: process::tail(&dir.log(), TAIL),
+        });
+    }
+    match serde_json::from_slice::<Report>(report) {
+        Ok(report) => report.map_err(Error::Guest),
+        Err(_) => Err(Error::NoExitStatus {
+            console: dir.keep_console()?,
+            tail,
+        }),
+    }
+}
+
+/// The first complaint that does not count as a warning to the kernel, with
+/// what follows it: of lockdep, of RCU, of sleeping where one must not.
+fn complaint(console: &str) -> Option<String> {
+    let text = |line: &str| {
+        line.split_once("] ")
+            .map_or("", |(_, text)| text)
+            .to_owned()
+    };
+    let mut lines = console.lines().map(text);
+    let begins = |line: &String| {
+        ["WARNING: ", "BUG: ", "INFO: "]
+            .iter()
+            .any(|it| line.starts_with(it))
+    };
+    let first = lines.find(begins)?;
+    let report: Vec<_> = [first].into_iter().chain(lines).take(TAIL).collect();
+    Some(report.join("\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn complaints_are_found() {
+        let console = "[    1.0] all is well\n\
+            [    2.0] ======\n\
+            [    2.0] WARNING: possible circular locking\n\
+            [    2.0] somebody is trying to\n";
+        let report = "WARNING: possible circular locking\nsomebody is trying to";
+        assert_eq!(complaint(console).as_deref(), Some(report));
+        assert_eq!(
+            complaint("[    1.0] no BUG: here\nWARNING: of whom?\n"),
+            None
+        );
+    }
+}

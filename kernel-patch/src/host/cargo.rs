@@ -1,0 +1,75 @@
+//! Cargo, and what it builds of this workspace.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use super::error::{Error, Result};
+use super::paths;
+use super::process::run;
+use super::progress::Progress;
+
+/// The target of everything that this workspace builds.
+pub const TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Returns the command of the cargo that runs this program, or of the default one.
+#[must_use]
+pub fn cargo() -> Command {
+    Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+}
+
+/// Builds the crate in `dir` with `features` as a shared library, for a program that
+/// is not part of this workspace. Returns the directory of the library.
+///
+/// The executables of this workspace are static, and a library that is built in the
+/// same way cannot be loaded. It is therefore built with other flags, and in a
+/// directory of its own, so that the workspace's builds stay valid.
+///
+/// # Errors
+///
+/// The crate does not build.
+pub fn cdylib(dir: &Path, features: &[&str]) -> Result<PathBuf> {
+    let name = dir.file_name().unwrap_or_default().to_string_lossy();
+    let target = paths::create(paths::target_dir()?.join(&*name))?;
+    let log = target.join("build.log");
+    let mut command = cargo();
+    command
+        .args(["rustc", "--quiet", "--locked", "--release"])
+        .args(["--crate-type", "cdylib", "--target", TARGET])
+        .args(["--features", &features.join(",")])
+        .arg("--manifest-path")
+        .arg(dir.join("Cargo.toml"))
+        .arg("--target-dir")
+        .arg(&target)
+        .env("RUSTFLAGS", "-Ctarget-feature=-crt-static")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+    let what = format!("building {name}");
+    let _progress = Progress::ours(what.clone());
+    run(command, &what, &log)?;
+    Ok(target.join(TARGET).join("release"))
+}
+
+/// Returns the path of an executable of this workspace, which cargo puts beside the
+/// others. The executables of tests lie one directory below them.
+///
+/// # Errors
+///
+/// The path of the running program is not known.
+pub fn beside(name: &str) -> Result<PathBuf> {
+    let this = this_program()?;
+    let dir = this.parent().unwrap_or(Path::new("/"));
+    let dir = match dir.file_name() {
+        Some(last) if last == "deps" => dir.with_file_name(""),
+        _ => dir.to_path_buf(),
+    };
+    Ok(dir.join(name))
+}
+
+/// Returns the path of the running program.
+///
+/// # Errors
+///
+/// The path is not known.
+pub fn this_program() -> Result<PathBuf> {
+    env::current_exe().map_err(|source| Error::NoProgram { source })
+}

@@ -1,0 +1,100 @@
+//! Whole trees, and files that are never half written.
+
+use std::fs::{self, Metadata};
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use crate::host::error::{Error, Result};
+use crate::host::interrupt;
+
+/// Goes over a tree: `visit` gets each path relative to `root`, directories
+/// before what is in them. What is named `skip` at the top is left out.
+pub(crate) fn walk(
+    root: &Path,
+    skip: impl Fn(&str) -> bool,
+    visit: &mut impl FnMut(&Path, &Metadata) -> Result<()>,
+) -> Result<()> {
+    let mut pending = vec![root.to_path_buf()];
+    while let Some(dir) = pending.pop() {
+        interrupt::check()?;
+        for entry in fs::read_dir(&dir).map_err(Error::io("read", &dir))? {
+            let entry = entry.map_err(Error::io("read", &dir))?;
+            if dir == root && skip(&entry.file_name().to_string_lossy()) {
+                continue;
+            }
+            let path = entry.path();
+            let metadata = entry.metadata().map_err(Error::io("read", &path))?;
+            let relative = path.strip_prefix(root).expect("it lies below the root");
+            visit(relative, &metadata)?;
+            if metadata.is_dir() {
+                pending.push(path);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Makes a second tree, in which `file` makes each file of the first.
+pub(crate) fn replicate(
+    from: &Path,
+    to: &Path,
+    skip: impl Fn(&str) -> bool,
+    file: impl Fn(&Path, &Path) -> io::Result<()>,
+) -> Result<()> {
+    fs::create_dir_all(to).map_err(Error::io("make", to))?;
+    walk(from, skip, &mut |relative, metadata| {
+        let (from, to) = (from.join(relative), to.join(relative));
+        let done = if metadata.is_dir() {
+            fs::create_dir(&to)
+        } else if metadata.is_symlink() {
+            fs::read_link(&from).and_then(|target| symlink(target, &to))
+        } else {
+            file(&from, &to)
+        };
+        done.map_err(Error::io("make", &to))
+    })
+}
+
+/// Returns the paths in a directory, sorted.
+pub(crate) fn list(dir: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(dir).map_err(Error::io("read", dir))?;
+    let paths = entries.map(|entry| Ok(entry.map_err(Error::io("read", dir))?.path()));
+    let mut paths = paths.collect::<Result<Vec<_>>>()?;
+    paths.sort_unstable();
+    Ok(paths)
+}
+
+/// Writes a file that has either its old content or all of the new one, and the
+/// permissions that it had. Another name of the same file keeps the old content.
+pub(crate) fn write(path: &Path, content: &[u8]) -> Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(dir).map_err(Error::io("make", dir))?;
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".new");
+    let new = path.with_file_name(name);
+    fs::write(&new, content).map_err(Error::io("write", &new))?;
+    if let Ok(old) = fs::metadata(path) {
+        fs::set_permissions(&new, old.permissions()).map_err(Error::io("write", &new))?;
+    }
+    fs::rename(&new, path).map_err(Error::io("write", path))
+}
+
+/// Removes a tree, if it is there.
+pub(crate) fn remove(path: &Path) -> Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(Error::io("remove", path)(error))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The content of a file, if it is there.
+pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+    match fs::read(path) {
+        Ok(content) => Ok(Some(content)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Error::io("read", path)(error)),
+    }
+}

@@ -1,0 +1,167 @@
+//! One build at a time; machines may run side by side, and not while the
+//! kernel that they boot is being built. Whatever else may be done by one at a time
+//! locks a directory of its own.
+
+use std::fs::{File, TryLockError};
+use std::io::{Read, Seek, Write};
+use std::path::Path;
+use std::process;
+use std::thread;
+use std::time::Duration;
+
+use crate::host::error::{Error, Result};
+use crate::host::interrupt;
+
+/// How often one that waits looks again.
+const STEP: Duration = Duration::from_millis(200);
+
+/// A lock on a directory, until it is dropped or its process dies.
+#[derive(Debug)]
+pub(crate) struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// To use what is built.
+    pub(crate) fn shared(dir: &Path, wait: bool) -> Result<Self> {
+        let mut file = open(dir)?;
+        obtain(&mut file, dir, wait, File::try_lock_shared)?;
+        Ok(Self { _file: file })
+    }
+
+    /// To use what is built, unless somebody builds there.
+    pub(crate) fn try_shared(dir: &Path) -> Result<Option<Self>> {
+        unless_locked(Self::shared(dir, false))
+    }
+
+    /// To build, unless somebody builds there or uses what is built.
+    pub(crate) fn try_exclusive(dir: &Path) -> Result<Option<Self>> {
+        unless_locked(Self::exclusive(dir, false))
+    }
+
+    /// To build.
+    pub(crate) fn exclusive(dir: &Path, wait: bool) -> Result<Self> {
+        let mut file = open(dir)?;
+        obtain(&mut file, dir, wait, File::try_lock)?;
+        let sign = file
+            .set_len(0)
+            .and_then(|()| file.rewind())
+            .and_then(|()| write!(file, "{}", process::id()));
+        sign.map_err(Error::io("write in", dir))?;
+        Ok(Self { _file: file })
+    }
+}
+
+/// No lock is no error where another directory will do.
+fn unless_locked(lock: Result<Lock>) -> Result<Option<Lock>> {
+    match lock {
+        Ok(lock) => Ok(Some(lock)),
+        Err(Error::Locked { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn open(dir: &Path) -> Result<File> {
+    let path = dir.join("lock");
+    File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(&path)
+        .map_err(Error::io("open", &path))
+}
+
+fn obtain(
+    file: &mut File,
+    dir: &Path,
+    wait: bool,
+    lock: fn(&File) -> Result<(), TryLockError>,
+) -> Result<()> {
+    let mut told = false;
+    loop {
+        match lock(file) {
+            Ok(()) => return Ok(()),
+            Err(TryLockError::Error(error)) => return Err(Error::io("lock", dir)(error)),
+            Err(TryLockError::WouldBlock) if !wait => {
+                return Err(Error::Locked {
+                    holder: holder(file),
+                    path: dir.into(),
+                });
+            }
+            Err(TryLockError::WouldBlock) => {}
+        }
+        if !told {
+            eprintln!(
+                "kernel-patch: waiting: {} in {}",
+                holder(file),
+                dir.display()
+            );
+            told = true;
+        }
+        interrupt::check()?;
+        thread::sleep(STEP);
+    }
+}
+
+/// Who is in the way: one that builds, or else one or more that run machines.
+fn holder(file: &mut File) -> String {
+    let shared = file.try_lock_shared().is_ok();
+    if shared {
+        let _ = file.unlock();
+        return "a machine is running with the kernel".into();
+    }
+    let mut pid = String::new();
+    let read = file.rewind().and_then(|()| file.read_to_string(&mut pid));
+    match read {
+        Ok(1..) => format!("another kernel-patch (pid {pid}) is building"),
+        _ => "another kernel-patch is building".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_builder_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let _builder = Lock::exclusive(dir.path(), false).unwrap();
+        let expected = format!(
+            "another kernel-patch (pid {}) is building in {}; wait for it to end, or pass --wait",
+            process::id(),
+            dir.path().display()
+        );
+        for lock in [Lock::shared, Lock::exclusive] {
+            assert_eq!(lock(dir.path(), false).unwrap_err().to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn machines_share() {
+        let dir = tempfile::tempdir().unwrap();
+        let one = Lock::shared(dir.path(), false).unwrap();
+        let two = Lock::shared(dir.path(), false).unwrap();
+        let error = Lock::exclusive(dir.path(), false).unwrap_err().to_string();
+        assert!(
+            error.starts_with("a machine is running with the kernel in"),
+            "{error}"
+        );
+        assert!(Lock::try_shared(dir.path()).unwrap().is_some());
+        assert!(Lock::try_exclusive(dir.path()).unwrap().is_none());
+        drop((one, two));
+        Lock::exclusive(dir.path(), false).unwrap();
+    }
+
+    #[test]
+    fn waiting_comes_to_an_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Lock::exclusive(dir.path(), false).unwrap();
+        thread::scope(|scope| {
+            let second = scope.spawn(|| Lock::shared(dir.path(), true).map(drop));
+            thread::sleep(STEP);
+            drop(first);
+            second.join().unwrap().unwrap();
+        });
+    }
+}

@@ -1,0 +1,16 @@
+//! The machine that this program runs on: processes, files, locks, progress and
+//! Debian's packages. Nothing here knows what a kernel is.
+
+pub(crate) mod cargo;
+pub(crate) mod disk;
+pub(crate) mod error;
+pub(crate) mod files;
+pub mod interrupt;
+pub(crate) mod lanes;
+pub(crate) mod lock;
+pub(crate) mod needs;
+pub(crate) mod packages;
+pub(crate) mod paths;
+pub(crate) mod process;
+pub(crate) mod progress;
+pub(crate) mod transcript;

@@ -1,0 +1,283 @@
+//! Children that never outlive their use.
+
+use std::env;
+use std::fs::{self, File};
+use std::io::{self, PipeReader, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::prctl;
+use nix::sys::signal::{self, Signal};
+use nix::unistd::{self, Pid};
+
+use crate::host::error::{Error, Result};
+use crate::host::interrupt;
+
+/// What a tool needs of the environment.
+const PASSED: [&str; 3] = ["PATH", "HOME", "TMPDIR"];
+
+/// How often a wait looks around.
+const TICK: Duration = Duration::from_millis(10);
+
+/// How long a child may tidy up when it is asked to end.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A running child, at the head of a process group of its own. It is ended
+/// when this is dropped, and by the kernel when this process dies.
+pub(crate) struct Process {
+    child: Child,
+}
+
+impl Process {
+    /// Starts `command`; `what` names it in errors.
+    ///
+    /// The group keeps a terminal's Ctrl-C away from the child: it is ended
+    /// here, in order, not from two sides. `end` is what it gets when this
+    /// process dies: one that it may catch to tidy up, or SIGKILL.
+    pub(crate) fn spawn(mut command: Command, what: &str, end: Signal) -> Result<Self> {
+        let parent = unistd::getpid();
+        let before_exec = move || {
+            prctl::set_pdeathsig(end)?;
+            if unistd::getppid() == parent {
+                Ok(())
+            } else {
+                Err(io::Error::other("its parent is gone"))
+            }
+        };
+        // SAFETY: between fork and exec the closure makes two system calls and
+        // allocates only on its way to failing; it takes no lock.
+        unsafe { command.process_group(0).pre_exec(before_exec) };
+        let child = command.spawn().map_err(|source| Error::Spawn {
+            what: what.into(),
+            source,
+        })?;
+        Ok(Self { child })
+    }
+
+    /// Waits for the end; `None` when the deadline came first. `tick` is
+    /// called while time passes.
+    pub(crate) fn wait(
+        &mut self,
+        deadline: Option<Instant>,
+        mut tick: impl FnMut(),
+    ) -> Result<Option<ExitStatus>> {
+        loop {
+            if let Some(status) = self.try_wait()? {
+                return Ok(Some(status));
+            }
+            interrupt::check()?;
+            if deadline.is_some_and(|it| Instant::now() >= it) {
+                return Ok(None);
+            }
+            tick();
+            thread::sleep(TICK);
+        }
+    }
+
+    fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
+        self.child
+            .try_wait()
+            .map_err(Error::io("wait for", Path::new("a child")))
+    }
+
+    fn signal(&self, signal: Signal) {
+        // A group that is gone is what is wanted.
+        let _ = signal::killpg(Pid::from_raw(self.child.id() as i32), signal);
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if let Ok(None) = self.try_wait() {
+            self.signal(Signal::SIGTERM);
+            let deadline = Instant::now() + GRACE;
+            while matches!(self.try_wait(), Ok(None)) && Instant::now() < deadline {
+                thread::sleep(TICK);
+            }
+            self.signal(Signal::SIGKILL);
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// Lets a tool see nothing of the environment but what each tool needs.
+pub(crate) fn clean(command: &mut Command) -> &mut Command {
+    let passed = PASSED.into_iter();
+    command
+        .env_clear()
+        .envs(passed.filter_map(|name| Some((name, env::var_os(name)?))))
+        .env("LC_ALL", "C")
+}
+
+/// `git`, which need not know who its user is.
+pub(crate) fn git() -> Command {
+    let mut git = Command::new("git");
+    clean(&mut git);
+    git.args(["-c", "user.name=kernel-patch"]);
+    git.args(["-c", "user.email=kernel-patch@localhost"]);
+    git
+}
+
+/// Runs `command` to its end with all of its output at the end of `log`.
+pub(crate) fn run(command: Command, what: &str, log: &Path) -> Result<()> {
+    run_with(command, what, log, || ())
+}
+
+/// The same. `tick` is called while it runs.
+pub(crate) fn run_with(
+    mut command: Command,
+    what: &str,
+    log: &Path,
+    tick: impl FnMut(),
+) -> Result<()> {
+    let file = append(log)?;
+    let copy = file.try_clone().map_err(Error::io("write", log))?;
+    command.stdin(Stdio::null()).stdout(file).stderr(copy);
+    let status = Process::spawn(command, what, Signal::SIGTERM)?
+        .wait(None, tick)?
+        .expect("a wait without a deadline comes to its end");
+    if status.success() {
+        return Ok(());
+    }
+    let tail = tail(log, 25);
+    if tail.contains("No space left on device") {
+        return Err(Error::DiskFull { path: log.into() });
+    }
+    Err(Error::ToolFailed {
+        what: what.into(),
+        status: status.to_string(),
+        log: log.into(),
+        tail,
+    })
+}
+
+/// Runs `command`, which `what` names, to its end, or as long as it may take. What
+/// it writes to stderr goes to `stderr` as it comes.
+///
+/// # Errors
+///
+/// When it cannot be started, when it takes longer than `timeout`, and when this
+/// process is interrupted. In each case it is ended with all that it has started.
+pub fn run_here(
+    mut command: Command,
+    what: &str,
+    timeout: Duration,
+    stderr: &mut (dyn Write + Send),
+) -> Result<ExitStatus> {
+    let (reader, writer) = io::pipe().map_err(Error::io("make a pipe for", Path::new(what)))?;
+    command.stdin(Stdio::null()).stderr(writer);
+    thread::scope(|scope| {
+        let drained = scope.spawn(|| drain(reader, stderr));
+        let deadline = Instant::now() + timeout;
+        // The command, and the end of the pipe that it holds, is gone then.
+        let status = Process::spawn(command, what, Signal::SIGKILL)
+            .and_then(|mut process| process.wait(Some(deadline), || ()));
+        let drained = drained.join().expect("draining a pipe does not panic");
+        let status = status?.ok_or_else(|| Error::ToolTimedOut {
+            what: what.into(),
+            after: timeout,
+        })?;
+        drained.map_err(Error::io("hand on the output of", Path::new(what)))?;
+        Ok(status)
+    })
+}
+
+/// Hands on what a pipe carries. Goes on reading when nobody wants it any more,
+/// so that the writer does not wait for ever.
+pub(crate) fn drain(mut from: PipeReader, to: &mut (dyn Write + Send)) -> io::Result<()> {
+    let mut buffer = vec![0; 64 << 10];
+    let mut result = Ok(());
+    loop {
+        match from.read(&mut buffer) {
+            Ok(0) => return result,
+            Ok(n) if result.is_ok() => {
+                result = to.write_all(&buffer[..n]).and_then(|()| to.flush());
+            }
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+fn append(log: &Path) -> Result<File> {
+    File::options()
+        .create(true)
+        .append(true)
+        .open(log)
+        .map_err(Error::io("write", log))
+}
+
+/// The last lines of a file; nothing when it is not there.
+pub(crate) fn tail(path: &Path, lines: usize) -> String {
+    let text = fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let mut last: Vec<_> = text.lines().rev().take(lines).map(str::trim_end).collect();
+    last.reverse();
+    last.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        command
+    }
+
+    #[test]
+    fn failure_shows_the_end_of_the_log() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let error = run(shell("seq 100; exit 3"), "counting", &log).unwrap_err();
+        let text = error.to_string();
+        assert!(
+            text.starts_with("counting failed (exit status: 3)"),
+            "{text}"
+        );
+        assert!(
+            text.ends_with("\n99\n100") && !text.contains("\n75\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn full_disk_is_told_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let script = "echo 'cc1: No space left on device'; exit 1";
+        let error = run(shell(script), "cc", &dir.path().join("log")).unwrap_err();
+        assert!(matches!(error, Error::DiskFull { .. }), "{error}");
+    }
+
+    #[test]
+    fn what_is_run_here_is_heard_and_ends_in_time() {
+        let mut said = Vec::new();
+        let long = Duration::from_secs(100);
+        let status = run_here(shell("echo no >&2; exit 3"), "sh", long, &mut said).unwrap();
+        assert_eq!((status.code(), &said[..]), (Some(3), &b"no\n"[..]));
+
+        let short = Duration::from_millis(300);
+        let error = run_here(shell("sleep 1000"), "sleeping", short, &mut said).unwrap_err();
+        assert_eq!(error.to_string(), "sleeping took more than 0 s");
+    }
+
+    #[test]
+    fn dropping_ends_the_whole_group() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("pid");
+        let script = format!("sleep 1000 & echo $! >{}; wait", file.display());
+        let mut process = Process::spawn(shell(&script), "sh", Signal::SIGKILL).unwrap();
+        let soon = Instant::now() + Duration::from_millis(300);
+        assert_eq!(process.wait(Some(soon), || ()).unwrap(), None);
+        let pid = fs::read_to_string(&file).unwrap();
+        drop(process);
+        // Its state is zombie (until somebody reaps it), or it is gone.
+        let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
+        assert!(stat.is_err() || stat.unwrap().contains(") Z "));
+    }
+}

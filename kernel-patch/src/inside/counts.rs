@@ -1,0 +1,29 @@
+//! What the kernel has counted of its own lines, on its way to the host.
+
+use std::fs;
+use std::path::Path;
+
+use crate::host::error::{Error, Result};
+use crate::host::files;
+use crate::wire::job::{COUNTS, OUT};
+
+/// Where the kernel shows them.
+const SHOWN: &str = "/sys/kernel/debug/gcov";
+
+/// Leaves the counts for the host, if the kernel counts.
+pub(crate) fn leave() -> Result<()> {
+    let from = Path::new(SHOWN);
+    if !from.exists() {
+        return Ok(());
+    }
+    let to = Path::new(OUT).join(COUNTS);
+    files::walk(from, |_| false, &mut |file, _| {
+        // Beside each stands a link to where its object was made.
+        if file.extension().is_none_or(|it| it != "gcda") {
+            return Ok(());
+        }
+        let path = from.join(file);
+        let counts = fs::read(&path).map_err(Error::io("read", &path))?;
+        files::write(&to.join(file), &counts)
+    })
+}

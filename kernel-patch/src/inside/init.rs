@@ -1,0 +1,116 @@
+//! The first process of the machine: runs one [`Job`] and turns the lights off.
+//!
+//! A program that boots machines is linked statically, so its own image serves
+//! as the machine's /init: there is no second executable to build, to find or
+//! to hold in step. [`init_if_first`] tells the two lives apart.
+
+use std::convert::Infallible;
+use std::env;
+use std::fs::{self, File};
+use std::io;
+use std::process::{self, Command, Stdio};
+
+use nix::errno::Errno;
+use nix::kmod::{ModuleInitFlags, finit_module};
+use nix::mount::{MsFlags, mount};
+use nix::sys::reboot::{RebootMode, reboot};
+use nix::sys::wait::{WaitStatus, wait};
+use nix::unistd::Pid;
+
+use crate::inside::counts;
+use crate::inside::ports::Ports;
+use crate::wire::job::{Exit, JOB, Job, OUT, Report, WORK, port};
+
+/// Becomes the machine's init when this process is the machine's first, and
+/// returns otherwise. The first thing that a booting program calls.
+pub fn init_if_first() {
+    if process::id() == 1 && env::args().next().as_deref() == Some("/init") {
+        // An error here, and a panic, ends the first process: the kernel
+        // panics, and the host shows the console, where the reason stands.
+        let Err(error) = init();
+        panic!("init: {error}");
+    }
+}
+
+fn init() -> Result<Infallible, String> {
+    mount_all()?;
+    let ports = Ports::open()?;
+    let report = run(&ports);
+    counts::leave().map_err(|error| error.to_string())?;
+    ports
+        .send_files()
+        .and_then(|()| ports.send(&report))
+        .and_then(|()| ports.close())
+        .map_err(|error| format!("the host is gone: {error}"))?;
+    reboot(RebootMode::RB_AUTOBOOT).map_err(|errno| format!("reboot: {errno}"))
+}
+
+fn mount_all() -> Result<(), String> {
+    for (kind, at) in [
+        ("proc", "/proc"),
+        ("sysfs", "/sys"),
+        ("devtmpfs", "/dev"),
+        ("debugfs", "/sys/kernel/debug"),
+        ("tmpfs", "/tmp"),
+        ("tmpfs", WORK),
+    ] {
+        fs::create_dir_all(at)
+            .and_then(|()| {
+                Ok(mount(
+                    Some(kind),
+                    at,
+                    Some(kind),
+                    MsFlags::empty(),
+                    None::<&str>,
+                )?)
+            })
+            .map_err(|error| format!("mount {kind}: {error}"))?;
+    }
+    fs::create_dir(OUT).map_err(|error| format!("{OUT}: {error}"))
+}
+
+fn run(ports: &Ports) -> Report {
+    let job = fs::read(JOB).map_err(|error| format!("{JOB}: {error}"))?;
+    let job: Job = serde_json::from_slice(&job).map_err(|error| format!("{JOB}: {error}"))?;
+    for module in &job.modules {
+        load(module)?;
+    }
+    start(&job, ports)
+        .and_then(reap)
+        .map_err(|error| format!("{}: {error}", job.program))
+}
+
+fn load(module: &str) -> Result<(), String> {
+    let file = File::open(module).map_err(|error| format!("{module}: {error}"))?;
+    match finit_module(file, c"", ModuleInitFlags::empty()) {
+        // KVM's module for the other vendor's processors.
+        Ok(()) | Err(Errno::EOPNOTSUPP) => Ok(()),
+        Err(errno) => Err(format!("{module} does not load: {errno}")),
+    }
+}
+
+fn start(job: &Job, ports: &Ports) -> io::Result<Pid> {
+    let child = Command::new(&job.program)
+        .args(&job.args)
+        .env_clear()
+        .envs(&job.env)
+        .current_dir(WORK)
+        .stdin(Stdio::null())
+        .stdout(ports.stdio(port::STDOUT)?)
+        .stderr(ports.stdio(port::STDERR)?)
+        .spawn()?;
+    Ok(Pid::from_raw(child.id() as i32))
+}
+
+/// Waits for the job, and for every orphan that ends before it.
+fn reap(job: Pid) -> io::Result<Exit> {
+    loop {
+        match wait()? {
+            WaitStatus::Exited(pid, code) if pid == job => return Ok(Exit::Code(code as u8)),
+            WaitStatus::Signaled(pid, signal, _) if pid == job => {
+                return Ok(Exit::Signal(signal as u8));
+            }
+            _ => {}
+        }
+    }
+}

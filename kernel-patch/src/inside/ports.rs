@@ -1,0 +1,171 @@
+//! How the machine speaks to the host: the inner ends of its ports.
+
+use std::collections::BTreeMap;
+use std::env;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, PipeReader, Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use nix::libc::B115200;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::termios::{ControlFlags, SetArg, cfmakeraw, tcdrain, tcgetattr, tcsetattr};
+use nix::unistd::Pid;
+
+use crate::wire::job::{OUT, Report, port};
+use crate::wire::line;
+
+/// The ports, by name.
+pub(crate) struct Ports {
+    files: BTreeMap<&'static str, File>,
+    /// What carries them, if they are not devices of their own.
+    line: Option<Line>,
+}
+
+impl Ports {
+    /// Opens the ports, by the line that the kernel was told of, or else as the
+    /// devices of their names.
+    pub(crate) fn open() -> Result<Self, String> {
+        match env::var_os(line::VARIABLE) {
+            Some(device) => Self::by_line(&device)
+                .map_err(|error| format!("cannot open the line {}: {error}", device.display())),
+            None => Self::devices(),
+        }
+    }
+
+    /// The kernel brings the devices up behind the boot's back.
+    fn devices() -> Result<Self, String> {
+        const LONG: Duration = Duration::from_secs(10);
+        const STEP: Duration = Duration::from_millis(1);
+        let mut waited = Duration::ZERO;
+        let mut files = BTreeMap::new();
+        while files.len() < port::ALL.len() {
+            if waited > LONG {
+                return Err(format!(
+                    "of the serial ports only {:?} came up",
+                    files.keys()
+                ));
+            }
+            Self::open_new(&mut files)
+                .map_err(|error| format!("cannot open a serial port: {error}"))?;
+            thread::sleep(STEP);
+            waited += STEP;
+        }
+        Ok(Self { files, line: None })
+    }
+
+    fn open_new(open: &mut BTreeMap<&'static str, File>) -> io::Result<()> {
+        let Ok(dir) = fs::read_dir("/sys/class/virtio-ports") else {
+            return Ok(());
+        };
+        for entry in dir {
+            let entry = entry?;
+            let Ok(name) = fs::read_to_string(entry.path().join("name")) else {
+                continue;
+            };
+            let Some(name) = port::ALL.into_iter().find(|it| *it == name.trim()) else {
+                continue;
+            };
+            if !open.contains_key(name) {
+                let device = Path::new("/dev").join(entry.file_name());
+                open.insert(name, File::options().write(true).open(device)?);
+            }
+        }
+        Ok(())
+    }
+
+    fn by_line(device: &OsStr) -> io::Result<Self> {
+        let (line, files) = Line::open(&Path::new("/dev").join(device))?;
+        Ok(Self {
+            files,
+            line: Some(line),
+        })
+    }
+
+    /// A port as the standard output of a child.
+    pub(crate) fn stdio(&self, name: &str) -> io::Result<Stdio> {
+        Ok(self.files[name].try_clone()?.into())
+    }
+
+    /// Sends what lies in [`OUT`].
+    pub(crate) fn send_files(&self) -> io::Result<()> {
+        let files = BufWriter::with_capacity(32 << 10, &self.files[port::FILES]);
+        let mut tar = tar::Builder::new(files);
+        tar.mode(tar::HeaderMode::Deterministic);
+        tar.append_dir_all(".", OUT)?;
+        tar.into_inner()?.flush()
+    }
+
+    /// Sends how it ended.
+    pub(crate) fn send(&self, report: &Report) -> io::Result<()> {
+        let text = serde_json::to_vec(report)?;
+        (&self.files[port::EXIT]).write_all(&text)
+    }
+
+    /// Returns when the host has all that was written. A write to a device
+    /// returns no sooner; a line has to come to its end.
+    pub(crate) fn close(self) -> io::Result<()> {
+        drop(self.files);
+        self.line.map_or(Ok(()), Line::close)
+    }
+}
+
+/// A serial line, and the threads that put on it what is written to the ports.
+struct Line {
+    device: Arc<Mutex<File>>,
+    threads: Vec<JoinHandle<io::Result<()>>>,
+}
+
+impl Line {
+    fn open(device: &Path) -> io::Result<(Self, BTreeMap<&'static str, File>)> {
+        let device = File::options().write(true).read(true).open(device)?;
+        let mut mode = tcgetattr(&device)?;
+        cfmakeraw(&mut mode);
+        // nix' function for that is not there when one links statically.
+        mode.control_flags.remove(ControlFlags::CBAUD);
+        mode.control_flags |= ControlFlags::from_bits_retain(B115200);
+        tcsetattr(&device, SetArg::TCSANOW, &mode)?;
+
+        let device = Arc::new(Mutex::new(device));
+        let mut files = BTreeMap::new();
+        let mut threads = Vec::new();
+        for name in port::ALL {
+            let (reader, writer) = io::pipe()?;
+            files.insert(name, File::from(OwnedFd::from(writer)));
+            let device = Arc::clone(&device);
+            threads.push(thread::spawn(move || carry(reader, name, &device)));
+        }
+        Ok((Self { device, threads }, files))
+    }
+
+    /// Nobody but the caller may have a port open any more: what a job has left
+    /// running is killed.
+    fn close(self) -> io::Result<()> {
+        // Where there is nothing to kill, that is an error.
+        let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
+        for thread in self.threads {
+            thread.join().expect("carrying bytes does not panic")?;
+        }
+        let device = self.device.lock().expect("carrying bytes does not panic");
+        Ok(tcdrain(&*device)?)
+    }
+}
+
+/// Puts on the line what is written to a port.
+fn carry(mut from: PipeReader, name: &'static str, device: &Mutex<File>) -> io::Result<()> {
+    let mut bytes = [0; 4096];
+    loop {
+        match from.read(&mut bytes)? {
+            0 => return Ok(()),
+            n => {
+                let mut device = device.lock().expect("carrying bytes does not panic");
+                line::send(&mut *device, name, &bytes[..n])?;
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! A commit of somebody's own tree of the kernel, built as it is: with the
+//! series or a part of it, or with something else, to be compared or bisected.
+
+use std::fs;
+use std::path::Path;
+
+use super::digest;
+use crate::host::error::{Error, Result};
+use crate::host::lock::Lock;
+use crate::host::process::git;
+use crate::host::progress::Progress;
+use crate::host::{needs, packages, paths, process};
+use crate::kbuild::config::Config;
+use crate::kbuild::kernel::Kernel;
+use crate::kbuild::make::Make;
+use crate::kbuild::tree;
+
+impl Kernel {
+    /// Builds what is checked out at `path`, changes that are not committed
+    /// included, with the usual configuration; without the series' own option,
+    /// if the tree does not have it.
+    ///
+    /// It is built in a clone of the tree, which stays as it is. From one commit
+    /// to another the clone goes without a detour, so that only what differs is
+    /// built again.
+    ///
+    /// # Errors
+    ///
+    /// When the tree is not git's, or does not build.
+    pub fn of_checkout(path: &Path) -> Result<Self> {
+        let from = fs::canonicalize(path).map_err(Error::io("find", path))?;
+        packages::ensure(needs::GIT)?;
+        packages::ensure(needs::BUILD)?;
+        let root = paths::work_dir()?;
+        let lock = Lock::exclusive(&root, false)?;
+        paths::sweep(&root)?;
+
+        let commit = commit(&from)?;
+        let name = digest::short([from.as_os_str().as_encoded_bytes()]);
+        let clone = root.join(format!("checkout-{name}"));
+        let log = paths::new_log("build-checkout.log")?;
+        let progress = Progress::ours(format!("building {} ({commit:.12})", from.display()));
+        if !clone.exists() {
+            let scratch = paths::scratch()?;
+            let half = scratch.path().join("linux");
+            let mut git = git();
+            git.args(["clone", "--quiet", "--shared", "--no-checkout"]);
+            git.arg(&from).arg(&half);
+            process::run(git, "git clone", &log)?;
+            fs::rename(&half, &clone).map_err(Error::io("make", &clone))?;
+        }
+        let mut git = git();
+        git.arg("-C").arg(&clone);
+        git.args(["checkout", "--quiet", "--force", "--detach", &commit]);
+        process::run(git, "git checkout", &log)?;
+
+        let config = Config::of_checkout()?;
+        let build = paths::create(clone.join(tree::BUILD))?;
+        let make = Make {
+            tree: &clone,
+            build: &build,
+            log,
+            arch: "x86_64",
+            args: &[],
+            progress,
+        };
+        config.make(&make)?;
+        make.build("bzImage modules")?;
+        drop(lock);
+        let lock = Lock::shared(&root, false)?;
+        Self::built(clone, build, commit[..12].into(), &config, lock)
+    }
+}
+
+/// What is checked out, as a commit: one that no branch has, if there are changes
+/// that are not committed.
+fn commit(tree: &Path) -> Result<String> {
+    let says = |args: &[&str]| {
+        let output = git().arg("-C").arg(tree).args(args).output();
+        let output = output.map_err(Error::io("run git in", tree))?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
+        if output.status.success() {
+            Ok(text(&output.stdout))
+        } else {
+            let (path, detail) = (tree.into(), text(&output.stderr));
+            Err(Error::NoCommit { path, detail })
+        }
+    };
+    let head = says(&["rev-parse", "--verify", "HEAD"])?;
+    let changed = says(&["stash", "create"])?;
+    Ok(if changed.is_empty() { head } else { changed })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(tree: &Path, args: &[&str]) {
+        let status = git().arg("-C").arg(tree).args(args).status().unwrap();
+        assert!(status.success(), "{args:?}");
+    }
+
+    #[test]
+    fn changes_are_a_commit_of_their_own() {
+        let tree = tempfile::tempdir().unwrap();
+        let tree = tree.path();
+        run(tree, &["init", "--quiet"]);
+        fs::write(tree.join("a"), "old").unwrap();
+        run(tree, &["add", "a"]);
+        run(tree, &["commit", "--quiet", "--message", "a"]);
+        let clean = commit(tree).unwrap();
+        assert_eq!(clean.len(), 40);
+        assert_eq!(commit(tree).unwrap(), clean);
+        fs::write(tree.join("a"), "new").unwrap();
+        assert_ne!(commit(tree).unwrap(), clean);
+        assert_eq!(fs::read_to_string(tree.join("a")).unwrap(), "new");
+    }
+
+    #[test]
+    fn what_is_not_gits_is_refused() {
+        let tree = tempfile::tempdir().unwrap();
+        let error = commit(tree.path()).unwrap_err().to_string();
+        assert!(error.contains("is not a tree that git knows"), "{error}");
+    }
+}

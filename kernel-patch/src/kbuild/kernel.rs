@@ -1,0 +1,363 @@
+//! A kernel that is built: where it lies, what it was made of, and its making.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::host::error::{Error, Result};
+use crate::host::lock::Lock;
+use crate::host::progress::Progress;
+use crate::host::{files, needs, packages, paths};
+use crate::kbuild::config::{Config, Counted};
+use crate::kbuild::make::Make;
+use crate::kbuild::mutation::Mutation;
+use crate::kbuild::series::Series;
+use crate::kbuild::source::{self, Source};
+use crate::kbuild::tree::{self, Tree};
+use crate::kbuild::variant::Variant;
+
+/// The trees of mutations.
+const MUTANTS: [&str; 2] = ["linux-mutant", "linux-mutant-2"];
+
+/// What is said of the kernel to be built.
+#[derive(Clone, Debug, Default)]
+pub struct Builder {
+    variant: Variant,
+    source: Option<PathBuf>,
+    mutation: Option<Mutation>,
+    wait: bool,
+}
+
+impl Builder {
+    /// Which kernel.
+    #[must_use]
+    pub fn variant(mut self, variant: Variant) -> Self {
+        self.variant = variant;
+        self
+    }
+
+    /// A tree or a tarball to build from. Otherwise it is the one that was
+    /// last built from, and at first Debian's.
+    #[must_use]
+    pub fn source(mut self, source: impl Into<PathBuf>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// Breaks that kernel in one place. Mutations are built in trees of their
+    /// own, which leaves the kernel proper alone. There are two such trees, so
+    /// that one mutation can be built while a machine runs another.
+    #[must_use]
+    pub fn mutation(mut self, mutation: &Mutation) -> Self {
+        self.mutation = Some(mutation.clone());
+        self
+    }
+
+    /// Whether to wait for another build to end, rather than to fail.
+    #[must_use]
+    pub fn wait(mut self, wait: bool) -> Self {
+        self.wait = wait;
+        self
+    }
+
+    /// Builds what is not built yet, and installs the tools for it if that is
+    /// allowed. Says on stderr what it does.
+    ///
+    /// # Errors
+    ///
+    /// Whatever can go wrong with that: see [`Error`].
+    pub fn build(&self) -> Result<Kernel> {
+        let root = paths::work_dir()?;
+        let mut series = self.variant.series()?;
+        let config = Config::read(self.variant)?;
+        if let Some(mutation) = &self.mutation {
+            series.push(mutation.path())?;
+            return self.build_mutation(&series, &config);
+        }
+        let tree = self.variant.tree()?;
+        loop {
+            let lock = Lock::shared(&root, self.wait)?;
+            if self.is_current(&tree, &series, &config)? {
+                let build = self.variant.build_dir(&tree);
+                let source = tree.root().into();
+                return Kernel::built(source, build, series.id(), &config, lock);
+            }
+            drop(lock);
+            let _lock = Lock::exclusive(&root, self.wait)?;
+            paths::sweep(&root)?;
+            self.make(&tree, &series, &config)?;
+        }
+    }
+
+    /// Builds the mutation in a tree that nobody uses, unless a tree has it
+    /// already. The lock of the kernel proper, on which the mutation is based,
+    /// is shared; each of the trees has a lock of its own.
+    fn build_mutation(&self, series: &Series, config: &Config) -> Result<Kernel> {
+        let proper = Self {
+            mutation: None,
+            ..self.clone()
+        }
+        .build()?;
+        let root = paths::work_dir()?;
+        let places = MUTANTS.map(|name| (root.join(format!("{name}-lock")), root.join(name)));
+        loop {
+            for (lock, tree) in &places {
+                let tree = Tree::new(tree.clone());
+                let Some(lock) = Lock::try_shared(&paths::made(lock.clone())?)? else {
+                    continue;
+                };
+                if self.is_current(&tree, series, config)? {
+                    let build = self.variant.build_dir(&tree);
+                    let source = tree.root().into();
+                    let mut kernel = Kernel::built(source, build, series.id(), config, lock)?;
+                    kernel._proper = Some(proper._lock);
+                    return Ok(kernel);
+                }
+            }
+            let mut free = None;
+            for (lock, tree) in &places {
+                if let Some(lock) = Lock::try_exclusive(lock)? {
+                    free = Some((lock, Tree::new(tree.clone())));
+                    break;
+                }
+            }
+            match free {
+                Some((_lock, tree)) => self.make(&tree, series, config)?,
+                // Both are in use.
+                None => drop(Lock::exclusive(&places[0].0, self.wait)?),
+            }
+        }
+    }
+
+    /// Whether `tree` has a build of the source as it is now.
+    fn is_current(&self, tree: &Tree, series: &Series, config: &Config) -> Result<bool> {
+        let Some(source) = current(self.source.as_deref())? else {
+            return Ok(false);
+        };
+        let stamp = files::read(&stamp(&self.variant.build_dir(tree)))?;
+        Ok(stamp == Some(wanted(&source, series, config)))
+    }
+
+    fn make(&self, tree: &Tree, series: &Series, config: &Config) -> Result<()> {
+        let build = &self.variant.build_dir(tree);
+        packages::ensure(needs::BUILD)?;
+        let source = find_source(self.source.as_deref())?;
+        let first = Variant::Module.tree()?;
+        if self.mutation.is_none() && first.source()?.as_ref() != Some(&source) {
+            first.unpack(&source)?;
+        }
+        if tree.source()?.as_ref() != Some(&source) {
+            tree.link(&first, &source)?;
+        }
+        tree.apply(series)?;
+
+        let proper = self.variant.build_dir(&self.variant.tree()?);
+        match (self.variant, &self.mutation) {
+            // Of the usual build it could keep nothing.
+            (Variant::Debug | Variant::Kcsan, None) => {
+                fs::create_dir_all(build).map_err(Error::io("make", build))?;
+            }
+            (_, None) => seed(build, &Variant::Module.build_dir(&first))?,
+            (_, Some(_)) => seed(build, &proper)?,
+        }
+        let stamp = stamp(build);
+        let _ = fs::remove_file(&stamp);
+        let name = tree.root().file_name().unwrap_or_default();
+        let log = match self.mutation {
+            Some(_) => format!("build-{}-{}.log", name.display(), self.variant.name()),
+            None => format!("build-{}.log", self.variant.name()),
+        };
+        let log = paths::new_log(&log)?;
+        let counted = config.counted().iter();
+        let counted: Vec<_> = counted
+            .map(|object| format!("GCOV_PROFILE_{}=y", object.target))
+            .collect();
+        let make = Make {
+            tree: tree.root(),
+            build,
+            log,
+            arch: "x86_64",
+            args: &counted,
+            progress: Progress::ours(format!(
+                "building Linux {} ({}, series {})",
+                source::VERSION,
+                self.variant.name(),
+                series.id()
+            )),
+        };
+        if self.mutation.is_some() {
+            // No mutation changes the configuration.
+            configure_as(build, &proper)?;
+            make.build("bzImage modules")?;
+        } else {
+            config.make(&make)?;
+            // Headers as headers_install copies them, without the rsync it needs.
+            make.build("bzImage modules headers")?;
+        }
+        files::write(&stamp, &wanted(&source, series, config))
+    }
+}
+
+/// Lets a build begin with what another has built, if it has: only what
+/// differs is made again.
+fn seed(build: &Path, other: &Path) -> Result<()> {
+    if build.exists() || !stamp(other).exists() {
+        return fs::create_dir_all(build).map_err(Error::io("make", build));
+    }
+    let scratch = paths::scratch()?;
+    tree::seed(other, build, scratch.path())
+}
+
+/// Gives a build the configuration of another. Its time stays when it is the
+/// same: `make` would look at everything anew.
+fn configure_as(build: &Path, other: &Path) -> Result<()> {
+    let (ours, theirs) = (build.join(".config"), other.join(".config"));
+    let wanted = fs::read(&theirs).map_err(Error::io("read", &theirs))?;
+    if files::read(&ours)?.is_some_and(|it| it == wanted) {
+        return Ok(());
+    }
+    files::write(&ours, &wanted)
+}
+
+/// What to build from, as it is now; `None` when it must be got first.
+fn current(named: Option<&Path>) -> Result<Option<Source>> {
+    if let Some(path) = named {
+        return Source::find(path).map(Some);
+    }
+    match Variant::Module.tree()?.source()? {
+        // What was unpacked serves on when its tarball is gone.
+        Some(last) if !last.path.exists() => Ok(Some(last)),
+        Some(last) => Source::find(&last.path).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The source that is named, or the one last built from, or Debian's.
+pub(crate) fn find_source(named: Option<&Path>) -> Result<Source> {
+    if let Some(source) = current(named)? {
+        return Ok(source);
+    }
+    packages::ensure(needs::SOURCE)?;
+    Source::find(Path::new(needs::LINUX_SOURCE.name()))
+}
+
+fn stamp(build: &Path) -> PathBuf {
+    build.join(".kernel-patch")
+}
+
+/// What the stamp says of a build that is up to date.
+fn wanted(source: &Source, series: &Series, config: &Config) -> Vec<u8> {
+    format!("{source:?} {} {}", series.id(), config.id()).into_bytes()
+}
+
+/// A built kernel. Nobody builds it anew while this is held.
+#[derive(Debug)]
+pub struct Kernel {
+    source: PathBuf,
+    build: PathBuf,
+    release: String,
+    series: String,
+    config: String,
+    counted: &'static [Counted],
+    /// The lock of the kernel that this one is a mutation of.
+    _proper: Option<Lock>,
+    _lock: Lock,
+}
+
+impl Kernel {
+    /// Describes a kernel to build.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// What was built of `source` in `build`; `name` is what the source is called.
+    pub(crate) fn built(
+        source: PathBuf,
+        build: PathBuf,
+        name: String,
+        config: &Config,
+        lock: Lock,
+    ) -> Result<Self> {
+        let release = build.join("include/config/kernel.release");
+        let release = fs::read_to_string(&release).map_err(Error::io("read", &release))?;
+        Ok(Self {
+            source,
+            build,
+            release: release.trim().into(),
+            series: name,
+            config: config.id(),
+            counted: config.counted(),
+            _proper: None,
+            _lock: lock,
+        })
+    }
+
+    /// The directory that it was built in.
+    #[must_use]
+    pub fn build_dir(&self) -> &Path {
+        &self.build
+    }
+
+    /// The source that it was built from, with the series applied.
+    #[must_use]
+    pub fn source_dir(&self) -> &Path {
+        &self.source
+    }
+
+    /// The image that boots.
+    #[must_use]
+    pub fn image(&self) -> PathBuf {
+        self.build.join("arch/x86/boot/bzImage")
+    }
+
+    /// What it calls itself (`uname -r`).
+    #[must_use]
+    pub fn release(&self) -> &str {
+        &self.release
+    }
+
+    /// The name of what the series changes, `stock` for nothing; of a checkout,
+    /// the commit.
+    #[must_use]
+    pub fn series_id(&self) -> &str {
+        &self.series
+    }
+
+    /// The name of what is asked for of the configuration.
+    #[must_use]
+    pub fn config_id(&self) -> &str {
+        &self.config
+    }
+
+    /// The objects that count how often their lines are reached, below the
+    /// build directory; none but in [`Variant::Debug`]. A machine brings their
+    /// counts back in [`COUNTS`](crate::COUNTS), below what it is told to bring.
+    pub fn counted(&self) -> impl Iterator<Item = &'static Path> {
+        self.counted.iter().map(|object| Path::new(object.path))
+    }
+
+    /// The lines that the series adds or changes, by file.
+    ///
+    /// # Errors
+    ///
+    /// When a file of the source cannot be read.
+    pub fn added_lines(&self) -> Result<BTreeMap<PathBuf, BTreeSet<u32>>> {
+        Tree::new(self.source_dir().into()).added_lines()
+    }
+
+    /// Its headers for user space, to include from.
+    #[must_use]
+    pub fn headers(&self) -> PathBuf {
+        self.build.join("usr/include")
+    }
+}
+
+/// Where a variant's source and build lie, whether it is built or not.
+///
+/// # Errors
+///
+/// When the directory above cannot be made.
+pub fn build_dir(variant: Variant) -> Result<PathBuf> {
+    Ok(variant.build_dir(&variant.tree()?))
+}

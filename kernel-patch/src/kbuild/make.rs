@@ -1,0 +1,224 @@
+//! The kernel's own build.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
+
+use crate::host::error::{Error, Result};
+use crate::host::process::{self, run, run_with};
+use crate::host::progress::Progress;
+
+/// What a build is said to be, so that it is the same bytes everywhere.
+const STAMPS: [&str; 5] = [
+    "KBUILD_BUILD_TIMESTAMP=2007-07-17 00:00:00 UTC",
+    "KBUILD_BUILD_USER=kernel-patch",
+    "KBUILD_BUILD_HOST=kernel-patch",
+    "KBUILD_BUILD_VERSION=1",
+    // A tree inside of somebody's git repository is not of that repository.
+    "LOCALVERSION=",
+];
+
+/// How long a build's pace says nothing yet.
+const EARLY: Duration = Duration::from_secs(10);
+
+/// `make` in one build directory.
+pub(crate) struct Make<'a> {
+    /// The source.
+    pub(crate) tree: &'a Path,
+    /// The directory that is built in.
+    pub(crate) build: &'a Path,
+    /// The architecture, as the kernel's make calls it.
+    pub(crate) arch: &'a str,
+    /// More options and variables of `make`.
+    pub(crate) args: &'a [String],
+    /// Where all output goes.
+    pub(crate) log: PathBuf,
+    /// Where it is told how far it has come.
+    pub(crate) progress: Progress,
+}
+
+impl Make<'_> {
+    /// Makes `targets`, separated by blanks.
+    pub(crate) fn run(&self, targets: &str) -> Result<()> {
+        self.run_of(targets, 0)
+    }
+
+    /// Makes `targets` of a kernel, and shows how far it has come: what all of them
+    /// need is made first, since make can say only then what it would do for them.
+    pub(crate) fn build(&self, targets: &str) -> Result<()> {
+        self.run("prepare")?;
+        self.run_of(targets, self.objects_to_make(targets)?)
+    }
+
+    fn run_of(&self, targets: &str, all: usize) -> Result<()> {
+        let mut objects = Objects::new(&self.log)?;
+        let started = Instant::now();
+        let what = format!("make {targets}");
+        run_with(self.command(targets), &what, &self.log, || {
+            let done = objects.count();
+            if done > 0 {
+                self.progress.at(&share(done, all, started.elapsed()));
+            }
+        })
+    }
+
+    /// How many objects there are to compile, by what make says that it would do.
+    fn objects_to_make(&self, targets: &str) -> Result<usize> {
+        let log = self.log.with_extension("dry-run.log");
+        let _ = fs::remove_file(&log);
+        let mut command = self.command(targets);
+        command.args(["--dry-run", "--keep-going"]);
+        match run(command, "make --dry-run", &log) {
+            // What is linked is not there to be linked, which make says at the end.
+            Ok(()) | Err(Error::ToolFailed { .. }) => {}
+            Err(other) => return Err(other),
+        }
+        let said = fs::read(&log).map_err(Error::io("read", &log))?;
+        let said = String::from_utf8_lossy(&said);
+        // The recipe of an object begins by showing what it does.
+        Ok(said.matches("echo '  CC ").count() + said.matches("echo '  AS ").count())
+    }
+
+    fn command(&self, targets: &str) -> Command {
+        let mut command = Command::new("make");
+        // One's own CFLAGS, CROSS_COMPILE or MAKEFLAGS would make another
+        // kernel, or none.
+        process::clean(&mut command)
+            .arg(format!(
+                "-j{}",
+                available_parallelism().map_or(1, usize::from)
+            ))
+            .arg("-C")
+            .arg(self.tree)
+            .arg(output(self.build))
+            .arg(format!("ARCH={}", self.arch))
+            .args(STAMPS)
+            .args(self.args)
+            .args(targets.split(' '));
+        command
+    }
+}
+
+/// How far a build has come, and about how long the rest takes at the same pace.
+fn share(done: usize, all: usize, took: Duration) -> String {
+    if done > all {
+        // It is not known, or more than make had said.
+        return format!("{done} objects");
+    }
+    let percent = done * 100 / all;
+    let of = format!("{done} of {all} objects");
+    if took < EARLY {
+        return format!("{percent} % ({of})");
+    }
+    let left = took.as_secs_f64() / done as f64 * (all - done) as f64;
+    let left = match left {
+        ..=90.0 => format!("{:.0} s", left.ceil()),
+        _ => format!("{:.0} min", (left / 60.0).ceil()),
+    };
+    // A line of a terminal may have no room for more than the first two.
+    format!("{percent} %, about {left} left ({of})")
+}
+
+fn output(build: &Path) -> std::ffi::OsString {
+    let mut arg = std::ffi::OsString::from("O=");
+    arg.push(build);
+    arg
+}
+
+/// Counts what is compiled by what the log says.
+struct Objects {
+    log: BufReader<File>,
+    line: Vec<u8>,
+    count: usize,
+}
+
+impl Objects {
+    fn new(log: &Path) -> Result<Self> {
+        let file = File::options()
+            .create(true)
+            .append(true)
+            .read(true)
+            .open(log)
+            .map_err(Error::io("write", log))?;
+        Ok(Self {
+            log: BufReader::new(file),
+            line: Vec::new(),
+            count: 0,
+        })
+    }
+
+    /// How many there are by now.
+    fn count(&mut self) -> usize {
+        // A line whose end is not written yet stays for the next time.
+        while let Ok(1..) = self.log.read_until(b'\n', &mut self.line) {
+            if !self.line.ends_with(b"\n") {
+                break;
+            }
+            let line = self.line.trim_ascii_start();
+            self.count += usize::from(line.starts_with(b"CC ") || line.starts_with(b"AS "));
+            self.line.clear();
+        }
+        self.count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+    use crate::host::{needs, packages};
+
+    #[test]
+    fn objects_are_counted_as_they_come() {
+        let mut log = tempfile::NamedTempFile::new().unwrap();
+        let mut objects = Objects::new(log.path()).unwrap();
+        assert_eq!(objects.count(), 0);
+        write!(log, "  CC      a.o\n  LD      b.o\n  AS [M]  c.o\n  C").unwrap();
+        assert_eq!(objects.count(), 2);
+        writeln!(log, "C      d.o").unwrap();
+        assert_eq!(objects.count(), 3);
+    }
+
+    #[test]
+    fn the_share_and_the_time_left_are_told() {
+        let took = |seconds| Duration::from_secs(seconds);
+        for (done, all, seconds, expected) in [
+            (7, 0, 60, "7 objects"),
+            (7, 6, 60, "7 objects"),
+            (1, 300, 2, "0 % (1 of 300 objects)"),
+            (100, 300, 60, "33 %, about 2 min left (100 of 300 objects)"),
+            (200, 300, 60, "66 %, about 30 s left (200 of 300 objects)"),
+            (300, 300, 60, "100 %, about 0 s left (300 of 300 objects)"),
+        ] {
+            assert_eq!(share(done, all, took(seconds)), expected);
+        }
+    }
+
+    /// Make is asked, and what it answers is what it then does.
+    #[test]
+    fn make_says_how_many_objects_it_would_make() {
+        packages::ensure(needs::BUILD).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let makefile =
+            "prepare:\nall: a.o b.o\na.o b.o:\n\t@set -e; echo '  CC      $@'; touch $@\n";
+        fs::write(dir.path().join("Makefile"), makefile).unwrap();
+        let log = dir.path().join("log");
+        let make = Make {
+            tree: dir.path(),
+            build: dir.path(),
+            arch: "x86_64",
+            args: &[],
+            log: log.clone(),
+            progress: Progress::ours("making two objects"),
+        };
+        assert_eq!(make.objects_to_make("all").unwrap(), 2);
+        let mut objects = Objects::new(&log).unwrap();
+        make.build("all").unwrap();
+        assert_eq!(objects.count(), 2);
+        assert_eq!(make.objects_to_make("all").unwrap(), 0);
+    }
+}

@@ -1,0 +1,14 @@
+//! From a kernel source and the patch series to a built kernel. (A directory named
+//! `build` would look generated to many tools.)
+
+pub(crate) mod checkout;
+pub(crate) mod config;
+pub(crate) mod digest;
+pub(crate) mod kernel;
+pub(crate) mod make;
+pub(crate) mod mutation;
+pub(crate) mod selftests;
+pub(crate) mod series;
+pub(crate) mod source;
+pub(crate) mod tree;
+pub(crate) mod variant;

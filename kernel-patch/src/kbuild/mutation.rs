@@ -1,0 +1,161 @@
+//! Patches that break the series on purpose, one place each: a suite that does
+//! not notice is not worth much.
+//!
+//! Each begins with lines that say what it breaks, which property of the suite
+//! is to notice, and on which kernel:
+//!
+//! ```text
+//! Breaks: A call on a vCPU is served to any process.
+//! Caught-by: errors
+//! Kernel: module
+//! ```
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::host::error::{Error, Result};
+use crate::host::{files, paths};
+use crate::kbuild::variant::Variant;
+
+/// One patch on top of the series that breaks it.
+#[derive(Clone, Debug)]
+pub struct Mutation {
+    path: PathBuf,
+    breaks: String,
+    caught_by: String,
+    variant: Variant,
+}
+
+impl Mutation {
+    /// The kernels that there are mutations of: those that properties are tried on.
+    pub const VARIANTS: [Variant; 2] = [Variant::Module, Variant::Debug];
+
+    /// All that there are, in the order of their names.
+    ///
+    /// # Errors
+    ///
+    /// When one cannot be read, or does not say what is to be said of it.
+    pub fn all() -> Result<Vec<Self>> {
+        let paths = files::list(&paths::workspace_dir()?.join("kernel-patch/mutations"))?;
+        let patches = paths.into_iter();
+        let patches = patches.filter(|it| it.extension().is_some_and(|it| it == "patch"));
+        patches.map(Self::read).collect()
+    }
+
+    fn read(path: PathBuf) -> Result<Self> {
+        let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+        let header = |name: &'static str| {
+            let mut lines = text.lines().take_while(|line| !line.is_empty());
+            let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
+            value.ok_or_else(|| Error::BadMutation {
+                path: path.clone(),
+                header: name,
+            })
+        };
+        let kernel = header("Kernel")?;
+        let variant = Self::VARIANTS.into_iter().find(|it| it.name() == kernel);
+        let Some(variant) = variant else {
+            return Err(Error::BadMutation {
+                path,
+                header: "Kernel",
+            });
+        };
+        Ok(Self {
+            breaks: header("Breaks")?.into(),
+            caught_by: header("Caught-by")?.into(),
+            variant,
+            path,
+        })
+    }
+
+    /// The patch.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What it is called by: its file's name, without the extension.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let stem = self.path.file_stem().unwrap_or_default();
+        stem.to_string_lossy().into_owned()
+    }
+
+    /// What it breaks, in a sentence.
+    #[must_use]
+    pub fn breaks(&self) -> &str {
+        &self.breaks
+    }
+
+    /// The property of the suite that is to notice.
+    #[must_use]
+    pub fn caught_by(&self) -> &str {
+        &self.caught_by
+    }
+
+    /// The kernel on which it does.
+    #[must_use]
+    pub fn variant(&self) -> Variant {
+        self.variant
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::kbuild::kernel::Kernel;
+    use crate::kbuild::series::{self, Series};
+    use crate::kbuild::tree::Tree;
+
+    /// Each applies on top of the series, breaks what that changes, and
+    /// something else than the others.
+    #[test]
+    fn mutations_apply() {
+        let kernel = Kernel::builder().wait(true).build().unwrap();
+        let tree = Tree::new(kernel.source_dir().into());
+        let series = Series::read(&series::directory().unwrap()).unwrap();
+        let mut ids = BTreeSet::from([series.id()]);
+        for mutation in Mutation::all().unwrap() {
+            let mut mutated = series.clone();
+            mutated.push(mutation.path()).unwrap();
+            assert_eq!(mutated.files(), series.files(), "{}", mutation.name());
+            assert!(ids.insert(mutated.id()), "{}", mutation.name());
+            tree.patched(&mutated).unwrap();
+        }
+        assert!(ids.len() > 1, "there are mutations");
+    }
+
+    #[test]
+    fn a_mutation_says_what_it_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = |text: &str| {
+            let path = dir.path().join("a-name.patch");
+            fs::write(&path, text).unwrap();
+            Mutation::read(path)
+        };
+        let mutation = read("Breaks: It is.\nCaught-by: calls\nKernel: debug\n\ndiff").unwrap();
+        assert_eq!(mutation.name(), "a-name");
+        assert_eq!(mutation.breaks(), "It is.");
+        assert_eq!(mutation.caught_by(), "calls");
+        assert_eq!(mutation.variant(), Variant::Debug);
+        for (text, missing) in [
+            ("Breaks: It is.\nKernel: debug\n", "Caught-by"),
+            ("Breaks: It is.\nCaught-by: calls\nKernel: tiny\n", "Kernel"),
+            (
+                "Breaks: It is.\nCaught-by: calls\nKernel: stock\n",
+                "Kernel",
+            ),
+            (
+                "Caught-by: calls\nKernel: debug\n\nBreaks: Late.\n",
+                "Breaks",
+            ),
+        ] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(
+                error.ends_with(&format!("no proper line {missing:?}")),
+                "{error}"
+            );
+        }
+    }
+}

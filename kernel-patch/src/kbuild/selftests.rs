@@ -1,0 +1,111 @@
+//! KVM's own tests, which come with the kernel's source: built against its
+//! headers, otherwise as they are.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use crate::host::error::{Error, Result};
+use crate::host::lock::Lock;
+use crate::host::progress::Progress;
+use crate::host::{files, needs, packages, paths};
+use crate::kbuild::kernel::Kernel;
+use crate::kbuild::make::Make;
+use crate::kbuild::tree::{self, Tree};
+
+/// Where they are in the source.
+const SOURCES: &str = "tools/testing/selftests/kvm";
+
+/// One of the tests.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Selftest {
+    /// What their Makefile calls it: its path without an extension.
+    pub name: String,
+    /// The executable. It is linked dynamically, see
+    /// [`libraries`](crate::libraries).
+    pub path: PathBuf,
+}
+
+/// Builds KVM's selftests from the source of `kernel`, as far as they are not
+/// built yet, and lists them by name. Says on stderr what it does, and waits for
+/// another that builds them.
+///
+/// # Errors
+///
+/// Whatever can go wrong with that: see [`Error`].
+pub fn selftests(kernel: &Kernel) -> Result<Vec<Selftest>> {
+    let out = kernel
+        .source_dir()
+        .join(format!("{}-selftests", tree::BUILD));
+    fs::create_dir_all(&out).map_err(Error::io("make", &out))?;
+    let _lock = Lock::exclusive(&out, true)?;
+    let built = out.join("kvm");
+    let stamp = out.join("stamp");
+    let source = Tree::new(kernel.source_dir().into()).source()?;
+    let wanted = format!("{source:?} {}", kernel.series_id()).into_bytes();
+    if files::read(&stamp)?.as_ref() != Some(&wanted) {
+        packages::ensure(needs::BUILD)?;
+        // It takes half a minute, and nothing is left of what is no test any more.
+        files::remove(&built)?;
+        fs::create_dir(&built).map_err(Error::io("make", &built))?;
+        build(kernel, &built)?;
+        files::write(&stamp, &wanted)?;
+    }
+    list(&built)
+}
+
+fn build(kernel: &Kernel, built: &Path) -> Result<()> {
+    let log = paths::new_log("build-selftests.log")?;
+    let make = Make {
+        tree: &kernel.source_dir().join(SOURCES),
+        build: built,
+        arch: "x86_64",
+        args: &[
+            format!("OUTPUT={}", built.display()),
+            format!("KHDR_INCLUDES=-isystem {}", kernel.headers().display()),
+            // All of it goes into a machine's memory.
+            "EXTRA_CFLAGS=-g0".into(),
+        ],
+        log,
+        progress: Progress::ours(format!(
+            "building KVM's selftests (series {})",
+            kernel.series_id()
+        )),
+    };
+    make.run("all")
+}
+
+/// The executables below a directory.
+fn list(built: &Path) -> Result<Vec<Selftest>> {
+    let mut tests = Vec::new();
+    files::walk(built, |_| false, &mut |name, metadata| {
+        if metadata.is_file() && metadata.permissions().mode() & 0o111 != 0 {
+            tests.push(Selftest {
+                name: name.to_string_lossy().into_owned(),
+                path: built.join(name),
+            });
+        }
+        Ok(())
+    })?;
+    tests.sort_unstable();
+    Ok(tests)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn executables_are_the_tests() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, mode) in [("b", 0o755), ("b.o", 0o644), ("x86_64/a", 0o755)] {
+            let path = dir.path().join(name);
+            files::write(&path, b"").unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let tests = list(dir.path()).unwrap();
+        let names: Vec<_> = tests.iter().map(|test| test.name.as_str()).collect();
+        assert_eq!(names, ["b", "x86_64/a"]);
+        assert_eq!(tests[1].path, dir.path().join("x86_64/a"));
+    }
+}

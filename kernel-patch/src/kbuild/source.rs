@@ -1,0 +1,145 @@
+//! Where the kernel's source comes from.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde::{Deserialize, Serialize};
+
+use crate::host::error::{Error, Result};
+use crate::host::process::run;
+use crate::host::progress::Progress;
+use crate::host::{disk, files, paths};
+
+/// The version that the series is for.
+pub(crate) const VERSION: &str = "6.12";
+
+/// A tree or a tarball, and by what a change of it shows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Source {
+    pub(crate) path: PathBuf,
+    identity: String,
+}
+
+impl Source {
+    /// Looks at a tree or a tarball.
+    pub(crate) fn find(path: &Path) -> Result<Self> {
+        let path = fs::canonicalize(path).map_err(Error::io("find", path))?;
+        let metadata = fs::metadata(&path).map_err(Error::io("read", &path))?;
+        let (mut bytes, mut newest) = (0, (metadata.mtime(), metadata.mtime_nsec()));
+        if metadata.is_dir() {
+            check_version(&path, &path)?;
+            files::walk(&path, is_git, &mut |_, file| {
+                if file.is_file() {
+                    bytes += file.len();
+                }
+                newest = newest.max((file.mtime(), file.mtime_nsec()));
+                Ok(())
+            })?;
+        } else {
+            bytes = metadata.len();
+        }
+        let (seconds, nanoseconds) = newest;
+        let identity = format!("{bytes} bytes, {seconds}.{nanoseconds:09}");
+        Ok(Self { path, identity })
+    }
+
+    /// Makes a tree of it at `to`; it is not there before it is complete.
+    pub(crate) fn unpack(&self, to: &Path) -> Result<()> {
+        disk::check(&paths::work_dir()?)?;
+        // Beside it, below the lock that its maker holds.
+        let scratch = paths::scratch_in(to.parent().expect("a tree lies in a directory"))?;
+        let tree = scratch.path().join("linux");
+        let log = paths::logs()?.join("unpack.log");
+        let _progress = Progress::ours(format!("unpacking {}", self.path.display()));
+        let mut command;
+        if self.path.is_dir() {
+            files::replicate(&self.path, &tree, is_git, |from, to| {
+                fs::copy(from, to).map(drop)
+            })?;
+            // A tree that was built in serves no other build directory.
+            command = Command::new("make");
+            command.args(["-s", "mrproper", "-C"]).arg(&tree);
+        } else {
+            fs::create_dir(&tree).map_err(Error::io("make", &tree))?;
+            command = Command::new("tar");
+            command
+                .args(["--extract", "--no-same-owner", "--strip-components=1"])
+                .arg("--file")
+                .arg(&self.path)
+                .arg("--directory")
+                .arg(&tree);
+        }
+        run(command, "unpacking the source", &log)?;
+        check_version(&tree, &self.path)?;
+        fs::rename(&tree, to).map_err(Error::io("make", to))
+    }
+}
+
+fn is_git(name: &str) -> bool {
+    name == ".git"
+}
+
+/// Fails unless `tree`, which came from `path`, is of the series' version.
+fn check_version(tree: &Path, path: &Path) -> Result<()> {
+    let makefile = files::read(&tree.join("Makefile"))?.unwrap_or_default();
+    match version(&String::from_utf8_lossy(&makefile)) {
+        Some(version) if version == VERSION => Ok(()),
+        other => Err(Error::WrongSource {
+            path: path.into(),
+            found: other.map_or("no kernel source".into(), |it| format!("Linux {it}")),
+            wanted: VERSION,
+        }),
+    }
+}
+
+fn version(makefile: &str) -> Option<String> {
+    let field = |name: &str| {
+        makefile
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix('='))
+            .map(str::trim)
+    };
+    Some(format!("{}.{}", field("VERSION")?, field("PATCHLEVEL")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn another_version_is_refused() {
+        let tree = tempfile::tempdir().unwrap();
+        let error = Source::find(tree.path()).unwrap_err().to_string();
+        assert!(error.ends_with("is no kernel source; the patch series is for Linux 6.12"));
+        let makefile = "# GPL\nVERSION = 6\nPATCHLEVEL = 13\nSUBLEVEL = 1\n";
+        fs::write(tree.path().join("Makefile"), makefile).unwrap();
+        let error = Source::find(tree.path()).unwrap_err().to_string();
+        assert!(
+            error.ends_with("is Linux 6.13; the patch series is for Linux 6.12"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn an_edit_changes_the_identity() {
+        let tree = tempfile::tempdir().unwrap();
+        let makefile = "VERSION = 6\nPATCHLEVEL = 12\n";
+        fs::write(tree.path().join("Makefile"), makefile).unwrap();
+        let before = Source::find(tree.path()).unwrap();
+        assert_eq!(before, Source::find(tree.path()).unwrap());
+        fs::write(tree.path().join("Kconfig"), "more").unwrap();
+        assert_ne!(before, Source::find(tree.path()).unwrap());
+    }
+
+    #[test]
+    fn a_missing_one_is_named() {
+        let error = Source::find(Path::new("/no/linux.tar.xz")).unwrap_err();
+        assert!(
+            error
+                .to_string()
+                .starts_with("cannot find /no/linux.tar.xz: No such file")
+        );
+    }
+}

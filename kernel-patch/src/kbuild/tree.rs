@@ -1,0 +1,299 @@
+//! The unpacked source, with one series or another applied.
+//!
+//! Only the files that differ are written when the series changes, so that
+//! `make` has only those to build anew. An interruption leaves nothing that
+//! the next run does not repair: whatever a series may have touched is listed
+//! before, and the series' name is written after.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use similar::{ChangeTag, TextDiff};
+use tempfile::TempDir;
+
+use crate::host::error::{Error, Result};
+use crate::host::{files, paths, process};
+use crate::kbuild::series::Series;
+use crate::kbuild::source::Source;
+
+/// A source tree of our own. Its builds lie in it too, in directories named
+/// [`BUILD`] and more: the kernel's make then names the sources by `..`, and a
+/// build does not depend on where it lies.
+pub(crate) struct Tree {
+    root: PathBuf,
+}
+
+/// The beginning of a build directory's name.
+pub(crate) const BUILD: &str = "build";
+
+/// What is known of the tree, by file, in a directory at its top.
+const STATE: &str = ".kernel-patch";
+const SOURCE: &str = "source";
+const SERIES: &str = "series";
+const TOUCHED: &str = "touched";
+const PRISTINE: &str = "pristine";
+
+impl Tree {
+    pub(crate) fn new(root: PathBuf) -> Self {
+        Self { root }
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The source that it was made of, if it is there.
+    pub(crate) fn source(&self) -> Result<Option<Source>> {
+        let content = files::read(&self.state(SOURCE))?;
+        Ok(content.and_then(|json| serde_json::from_slice(&json).ok()))
+    }
+
+    /// Makes it of a source.
+    pub(crate) fn unpack(&self, source: &Source) -> Result<()> {
+        files::remove(&self.root)?;
+        source.unpack(&self.root)?;
+        self.set_source(source)
+    }
+
+    /// Makes it of another tree; files have both names until one is changed.
+    pub(crate) fn link(&self, other: &Self, source: &Source) -> Result<()> {
+        files::remove(&self.root)?;
+        let skip = |name: &str| name.starts_with(BUILD);
+        let scratch = paths::scratch()?;
+        let tree = scratch.path().join("linux");
+        files::replicate(&other.root, &tree, skip, |from, to| fs::hard_link(from, to))?;
+        let state = tree.join(STATE);
+        fs::remove_file(state.join(SOURCE)).map_err(Error::io("remove", &state))?;
+        fs::rename(&tree, &self.root).map_err(Error::io("make", &self.root))?;
+        self.set_source(source)
+    }
+
+    /// Brings it to what `series` makes of the source.
+    pub(crate) fn apply(&self, series: &Series) -> Result<()> {
+        let id = series.id();
+        if files::read(&self.state(SERIES))?.is_some_and(|it| it == id.as_bytes()) {
+            return Ok(());
+        }
+        let before = self.touched()?;
+        let after = series.files();
+        for file in after.difference(&before) {
+            self.save(file)?;
+        }
+        let scratch = self.patched(series)?;
+
+        let both: BTreeSet<_> = before.union(&after).cloned().collect();
+        self.set_touched(&both)?;
+        for file in &both {
+            let wanted = if after.contains(file) {
+                scratch.path().join(file)
+            } else {
+                self.pristine(file)
+            };
+            self.put(file, &wanted)?;
+        }
+        files::write(&self.state(SERIES), id.as_bytes())?;
+        self.set_touched(&after)
+    }
+
+    /// What `series` makes of those files of the source that it changes, all
+    /// of which a series has changed before.
+    pub(crate) fn patched(&self, series: &Series) -> Result<TempDir> {
+        let scratch = paths::scratch()?;
+        for file in series.files() {
+            if let Some(content) = files::read(&self.pristine(&file))? {
+                files::write(&scratch.path().join(&file), &content)?;
+            }
+        }
+        series.apply(scratch.path())?;
+        Ok(scratch)
+    }
+
+    /// The lines of its files that the source does not have, by file.
+    pub(crate) fn added_lines(&self) -> Result<BTreeMap<PathBuf, BTreeSet<u32>>> {
+        let mut added = BTreeMap::new();
+        for file in self.touched()? {
+            let text = |path: &Path| -> Result<String> {
+                let content = files::read(path)?.unwrap_or_default();
+                Ok(String::from_utf8_lossy(&content).into_owned())
+            };
+            let (old, new) = (text(&self.pristine(&file))?, text(&self.root.join(&file))?);
+            let diff = TextDiff::from_lines(&old, &new);
+            let lines = diff.iter_all_changes().filter_map(|change| {
+                let index = change
+                    .new_index()
+                    .filter(|_| change.tag() == ChangeTag::Insert);
+                Some(index? as u32 + 1)
+            });
+            added.insert(file.into(), lines.collect());
+        }
+        Ok(added)
+    }
+
+    fn state(&self, name: &str) -> PathBuf {
+        self.root.join(STATE).join(name)
+    }
+
+    /// The source's own content of a file that a series may have changed; not
+    /// there when the source has no such file.
+    fn pristine(&self, file: &str) -> PathBuf {
+        self.state(PRISTINE).join(file)
+    }
+
+    fn set_source(&self, source: &Source) -> Result<()> {
+        let json = serde_json::to_vec(source).expect("a path and a text become JSON");
+        files::write(&self.state(SOURCE), &json)
+    }
+
+    fn touched(&self) -> Result<BTreeSet<String>> {
+        let content = files::read(&self.state(TOUCHED))?.unwrap_or_default();
+        Ok(String::from_utf8_lossy(&content)
+            .lines()
+            .map(String::from)
+            .collect())
+    }
+
+    fn set_touched(&self, touched: &BTreeSet<String>) -> Result<()> {
+        let lines: String = touched.iter().map(|file| format!("{file}\n")).collect();
+        files::write(&self.state(TOUCHED), lines.as_bytes())
+    }
+
+    fn save(&self, file: &str) -> Result<()> {
+        match files::read(&self.root.join(file))? {
+            Some(content) => files::write(&self.pristine(file), &content),
+            None => Ok(()),
+        }
+    }
+
+    /// Makes a file of the tree what `wanted` is, or removes it.
+    fn put(&self, file: &str, wanted: &Path) -> Result<()> {
+        let path = self.root.join(file);
+        let (old, new) = (files::read(&path)?, files::read(wanted)?);
+        if old == new {
+            return Ok(());
+        }
+        let Some(new) = new else {
+            return fs::remove_file(&path).map_err(Error::io("remove", &path));
+        };
+        files::write(&path, &new)?;
+        if old.is_none() {
+            let permissions = fs::metadata(wanted).and_then(|it| {
+                // A script of the series can be run.
+                fs::set_permissions(&path, it.permissions())
+            });
+            permissions.map_err(Error::io("write", &path))?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes the build directory `to` of another one: what they have in common is
+/// not built again. It is not there before it is complete.
+pub(crate) fn seed(from: &Path, to: &Path, scratch: &Path) -> Result<()> {
+    let copy = scratch.join(BUILD);
+    let mut cp = Command::new("cp");
+    cp.args(["--archive", "--reflink=auto"])
+        .arg(from)
+        .arg(&copy);
+    process::run(cp, "cp", &paths::logs()?.join("seed.log"))?;
+    fs::rename(&copy, to).map_err(Error::io("make", to))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn series(diff: &str) -> Series {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("0001-a.patch"), diff).unwrap();
+        Series::read(dir.path()).unwrap()
+    }
+
+    fn change(file: &str, to: &str) -> String {
+        format!(
+            "diff --git a/{file} b/{file}\n--- a/{file}\n+++ b/{file}\n@@ -1 +1 @@\n-old\n+{to}\n"
+        )
+    }
+
+    fn make(file: &str) -> String {
+        format!(
+            "diff --git a/{file} b/{file}\nnew file mode 100644\n--- /dev/null\n+++ b/{file}\n@@ -0,0 +1 @@\n+made\n"
+        )
+    }
+
+    fn tree(dir: &tempfile::TempDir) -> Tree {
+        for file in ["a", "b", "c"] {
+            fs::write(dir.path().join(file), "old\n").unwrap();
+        }
+        Tree::new(dir.path().into())
+    }
+
+    fn contents(dir: &tempfile::TempDir) -> Vec<String> {
+        ["a", "b", "c", "d/e"]
+            .map(|file| fs::read_to_string(dir.path().join(file)).unwrap_or_default())
+            .map(|text| text.trim().to_owned())
+            .into()
+    }
+
+    #[test]
+    fn from_one_series_to_another_and_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = tree(&dir);
+        tree.apply(&series(&(change("a", "new") + &make("d/e"))))
+            .unwrap();
+        assert_eq!(contents(&dir), ["new", "old", "old", "made"]);
+        let untouched = fs::metadata(dir.path().join("a"))
+            .unwrap()
+            .modified()
+            .unwrap();
+        tree.apply(&series(&(change("a", "new") + &change("b", "new"))))
+            .unwrap();
+        assert_eq!(contents(&dir), ["new", "new", "old", ""]);
+        let now = fs::metadata(dir.path().join("a"))
+            .unwrap()
+            .modified()
+            .unwrap();
+        assert_eq!(untouched, now);
+        tree.apply(&Series::default()).unwrap();
+        assert_eq!(contents(&dir), ["old", "old", "old", ""]);
+    }
+
+    #[test]
+    fn added_lines_are_those_that_the_source_lacks() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a"), "old\n2\n3\n4\n5\n").unwrap();
+        let tree = Tree::new(dir.path().into());
+        let diff = "diff --git a/a b/a\n--- a/a\n+++ b/a\n@@ -1,5 +1,6 @@\n\
+            -old\n+first\n+second\n 2\n-3\n 4\n 5\n+last\n";
+        tree.apply(&series(&(diff.to_owned() + &make("d/e"))))
+            .unwrap();
+        let expected = [("a".into(), [1, 2, 6].into()), ("d/e".into(), [1].into())];
+        assert_eq!(tree.added_lines().unwrap(), expected.into());
+    }
+
+    #[test]
+    fn an_interrupted_change_is_repaired() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = tree(&dir);
+        tree.apply(&series(&change("a", "new"))).unwrap();
+        // As if the next series had been interrupted between two files.
+        tree.save("b").unwrap();
+        tree.set_touched(&["a", "b", "d/e"].map(String::from).into())
+            .unwrap();
+        fs::write(dir.path().join("b"), "half").unwrap();
+        files::write(&dir.path().join("d/e"), b"half").unwrap();
+        tree.apply(&series(&change("c", "new"))).unwrap();
+        assert_eq!(contents(&dir), ["old", "old", "new", ""]);
+    }
+
+    #[test]
+    fn a_series_that_fails_leaves_the_tree() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = tree(&dir);
+        tree.apply(&series(&change("a", "new"))).unwrap();
+        tree.apply(&series(&(change("b", "new") + &make("c"))))
+            .unwrap_err();
+        assert_eq!(contents(&dir), ["new", "old", "old", ""]);
+    }
+}

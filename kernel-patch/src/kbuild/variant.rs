@@ -1,0 +1,75 @@
+//! The kernels that can be made of the source.
+
+use std::path::PathBuf;
+
+use crate::host::error::Result;
+use crate::host::paths;
+use crate::kbuild::series::{self, Series};
+use crate::kbuild::tree::{self, Tree};
+
+/// Which kernel to make of the source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Variant {
+    /// Patched, with KVM as modules, as distributions build it.
+    #[default]
+    Module,
+    /// Patched, with KVM built in.
+    BuiltIn,
+    /// Patched, with KVM as modules, and with all that the kernel can check of
+    /// itself: KASAN, lockdep and more; faults can be injected into it, and it
+    /// knows which lines of KVM's code were reached.
+    Debug,
+    /// Patched, with KVM as modules, and with KCSAN, which reports data races.
+    Kcsan,
+    /// The source as it is, with KVM as modules.
+    Stock,
+}
+
+impl Variant {
+    /// All of them, by the names that the command line uses.
+    pub const NAMES: [(&'static str, Self); 5] = [
+        ("module", Self::Module),
+        ("builtin", Self::BuiltIn),
+        ("debug", Self::Debug),
+        ("kcsan", Self::Kcsan),
+        ("stock", Self::Stock),
+    ];
+
+    /// What the command line calls it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        let named = Self::NAMES
+            .into_iter()
+            .find(|(_, variant)| *variant == self);
+        named.expect("each variant has a name").0
+    }
+
+    pub(crate) fn tree(self) -> Result<Tree> {
+        let name = match self {
+            Self::Stock => "linux-stock",
+            Self::Debug => "linux-debug",
+            Self::Module | Self::BuiltIn | Self::Kcsan => "linux-patched",
+        };
+        Ok(Tree::new(paths::work_dir()?.join(name)))
+    }
+
+    pub(crate) fn build_dir(self, tree: &Tree) -> PathBuf {
+        tree.root().join(match self {
+            Self::BuiltIn | Self::Debug | Self::Kcsan => {
+                format!("{}-{}", tree::BUILD, self.name())
+            }
+            Self::Module | Self::Stock => tree::BUILD.into(),
+        })
+    }
+
+    pub(crate) fn series(self) -> Result<Series> {
+        if self == Self::Stock {
+            return Ok(Series::default());
+        }
+        let mut series = Series::read(&series::directory()?)?;
+        if self == Self::Debug {
+            series.push(&series::delays()?)?;
+        }
+        Ok(series)
+    }
+}
