@@ -41,6 +41,7 @@ mod kbuild;
 mod wire;
 
 pub use boot::accel::Accel;
+pub use boot::call::{Captured, call_here};
 pub use boot::executable::check as check_executable;
 pub use boot::libraries::libraries;
 pub use boot::machine::Machine;
@@ -50,9 +51,8 @@ pub use host::interrupt;
 pub use host::lanes::lanes;
 pub use host::packages::browser;
 pub use host::paths::{target_dir, workspace_dir};
-pub use host::process::run_here;
 pub use host::progress::Progress;
-pub use host::transcript::{Said, Transcript};
+pub use inside::call::answer_if_called;
 pub use inside::init::init_if_first;
 pub use kbuild::kernel::{Builder, Kernel, build_dir};
 pub use kbuild::mutation::Mutation;

@@ -5,6 +5,7 @@
 
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::process::{self, Command, ExitCode, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -20,13 +21,14 @@ const INSIDE: &str = "inside";
 
 fn main() -> ExitCode {
     kernel_patch::init_if_first();
+    kernel_patch::answer_if_called(sum);
     let args: Vec<_> = env::args().skip(1).collect();
     if let [first, part, ..] = &args[..]
         && first == INSIDE
     {
         inside(part);
     }
-    let tests: [(&str, fn()); 16] = [
+    let tests: [(&str, fn()); 18] = [
         ("exit_status", exit_status),
         ("signal", signal),
         ("files_come_back", files_come_back),
@@ -43,6 +45,8 @@ fn main() -> ExitCode {
         ("bochs", bochs),
         ("interrupt", interrupt),
         ("not_static", not_static),
+        ("call", call),
+        ("call_on_the_host", call_on_the_host),
     ];
     let trials = tests.map(|(name, test)| {
         Trial::test(name, move || {
@@ -284,6 +288,46 @@ fn interrupt() {
         "kernel-patch: interrupted\n"
     );
     assert_eq!(processes(&parameter), [0; 0]);
+}
+
+/// What a caller gets: a sum, and a file beside it.
+fn sum(terms: Vec<u32>, out: &Path) -> Result<u32, String> {
+    eprintln!("adding");
+    fs::write(out.join("file"), "left").map_err(|error| error.to_string())?;
+    terms
+        .into_iter()
+        .try_fold(0_u32, u32::checked_add)
+        .ok_or_else(|| "overflow".into())
+}
+
+fn call() {
+    let out = tempfile::tempdir().unwrap();
+    let machine = Machine::new().out(out.path());
+    let mut lines = Vec::new();
+    let mut show = |line: &str| lines.push(line.to_owned());
+    let sum: u32 = machine
+        .call(kernel(), "adding", &[1_u32, 2], &mut show)
+        .unwrap();
+    assert_eq!((sum, lines), (3, vec!["adding".to_owned()]));
+    assert_eq!(fs::read_to_string(out.path().join("file")).unwrap(), "left");
+    let call = machine.call::<_, u32>(kernel(), "adding", &[u32::MAX, 2], &mut |_| ());
+    assert!(call.unwrap_err().to_string().contains("error: overflow"));
+}
+
+fn call_on_the_host() {
+    let out = tempfile::tempdir().unwrap();
+    let minute = Duration::from_secs(60);
+    let sum = |terms: &[u32]| {
+        kernel_patch::call_here::<_, u32>("adding here", terms, out.path(), minute, &mut |_| ())
+    };
+    assert_eq!(sum(&[1, 2]).unwrap(), 3);
+    assert_eq!(fs::read_dir(out.path()).unwrap().count(), 1);
+    assert!(
+        sum(&[u32::MAX, 2])
+            .unwrap_err()
+            .to_string()
+            .contains("error: overflow")
+    );
 }
 
 fn not_static() {

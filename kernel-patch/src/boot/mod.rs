@@ -2,6 +2,7 @@
 
 pub(crate) mod accel;
 pub(crate) mod bochs;
+pub(crate) mod call;
 pub(crate) mod emulator;
 pub(crate) mod executable;
 pub(crate) mod initramfs;

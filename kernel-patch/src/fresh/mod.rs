@@ -24,7 +24,6 @@ use crate::host::error::{Error, Result};
 use crate::host::lanes::lanes;
 use crate::host::lock::Lock;
 use crate::host::progress::Progress;
-use crate::host::transcript::Transcript;
 use crate::host::{files, needs, packages, paths, process};
 
 /// The commands that the README promises.
@@ -270,17 +269,20 @@ impl Machine<'_> {
         // By this name also after the file was replaced by a new build.
         let mut enter = Command::new("/proc/self/exe");
         enter.args([ENTER, &entry]).stdout(Stdio::inherit());
-        let mut said = Transcript::new(|_: &str| ());
-        let mut tee = Tee(&mut said);
+        let mut tee = Tee::default();
         let status = process::run_here(enter, command, timeout, &mut tee)?;
-        Ok((status.success(), said.finish().text().to_owned()))
+        Ok((
+            status.success(),
+            String::from_utf8_lossy(&tee.0).into_owned(),
+        ))
     }
 }
 
-/// Keeps what is written, and writes it to stderr.
-struct Tee<'a, F>(&'a mut Transcript<F>);
+/// Keeps a copy of what it writes to standard error.
+#[derive(Default)]
+struct Tee(Vec<u8>);
 
-impl<F: FnMut(&str)> Write for Tee<'_, F> {
+impl Write for Tee {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         io::stderr().write_all(bytes)?;
         self.0.write(bytes)

@@ -275,6 +275,37 @@ pub enum Error {
     #[error("the machine could not run the executable: {0}")]
     Guest(String),
 
+    /// The machine of a program ended before the program did.
+    #[error("{what}: {source}; {failure}")]
+    CutShort {
+        /// What the program was doing.
+        what: String,
+        /// The last lines of its standard error.
+        failure: String,
+        /// How the machine ended.
+        source: Box<Self>,
+    },
+
+    /// A program that this program called has failed.
+    #[error("{what} ended with {status}: {failure}")]
+    CallFailed {
+        /// What it was doing.
+        what: String,
+        /// How it ended.
+        status: String,
+        /// The last lines of its standard error.
+        failure: String,
+    },
+
+    /// A program that this program called has not answered in the expected type.
+    #[error("{what} did not answer as expected: {source}")]
+    BadAnswer {
+        /// What it was doing.
+        what: String,
+        /// The reason.
+        source: serde_json::Error,
+    },
+
     /// A signal asked this program to end.
     #[error("interrupted")]
     Interrupted(i32),

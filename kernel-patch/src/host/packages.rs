@@ -1,9 +1,9 @@
 //! Debian's packages: finds what is missing, and installs it or says how.
 
+use std::env;
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::{env, fs};
 
 use nix::unistd::Uid;
 
@@ -138,6 +138,8 @@ fn install(prefix: &[&str], packages: &[&str]) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::super::needs::{BOCHS, BOCHS_VGA_BIOS, BUILD, LINUX_SOURCE, SOURCE, program};
     use super::*;
 

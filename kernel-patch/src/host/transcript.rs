@@ -1,63 +1,79 @@
-//! What a program writes while it works, and what is told of it when it fails.
+//! The standard error of a program: shown as progress while it runs, quoted in a
+//! message if it fails.
 
 use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::sync::mpsc::{self, Sender};
+use std::thread;
 
-use crate::host::error::{Error, Result};
-use crate::host::paths;
+use super::error::{Error, Result};
+use super::paths;
 
-/// The most lines that are told.
+/// The most lines that a message quotes.
 const LINES: usize = 12;
 
-/// How many of the last lines are told when none of them says that it is an error.
+/// How many of the last lines a message quotes if none of them mentions an error.
 const LAST: usize = 3;
 
-/// Everything that a program has written. Its last line is handed on as it comes.
-pub struct Transcript<F> {
-    bytes: Vec<u8>,
-    line: F,
-}
-
-impl<F: FnMut(&str)> Transcript<F> {
-    /// An empty one, which calls `line` with the last line of what is written.
-    pub fn new(line: F) -> Self {
-        let bytes = Vec::new();
-        Self { bytes, line }
-    }
-
-    /// The whole of it, when the program has ended.
-    #[must_use]
-    pub fn finish(self) -> Said {
-        Said(String::from_utf8_lossy(&self.bytes).into_owned())
-    }
-}
-
 /// Everything that a program has written.
-pub struct Said(String);
+pub(crate) struct Transcript(Vec<u8>);
 
-impl Said {
-    /// The text.
-    #[must_use]
-    pub fn text(&self) -> &str {
-        &self.0
+/// Calls `work` on another thread with a writer, and `on_line` on this thread with the
+/// last line of each write. Returns the result of `work` and everything it wrote.
+pub(crate) fn transcribe<T: Send>(
+    on_line: &mut dyn FnMut(&str),
+    work: impl FnOnce(&mut (dyn Write + Send)) -> T + Send,
+) -> (T, Transcript) {
+    let (lines, received) = mpsc::channel();
+    thread::scope(|scope| {
+        let worker = scope.spawn(move || {
+            let mut writer = Writer {
+                bytes: Vec::new(),
+                lines,
+            };
+            let result = work(&mut writer);
+            (result, Transcript(writer.bytes))
+        });
+        received.iter().for_each(|line: String| on_line(&line));
+        worker.join().expect("running a program does not panic")
+    })
+}
+
+struct Writer {
+    bytes: Vec<u8>,
+    lines: Sender<String>,
+}
+
+impl Write for Writer {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes.extend_from_slice(bytes);
+        if let Some(line) = String::from_utf8_lossy(bytes).lines().last() {
+            // The receiver is gone only if its thread has panicked.
+            let _ = self.lines.send(line.to_owned());
+        }
+        Ok(bytes.len())
     }
 
-    /// What a person needs to know of a failure: its last lines from the last one
-    /// that says that it is an error, and the path of a file with the whole text.
-    /// The file is named after `what`, the work that failed.
-    ///
-    /// # Errors
-    ///
-    /// When the file cannot be written.
-    pub fn failure(&self, what: &str) -> Result<String> {
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Transcript {
+    /// The text.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.0).into_owned()
+    }
+
+    /// Returns what a user needs to know of a failure: the lines from the last error on,
+    /// and the path of a file with the whole text. The file is named after `what`, the
+    /// work that failed.
+    pub(crate) fn failure(&self, what: &str) -> Result<String> {
         let path = self.keep(what)?;
-        Ok(match important(&self.0) {
-            lines if lines.is_empty() => "it said nothing".into(),
-            lines => format!(
-                "{lines}\n(everything that it said is in {})",
-                path.display()
-            ),
+        Ok(match important(&self.text()) {
+            lines if lines.is_empty() => "it printed nothing".into(),
+            lines => format!("{lines}\n(the whole output is in {})", path.display()),
         })
     }
 
@@ -66,20 +82,6 @@ impl Said {
         let path = paths::logs()?.join(format!("{name}.log"));
         fs::write(&path, &self.0).map_err(Error::io("write", &path))?;
         Ok(path)
-    }
-}
-
-impl<F: FnMut(&str)> Write for Transcript<F> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.bytes.extend_from_slice(bytes);
-        if let Some(line) = String::from_utf8_lossy(bytes).lines().last() {
-            (self.line)(line);
-        }
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 
@@ -103,7 +105,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_a_long_text_the_error_is_told() {
+    fn a_message_quotes_the_error_of_a_long_text() {
         let noise = "Benchmarking null_syscall/ioctl: Warming up\n".repeat(300);
         let panic = "thread 'main' (7) panicked at src/a.rs:1:2:\nno such thing\nnote: more\n";
         for (text, expected) in [
@@ -121,12 +123,13 @@ mod tests {
     }
 
     #[test]
-    fn the_last_line_is_handed_on_as_it_comes() {
+    fn the_last_line_of_each_write_is_handed_on() {
         let mut lines = Vec::new();
-        let mut transcript = Transcript::new(|line: &str| lines.push(line.to_owned()));
-        transcript.write_all(b"one\ntwo\n").unwrap();
-        transcript.write_all(b"three\n").unwrap();
-        assert_eq!(transcript.finish().text(), "one\ntwo\nthree\n");
+        let ((), transcript) = transcribe(&mut |line| lines.push(line.to_owned()), |writer| {
+            writer.write_all(b"one\ntwo\n").unwrap();
+            writer.write_all(b"three\n").unwrap();
+        });
+        assert_eq!(transcript.text(), "one\ntwo\nthree\n");
         assert_eq!(lines, ["two", "three"]);
     }
 }

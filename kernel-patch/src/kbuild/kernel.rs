@@ -103,7 +103,7 @@ impl Builder {
         loop {
             for (lock, tree) in &places {
                 let tree = Tree::new(tree.clone());
-                let Some(lock) = Lock::try_shared(&paths::made(lock.clone())?)? else {
+                let Some(lock) = Lock::try_shared(&paths::create(lock.clone())?)? else {
                     continue;
                 };
                 if self.is_current(&tree, series, config)? {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 use kernel_patch::Variant;
+use serde::{Deserialize, Serialize};
 
 /// Test that KVM's system calls do what its ioctls do
 ///
@@ -20,7 +21,7 @@ pub struct Cli {
     pub command: Option<Command>,
 }
 
-#[derive(Args, Clone)]
+#[derive(Args, Clone, Serialize, Deserialize)]
 pub struct Options {
     /// Test a kernel with debugging checks (KASAN, UBSAN, lockdep, kmemleak and
     /// more), inject faults, and count the reached lines of the new code
@@ -77,10 +78,6 @@ pub enum Command {
         #[arg(value_name = "NAME")]
         names: Vec<String>,
     },
-    /// Test a property in this machine, and leave the outcome for the host.
-    #[command(hide = true)]
-    Inside { property: String },
-
     /// Make a system call with these arguments, on inherited descriptors.
     #[command(hide = true)]
     InheritedCall { words: Vec<u64> },
@@ -118,22 +115,6 @@ impl Options {
     /// Whether the run tests all properties, with the usual number of cases.
     pub fn whole(&self) -> bool {
         self.only.is_empty() && !self.sample && self.cases.is_none()
-    }
-
-    /// The arguments of this program for the test inside the machine.
-    pub fn inside(&self, property: &str) -> Vec<String> {
-        let mut args = vec!["inside".to_owned(), property.to_owned()];
-        args.extend(["--seed".into(), self.seed.to_string()]);
-        if let Some(cases) = self.cases {
-            args.extend(["--cases".into(), cases.to_string()]);
-        }
-        if self.debug {
-            args.push("--debug".into());
-        }
-        if self.sample {
-            args.push("--sample".into());
-        }
-        args
     }
 
     /// The command that repeats a failure.

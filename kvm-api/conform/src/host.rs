@@ -3,14 +3,13 @@
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
-use std::{env, fs};
 
-use anyhow::{Context, Result, anyhow, ensure};
-use kernel_patch::{Builder, Kernel, Machine, Mutation, Transcript};
+use anyhow::Result;
+use kernel_patch::{Builder, COUNTS, Kernel, Machine, Mutation};
 
 use crate::cli::Options;
 use crate::coverage::{Counts, Coverage};
-use crate::inside::OUTCOME;
+use crate::inside::Input;
 use crate::outcome::{Outcome, Say};
 
 /// The kernel under test.
@@ -70,57 +69,40 @@ impl<'a> Host<'a> {
         args: &[String],
         say: &Say<'_>,
     ) -> Result<Ran> {
-        let mut shown = Vec::new();
-        let stdout = &mut shown;
-        let (sender, lines) = std::sync::mpsc::channel();
-        let mut said = Transcript::new(move |line: &str| {
-            let _ = sender.send(line.to_owned());
-        });
         let scratch = tempfile::tempdir_in(kernel_patch::target_dir()?)?;
-        let out = machine.out_dir().unwrap_or(scratch.path()).to_owned();
-        let machine = machine.clone().out(&out);
-        // The machine's ports are read by threads of their own.
-        let (exit, said) = std::thread::scope(|scope| {
-            let run = scope.spawn(move || {
-                let exit = machine.run(&self.kernel, program, args, stdout, &mut said);
-                (exit, said.finish())
-            });
-            lines.iter().for_each(|line: String| say(&line));
-            run.join().expect("running a machine does not panic")
-        });
-        let succeeded = matches!(&exit, Ok(exit) if exit.success());
-        let failure = if succeeded {
-            String::new()
-        } else {
-            said.failure(what)?
-        };
-        let exit = exit.map_err(|error| anyhow!("{error}; {failure}"))?;
-        if let Some(counts) = &self.counts {
-            let mut counts = counts.lock().expect("adding counts does not panic");
-            counts.add(&self.kernel, &out)?;
-        }
+        let machine = machine.clone().out(scratch.path());
+        let ran = machine.capture(&self.kernel, what, program, args, &mut |line| say(line))?;
+        self.add_counts(scratch.path())?;
         Ok(Ran {
-            succeeded,
-            ended: format!("exit status {}; {failure}", exit.code()),
-            stdout: String::from_utf8_lossy(&shown).into_owned(),
+            succeeded: ran.exit.success(),
+            ended: format!("exit status {}; {}", ran.exit.code(), ran.failure),
+            stdout: ran.stdout,
         })
     }
 
     /// Tests a property in `machine`, by this program.
     pub fn inside(&self, machine: Machine, property: &str, say: &Say<'_>) -> Result<Outcome> {
-        let out = tempfile::tempdir_in(kernel_patch::target_dir()?)?;
-        let machine = machine.out(out.path());
-        let this = env::current_exe()?;
-        let ran = self.run(
-            property,
-            &machine,
-            &this,
-            &self.options.inside(property),
-            say,
-        )?;
-        ensure!(ran.succeeded, "{}", ran.ended);
-        let outcome = fs::read(out.path().join(OUTCOME)).context("no outcome")?;
-        Ok(serde_json::from_slice(&outcome)?)
+        let scratch = tempfile::tempdir_in(kernel_patch::target_dir()?)?;
+        let input = Input {
+            property: property.into(),
+            options: self.options.clone(),
+        };
+        let machine = machine.out(scratch.path());
+        let outcome = machine.call(&self.kernel, property, &input, &mut |line| say(line));
+        // A machine that does not come to its end leaves no counts.
+        if outcome.is_ok() || scratch.path().join(COUNTS).exists() {
+            self.add_counts(scratch.path())?;
+        }
+        Ok(outcome?)
+    }
+
+    /// Adds the counts of lines that a machine has left.
+    fn add_counts(&self, out: &Path) -> Result<()> {
+        let Some(counts) = &self.counts else {
+            return Ok(());
+        };
+        let mut counts = counts.lock().expect("adding counts does not panic");
+        counts.add(&self.kernel, out)
     }
 }
 

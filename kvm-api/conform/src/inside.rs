@@ -1,23 +1,23 @@
 //! The part that runs in the machine.
 
-use std::path::{Path, PathBuf};
-use std::{env, fs};
-
-use anyhow::{Context, Result};
+use anyhow::Result;
+use serde::{Deserialize, Serialize};
 
 use crate::audit::Audit;
 use crate::cli::Options;
 use crate::outcome::Outcome;
 
-/// The file in which the outcome goes to the host.
-pub const OUTCOME: &str = "outcome.json";
+/// The input of the program in the machine.
+#[derive(Serialize, Deserialize)]
+pub struct Input {
+    pub property: String,
+    pub options: Options,
+}
 
 /// What a test inside has.
 pub struct Stage<'a> {
     /// What the user asked for.
     pub options: &'a Options,
-    /// The directory whose files go to the host.
-    pub out: PathBuf,
 }
 
 impl Stage<'_> {
@@ -27,19 +27,13 @@ impl Stage<'_> {
     }
 }
 
-/// Tests one property here. What is left behind by the test is a failure too.
-pub fn run(test: fn(&Stage<'_>) -> Result<Outcome>, options: &Options) -> Result<bool> {
-    let out = env::var_os(kernel_patch::OUT_VARIABLE).context("this is for inside")?;
-    let stage = Stage {
-        options,
-        out: out.into(),
-    };
+/// Tests one property here. What the test leaves behind is a failure too.
+pub fn run(test: fn(&Stage<'_>) -> Result<Outcome>, options: &Options) -> Result<Outcome> {
+    let stage = Stage { options };
     let audit = Audit::begin(options)?;
     let mut outcome = test(&stage)?;
     for left in audit.end()? {
         outcome.fail(left);
     }
-    let json = serde_json::to_vec(&outcome)?;
-    fs::write(Path::new(&stage.out).join(OUTCOME), json).context("the outcome")?;
-    Ok(true)
+    Ok(outcome)
 }

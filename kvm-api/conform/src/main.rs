@@ -34,6 +34,7 @@ mod table;
 mod walk;
 
 use std::fs;
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
@@ -43,14 +44,14 @@ use serde::Serialize;
 use crate::cli::{Cli, Command, Options};
 use crate::coverage::Coverage;
 use crate::host::Host;
-use crate::outcome::PropertyResult;
+use crate::inside::Input;
+use crate::outcome::{Outcome, PropertyResult};
 
 fn main() -> ExitCode {
     kernel_patch::init_if_first();
+    kernel_patch::answer_if_called(test);
     let cli = Cli::parse();
     let done = match &cli.command {
-        Some(Command::Inside { property }) => registry::find(property)
-            .and_then(|property| inside::run(property.inside()?, &cli.options)),
         Some(Command::Mutations { names }) => mutations(&cli.options, names),
         Some(Command::InheritedCall { words }) => errors::inherited_call(words).map(|()| true),
         None => properties(&cli.options),
@@ -66,6 +67,12 @@ fn main() -> ExitCode {
             code.into()
         }
     }
+}
+
+/// Tests one property in this machine.
+fn test(input: Input, _: &Path) -> Result<Outcome> {
+    let property = registry::find(&input.property)?;
+    inside::run(property.inside()?, &input.options)
 }
 
 /// Tests the selected properties, and returns whether all of them hold.

@@ -76,7 +76,6 @@ mod tests {
     /// Arguments that have a meaning, and random ones.
     fn word() -> impl Strategy<Value = String> {
         let known = prop::sample::select(vec![
-            "inside",
             "suite",
             "calls",
             "fuzz",

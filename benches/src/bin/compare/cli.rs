@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 use benches::Selection;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 use kernel_patch::Accel;
+use serde::{Deserialize, Serialize};
 
 use crate::files::CRITERION;
 
@@ -21,52 +22,24 @@ use crate::files::CRITERION;
 pub struct Cli {
     #[command(flatten)]
     pub options: Options,
-    #[command(subcommand)]
-    pub inside: Option<Inside>,
 }
 
-#[derive(Subcommand)]
-pub enum Inside {
-    /// Measure here and leave the record for the host.
-    #[command(hide = true)]
-    Measure(Measure),
-}
-
-/// What to measure in one place.
-#[derive(Args, Clone, Debug)]
+/// What to measure in one place: the input of the process that measures.
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Measure {
-    #[arg(long)]
     pub filter: Option<String>,
-    #[arg(long)]
+    /// Count each call.
     pub exact: bool,
-    #[arg(long)]
+    /// Measure with criterion as well.
     pub criterion: bool,
-    /// All that is for the recorder.
-    #[arg(long)]
+    /// Do what the recorder needs.
     pub record: bool,
-    #[arg(long)]
+    /// Measure with criterion, but less precisely.
     pub quick: bool,
 }
 
 impl Measure {
-    /// Its own words for a command line.
-    pub fn args(&self) -> Vec<String> {
-        let mut args = vec!["measure".to_owned()];
-        if let Some(filter) = &self.filter {
-            args.push(format!("--filter={filter}"));
-        }
-        let flags = [
-            ("--exact", self.exact),
-            ("--criterion", self.criterion),
-            ("--record", self.record),
-            ("--quick", self.quick),
-        ];
-        let set = flags.into_iter().filter(|(_, on)| *on);
-        args.extend(set.map(|(flag, _)| flag.to_owned()));
-        args
-    }
-
-    /// What that is for the library, with criterion's files below `home`.
+    /// The selection for the library, with criterion's files below `home`.
     pub fn selection(&self, home: &Path) -> Selection {
         Selection {
             filter: self.filter.clone(),

@@ -1,23 +1,20 @@
 //! The machines that the comparison runs in, and what each of them is for.
 
-use std::env;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use benches::place::Build;
 use benches::profiles;
 use benches::record::Record;
-use kernel_patch::{Kernel, Machine, Progress, Transcript, cdylib, lanes, run_here};
+use kernel_patch::{Kernel, Machine, Progress, call_here, cdylib, lanes};
 use profile::{Section, Symbols};
 use tempfile::TempDir;
 
 use crate::cli::{Measure, Options, Switch};
-use crate::files::{CRITERION, RECORD};
+use crate::files::CRITERION;
 
 /// What the machine leaves beside the record, for the symbols.
 pub const KALLSYMS: &str = "kallsyms";
@@ -146,21 +143,8 @@ fn run(
         let recorder = recorder.context("it was built")?;
         machine = machine.plugin(recorder, &sections);
     }
-    let mut said = Transcript::new(|case| progress.at(case));
-    let args = boot.measure.args();
-    let exit = machine.run(
-        kernel,
-        &env::current_exe()?,
-        &args,
-        &mut io::sink(),
-        &mut said,
-    )?;
-    if !exit.success() {
-        let failure = said.finish().failure(boot.what)?;
-        bail!("{} ended with status {}: {failure}", boot.what, exit.code());
-    }
-
-    let mut record = Record::read(&out.join(RECORD))?;
+    let mut show = |case: &str| progress.at(case);
+    let mut record: Record = machine.call(kernel, boot.what, &boot.measure, &mut show)?;
     for run in &mut record.runs {
         run.measured_on.build = Some(Build {
             series: kernel.series_id().into(),
@@ -209,19 +193,9 @@ pub fn natively(options: &Options, out: &Path, quick: bool) -> Result<Record> {
         record: false,
         quick,
     };
-    let mut child = Command::new(env::current_exe()?);
-    child
-        .args(measure.args())
-        .env(kernel_patch::OUT_VARIABLE, out)
-        .stdout(Stdio::null());
-    let mut said = Transcript::new(|case| progress.at(case));
     let timeout = Duration::from_secs(options.timeout);
-    let status = run_here(child, NATIVELY, timeout, &mut said)?;
-    if !status.success() {
-        let failure = said.finish().failure(NATIVELY)?;
-        bail!("{NATIVELY} ended with {status}: {failure}");
-    }
-    let mut record = Record::read(&out.join(RECORD))?;
+    let mut show = |case: &str| progress.at(case);
+    let mut record: Record = call_here(NATIVELY, &measure, out, timeout, &mut show)?;
     record.runs[0].read_estimates(&out.join(CRITERION))?;
     Ok(record)
 }

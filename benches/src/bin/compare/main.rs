@@ -5,21 +5,19 @@ mod cli;
 mod files;
 mod machines;
 
+use std::fs;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
-use std::{env, fs};
 
 use anyhow::{Context, Result};
 use benches::diff::Diff;
 use benches::record::Record;
 use benches::{measure, report, table};
 use clap::Parser;
-use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::Signal;
 
-use crate::cli::{Cli, Inside, Measure, Options};
-use crate::files::{CRITERION, Output, RECORD, REPORT, Results};
+use crate::cli::{Cli, Measure, Options};
+use crate::files::{CRITERION, Output, REPORT, Results};
 use crate::machines::{KALLSYMS, MODULES};
 
 /// By this `git bisect run` learns that a commit says neither yes nor no.
@@ -27,12 +25,9 @@ const SKIP: u8 = 125;
 
 fn main() -> ExitCode {
     kernel_patch::init_if_first();
+    kernel_patch::answer_if_called(inside);
     let cli = Cli::parse();
-    let done = match cli.inside {
-        Some(Inside::Measure(measure)) => inside(&measure).map(|()| ExitCode::SUCCESS),
-        None => outside(&cli.options),
-    };
-    done.unwrap_or_else(|error| {
+    outside(&cli.options).unwrap_or_else(|error| {
         eprintln!("compare: {error:#}");
         let known = error.downcast_ref().map(kernel_patch::Error::exit_code);
         match known.unwrap_or(1) {
@@ -43,20 +38,16 @@ fn main() -> ExitCode {
     })
 }
 
-/// Inside the machine: measures, and leaves the record and criterion's files.
-/// The host reads the names of the cases from stderr.
-fn inside(what: &Measure) -> Result<()> {
-    // Natively there is a parent, who may be killed.
-    set_pdeathsig(Signal::SIGKILL)?;
-    let out = env::var_os(kernel_patch::OUT_VARIABLE).context("this is for inside")?;
-    let out = Path::new(&out);
+/// In the process that measures: returns the record, and leaves criterion's files in
+/// `out`. The caller reads the names of the cases from standard error.
+fn inside(what: Measure, out: &Path) -> Result<Record> {
     let record = measure(&what.selection(out), |case| eprintln!("{case}"))?;
     if what.record {
         for name in [KALLSYMS, MODULES] {
             fs::copy(Path::new("/proc").join(name), out.join(name)).context(name)?;
         }
     }
-    fs::write(out.join(RECORD), serde_json::to_vec(&record)?).context("the record")
+    Ok(record)
 }
 
 fn outside(options: &Options) -> Result<ExitCode> {

@@ -1,0 +1,174 @@
+//! The calling side of a call: runs a program, and returns what it answers.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use crate::boot::machine::Machine;
+use crate::host::cargo::this_program;
+use crate::host::error::{Error, Result};
+use crate::host::paths;
+use crate::host::process::run_here;
+use crate::host::transcript::transcribe;
+use crate::kbuild::kernel::Kernel;
+use crate::wire::call::{CALL, INPUT, OUTPUT};
+use crate::wire::job::{Exit, OUT_VARIABLE};
+
+/// The output of a program that ran in a machine.
+#[derive(Debug)]
+pub struct Captured {
+    /// How the program ended.
+    pub exit: Exit,
+    /// Its standard output.
+    pub stdout: String,
+    /// The last lines of its standard error if it failed, and the path of a file with
+    /// all of them.
+    pub failure: String,
+}
+
+impl Machine {
+    /// Boots `kernel` and runs a static executable inside, as [`run`](Self::run) does,
+    /// but keeps its output. `on_line` receives the lines of its standard error as they
+    /// come. Messages and a log are named after `what`.
+    ///
+    /// # Errors
+    ///
+    /// There is no exit status. The message contains the last lines of the executable's
+    /// standard error.
+    pub fn capture(
+        &self,
+        kernel: &Kernel,
+        what: &str,
+        program: &Path,
+        args: &[String],
+        on_line: &mut dyn FnMut(&str),
+    ) -> Result<Captured> {
+        let mut stdout = Vec::new();
+        let (exit, stderr) = transcribe(on_line, |stderr| {
+            self.run(kernel, program, args, &mut stdout, stderr)
+        });
+        let succeeded = exit.as_ref().is_ok_and(|exit| exit.success());
+        let failure = if succeeded {
+            String::new()
+        } else {
+            stderr.failure(what)?
+        };
+        match exit {
+            Err(error @ Error::Interrupted(_)) => Err(error),
+            Err(source) => Err(Error::CutShort {
+                what: what.into(),
+                failure,
+                source: source.into(),
+            }),
+            Ok(exit) => Ok(Captured {
+                exit,
+                stdout: String::from_utf8_lossy(&stdout).into_owned(),
+                failure,
+            }),
+        }
+    }
+
+    /// Boots `kernel`, runs this program inside with `input`, and returns what it
+    /// answers there by [`answer_if_called`](crate::answer_if_called). Otherwise like
+    /// [`capture`](Self::capture).
+    ///
+    /// # Errors
+    ///
+    /// The machine or the program fails, or the program does not answer.
+    pub fn call<I: Serialize + ?Sized, O: DeserializeOwned>(
+        &self,
+        kernel: &Kernel,
+        what: &str,
+        input: &I,
+        on_line: &mut dyn FnMut(&str),
+    ) -> Result<O> {
+        let scratch = paths::scratch()?;
+        let file = scratch.path().join("input");
+        write_input(&file, input)?;
+        let out = match self.out_dir() {
+            Some(out) => out.to_owned(),
+            None => scratch.path().join("out"),
+        };
+        let machine = self.clone().file(file, INPUT).out(&out);
+        let args = [CALL, INPUT].map(String::from);
+        let ran = machine.capture(kernel, what, &this_program()?, &args, on_line)?;
+        if !ran.exit.success() {
+            return Err(Error::CallFailed {
+                what: what.into(),
+                status: format!("exit status: {}", ran.exit.code()),
+                failure: ran.failure,
+            });
+        }
+        read_output(what, &out)
+    }
+}
+
+/// Runs this program in a process of its own on this host, with `input`, and returns
+/// what it answers by [`answer_if_called`](crate::answer_if_called). Its other files
+/// go to `out`. `on_line` and `what` are as for [`Machine::capture`].
+///
+/// # Errors
+///
+/// The program fails, does not answer, or takes longer than `timeout`.
+pub fn call_here<I: Serialize + ?Sized, O: DeserializeOwned>(
+    what: &str,
+    input: &I,
+    out: &Path,
+    timeout: Duration,
+    on_line: &mut dyn FnMut(&str),
+) -> Result<O> {
+    let scratch = tempfile::tempdir().map_err(Error::io("make a directory for", out))?;
+    let file = scratch.path().join("input");
+    write_input(&file, input)?;
+    let mut command = Command::new(this_program()?);
+    command.arg(CALL).arg(&file).env(OUT_VARIABLE, out);
+    command.stdout(Stdio::null());
+    let (status, stderr) = transcribe(on_line, |stderr| run_here(command, what, timeout, stderr));
+    let status = status?;
+    if !status.success() {
+        return Err(Error::CallFailed {
+            what: what.into(),
+            status: status.to_string(),
+            failure: stderr.failure(what)?,
+        });
+    }
+    read_output(what, out)
+}
+
+fn write_input(file: &Path, input: &(impl Serialize + ?Sized)) -> Result<()> {
+    let json = serde_json::to_vec(input).map_err(|error| Error::io("write", file)(error.into()))?;
+    fs::write(file, json).map_err(Error::io("write", file))
+}
+
+/// Takes the output out of the directory.
+fn read_output<O: DeserializeOwned>(what: &str, out: &Path) -> Result<O> {
+    let file = out.join(OUTPUT);
+    let json = fs::read(&file).map_err(Error::io("read", &file))?;
+    fs::remove_file(&file).map_err(Error::io("remove", &file))?;
+    serde_json::from_slice(&json).map_err(|source| Error::BadAnswer {
+        what: what.into(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn input_and_output_are_typed() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join(OUTPUT);
+        write_input(&file, &(7, "seven")).unwrap();
+        let output: (u8, String) = read_output("counting", dir.path()).unwrap();
+        assert_eq!(output, (7, "seven".into()));
+        assert!(!file.exists());
+        write_input(&file, "text").unwrap();
+        let error = read_output::<u8>("counting", dir.path()).unwrap_err();
+        assert!(matches!(error, Error::BadAnswer { .. }), "{error}");
+    }
+}
