@@ -7,13 +7,13 @@ use std::time::Duration;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use kernel_patch::check::Check;
 use kernel_patch::fresh::{self, Fresh};
-use kernel_patch::{Accel, Builder, Kernel, Machine, Variant};
+use kernel_patch::{Accel, Kernel, KernelBuilder, Machine, Variant};
 
-/// Makes a machine of a Linux 6.12 source and the patch series that gives KVM
-/// system calls, and runs executables inside.
+/// Builds a kernel from Linux 6.12 and the patch series that gives KVM system calls,
+/// boots it in a machine, and runs executables inside.
 ///
-/// All that is unpacked and built lies in target/kernel. What the host lacks is
-/// installed from Debian's packages where that is allowed.
+/// The source and the builds are below target/kernel. Missing Debian packages are
+/// installed if the user may install them.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 pub(crate) struct Cli {
@@ -23,13 +23,13 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Action {
-    /// Build the kernel, as far as it is not built yet, and print its image's path
+    /// Build the kernel if it is out of date, and print the path of its image
     Build(BuildArgs),
 
     /// Boot the machine and run one static executable in it
     ///
-    /// Its output comes out as it is written, and its exit status (128 + n
-    /// after signal n) is this command's.
+    /// Its output appears as it is written, and its exit status (128 + n after
+    /// signal n) is this command's.
     Run {
         #[command(flatten)]
         machine: MachineArgs,
@@ -38,7 +38,7 @@ pub(crate) enum Action {
         command: Vec<String>,
     },
 
-    /// Run cargo such that it runs its executables in the machine
+    /// Run cargo with its executables inside the machine
     ///
     /// `kernel-patch cargo -- test -p kvm-api` runs the tests of kvm-api inside,
     /// each test executable in a machine of its own.
@@ -50,57 +50,58 @@ pub(crate) enum Action {
         args: Vec<OsString>,
     },
 
-    /// Check each patch of the series by itself, and print a table of what was found
+    /// Check each patch of the series by itself, and print a table of the results
     ///
-    /// Of each patch: git am applies it, and makes of the source what kernels are
-    /// built from; checkpatch --strict has no remark but those that
-    /// checkpatch.exceptions beside the patches lists with a reason; the kernel
-    /// builds (vmlinux, and modules with modpost) with KVM as a module, built in
-    /// and off, with KVM and without the calls on x86-64 and i386, and for arm64
-    /// with KVM and without; neither gcc with W=1, which has kernel-doc look at
-    /// what it compiles, nor sparse has a warning that it did not have before;
-    /// and neither have sphinx and kernel-doc about the files that it changes. The
-    /// selftests that it changes are compiled. After the last patch clang builds the
-    /// kernel, too.
-    /// The kernels are small, so that they can be built whole, which shows what
-    /// else a changed header breaks.
+    /// For each patch, these have to hold: git am applies it, and the result is the
+    /// source that kernels are built from. checkpatch --strict has no remarks except
+    /// those that checkpatch.exceptions beside the patches lists with a reason. The
+    /// kernel builds (vmlinux, and modules with modpost) with KVM as a module, built in
+    /// and off, with KVM and without the calls on x86-64 and i386, and for arm64 with
+    /// KVM and without. gcc with W=1, which runs kernel-doc on what it compiles, and
+    /// sparse have no new warnings. Neither have sphinx and kernel-doc for the files
+    /// that the patch changes. The selftests that it changes compile. After the last
+    /// patch clang builds the kernel too.
     ///
-    /// Before an architecture has the calls, x86-64 is said to have them, so
-    /// that each patch's code is compiled.
+    /// The kernels are small, so that they can be built whole, which shows what else a
+    /// changed header breaks. A patch is not built in a configuration that uses none of
+    /// the files that the patch changes.
     ///
-    /// A sample takes minutes. It leaves out i386, the calls' absence, arm64
-    /// without KVM and all linking. Of a kernel it compiles only the directories
-    /// that the series changes: with KVM as a module for each patch and with the
-    /// warnings, with the others after the last patch and without.
+    /// Before a patch gives x86-64 numbers for the calls, the check enables the calls
+    /// there, so that the code of each patch is compiled.
     ///
-    /// The exit status is 1 when something is wrong.
+    /// A sample takes minutes. It leaves out i386, the absence of the calls, arm64
+    /// without KVM, and all linking. It compiles only the directories that the series
+    /// changes: with KVM as a module for each patch and with warnings, in the other
+    /// configurations after the last patch and without warnings.
+    ///
+    /// The exit status is 1 if something is wrong.
     Check(CheckArgs),
 
     /// Run commands on a new machine: a bare Debian 12 with Rust, git and nothing else
     ///
-    /// Makes the root file system of such a machine below target/kernel/fresh, clones
-    /// the commit that is checked out in it, and runs in namespaces of their own:
-    /// first `cargo compare` as an ordinary user without sudo, who has to be told
-    /// what to paste; then each COMMAND as root, in order; then a short comparison in
-    /// the checkout after it was moved. In the end, that line has to name all packages
-    /// that were installed.
+    /// Makes the root file system of the new machine below target/kernel/fresh, clones
+    /// the current commit in it, and runs in namespaces of its own: first
+    /// `cargo compare` as an ordinary user without sudo, who has to be told what to
+    /// paste; then each COMMAND as root, in order; then a short comparison in the
+    /// checkout after it was moved. At the end, the line to paste has to name all
+    /// packages that were installed.
     ///
-    /// Rust's toolchain and cargo's registry are this host's, read-only. Packages that
-    /// were downloaded are kept for the next time. The table that is printed has the
-    /// time of each step. The exit status is 1 when one is not as it has to be; the
-    /// logs are then in target/kernel/fresh/logs.
+    /// Rust's toolchain and cargo's registry are this host's, read-only. Downloaded
+    /// packages are kept for the next time. The table shows the duration of each step.
+    /// The exit status is 1 if a step fails; the logs are then in
+    /// target/kernel/fresh/logs.
     Fresh(FreshArgs),
 
     /// Become a command on a new machine.
     #[command(name = fresh::ENTER, hide = true)]
     Enter {
-        /// Which, as JSON
+        /// The command as JSON
         entry: String,
     },
 
-    /// Print where the source, the build and the image lie
+    /// Print the paths of the source, the build and the image
     Path {
-        /// Which kernel
+        /// The kernel
         #[arg(long, default_value = "module", value_parser = variant)]
         variant: Variant,
     },
@@ -113,8 +114,8 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "PATH")]
     source: Option<PathBuf>,
 
-    /// Which kernel: with KVM as a module or builtin, one that
-    /// checks itself (debug), or a stock one, unpatched
+    /// The kernel: with KVM as a module or builtin, one that checks itself (debug), or
+    /// an unpatched one (stock)
     #[arg(long, default_value = "module", value_parser = variant)]
     variant: Variant,
 
@@ -134,11 +135,15 @@ pub(crate) struct CheckArgs {
     #[arg(long, value_name = "PATH")]
     source: Option<PathBuf>,
 
-    /// Check this patch only, by its number from 1
+    /// Check only this patch, by its number from 1
     #[arg(long, value_name = "N")]
     patch: Option<usize>,
 
-    /// Do no more than fits into some minutes
+    /// Build only in this configuration, by the name of its column (repeatable)
+    #[arg(long, value_name = "NAME")]
+    configuration: Vec<String>,
+
+    /// Do only what takes some minutes
     #[arg(long)]
     sample: bool,
 
@@ -146,39 +151,38 @@ pub(crate) struct CheckArgs {
     #[arg(long)]
     wait: bool,
 
-    /// Write the table as JSON as well
+    /// Write the table as JSON too
     #[arg(long, value_name = "FILE")]
     pub(crate) json: Option<PathBuf>,
 }
 
-/// The unit of times that are long.
 const MINUTE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Args)]
 pub(crate) struct FreshArgs {
-    /// A line for the shell (repeatable)
+    /// A shell command (repeatable)
     #[arg(value_name = "COMMAND", default_values = fresh::README)]
     commands: Vec<String>,
 
-    /// A line for the shell, to be run beside the others (repeatable): these too run
-    /// one after the other
+    /// A shell command to run at the same time as the others (repeatable): these run
+    /// one after the other too
     #[arg(long, value_name = "COMMAND")]
     beside: Vec<String>,
 
-    /// A line for the shell, to be run after the others in the time that --within
-    /// leaves, and stopped at its end (repeatable); the table names what was left out
+    /// A shell command to run after the others in the time that --within leaves, and to
+    /// stop at its end (repeatable); the table names those that had no time
     #[arg(long, value_name = "COMMAND")]
     spare: Vec<String>,
 
-    /// How many minutes there are, up to the end of what is --spare
+    /// The minutes until the --spare commands are stopped
     #[arg(long, value_name = "MINUTES", default_value_t = 60)]
     within: u32,
 
-    /// How many minutes each command may take
+    /// The minutes that each command may take
     #[arg(long, value_name = "MINUTES", default_value_t = 60)]
     timeout: u32,
 
-    /// Leave the machine's root file system where it is
+    /// Keep the machine's root file system
     #[arg(long)]
     keep: bool,
 
@@ -192,29 +196,29 @@ pub(crate) struct MachineArgs {
     #[command(flatten)]
     pub(crate) build: BuildArgs,
 
-    /// Whether the kernel guards against the processor's flaws
+    /// Whether the kernel uses mitigations for the processor's vulnerabilities
     #[arg(long, value_name = "on|off", default_value = "on", value_parser = on_off, action = ArgAction::Set)]
     mitigations: bool,
 
-    /// Number of processors
+    /// The number of processors
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=8))]
     smp: u32,
 
-    /// Size of the memory
+    /// The size of the memory
     #[arg(long, value_name = "SIZE", default_value = "1G")]
     memory: String,
 
-    /// How many seconds it may take
+    /// The time limit of the run, in seconds
     #[arg(long, value_name = "SECS", default_value_t = 600)]
     timeout: u64,
 
-    /// What runs the instructions: tcg emulates and counts them, mttcg emulates
-    /// in real time with a thread for each processor, kvm needs hardware, bochs is
-    /// another emulator, with VMX
+    /// What executes the instructions: tcg emulates and counts them, mttcg emulates in
+    /// real time with a thread for each processor, kvm needs hardware, bochs is another
+    /// emulator, with VMX
     #[arg(long, value_name = "tcg|mttcg|kvm|bochs", default_value_t = Accel::Tcg)]
     accel: Accel,
 
-    /// Where to put the files that are left in $KERNEL_PATCH_OUT inside
+    /// The directory for the files that the executable leaves in $KERNEL_PATCH_OUT
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
 
@@ -234,8 +238,8 @@ pub(crate) struct MachineArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) directory: Option<PathBuf>,
 
-    /// Fail when the kernel complains: of a warning, or of what its lock
-    /// checker and the like report
+    /// Fail if the kernel reports a problem: a warning, or a report of its lock checker
+    /// and similar checkers
     #[arg(long)]
     strict: bool,
 
@@ -245,7 +249,7 @@ pub(crate) struct MachineArgs {
 }
 
 impl BuildArgs {
-    pub(crate) fn builder(&self) -> Builder {
+    pub(crate) fn builder(&self) -> KernelBuilder {
         let builder = Kernel::builder().variant(self.variant).wait(self.wait);
         match &self.source {
             Some(source) => builder.source(source),
@@ -256,28 +260,28 @@ impl BuildArgs {
 
 impl CheckArgs {
     pub(crate) fn check(&self) -> Check {
-        let mut check = Check::new().sample(self.sample).wait(self.wait);
-        if let Some(patches) = &self.patches {
-            check = check.patches(patches);
-        }
-        if let Some(source) = &self.source {
-            check = check.source(source);
-        }
-        match self.patch {
-            Some(number) => check.only(number),
-            None => check,
+        Check {
+            patches: self.patches.clone(),
+            source: self.source.clone(),
+            only: self.patch,
+            configurations: self.configuration.clone(),
+            sample: self.sample,
+            wait: self.wait,
         }
     }
 }
 
 impl FreshArgs {
     pub(crate) fn fresh(&self) -> Fresh {
-        Fresh::new(self.commands.clone())
-            .beside(self.beside.clone())
-            .spare(self.spare.clone(), MINUTE * self.within)
-            .timeout(MINUTE * self.timeout)
-            .keep(self.keep)
-            .wait(self.wait)
+        Fresh {
+            commands: self.commands.clone(),
+            beside: self.beside.clone(),
+            spare: self.spare.clone(),
+            within: MINUTE * self.within,
+            timeout: MINUTE * self.timeout,
+            keep: self.keep,
+            wait: self.wait,
+        }
     }
 }
 
@@ -346,7 +350,7 @@ mod tests {
 
     use super::*;
 
-    /// Words that mean something somewhere, and others.
+    /// Words with a meaning, and others.
     fn word() -> impl Strategy<Value = String> {
         let known = prop::sample::select(vec![
             "build",
@@ -379,6 +383,7 @@ mod tests {
             "--no-modules",
             "--out",
             "--patch",
+            "--configuration",
             "--sample",
             "--help",
         ]);
@@ -390,7 +395,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is typed is understood or refused.
+        /// Any command line is accepted or refused, without a panic.
         #[test]
         fn any_command_line(words in prop::collection::vec(word(), 0..8)) {
             let line = ["kernel-patch".to_owned()].into_iter().chain(words);

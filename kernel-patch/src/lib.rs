@@ -18,7 +18,7 @@
 //!     &mut io::stderr(),
 //! )?;
 //! assert!(exit.success());
-//! # Ok::<(), kernel_patch::Error>(())
+//! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! The modules form wings. A wing uses those below it, never one above:
@@ -42,11 +42,12 @@ mod wire;
 
 pub use boot::accel::Accel;
 pub use boot::call::{Captured, call_here};
+pub use boot::error::BootError;
 pub use boot::executable::check as check_executable;
 pub use boot::libraries::libraries;
 pub use boot::machine::Machine;
 pub use host::cargo::{TARGET, beside, cargo, cdylib, this_program};
-pub use host::error::{Error, Result};
+pub use host::error::HostError;
 pub use host::interrupt;
 pub use host::lanes::lanes;
 pub use host::packages::browser;
@@ -54,7 +55,8 @@ pub use host::paths::{target_dir, workspace_dir};
 pub use host::progress::Progress;
 pub use inside::call::answer_if_called;
 pub use inside::init::init_if_first;
-pub use kbuild::kernel::{Builder, Kernel, build_dir};
+pub use kbuild::error::BuildError;
+pub use kbuild::kernel::{Kernel, KernelBuilder, build_dir};
 pub use kbuild::mutation::Mutation;
 pub use kbuild::selftests::{Selftest, selftests};
 pub use kbuild::variant::Variant;

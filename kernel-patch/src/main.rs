@@ -9,14 +9,15 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use anyhow::{Context, Result};
 use clap::Parser;
 use kernel_patch::fresh::Entry;
-use kernel_patch::{Error, Result, TARGET};
+use kernel_patch::{TARGET, interrupt};
 
 use crate::cli::{Action, Cli, MachineArgs};
 
-/// What cargo tells the programs that it runs about a package. Passed on to
-/// another cargo, it would seem to be about that one's packages.
+/// The variables by which cargo tells the programs that it runs about their package.
+/// Another cargo would take them for its own packages'.
 const OUTER_CARGO: [&str; 6] = [
     "CARGO_BIN_",
     "CARGO_CRATE_",
@@ -29,23 +30,17 @@ const OUTER_CARGO: [&str; 6] = [
 fn main() -> ExitCode {
     kernel_patch::init_if_first();
     let cli = Cli::parse();
-    let done = kernel_patch::interrupt::install()
-        .map_err(|source| Error::Io {
-            doing: "catch signals in",
-            path: "this process".into(),
-            source,
-        })
-        .and_then(|()| act(cli));
-    match done {
+    match act(cli) {
         Ok(code) => code.into(),
         Err(error) => {
-            eprintln!("kernel-patch: {error}");
-            error.exit_code().into()
+            eprintln!("kernel-patch: {error:#}");
+            interrupt::exit_code().into()
         }
     }
 }
 
 fn act(cli: Cli) -> Result<u8> {
+    interrupt::install().context("cannot handle signals")?;
     match cli.command {
         Action::Build(build) => {
             let kernel = build.builder().build()?;
@@ -55,24 +50,21 @@ fn act(cli: Cli) -> Result<u8> {
         Action::Run { machine, command } => run(&machine, &command),
         Action::Cargo { machine, args } => cargo(&machine, &args),
         Action::Check(args) => {
-            let report = args.check().run()?;
+            let review = args.check().run()?;
             if let Some(file) = &args.json {
-                report.write_json(file)?;
+                review.write_json(file)?;
             }
-            println!("{}", report.table());
-            Ok(u8::from(!report.holds()))
+            println!("{}", review.table());
+            Ok(u8::from(!review.holds()))
         }
         Action::Fresh(args) => {
-            let report = args.fresh().run()?;
-            println!("\n{}", report.table());
-            Ok(u8::from(!report.holds()))
+            let trial = args.fresh().run()?;
+            println!("\n{}", trial.table());
+            Ok(u8::from(!trial.holds()))
         }
         Action::Enter { entry } => {
-            let entry: Entry = serde_json::from_str(&entry).map_err(|error| Error::Io {
-                doing: "understand",
-                path: "the command for a new machine".into(),
-                source: error.into(),
-            })?;
+            let entry = serde_json::from_str(&entry);
+            let entry: Entry = entry.context("cannot parse the command for the new machine")?;
             match entry.enter()? {}
         }
         Action::Path { variant } => {
@@ -87,8 +79,8 @@ fn act(cli: Cli) -> Result<u8> {
 
 fn run(machine: &MachineArgs, command: &[String]) -> Result<u8> {
     change_directory(machine)?;
-    let (program, args) = command.split_first().expect("clap wants at least one");
-    // Before a build that may take minutes.
+    let (program, args) = command.split_first().expect("clap requires at least one");
+    // Check before a build that can take minutes.
     kernel_patch::check_executable(Path::new(program))?;
     let kernel = machine.build.builder().build()?;
     let exit = machine.machine().run(
@@ -101,10 +93,10 @@ fn run(machine: &MachineArgs, command: &[String]) -> Result<u8> {
     Ok(exit.code())
 }
 
-/// Becomes cargo, with this program for what it runs its executables by.
+/// Becomes cargo, which runs its executables with this program.
 fn cargo(machine: &MachineArgs, args: &[OsString]) -> Result<u8> {
     change_directory(machine)?;
-    // Here, not in the first of the runs: what cargo runs, it may run quietly.
+    // Build here, not in the first run: cargo can hide the output of a run.
     drop(machine.build.builder().build()?);
     let mut cargo = kernel_patch::cargo();
     for (name, _) in env::vars_os() {
@@ -113,19 +105,16 @@ fn cargo(machine: &MachineArgs, args: &[OsString]) -> Result<u8> {
             cargo.env_remove(&name);
         }
     }
-    // Cargo runs its executables in their packages' directories.
+    // Cargo runs its executables in the directories of their packages.
     if let Some(target) = env::var_os("CARGO_TARGET_DIR") {
         cargo.env("CARGO_TARGET_DIR", absolute(Path::new(&target))?);
     }
-    let source = cargo.arg("--config").arg(runner()?).args(args).exec();
-    Err(Error::Spawn {
-        what: "cargo".into(),
-        source,
-    })
+    let error = cargo.arg("--config").arg(runner()?).args(args).exec();
+    Err(error).context("cannot run cargo")
 }
 
-/// `run` with this command's own options, as cargo's configuration has it: a
-/// list, since a path may have blanks in it.
+/// Returns `run` with this command's own options as cargo's configuration. It is a
+/// list, because a path can contain blanks.
 fn runner() -> Result<String> {
     let this = kernel_patch::this_program()?;
     let here = absolute(Path::new("."))?;
@@ -134,7 +123,7 @@ fn runner() -> Result<String> {
         .into_iter()
         .chain(options)
         .chain(["--".into()])
-        // A string of TOML is quoted as one of JSON is.
+        // TOML quotes a string as JSON does.
         .map(|word: OsString| serde_json::Value::from(word.to_string_lossy()).to_string())
         .collect();
     Ok(format!("target.{TARGET}.runner=[{}]", words.join(",")))
@@ -144,17 +133,9 @@ fn change_directory(machine: &MachineArgs) -> Result<()> {
     let Some(dir) = &machine.directory else {
         return Ok(());
     };
-    env::set_current_dir(dir).map_err(|source| Error::Io {
-        doing: "change to",
-        path: dir.clone(),
-        source,
-    })
+    env::set_current_dir(dir).with_context(|| format!("cannot change to {}", dir.display()))
 }
 
 fn absolute(path: &Path) -> Result<PathBuf> {
-    std::path::absolute(path).map_err(|source| Error::Io {
-        doing: "find",
-        path: path.into(),
-        source,
-    })
+    std::path::absolute(path).with_context(|| format!("cannot find {}", path.display()))
 }

@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
-use kernel_patch::{Accel, Error, Exit, Kernel, Machine, OUT, Result};
+use kernel_patch::{Accel, BootError, Exit, Kernel, Machine, OUT};
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -115,7 +115,7 @@ fn kernel() -> &'static Kernel {
 }
 
 /// Runs a part inside; how it ended, standard output, standard error.
-fn run(machine: &Machine, part: &str) -> Result<(Exit, String, String)> {
+fn run(machine: &Machine, part: &str) -> Result<(Exit, String, String), BootError> {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let this = env::current_exe().unwrap();
     let args = [INSIDE.into(), part.into()];
@@ -192,7 +192,7 @@ fn processors() {
 fn panic() {
     let machine = Machine::new().cmdline("rdinit=/nonexistent");
     let error = run(&machine, "exit").unwrap_err();
-    let Error::Panicked { console, tail } = &error else {
+    let BootError::Panicked { console, tail } = &error else {
         panic!("{error}");
     };
     assert!(tail.contains("Kernel panic - not syncing"), "{error}");
@@ -208,7 +208,7 @@ fn complaint() {
     let (exit, _, _) = run(&Machine::new(), "complain").unwrap();
     assert!(exit.success());
     let error = run(&Machine::new().strict(true), "complain").unwrap_err();
-    let Error::Complained { console, report } = &error else {
+    let BootError::Complained { console, report } = &error else {
         panic!("{error}");
     };
     assert!(
@@ -227,7 +227,7 @@ fn hang() {
         .qemu_arg("-name")
         .qemu_arg(&name);
     let error = run(&machine, "hang").unwrap_err();
-    let Error::TimedOut { console, .. } = &error else {
+    let BootError::TimedOut { console, .. } = &error else {
         panic!("{error}");
     };
     fs::remove_file(console).unwrap();
@@ -236,10 +236,10 @@ fn hang() {
 
 fn qemu_refuses() {
     let error = run(&Machine::new().memory("nothing"), "exit").unwrap_err();
-    let Error::EmulatorFailed { said, .. } = &error else {
+    let BootError::EmulatorFailed { output, .. } = &error else {
         panic!("{error}");
     };
-    assert!(said.contains("nothing"), "{error}");
+    assert!(output.contains("nothing"), "{error}");
 }
 
 /// By another emulator, with one line for all ports.
@@ -253,7 +253,7 @@ fn bochs() {
     assert_eq!(fs::read(out.path().join("file")).unwrap(), [7; 5000]);
 
     let error = run(&machine.memory("nothing"), "exit").unwrap_err();
-    assert!(matches!(error, Error::BadMemory(_)), "{error}");
+    assert!(matches!(error, BootError::BadMemory(_)), "{error}");
 }
 
 fn interrupt() {

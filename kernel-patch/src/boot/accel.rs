@@ -3,8 +3,8 @@
 use std::fmt::{self, Display};
 use std::str::FromStr;
 
+use super::error::Result;
 use crate::boot::{bochs, qemu};
-use crate::host::error::Result;
 
 /// What runs the machine's instructions.
 ///

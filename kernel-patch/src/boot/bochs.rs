@@ -8,7 +8,8 @@ use std::{io, thread};
 
 use nix::pty::openpty;
 
-use crate::host::error::{Error, Result};
+use super::error::{BootError, Result};
+use crate::host::error::HostError;
 use crate::host::{needs, process};
 
 /// The program of the emulator.
@@ -71,14 +72,14 @@ impl Boot<'_> {
 
     fn file(&self, name: &str, text: &str) -> Result<PathBuf> {
         let path = self.dir.join(name);
-        fs::write(&path, text).map_err(Error::io("write", &path))?;
+        fs::write(&path, text).map_err(BootError::io("write", &path))?;
         Ok(path)
     }
 
     /// A disc that boots the kernel.
     fn disc(&self) -> Result<PathBuf> {
         let files = self.dir.join("disc");
-        fs::create_dir(&files).map_err(Error::io("make", &files))?;
+        fs::create_dir(&files).map_err(BootError::io("make", &files))?;
         let config = format!(
             "default linux\nlabel linux\nkernel linux\ninitrd initrd\nappend {}\n",
             self.cmdline
@@ -91,7 +92,7 @@ impl Boot<'_> {
             (self.initramfs, "initrd"),
         ] {
             let to = files.join(name);
-            fs::copy(from, &to).map_err(Error::io("write", &to))?;
+            fs::copy(from, &to).map_err(BootError::io("write", &to))?;
         }
         let disc = self.dir.join("disc.iso");
         let mut command = Command::new(MKISOFS);
@@ -147,13 +148,13 @@ fn megabytes(size: &str) -> Result<u32> {
         .parse()
         .ok()
         .and_then(|it: u32| it.checked_mul(factor));
-    megabytes.ok_or_else(|| Error::BadMemory(size.into()))
+    megabytes.ok_or_else(|| BootError::BadMemory(size.into()))
 }
 
 /// A terminal for Bochs, which draws the machine's screen there: nobody looks.
 pub(crate) fn terminal() -> Result<OwnedFd> {
     let pty = openpty(None, None)
-        .map_err(|errno| Error::io("open", Path::new("/dev/ptmx"))(errno.into()))?;
+        .map_err(|errno| HostError::process("open", "a terminal for Bochs")(errno.into()))?;
     let mut master = File::from(pty.master);
     // It comes to its end when nobody has the other side open.
     thread::spawn(move || io::copy(&mut master, &mut io::sink()));

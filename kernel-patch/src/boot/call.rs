@@ -8,9 +8,10 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::error::{BootError, Result};
 use crate::boot::machine::Machine;
 use crate::host::cargo::this_program;
-use crate::host::error::{Error, Result};
+use crate::host::error::HostError;
 use crate::host::paths;
 use crate::host::process::run_here;
 use crate::host::transcript::transcribe;
@@ -58,8 +59,8 @@ impl Machine {
             stderr.failure(what)?
         };
         match exit {
-            Err(error @ Error::Interrupted(_)) => Err(error),
-            Err(source) => Err(Error::CutShort {
+            Err(error @ BootError::Host(HostError::Interrupted)) => Err(error),
+            Err(source) => Err(BootError::CutShort {
                 what: what.into(),
                 failure,
                 source: source.into(),
@@ -97,7 +98,7 @@ impl Machine {
         let args = [CALL, INPUT].map(String::from);
         let ran = machine.capture(kernel, what, &this_program()?, &args, on_line)?;
         if !ran.exit.success() {
-            return Err(Error::CallFailed {
+            return Err(BootError::CallFailed {
                 what: what.into(),
                 status: format!("exit status: {}", ran.exit.code()),
                 failure: ran.failure,
@@ -121,7 +122,8 @@ pub fn call_here<I: Serialize + ?Sized, O: DeserializeOwned>(
     timeout: Duration,
     on_line: &mut dyn FnMut(&str),
 ) -> Result<O> {
-    let scratch = tempfile::tempdir().map_err(Error::io("make a directory for", out))?;
+    let scratch = tempfile::tempdir();
+    let scratch = scratch.map_err(HostError::process("make", "a temporary directory"))?;
     let file = scratch.path().join("input");
     write_input(&file, input)?;
     let mut command = Command::new(this_program()?);
@@ -130,7 +132,7 @@ pub fn call_here<I: Serialize + ?Sized, O: DeserializeOwned>(
     let (status, stderr) = transcribe(on_line, |stderr| run_here(command, what, timeout, stderr));
     let status = status?;
     if !status.success() {
-        return Err(Error::CallFailed {
+        return Err(BootError::CallFailed {
             what: what.into(),
             status: status.to_string(),
             failure: stderr.failure(what)?,
@@ -140,16 +142,17 @@ pub fn call_here<I: Serialize + ?Sized, O: DeserializeOwned>(
 }
 
 fn write_input(file: &Path, input: &(impl Serialize + ?Sized)) -> Result<()> {
-    let json = serde_json::to_vec(input).map_err(|error| Error::io("write", file)(error.into()))?;
-    fs::write(file, json).map_err(Error::io("write", file))
+    let json =
+        serde_json::to_vec(input).map_err(|error| BootError::io("write", file)(error.into()))?;
+    fs::write(file, json).map_err(BootError::io("write", file))
 }
 
 /// Takes the output out of the directory.
 fn read_output<O: DeserializeOwned>(what: &str, out: &Path) -> Result<O> {
     let file = out.join(OUTPUT);
-    let json = fs::read(&file).map_err(Error::io("read", &file))?;
-    fs::remove_file(&file).map_err(Error::io("remove", &file))?;
-    serde_json::from_slice(&json).map_err(|source| Error::BadAnswer {
+    let json = fs::read(&file).map_err(BootError::io("read", &file))?;
+    fs::remove_file(&file).map_err(BootError::io("remove", &file))?;
+    serde_json::from_slice(&json).map_err(|source| BootError::BadOutput {
         what: what.into(),
         source,
     })
@@ -169,6 +172,6 @@ mod tests {
         assert!(!file.exists());
         write_input(&file, "text").unwrap();
         let error = read_output::<u8>("counting", dir.path()).unwrap_err();
-        assert!(matches!(error, Error::BadAnswer { .. }), "{error}");
+        assert!(matches!(error, BootError::BadOutput { .. }), "{error}");
     }
 }

@@ -12,10 +12,11 @@ use std::time::Instant;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
 
+use super::error::{BootError, Result};
 use crate::boot::machine::Machine;
 use crate::boot::run_dir::RunDir;
 use crate::boot::{bochs, qemu};
-use crate::host::error::{Error, Result};
+use crate::host::error::HostError;
 use crate::host::process::{Process, drain};
 use crate::kbuild::kernel::Kernel;
 use crate::wire::job::port;
@@ -36,8 +37,9 @@ struct Port {
 }
 
 impl Port {
-    fn new(name: &'static str, dir: &RunDir<'_>) -> Result<Self> {
-        let (reader, writer) = io::pipe().map_err(Error::io("make a pipe for", dir.path()))?;
+    fn new(name: &'static str) -> Result<Self> {
+        let pipe = io::pipe().map_err(HostError::process("make a pipe for port", name));
+        let (reader, writer) = pipe?;
         // A small pipe works too, only slower.
         let _ = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(PIPE));
         Ok(Self {
@@ -64,13 +66,13 @@ pub(crate) fn qemu(
         qemu::check_plugins()?;
     }
     let ports = [
-        Port::new(port::STDOUT, dir)?,
-        Port::new(port::STDERR, dir)?,
-        Port::new(port::FILES, dir)?,
-        Port::new(port::EXIT, dir)?,
+        Port::new(port::STDOUT)?,
+        Port::new(port::STDERR)?,
+        Port::new(port::FILES)?,
+        Port::new(port::EXIT)?,
     ];
     let log = dir.log();
-    let said = File::create(&log).map_err(Error::io("write", &log))?;
+    let said = File::create(&log).map_err(BootError::io("write", &log))?;
     let mut command = qemu::Boot {
         accel: machine.accel.qemu_args(),
         cpu: machine.accel.cpu(),
@@ -90,14 +92,14 @@ pub(crate) fn qemu(
         .stdout(Stdio::null())
         .stderr(said);
 
-    thread::scope(|scope| {
+    let status = thread::scope(|scope| {
         let mut writers = Vec::new();
         let mut readers = Vec::new();
         for (port, sink) in ports.into_iter().zip(sinks) {
             writers.push(port.writer);
             readers.push(scope.spawn(move || {
-                let name = Path::new(port.name);
-                drain(port.reader, sink).map_err(Error::io("hand on the machine's", name))
+                let drained = drain(port.reader, sink);
+                drained.map_err(HostError::process("forward the port", port.name))
             }));
         }
         let status = run(machine, command, qemu::PROGRAM);
@@ -108,7 +110,8 @@ pub(crate) fn qemu(
             .map(|reader| reader.join().expect("draining a pipe does not panic"))
             .fold(Ok(()), Result::and);
         status.and_then(|status| drained.map(|()| status))
-    })
+    })?;
+    Ok(status)
 }
 
 /// Boots by Bochs, all ports on one serial line. Gives its status, which is an
@@ -121,12 +124,12 @@ pub(crate) fn bochs(
     mut sinks: Sinks<'_>,
 ) -> Result<Option<ExitStatus>> {
     if machine.plugin.is_some() {
-        return Err(Error::NotByBochs("no plugins"));
+        return Err(BootError::NotByBochs("plugins"));
     }
     if !machine.qemu_args.is_empty() {
-        return Err(Error::NotByBochs("no use for arguments of QEMU's"));
+        return Err(BootError::NotByBochs("QEMU's arguments"));
     }
-    let port = Port::new("line", dir)?;
+    let port = Port::new("line")?;
     let mut command = bochs::Boot {
         memory: &machine.memory,
         smp: machine.smp,
@@ -142,24 +145,29 @@ pub(crate) fn bochs(
     let terminal = bochs::terminal()?;
     let end = || {
         let copy = terminal.try_clone();
-        copy.map_err(Error::io("open", Path::new("a terminal")))
+        copy.map_err(HostError::process("open", "a terminal for Bochs"))
     };
     command.stdin(end()?).stdout(end()?).stderr(end()?);
     drop(terminal);
 
-    thread::scope(|scope| {
+    let status = thread::scope(|scope| {
         let Port { reader, writer, .. } = port;
         let reader = scope.spawn(|| line::receive(reader, &mut sinks));
         let status = run(machine, command, bochs::PROGRAM);
         drop(writer);
         let received = reader.join().expect("receiving frames does not panic");
-        let received = received.map_err(Error::io("hand on the machine's", Path::new("line")));
+        let received = received.map_err(HostError::process("forward", "the ports"));
         status.and_then(|status| received.map(|()| status))
-    })
+    })?;
+    Ok(status)
 }
 
 /// Runs an emulator to its end, or as long as it may take.
-fn run(machine: &Machine, command: Command, program: &str) -> Result<Option<ExitStatus>> {
+fn run(
+    machine: &Machine,
+    command: Command,
+    program: &str,
+) -> Result<Option<ExitStatus>, HostError> {
     let deadline = Instant::now() + machine.timeout;
     Process::spawn(command, program, Signal::SIGKILL)?.wait(Some(deadline), || ())
 }

@@ -7,18 +7,18 @@ use elf::ElfBytes;
 use elf::abi::{EM_X86_64, ET_DYN, ET_EXEC, PT_INTERP};
 use elf::endian::AnyEndian;
 
-use crate::host::error::{Error, Result};
+use super::error::{BootError, Result};
 
 /// Holds a file to what can run inside.
 ///
 /// # Errors
 ///
-/// [`Error::NotRunnable`] says why it cannot; [`Error::Io`] when it cannot be
+/// [`BootError::NotRunnable`] says why it cannot; [`BootError::Io`] when it cannot be
 /// read.
 pub fn check(path: &Path) -> Result<()> {
-    let data = fs::read(path).map_err(Error::io("read", path))?;
+    let data = fs::read(path).map_err(BootError::io("read", path))?;
     let because = |why| {
-        Err(Error::NotRunnable {
+        Err(BootError::NotRunnable {
             path: path.into(),
             why,
         })
@@ -68,8 +68,7 @@ mod tests {
         assert!(refusal(&dynamic).contains("+crt-static"));
         let error = check(Path::new("/nonexistent")).unwrap_err();
         assert!(
-            error
-                .to_string()
+            format!("{:#}", anyhow::Error::from(error))
                 .starts_with("cannot read /nonexistent: No such file")
         );
     }

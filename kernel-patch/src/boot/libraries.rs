@@ -9,7 +9,8 @@ use elf::ElfBytes;
 use elf::abi::PT_INTERP;
 use elf::endian::AnyEndian;
 
-use crate::host::error::{Error, Result};
+use super::error::{BootError, Result};
+use crate::host::process;
 
 /// The directory for libraries in the machine. They are found there with
 /// `LD_LIBRARY_PATH`: where a dynamic linker looks by itself depends on the
@@ -25,18 +26,10 @@ const INSIDE: &str = "/lib";
 /// When `program` has no dynamic linker, or that does not find a library.
 pub fn libraries(program: &Path, preloaded: &Path) -> Result<BTreeMap<PathBuf, PathBuf>> {
     let linker = linker(program)?;
-    let what = || linker.to_string_lossy().into_owned();
-    let output = Command::new(&linker)
-        .arg("--preload")
-        .arg(preloaded)
-        .arg("--list")
-        .arg(program)
-        .env_clear()
-        .output()
-        .map_err(|source| Error::Spawn {
-            what: what(),
-            source,
-        })?;
+    let mut command = Command::new(&linker);
+    command.arg("--preload").arg(preloaded);
+    command.arg("--list").arg(program).env_clear();
+    let output = process::output(&mut command, &linker.to_string_lossy())?;
     let list = String::from_utf8_lossy(&output.stdout);
     let found = list.lines().filter_map(found);
     let mut libraries: BTreeMap<_, _> = found
@@ -44,9 +37,9 @@ pub fn libraries(program: &Path, preloaded: &Path) -> Result<BTreeMap<PathBuf, P
         .collect();
     let complete = output.status.success() && output.stderr.is_empty();
     if !complete || list.contains("not found") {
-        return Err(Error::LibraryMissing {
+        return Err(BootError::LibraryMissing {
             program: program.into(),
-            said: String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into(),
+            output: String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into(),
         });
     }
     let name = preloaded.file_name().unwrap_or_default();
@@ -66,7 +59,7 @@ fn found(line: &str) -> Option<(&str, &str)> {
 
 /// The program that an executable asks to be started by.
 fn linker(program: &Path) -> Result<PathBuf> {
-    let data = fs::read(program).map_err(Error::io("read", program))?;
+    let data = fs::read(program).map_err(BootError::io("read", program))?;
     let name = ElfBytes::<AnyEndian>::minimal_parse(&data)
         .ok()
         .and_then(|elf| {
@@ -75,7 +68,7 @@ fn linker(program: &Path) -> Result<PathBuf> {
             let name = str::from_utf8(name).ok()?;
             Some(name.trim_end_matches('\0').to_owned())
         });
-    name.map(PathBuf::from).ok_or(Error::NotRunnable {
+    name.map(PathBuf::from).ok_or(BootError::NotRunnable {
         path: program.into(),
         why: "has no dynamic linker",
     })

@@ -4,6 +4,7 @@ pub(crate) mod accel;
 pub(crate) mod bochs;
 pub(crate) mod call;
 pub(crate) mod emulator;
+pub(crate) mod error;
 pub(crate) mod executable;
 pub(crate) mod initramfs;
 pub(crate) mod libraries;

@@ -7,16 +7,16 @@ use std::path::{Path, PathBuf};
 use elf::ElfBytes;
 use elf::endian::AnyEndian;
 
-use crate::host::error::{Error, Result};
+use super::error::{BootError, Result};
 
 /// All modules of the build; each comes after those that it needs.
 pub(crate) fn in_order(build: &Path) -> Result<Vec<PathBuf>> {
     let list = build.join("modules.order");
-    let list = fs::read_to_string(&list).map_err(Error::io("read", &list))?;
+    let list = fs::read_to_string(&list).map_err(BootError::io("read", &list))?;
     let mut waiting = BTreeMap::new();
     for object in list.lines() {
         let path = build.join(object).with_extension("ko");
-        let data = fs::read(&path).map_err(Error::io("read", &path))?;
+        let data = fs::read(&path).map_err(BootError::io("read", &path))?;
         waiting.insert(name(&path), (path, depends(&data)));
     }
     let mut order = Vec::new();

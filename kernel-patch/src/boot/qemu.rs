@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::host::error::{Error, Result};
-use crate::host::needs;
+use super::error::{BootError, Result};
+use crate::host::{needs, process};
 use crate::wire::job::port;
 
 /// The emulator's program.
@@ -17,13 +17,7 @@ pub(crate) fn version() -> Result<String> {
 }
 
 fn says(option: &str) -> Result<String> {
-    let output = Command::new(PROGRAM)
-        .arg(option)
-        .output()
-        .map_err(|source| Error::Spawn {
-            what: PROGRAM.into(),
-            source,
-        })?;
+    let output = process::output(Command::new(PROGRAM).arg(option), PROGRAM)?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -32,7 +26,7 @@ pub(crate) fn check_plugins() -> Result<()> {
     if says("--help")?.lines().any(|it| it.starts_with("-plugin ")) {
         Ok(())
     } else {
-        Err(Error::NoPlugins(version()?))
+        Err(BootError::NoPlugins(version()?))
     }
 }
 

@@ -9,6 +9,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
+use super::error::{BootError, Result};
 use crate::boot::accel::Accel;
 use crate::boot::initramfs::Initramfs;
 use crate::boot::machine::Machine;
@@ -16,7 +17,6 @@ use crate::boot::run_dir::RunDir;
 use crate::boot::verdict::judge;
 use crate::boot::{bochs, emulator, executable, modules};
 use crate::host::cargo::this_program;
-use crate::host::error::{Error, Result};
 use crate::host::{needs, packages, paths, process};
 use crate::kbuild::kernel::Kernel;
 use crate::wire::job::{Exit, JOB, Job, OUT, OUT_VARIABLE, WORK};
@@ -59,7 +59,7 @@ impl Machine {
         pack(machine, kernel, program, args, &dir)?;
 
         let mut files =
-            tempfile::tempfile_in(dir.path()).map_err(Error::io("write in", dir.path()))?;
+            tempfile::tempfile_in(dir.path()).map_err(BootError::io("write in", dir.path()))?;
         let mut report = Vec::new();
         let sinks: emulator::Sinks<'_> = [stdout, stderr, &mut files, &mut report];
         let cmdline = kernel_cmdline(machine);
@@ -69,7 +69,9 @@ impl Machine {
         };
         let exit = judge(machine, status, &report, &dir)?;
         if let Some(out) = &machine.out {
-            files.rewind().map_err(Error::io("read in", dir.path()))?;
+            files
+                .rewind()
+                .map_err(BootError::io("read in", dir.path()))?;
             unpack(files, out)?;
         }
         Ok(exit)
@@ -111,7 +113,7 @@ fn pack(
         args: args.to_vec(),
         env: environment(machine, env::vars()),
     };
-    let job = serde_json::to_vec(&job).map_err(|error| Error::Guest(error.to_string()))?;
+    let job = serde_json::to_vec(&job).map_err(|error| BootError::NotStarted(error.to_string()))?;
     initramfs.write(&job, Path::new(JOB))?;
     initramfs.finish()
 }
@@ -197,8 +199,10 @@ fn tsc_khz() -> u64 {
 }
 
 fn unpack(files: File, out: &Path) -> Result<()> {
-    fs::create_dir_all(out).map_err(Error::io("make", out))?;
+    fs::create_dir_all(out).map_err(BootError::io("make", out))?;
     let mut archive = tar::Archive::new(files);
     archive.set_preserve_mtime(false);
-    archive.unpack(out).map_err(Error::io("write below", out))
+    archive
+        .unpack(out)
+        .map_err(BootError::io("write below", out))
 }

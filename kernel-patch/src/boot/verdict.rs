@@ -3,10 +3,10 @@
 use std::fs;
 use std::process::ExitStatus;
 
+use super::error::{BootError, Result};
 use crate::boot::accel::Accel;
 use crate::boot::machine::Machine;
 use crate::boot::run_dir::RunDir;
-use crate::host::error::{Error, Result};
 use crate::host::process;
 use crate::wire::job::{Exit, Report};
 
@@ -24,7 +24,7 @@ pub(crate) fn judge(
     let console = String::from_utf8_lossy(&console);
     let tail = process::tail(&dir.console(), TAIL);
     if console.contains("Kernel panic - not syncing") {
-        return Err(Error::Panicked {
+        return Err(BootError::Panicked {
             console: dir.keep_console()?,
             tail,
         });
@@ -32,13 +32,13 @@ pub(crate) fn judge(
     if machine.strict
         && let Some(report) = complaint(&console)
     {
-        return Err(Error::Complained {
+        return Err(BootError::Complained {
             console: dir.keep_console()?,
             report,
         });
     }
     let Some(status) = status else {
-        return Err(Error::TimedOut {
+        return Err(BootError::TimedOut {
             after: machine.timeout,
             console: dir.keep_console()?,
             tail,
@@ -47,15 +47,15 @@ pub(crate) fn judge(
     // A machine that goes down is what Bochs calls a panic: it ends with an error.
     let by_itself = machine.accel == Accel::Bochs && !report.is_empty();
     if !status.success() && !by_itself {
-        return Err(Error::EmulatorFailed {
+        return Err(BootError::EmulatorFailed {
             name: machine.accel.emulator(),
             status: status.to_string(),
-            said: process::tail(&dir.log(), TAIL),
+            output: process::tail(&dir.log(), TAIL),
         });
     }
     match serde_json::from_slice::<Report>(report) {
-        Ok(report) => report.map_err(Error::Guest),
-        Err(_) => Err(Error::NoExitStatus {
+        Ok(report) => report.map_err(BootError::NotStarted),
+        Err(_) => Err(BootError::NoExitStatus {
             console: dir.keep_console()?,
             tail,
         }),

@@ -1,45 +1,51 @@
-//! The kernel of each patch, built with the compiler's extra warnings and with
-//! sparse. One directory a configuration: of the next patch, make builds only
-//! what changed.
+//! The kernel of each patch, built in one configuration with the compiler's extra
+//! warnings, and with sparse. Each configuration has a directory of its own, in which
+//! make builds only what the next patch changes.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use super::configurations::Configuration;
+use super::dependencies;
+use super::error::{CheckError, Result, finding};
+use super::names::{EXTRA, SPARSE};
 use super::warnings::{Known, Warnings, is_sparse};
-use crate::host::error::{Error, Result};
 use crate::host::progress::Progress;
 use crate::host::{files, paths};
 use crate::kbuild::make::Make;
 use crate::kbuild::tree::{self, BUILD};
 
-/// What is made of a kernel that is built whole.
+/// The targets of a whole kernel.
 const WHOLE: &str = "vmlinux modules";
 
-/// Lets sparse sign its warnings, and not end with the hundredth of a file.
-const SPARSE: &str = "CF=-fdiagnostic-prefix -fmax-warnings=unlimited";
+/// Makes sparse mark its warnings, and go on after the hundredth of a file.
+const SPARSE_FLAGS: &str = "CF=-fdiagnostic-prefix -fmax-warnings=unlimited";
 
-/// One configuration's builds.
-pub(super) struct Builds {
+/// The builds of one configuration.
+pub(super) struct ConfigurationBuild {
     configuration: &'static Configuration,
     targets: &'static str,
-    /// Whether warnings are asked for.
+    /// Whether the compiler's warnings are looked at.
     warns: bool,
     build: PathBuf,
     known: Known,
-    /// The configuration that was made last in the directory.
+    /// The identifier of the kernel configuration in the directory.
     config: Option<String>,
-    /// Whether nothing is known of the source itself.
+    /// Whether the warnings of the source itself are not known yet.
     fresh: bool,
-    /// What the builds are of.
-    of: String,
+    /// What the directory is built from, and with.
+    inputs: String,
+    /// Whether the last build in this check succeeded. A build of an earlier check does
+    /// not count.
+    is_current: bool,
 }
 
-/// What came of one build.
-pub(super) struct Built {
-    /// Why it failed, if it did.
+/// The result of one build.
+pub(super) struct BuildFindings {
+    /// The reason of a failure.
     pub(super) error: Option<String>,
     /// New warnings of the compiler, the linker and the kernel's own tools.
     pub(super) warnings: Vec<String>,
@@ -47,16 +53,16 @@ pub(super) struct Built {
     pub(super) sparse: Vec<String>,
 }
 
-/// The warnings of the source itself, kept beside what was built of it.
+/// The warnings of the source itself, in a file in the build directory.
 #[derive(Serialize, Deserialize)]
 struct Baseline {
-    of: String,
+    inputs: String,
     known: Known,
 }
 
-impl Builds {
-    /// Takes the builds of `configuration` in `tree`, or begins them anew when
-    /// they are of something else; `source` names the source.
+impl ConfigurationBuild {
+    /// Opens the build directory of `configuration` in `tree`, and empties it if it was
+    /// built from other inputs. `source` identifies the source.
     pub(super) fn open(
         configuration: &'static Configuration,
         tree: &Path,
@@ -72,11 +78,12 @@ impl Builds {
         let warns = configuration.is_by_patch(sample);
         let tools = configuration.tools(log)?;
         let config = configuration.config(false)?.id();
-        let of = format!("{source} {config} {targets} {warns} {SPARSE} {tools}");
+        let sparse = warns && configuration.runs_sparse;
+        let inputs = format!("{source} {config} {targets} {warns} {sparse} {SPARSE_FLAGS} {tools}");
         let build = tree.join(format!("{BUILD}-{}", configuration.slug()));
         let baseline: Option<Baseline> = files::read(&stamp(&build))?
             .and_then(|json| serde_json::from_slice(&json).ok())
-            .filter(|it: &Baseline| it.of == of);
+            .filter(|it: &Baseline| it.inputs == inputs);
         let fresh = baseline.is_none();
         if fresh {
             files::remove(&build)?;
@@ -89,7 +96,8 @@ impl Builds {
             known: baseline.map(|it| it.known).unwrap_or_default(),
             config: None,
             fresh,
-            of,
+            inputs,
+            is_current: false,
         })
     }
 
@@ -97,18 +105,23 @@ impl Builds {
         self.configuration
     }
 
-    /// The directory that is built in.
+    /// The columns of the table that a build has a result for, beside its own.
+    pub(super) fn checks(&self) -> impl Iterator<Item = &'static str> {
+        let sparse = self.warns && self.configuration.runs_sparse;
+        let checks = [self.warns.then_some(EXTRA), sparse.then_some(SPARSE)];
+        checks.into_iter().flatten()
+    }
+
+    /// The build directory.
     pub(super) fn dir(&self) -> &Path {
         &self.build
     }
 
-    /// Builds the source itself, unless what it warns of is known or of no
-    /// interest.
+    /// Builds the source itself, unless its warnings are known or nobody looks at them. A
+    /// failure is not the fault of a patch, and ends the check.
     ///
-    /// Its own failure is no patch's fault and ends everything.
-    ///
-    /// One of the same architecture and compiler, `other`, has built most of it
-    /// already.
+    /// The directory begins as a copy of `other`, a configuration with the same
+    /// architecture and compiler.
     pub(super) fn begin(&mut self, tree: &Path, other: Option<&Self>, log: &Path) -> Result<()> {
         if !self.fresh {
             return Ok(());
@@ -117,25 +130,36 @@ impl Builds {
             Some(other) => {
                 let dir = tree.parent().expect("the source lies in a directory");
                 tree::seed(&other.build, &self.build, paths::scratch_in(dir)?.path())?;
-                fs::remove_file(stamp(&self.build)).map_err(Error::io("remove", &self.build))?;
+                fs::remove_file(stamp(&self.build))
+                    .map_err(CheckError::io("remove", &self.build))?;
                 self.known = other.known.clone();
             }
-            None => fs::create_dir(&self.build).map_err(Error::io("make", &self.build))?,
+            None => fs::create_dir(&self.build).map_err(CheckError::io("make", &self.build))?,
         }
         if self.warns {
             self.make(tree, false, log, "the source itself")?;
             self.known.learn(&read(log)?);
         }
         let baseline = Baseline {
-            of: self.of.clone(),
+            inputs: self.inputs.clone(),
             known: self.known.clone(),
         };
         let json = serde_json::to_vec(&baseline).expect("texts and numbers become JSON");
         self.fresh = false;
-        files::write(&stamp(&self.build), &json)
+        Ok(files::write(&stamp(&self.build), &json)?)
     }
 
-    /// Builds what the tree is now, `what`; `calls` tells whether the calls are
+    /// Whether a build would find something: false if the last one succeeded and no file
+    /// of `changed` has been part of it.
+    pub(super) fn is_affected(&self, changed: &BTreeSet<String>, calls: bool) -> Result<bool> {
+        let config = self.configuration.config(calls)?.id();
+        if !self.is_current || self.config != Some(config) {
+            return Ok(true);
+        }
+        dependencies::include(&self.build, changed)
+    }
+
+    /// Builds the tree, which has the patch `what`. `calls` tells whether the calls are
     /// there to be built.
     pub(super) fn build(
         &mut self,
@@ -143,14 +167,8 @@ impl Builds {
         calls: bool,
         log: &Path,
         what: &str,
-    ) -> Result<Built> {
-        let error = match self.make(tree, calls, log, what) {
-            Ok(()) => None,
-            Err(error @ (Error::ToolFailed { .. } | Error::ConfigLost(_))) => {
-                Some(error.to_string())
-            }
-            Err(error) => return Err(error),
-        };
+    ) -> Result<BuildFindings> {
+        let error = finding(self.make(tree, calls, log, what))?;
         let warnings = if self.warns {
             read(log)?
         } else {
@@ -159,7 +177,8 @@ impl Builds {
         let new = warnings.new_to(&self.known).map(String::from);
         let (sparse, compiler) = new.partition(|line| is_sparse(line));
         self.known.learn(&warnings);
-        Ok(Built {
+        self.is_current = error.is_none();
+        Ok(BuildFindings {
             error,
             warnings: compiler,
             sparse,
@@ -169,12 +188,15 @@ impl Builds {
     fn make(&mut self, tree: &Path, calls: bool, log: &Path, what: &str) -> Result<()> {
         let mut args = vec![
             self.configuration.toolchain(),
-            // All that is wrong, with no line inside of another.
+            // Show all errors, and do not mix the lines of two.
             "--keep-going".into(),
             "--output-sync=target".into(),
         ];
         if self.warns {
-            args.extend(["W=1", "C=1", SPARSE].map(String::from));
+            args.push("W=1".into());
+            if self.configuration.runs_sparse {
+                args.extend(["C=1", SPARSE_FLAGS].map(String::from));
+            }
         }
         let _ = fs::remove_file(log);
         let make = Make {
@@ -187,14 +209,14 @@ impl Builds {
         };
         let config = self.configuration.config(calls)?;
         if self.config == Some(config.id()) {
-            // The patch may have changed what there is to choose.
+            // The patch may have changed the options.
             make.run("olddefconfig")?;
         } else {
             self.config = None;
             config.make(&make)?;
             self.config = Some(config.id());
         }
-        make.run(self.targets)
+        Ok(make.run(self.targets)?)
     }
 }
 

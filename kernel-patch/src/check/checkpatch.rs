@@ -1,82 +1,79 @@
-//! `checkpatch.pl --strict`, and the remarks that stay, each with its reason.
+//! `checkpatch.pl --strict`, and the remarks that are accepted, each with its reason.
 
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
-use crate::host::error::{Error, Result};
+use super::error::{CheckError, Result, finding};
 use crate::host::files;
 use crate::host::process::{self, run};
 
 /// The exceptions' file, beside the patches.
 pub(super) const EXCEPTIONS: &str = "checkpatch.exceptions";
 
-/// What a remark is about.
+/// The type and the place of a remark.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Remark {
     kind: String,
-    /// The kernel's file; `-` when it is about the message.
+    /// The kernel's file; `-` if the remark is about the message.
     file: String,
 }
 
-/// A remark that may stay.
+/// A remark that is accepted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Exception {
     patch: String,
     remark: Remark,
 }
 
-/// The remarks that may stay.
+/// The remarks that are accepted.
 #[derive(Debug, Default)]
 pub(super) struct Exceptions(BTreeSet<Exception>);
 
-/// What checkpatch says of one patch.
+/// The remarks of checkpatch about one patch.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Verdict {
-    /// Remarks that no exception covers, and exceptions that cover nothing.
-    pub(super) wrong: Vec<String>,
-    /// How many remarks are covered.
+pub(super) struct Remarks {
+    /// The remarks that no exception covers, and the exceptions that cover none.
+    pub(super) unexpected: Vec<String>,
+    /// The number of covered remarks.
     pub(super) excepted: usize,
 }
 
-/// Has checkpatch look at a patch, with its output in `log`.
+/// Runs checkpatch on a patch, with its output in `log`.
 pub(super) fn check(
     tree: &Path,
     patch: &Path,
     exceptions: &Exceptions,
     log: &Path,
-) -> Result<Verdict> {
+) -> Result<Remarks> {
     let mut command = Command::new("perl");
     process::clean(&mut command)
-        // It runs scripts of Python, whose modules are Debian's.
+        // It runs Python scripts with Debian's modules.
         .env("PATH", "/usr/bin:/bin")
         .current_dir(tree)
         .args(["scripts/checkpatch.pl", "--strict", "--no-summary"])
         .args(["--terse", "--show-types", "--showfile", "--color=never"])
         .arg(patch);
-    match run(command, "checkpatch", log) {
-        // Its status says that there are remarks, which is no failure as yet.
-        Ok(()) | Err(Error::ToolFailed { .. }) => {}
-        Err(error) => return Err(error),
-    }
+    // It fails if it has remarks, which exceptions may cover.
+    finding(run(command, "checkpatch", log))?;
     let output = files::read(log)?.unwrap_or_default();
     let name = patch.file_name().unwrap_or_default().to_string_lossy();
-    Ok(exceptions.judge(&name, &String::from_utf8_lossy(&output)))
+    Ok(exceptions.apply(&name, &String::from_utf8_lossy(&output)))
 }
 
 impl Exceptions {
-    /// Reads those of a directory of patches; none without the file.
+    /// Reads the exceptions of a directory of patches. Without the file there are none.
     pub(super) fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(EXCEPTIONS);
         let content = files::read(&path)?.unwrap_or_default();
-        Self::parse(&String::from_utf8_lossy(&content)).map_err(|line| Error::BadException {
+        Self::parse(&String::from_utf8_lossy(&content)).map_err(|line| CheckError::BadException {
             path: path.clone(),
             line,
         })
     }
 
-    /// Each line names a patch by its number, the remark's type, the file that
-    /// it is about, and then gives the reason. Fails with a line that does not.
+    /// Each line contains the number of a patch, the type of a remark, its file, and the
+    /// reason. An incomplete line is the error.
     fn parse(text: &str) -> Result<Self, String> {
         let lines = text.lines().map(str::trim);
         let lines = lines.filter(|line| !line.is_empty() && !line.starts_with('#'));
@@ -95,10 +92,10 @@ impl Exceptions {
         Ok(Self(exceptions.collect::<Result<_, &str>>()?))
     }
 
-    fn judge(&self, patch: &str, output: &str) -> Verdict {
+    fn apply(&self, patch: &str, output: &str) -> Remarks {
         let mut stale: BTreeSet<_> = self.0.iter().filter(|it| it.is_of(patch)).collect();
-        let mut verdict = Verdict {
-            wrong: Vec::new(),
+        let mut remarks = Remarks {
+            unexpected: Vec::new(),
             excepted: 0,
         };
         for line in output.lines().filter(|line| !line.trim().is_empty()) {
@@ -107,21 +104,21 @@ impl Exceptions {
             match self.0.iter().find(covers) {
                 Some(exception) => {
                     stale.remove(exception);
-                    verdict.excepted += 1;
+                    remarks.excepted += 1;
                 }
-                None => verdict.wrong.push(line.into()),
+                None => remarks.unexpected.push(line.into()),
             }
         }
-        verdict.wrong.extend(stale.into_iter().map(|it| {
+        remarks.unexpected.extend(stale.into_iter().map(|it| {
             format!(
                 "{EXCEPTIONS}: patch {} has no remark {} about {} any more",
                 it.patch, it.remark.kind, it.remark.file
             )
         }));
-        verdict
+        remarks
     }
 
-    /// Those of patches that there are not.
+    /// The exceptions for patches that do not exist.
     pub(super) fn homeless(&self, patches: &[&str]) -> Vec<String> {
         let homeless = self.0.iter();
         let homeless = homeless.filter(|it| !patches.iter().any(|patch| it.is_of(patch)));
@@ -138,7 +135,7 @@ impl Exception {
     }
 }
 
-/// A line `FILE:LINE: LEVEL:TYPE: text`; one about the message has no file.
+/// Parses a line `FILE:LINE: LEVEL:TYPE: text`. A remark about the message has no file.
 fn parse(line: &str) -> Option<Remark> {
     let levels = ["ERROR:", "WARNING:", "CHECK:"];
     let (at, level) = levels
@@ -173,15 +170,15 @@ virt/kvm/syscalls.c:233: WARNING:ENOSYS: ENOSYS means 'invalid syscall nr' and n
 4 ENOSYS               virt/kvm/syscall_ops.c  of another patch
 ";
 
-    fn judge(exceptions: &str, output: &str) -> Verdict {
+    fn judge(exceptions: &str, output: &str) -> Remarks {
         let exceptions = Exceptions::parse(exceptions).unwrap();
-        exceptions.judge("0003-KVM-Add.patch", output)
+        exceptions.apply("0003-KVM-Add.patch", output)
     }
 
     #[test]
     fn what_is_listed_may_stay() {
-        let expected = Verdict {
-            wrong: vec![],
+        let expected = Remarks {
+            unexpected: vec![],
             excepted: 4,
         };
         assert_eq!(judge(EXCEPTIONS, OUTPUT), expected);
@@ -191,19 +188,19 @@ virt/kvm/syscalls.c:233: WARNING:ENOSYS: ENOSYS means 'invalid syscall nr' and n
     fn what_is_not_listed_is_wrong() {
         let line = "virt/kvm/syscalls.c:9: ERROR:TRAILING_WHITESPACE: trailing whitespace";
         let more = format!("{OUTPUT}{line}\n");
-        assert_eq!(judge(EXCEPTIONS, &more).wrong, [line]);
+        assert_eq!(judge(EXCEPTIONS, &more).unexpected, [line]);
         // The same remark about another file, or of another patch.
         let other = OUTPUT.replace("syscalls.c:110", "kvm_main.c:110");
-        assert_eq!(judge(EXCEPTIONS, &other).wrong.len(), 1);
+        assert_eq!(judge(EXCEPTIONS, &other).unexpected.len(), 1);
         let exceptions = Exceptions::parse(EXCEPTIONS).unwrap();
-        assert_eq!(exceptions.judge("0013-x.patch", OUTPUT).wrong.len(), 4);
+        assert_eq!(exceptions.apply("0013-x.patch", OUTPUT).unexpected.len(), 4);
     }
 
     #[test]
     fn what_is_no_remark_is_wrong() {
         let line = "ModuleNotFoundError: No module named 'ply'";
         assert_eq!(
-            judge(EXCEPTIONS, &format!("{OUTPUT}{line}\n")).wrong,
+            judge(EXCEPTIONS, &format!("{OUTPUT}{line}\n")).unexpected,
             [line]
         );
     }
@@ -212,7 +209,7 @@ virt/kvm/syscalls.c:233: WARNING:ENOSYS: ENOSYS means 'invalid syscall nr' and n
     fn a_stale_exception_is_wrong() {
         let fewer: String = OUTPUT.lines().take(2).map(|it| format!("{it}\n")).collect();
         assert_eq!(
-            judge(EXCEPTIONS, &fewer).wrong,
+            judge(EXCEPTIONS, &fewer).unexpected,
             [
                 "checkpatch.exceptions: patch 3 has no remark ENOSYS about virt/kvm/syscalls.c any more"
             ]

@@ -1,37 +1,37 @@
-//! The kernels that each patch is built as.
+//! The configurations in which each patch is built.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use crate::host::error::{Error, Result};
+use super::error::{CheckError, Result};
 use crate::host::process;
 use crate::kbuild::config::{self, Config};
 
-/// What all of them have.
+/// The fragment of all configurations.
 const COMMON: &str = "check.config";
 
-/// What those for x86 have.
+/// The fragment of the configurations for x86.
 const X86: &str = "check-x86.config";
 
 const X86_64: &str = "CONFIG_64BIT=y\nCONFIG_IA32_EMULATION=y\n";
-/// Not by the objcopy of LLVM 14, which is Debian's.
+/// Not with clang: the objcopy of LLVM 14, which Debian has, fails.
 const X32: &str = "CONFIG_X86_X32_ABI=y\n";
 const OFF: &str = "# CONFIG_KVM is not set\n";
 const BUILT_IN: &str = "CONFIG_KVM=y\nCONFIG_KVM_INTEL=y\nCONFIG_KVM_AMD=y\nCONFIG_KVM_SMM=y\n";
 const MODULE: &str = "CONFIG_KVM=m\nCONFIG_KVM_INTEL=m\nCONFIG_KVM_AMD=m\nCONFIG_KVM_SMM=y\n";
 const HYPERCALLS: &str = "CONFIG_KVM_HYPERV=y\nCONFIG_KVM_XEN=y\n";
 
-/// What a kernel is compiled with.
+/// The compiler of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Compiler {
     Gcc,
-    /// Once, after the last patch, to see that the whole can be: what it warns of
-    /// is not looked at.
+    /// Used once, after the last patch, to see that the whole series compiles. Its
+    /// warnings are ignored.
     Clang,
 }
 
-/// One way to build the kernel.
+/// A way to configure the kernel.
 #[derive(Debug)]
 pub(super) struct Configuration {
     /// The column of the table.
@@ -39,15 +39,23 @@ pub(super) struct Configuration {
     /// The architecture, as the kernel's make calls it.
     pub(super) arch: &'static str,
     pub(super) compiler: Compiler,
-    /// Whether it has the calls, once the series has them.
+    /// Whether it enables the calls, from the patch on that adds them.
     calls: bool,
-    /// Whether a sample has it.
+    /// Whether a sample builds it.
     pub(super) in_sample: bool,
+    /// Whether sparse sees code here that it sees in no other configuration.
+    ///
+    /// The series adds code under a few conditions, which a test lists. `module` has
+    /// KVM on x86-64 with the calls, Hyper-V, Xen and SMM; `i386` has KVM on x86 without
+    /// the calls, without 64 bits, and with the stubs of Hyper-V and Xen; `arm64` has
+    /// KVM elsewhere. The other configurations combine these branches in other ways, and
+    /// for them the compiler's warnings are enough.
+    pub(super) runs_sparse: bool,
     more: &'static [&'static str],
 }
 
-/// All of them. Where KVM is and the calls are not, its generic code is built as
-/// on the architectures that have no numbers for them.
+/// All configurations. KVM without the calls is built as on an architecture that has no
+/// numbers for them.
 pub(super) const ALL: [Configuration; 8] = [
     Configuration {
         name: "module",
@@ -55,6 +63,7 @@ pub(super) const ALL: [Configuration; 8] = [
         compiler: Compiler::Gcc,
         calls: true,
         in_sample: true,
+        runs_sparse: true,
         more: &[X86_64, X32, MODULE, HYPERCALLS],
     },
     Configuration {
@@ -63,6 +72,7 @@ pub(super) const ALL: [Configuration; 8] = [
         compiler: Compiler::Gcc,
         calls: true,
         in_sample: true,
+        runs_sparse: false,
         more: &[X86_64, X32, BUILT_IN, HYPERCALLS],
     },
     Configuration {
@@ -71,6 +81,7 @@ pub(super) const ALL: [Configuration; 8] = [
         compiler: Compiler::Gcc,
         calls: false,
         in_sample: true,
+        runs_sparse: false,
         more: &[X86_64, X32, OFF],
     },
     Configuration {
@@ -79,6 +90,7 @@ pub(super) const ALL: [Configuration; 8] = [
         compiler: Compiler::Clang,
         calls: true,
         in_sample: true,
+        runs_sparse: false,
         more: &[X86_64, MODULE, HYPERCALLS],
     },
     Configuration {
@@ -87,6 +99,7 @@ pub(super) const ALL: [Configuration; 8] = [
         compiler: Compiler::Gcc,
         calls: false,
         in_sample: false,
+        runs_sparse: false,
         more: &[X86_64, X32, MODULE],
     },
     Configuration {
@@ -95,6 +108,7 @@ pub(super) const ALL: [Configuration; 8] = [
         compiler: Compiler::Gcc,
         calls: false,
         in_sample: false,
+        runs_sparse: true,
         more: &[MODULE],
     },
     Configuration {
@@ -103,6 +117,7 @@ pub(super) const ALL: [Configuration; 8] = [
         compiler: Compiler::Gcc,
         calls: false,
         in_sample: true,
+        runs_sparse: true,
         more: &["CONFIG_KVM=y\n"],
     },
     Configuration {
@@ -111,12 +126,13 @@ pub(super) const ALL: [Configuration; 8] = [
         compiler: Compiler::Gcc,
         calls: false,
         in_sample: false,
+        runs_sparse: false,
         more: &[OFF],
     },
 ];
 
 impl Configuration {
-    /// Whether each patch is built as this one, in a sample or without.
+    /// Whether each patch is built in this configuration, in a sample or not.
     pub(super) fn is_by_patch(&self, sample: bool) -> bool {
         match self.compiler {
             Compiler::Gcc => !sample || self.name == ALL[0].name,
@@ -124,13 +140,12 @@ impl Configuration {
         }
     }
 
-    /// Its name as a part of a file's.
+    /// Its name as a part of a file name.
     pub(super) fn slug(&self) -> String {
         self.name.replace(' ', "-")
     }
 
-    /// What is asked for of the kernel's configuration, with the calls if there
-    /// are any.
+    /// The kernel configuration, with the calls if there are any.
     pub(super) fn config(&self, calls: bool) -> Result<Config> {
         let mut fragments = vec![COMMON];
         fragments.extend((self.arch != "arm64").then_some(X86));
@@ -138,10 +153,10 @@ impl Configuration {
         if self.calls && calls {
             more += config::SYSCALLS;
         }
-        Config::of(&fragments, &more)
+        Ok(Config::of(&fragments, &more)?)
     }
 
-    /// What its compiler's name begins with.
+    /// The prefix of its compiler's name.
     fn cross(&self) -> &'static str {
         match self.arch {
             "arm64" => "aarch64-linux-gnu-",
@@ -149,7 +164,7 @@ impl Configuration {
         }
     }
 
-    /// What make is told of the compiler.
+    /// The argument of make that chooses the compiler.
     pub(super) fn toolchain(&self) -> String {
         match self.compiler {
             Compiler::Gcc => format!("CROSS_COMPILE={}", self.cross()),
@@ -157,7 +172,7 @@ impl Configuration {
         }
     }
 
-    /// Which compiler and which sparse there are: others remark other things.
+    /// The versions of the compiler and of sparse, because others have other warnings.
     pub(super) fn tools(&self, log: &Path) -> Result<String> {
         let compiler = match self.compiler {
             Compiler::Gcc => format!("{}gcc", self.cross()),
@@ -169,12 +184,12 @@ impl Configuration {
             let mut command = Command::new(tool);
             process::clean(&mut command).arg("--version");
             process::run(command, tool, log)?;
-            versions += &fs::read_to_string(log).map_err(Error::io("read", log))?;
+            versions += &fs::read_to_string(log).map_err(CheckError::io("read", log))?;
         }
         Ok(versions)
     }
 
-    /// What a sample builds: where the files lie that the series changes.
+    /// The targets of a sample: the directories of the files that the series changes.
     pub(super) fn sampled_targets(&self) -> &'static str {
         match self.arch {
             "arm64" => "prepare virt/ arch/arm64/kvm/ kernel/sys_ni.o",
@@ -209,5 +224,39 @@ mod tests {
                 it.name
             );
         }
+    }
+
+    /// `runs_sparse` gives the reasons for these conditions. A new one needs a
+    /// configuration in which sparse sees it.
+    #[test]
+    fn sparse_sees_each_branch_of_the_series() {
+        let known = BTreeSet::from([
+            "KVM_MMIO",
+            "KVM_SMM",
+            "KVM_SYSCALLS",
+            "PROC_FS",
+            "PROVE_LOCKING",
+            "X86",
+            "X86_64",
+        ]);
+        let mut found = BTreeSet::new();
+        let dir = crate::kbuild::series::directory().unwrap();
+        for path in crate::host::files::list(&dir).unwrap() {
+            let text = fs::read_to_string(path).unwrap();
+            let added = text.lines().filter_map(|line| line.strip_prefix('+'));
+            let conditions = added.filter(|line| {
+                let line = line.trim_start();
+                ["#if", "#elif"].iter().any(|it| line.starts_with(it))
+                    || line.contains("IS_ENABLED(")
+            });
+            for condition in conditions {
+                for option in condition.split("CONFIG_").skip(1) {
+                    let end = option.find(|it: char| !it.is_ascii_alphanumeric() && it != '_');
+                    found.insert(option[..end.unwrap_or(option.len())].to_owned());
+                }
+            }
+        }
+        let found: BTreeSet<_> = found.iter().map(String::as_str).collect();
+        assert_eq!(found, known);
     }
 }

@@ -6,8 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::error::{CheckError, Result, finding};
 use super::warnings::{Known, Warnings};
-use crate::host::error::{Error, Result};
 use crate::host::files;
 use crate::host::process::{self, run};
 use crate::host::progress::Progress;
@@ -75,7 +75,7 @@ impl Docs {
         let _ = fs::remove_file(log);
         let mut error = None;
         if patch.files().any(|file| book(file).is_some()) {
-            error = failure(self.sphinx(tree, log, what))?;
+            error = finding(self.sphinx(tree, log, what))?;
         }
         let sources = patch
             .files()
@@ -87,7 +87,7 @@ impl Docs {
                 .current_dir(tree)
                 .args(["scripts/kernel-doc", "-none"])
                 .args(sources);
-            error = error.or(failure(run(command, "kernel-doc", log))?);
+            error = error.or(finding(run(command, "kernel-doc", log))?);
         }
         let output = files::read(log)?.unwrap_or_default();
         Ok((error, Warnings::read(&String::from_utf8_lossy(&output))))
@@ -96,7 +96,7 @@ impl Docs {
     fn sphinx(&self, tree: &Path, log: &Path, what: &str) -> Result<()> {
         // It says nothing of a file that it has read before.
         files::remove(&self.build)?;
-        fs::create_dir(&self.build).map_err(Error::io("make", &self.build))?;
+        fs::create_dir(&self.build).map_err(CheckError::io("make", &self.build))?;
         let args = [
             format!("SPHINXDIRS={}", self.books),
             "SPHINXBUILD=/usr/bin/sphinx-build".into(),
@@ -110,16 +110,7 @@ impl Docs {
             log: log.into(),
             progress: Progress::ours(format!("{what}: building the documentation")),
         };
-        make.run("htmldocs")
-    }
-}
-
-/// Tells a tool's failure from one of ours.
-pub(super) fn failure(result: Result<()>) -> Result<Option<String>> {
-    match result {
-        Ok(()) => Ok(None),
-        Err(error @ Error::ToolFailed { .. }) => Ok(Some(error.to_string())),
-        Err(error) => Err(error),
+        Ok(make.run("htmldocs")?)
     }
 }
 

@@ -4,8 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::docs::failure;
-use crate::host::error::Result;
+use super::error::{Result, finding};
 use crate::host::process::{self, run};
 use crate::host::{files, paths};
 
@@ -33,7 +32,7 @@ pub(super) fn lint(dir: &Path, log: &Path) -> Result<Vec<String>> {
             .arg(&page);
         for (what, command) in [("man", man), ("mandoc", mandoc)] {
             let before = said(log)?.len();
-            let error = failure(run(command, what, log))?;
+            let error = finding(run(command, what, log))?;
             let said = said(log)?;
             let remarks: Vec<_> = said[before..].lines().map(String::from).collect();
             let remarks = if remarks.is_empty() {

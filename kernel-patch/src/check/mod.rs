@@ -1,11 +1,14 @@
-//! Checks each patch of the series by itself, as its reviewers would.
+//! The review of the series: checks each patch by itself, as its reviewers would.
 
 mod builds;
 mod checkpatch;
 mod configurations;
+mod dependencies;
 mod docs;
+mod error;
 mod man;
-mod report;
+mod names;
+mod review;
 mod selftests;
 mod warnings;
 mod worktree;
@@ -13,101 +16,59 @@ mod worktree;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use self::builds::Builds;
+use self::builds::ConfigurationBuild;
 use self::checkpatch::Exceptions;
+use self::configurations::Configuration;
 use self::docs::Docs;
+pub use self::error::{CheckError, Result};
+use self::names::{AM, CHECKPATCH, DOCS, EXTRA, MAN, PAGES, SELFTESTS, SPARSE};
+pub use self::review::{CheckOutcome, Finding, PatchReview, Review};
 use self::worktree::Worktree;
-use crate::host::error::{Error, Result};
 use crate::host::lock::Lock;
 use crate::host::{files, needs, packages, paths, process};
+use crate::kbuild::error::BuildError;
 use crate::kbuild::kernel;
 use crate::kbuild::series::{self, Patch, Series};
 use crate::kbuild::source::Source;
 
-pub use self::report::{Failure, Outcome, Report, Row};
-
-const AM: &str = "am";
-const CHECKPATCH: &str = "checkpatch";
-const EXTRA: &str = "W=1";
-const SPARSE: &str = "sparse";
-const DOCS: &str = "docs";
-const SELFTESTS: &str = "selftests";
-const MAN: &str = "man";
-
-/// The number of the row of the manual pages, which stands above the patches.
-const PAGES: usize = 0;
-
-/// What is to be checked.
+/// What to check. The default is the whole series of this crate, on the source that
+/// was last built from.
 #[derive(Clone, Debug, Default)]
 pub struct Check {
-    patches: Option<PathBuf>,
-    source: Option<PathBuf>,
-    only: Option<usize>,
-    sample: bool,
-    wait: bool,
+    /// The directory of another series.
+    pub patches: Option<PathBuf>,
+    /// A tree or a tarball of the source.
+    pub source: Option<PathBuf>,
+    /// One patch, by its number from 1, instead of all.
+    pub only: Option<usize>,
+    /// The names of configurations to build, instead of all.
+    pub configurations: Vec<String>,
+    /// Whether to do only what takes some minutes.
+    pub sample: bool,
+    /// Whether to wait for another check to end instead of failing.
+    pub wait: bool,
 }
 
 impl Check {
-    /// The whole series of this crate, on the source that was last built from.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// The directory of another series.
-    #[must_use]
-    pub fn patches(mut self, dir: impl Into<PathBuf>) -> Self {
-        self.patches = Some(dir.into());
-        self
-    }
-
-    /// A tree or a tarball of the source.
-    #[must_use]
-    pub fn source(mut self, source: impl Into<PathBuf>) -> Self {
-        self.source = Some(source.into());
-        self
-    }
-
-    /// One patch only, by its number from 1.
-    #[must_use]
-    pub fn only(mut self, number: usize) -> Self {
-        self.only = Some(number);
-        self
-    }
-
-    /// Whether to do no more than fits into some minutes.
-    #[must_use]
-    pub fn sample(mut self, sample: bool) -> Self {
-        self.sample = sample;
-        self
-    }
-
-    /// Whether to wait for another check to end, rather than to fail.
-    #[must_use]
-    pub fn wait(mut self, wait: bool) -> Self {
-        self.wait = wait;
-        self
-    }
-
-    /// Checks, and says on stderr how far it has come.
+    /// Checks the series, and shows its progress on standard error.
     ///
     /// # Errors
     ///
-    /// What kept it from checking. What it finds wrong is in the report.
-    pub fn run(&self) -> Result<Report> {
+    /// The series could not be checked. What is wrong with it is in the review.
+    pub fn run(&self) -> Result<Review> {
         let started = Instant::now();
-        let dir = self.patches.clone().map_or_else(series::directory, Ok)?;
+        let dir = match &self.patches {
+            Some(dir) => dir.clone(),
+            None => series::directory()?,
+        };
         // The tools start in the source.
-        let dir = std::path::absolute(&dir).map_err(Error::io("find", &dir))?;
+        let dir = std::path::absolute(&dir).map_err(CheckError::io("find", &dir))?;
         let series = Series::read(&dir)?;
         let exceptions = Exceptions::read(&dir)?;
-        let count = series.patches().len();
-        if let Some(number) = self.only.filter(|it| !(1..=count).contains(it)) {
-            return Err(Error::NoSuchPatch { number, count });
+        self.validate(series.patches().len())?;
+        for needs in [needs::BUILD, needs::CHECK, needs::MAN] {
+            packages::ensure(needs)?;
         }
-        packages::ensure(needs::BUILD)?;
-        packages::ensure(needs::CHECK)?;
-        packages::ensure(needs::MAN)?;
         let work = paths::create(paths::work_dir()?.join("check"))?;
         let _lock = Lock::exclusive(&work, self.wait)?;
         paths::sweep(&work)?;
@@ -123,31 +84,56 @@ impl Check {
             series: &series,
             tree: &tree,
             logs: &logs,
-            report: Report::new(&series, self.sample),
+            review: Review::new(&series, self.sample),
         };
         run.man()?;
         let commits = run.apply(&work)?;
         run.checkpatch(&exceptions)?;
         run.build(&commits, &source)?;
-        let mut report = run.report;
-        report.retain(|number| number == PAGES || self.is_wanted(number));
-        report.seconds = started.elapsed().as_secs();
-        Ok(report)
+        let mut review = run.review;
+        review.retain(|number| number == PAGES || self.includes(number));
+        review.seconds = started.elapsed().as_secs();
+        Ok(review)
     }
 
-    fn is_wanted(&self, number: usize) -> bool {
+    /// Fails if the options name a patch or a configuration that does not exist.
+    fn validate(&self, count: usize) -> Result<()> {
+        if let Some(number) = self.only.filter(|it| !(1..=count).contains(it)) {
+            return Err(CheckError::NoSuchPatch { number, count });
+        }
+        let known = configurations::ALL.each_ref().map(|it| it.name);
+        match self
+            .configurations
+            .iter()
+            .find(|it| !known.contains(&it.as_str()))
+        {
+            None => Ok(()),
+            Some(name) => Err(CheckError::NoSuchConfiguration {
+                name: name.clone(),
+                known: known.into(),
+            }),
+        }
+    }
+
+    fn includes(&self, number: usize) -> bool {
         self.only.is_none_or(|it| it == number)
+    }
+
+    fn builds(&self, configuration: &Configuration) -> bool {
+        let named = |it: &String| it == configuration.name;
+        (!self.sample || configuration.in_sample)
+            && (self.configurations.is_empty() || self.configurations.iter().any(named))
     }
 }
 
-/// A check that is under way.
+/// A check in progress.
 struct Run<'a> {
     check: &'a Check,
     dir: &'a Path,
     series: &'a Series,
     tree: &'a Worktree,
     logs: &'a Path,
-    report: Report,
+    review: Review,
 }
 
 impl Run<'_> {
@@ -163,8 +149,8 @@ impl Run<'_> {
         1..=self.series.patches().len()
     }
 
-    /// Makes commits of the patches, the source's before them, as far as they
-    /// apply; and holds them to what kernels are otherwise built from.
+    /// Commits the patches as far as they apply, and compares the result with the files
+    /// that kernels are built from. Returns the commits, the source's first.
     fn apply(&mut self, work: &Path) -> Result<Vec<String>> {
         let scratch = paths::scratch_in(work)?;
         self.tree.copy(self.series, scratch.path())?;
@@ -173,17 +159,19 @@ impl Run<'_> {
         let commits = self.tree.apply(&patches, |number| self.log(number, AM))?;
         let applied = commits.len() - 1;
         for number in 1..=applied {
-            self.report.set(number, AM, Outcome::Passed);
+            self.review.set(number, AM, CheckOutcome::Passed);
         }
         if applied < patches.len() {
             let number = applied + 1;
             let log = self.log(number, AM);
             let found = vec![process::tail(&log, 10)];
-            self.report.judge(number, AM, found, log);
+            self.review.record(number, AM, found, log);
             return Ok(commits);
         }
         let differ = match self.tree.differences(self.series, scratch.path()) {
-            Err(error @ Error::PatchFailed { .. }) => vec![error.to_string()],
+            Err(CheckError::Build(error @ BuildError::PatchFailed { .. })) => {
+                vec![error.to_string()]
+            }
             other => other?,
         };
         if !differ.is_empty() {
@@ -191,7 +179,7 @@ impl Run<'_> {
             let found = found.map(|it| format!("git am and patch do not agree: {it}"));
             let last = patches.len();
             let log = self.log(last, AM);
-            self.report.judge(last, AM, found.collect(), log);
+            self.review.record(last, AM, found.collect(), log);
         }
         Ok(commits)
     }
@@ -199,22 +187,23 @@ impl Run<'_> {
     fn man(&mut self) -> Result<()> {
         let log = self.logs.join("man.log");
         let found = man::lint(&man::directory()?, &log)?;
-        self.report.judge(PAGES, MAN, found, log);
+        self.review.record(PAGES, MAN, found, log);
         Ok(())
     }
 
     fn checkpatch(&mut self, exceptions: &Exceptions) -> Result<()> {
         let all: Vec<_> = self.series.patches().iter().map(Patch::name).collect();
         let homeless = exceptions.homeless(&all);
-        for number in self.numbers().filter(|it| self.check.is_wanted(*it)) {
+        for number in self.numbers().filter(|it| self.check.includes(*it)) {
             let log = self.log(number, CHECKPATCH);
             let path = self.dir.join(self.patch(number).name());
-            let mut verdict = checkpatch::check(self.tree.root(), &path, exceptions, &log)?;
+            let mut remarks = checkpatch::check(self.tree.root(), &path, exceptions, &log)?;
             if number == all.len() {
-                verdict.wrong.extend(homeless.clone());
+                remarks.unexpected.extend(homeless.clone());
             }
-            self.report.row(number).excepted = verdict.excepted;
-            self.report.judge(number, CHECKPATCH, verdict.wrong, log);
+            self.review.row(number).excepted = remarks.excepted;
+            self.review
+                .record(number, CHECKPATCH, remarks.unexpected, log);
         }
         Ok(())
     }
@@ -222,35 +211,26 @@ impl Run<'_> {
     /// Builds the source, and then patch by patch.
     fn build(&mut self, commits: &[String], source: &Source) -> Result<()> {
         let tree = self.tree.root();
-        let sample = self.check.sample;
-        let mut all = Vec::new();
-        for configuration in &configurations::ALL {
-            if sample && !configuration.in_sample {
-                for number in self.numbers() {
-                    self.report
-                        .set(number, configuration.name, Outcome::LeftOut);
-                }
-                continue;
-            }
-            let log = self.logs.join("tools.log");
-            let source = format!("{source:?}");
-            all.push(Builds::open(configuration, tree, &source, sample, &log)?);
-        }
-        // Even where nothing is built of it: what a patch changes is newer than
-        // what an earlier check has left only if it is written anew.
+        let mut all = self.open_builds(source)?;
+        // Do this even if nothing is built of the source: the files that a patch changes
+        // are newer than what an earlier check has built only if they are written again.
         self.tree.checkout(&commits[0])?;
         for n in 0..all.len() {
             let (done, rest) = all.split_at_mut(n);
-            let kind = |it: &Builds| (it.configuration().arch, it.configuration().compiler);
-            let other = done.iter().find(|it| kind(it) == kind(&rest[0]));
+            let toolchain = |it: &ConfigurationBuild| {
+                let configuration = it.configuration();
+                (configuration.arch, configuration.compiler)
+            };
+            let same = |it: &&ConfigurationBuild| toolchain(it) == toolchain(&rest[0]);
+            let other = done.iter().find(same);
             let log = self.log(0, &rest[0].configuration().slug());
             rest[0].begin(tree, other, &log)?;
         }
         let mut docs = Docs::new(tree, self.series.patches());
         for (number, commit) in self.numbers().zip(&commits[1..]) {
-            let wanted = self.check.is_wanted(number);
-            // What the patch before it warns of is not this one's fault.
-            if !wanted && !self.check.is_wanted(number + 1) {
+            let wanted = self.check.includes(number);
+            // The patch before a wanted one is built too, for the warnings that are its.
+            if !wanted && !self.check.includes(number + 1) {
                 continue;
             }
             let what = format!("patch {number} of {}", self.series.patches().len());
@@ -262,52 +242,91 @@ impl Run<'_> {
             if wanted {
                 let log = self.log(number, DOCS);
                 let found = docs.after(tree, self.patch(number), &log, &what)?;
-                self.report.judge(number, DOCS, found, log);
+                self.review.record(number, DOCS, found, log);
             }
             let calls = self.tree.offer()?;
             self.build_all(&mut all, number, calls, &what)?;
-            if wanted {
+            let x86 = all
+                .iter()
+                .find(|it| it.configuration().arch == selftests::ARCH);
+            if wanted && let Some(x86) = x86 {
                 let log = self.log(number, SELFTESTS);
-                let build = all[0].dir();
-                let found = selftests::check(tree, build, self.patch(number), &log, &what)?;
-                self.report.judge(number, SELFTESTS, found, log);
+                let found = selftests::check(tree, x86.dir(), self.patch(number), &log, &what)?;
+                self.review.record(number, SELFTESTS, found, log);
+            } else {
+                self.review.set(number, SELFTESTS, CheckOutcome::LeftOut);
             }
         }
         Ok(())
     }
 
+    /// The builds of the configurations that the options ask for.
+    fn open_builds(&mut self, source: &Source) -> Result<Vec<ConfigurationBuild>> {
+        let tree = self.tree.root();
+        let log = self.logs.join("tools.log");
+        let source = format!("{source:?}");
+        let mut all = Vec::new();
+        for configuration in &configurations::ALL {
+            if self.check.builds(configuration) {
+                let sample = self.check.sample;
+                let builds = ConfigurationBuild::open(configuration, tree, &source, sample, &log)?;
+                all.push(builds);
+                continue;
+            }
+            for number in self.numbers() {
+                self.review
+                    .set(number, configuration.name, CheckOutcome::LeftOut);
+            }
+        }
+        Ok(all)
+    }
+
     fn build_all(
         &mut self,
-        all: &mut [Builds],
+        all: &mut [ConfigurationBuild],
         number: usize,
         calls: bool,
         what: &str,
     ) -> Result<()> {
         let last = self.check.only.unwrap_or(self.series.patches().len());
+        let changed = self.patch(number).files().map(String::from).collect();
         let mut sound = true;
-        let mut silent = vec![EXTRA, SPARSE];
+        let mut warned = Vec::new();
+        let mut looked = Vec::new();
         for builds in all {
             let configuration = builds.configuration();
             let name = configuration.name;
             if number < last && !configuration.is_by_patch(self.check.sample) {
-                self.report.set(number, name, Outcome::LeftOut);
+                self.review.set(number, name, CheckOutcome::LeftOut);
+                continue;
+            }
+            looked.extend(builds.checks());
+            if !builds.is_affected(&changed, calls)? {
+                self.review.set(number, name, CheckOutcome::Unchanged);
                 continue;
             }
             let log = self.log(number, &configuration.slug());
             let built = builds.build(self.tree.root(), calls, &log, what)?;
             sound &= built.error.is_none();
             let error = Vec::from_iter(built.error);
-            self.report.judge(number, name, error, log.clone());
+            self.review.record(number, name, error, log.clone());
             for (check, found) in [(EXTRA, built.warnings), (SPARSE, built.sparse)] {
                 if !found.is_empty() {
-                    silent.retain(|it| *it != check);
-                    self.report.judge(number, check, found, log.clone());
+                    warned.push(check);
+                    self.review.record(number, check, found, log.clone());
                 }
             }
         }
-        // What was not compiled has not been warned of.
-        for check in silent.into_iter().filter(|_| sound) {
-            self.report.set(number, check, Outcome::Passed);
+        for check in [EXTRA, SPARSE]
+            .into_iter()
+            .filter(|it| !warned.contains(it))
+        {
+            if !looked.contains(&check) {
+                self.review.set(number, check, CheckOutcome::LeftOut);
+            } else if sound {
+                // Code that was not compiled has had no warnings.
+                self.review.set(number, check, CheckOutcome::Passed);
+            }
         }
         Ok(())
     }

@@ -1,21 +1,24 @@
-//! The kernel's own tests of KVM, as far as a patch changes them.
+//! The kernel's own tests of KVM that a patch changes.
 
 use std::fs;
 use std::path::Path;
 
+use super::error::{CheckError, Result, finding};
 use super::warnings::{Known, Warnings};
-use crate::host::error::{Error, Result};
 use crate::host::files;
 use crate::host::progress::Progress;
 use crate::kbuild::make::Make;
 use crate::kbuild::series::Patch;
 use crate::kbuild::tree::BUILD;
 
-/// Where they lie in the source.
+/// The architecture that the tests are built for.
+pub(super) const ARCH: &str = "x86_64";
+
+/// Their directory in the source.
 const SELFTESTS: &str = "tools/testing/selftests/kvm";
 
-/// Compiles and links the tests of `patch` with the headers that the kernel in
-/// `build` has for user space. Gives the errors and warnings.
+/// Compiles and links the tests that `patch` changes with the user-space headers of the
+/// kernel in `build`. Returns the errors and warnings.
 pub(super) fn check(
     tree: &Path,
     build: &Path,
@@ -33,12 +36,12 @@ pub(super) fn check(
         return Ok(Vec::new());
     }
     files::remove(&out)?;
-    fs::create_dir(&out).map_err(Error::io("make", &out))?;
+    fs::create_dir(&out).map_err(CheckError::io("make", &out))?;
     let make = |tree: &Path, build: &Path, args: &[String], targets: &str| {
         let make = Make {
             tree,
             build,
-            arch: "x86_64",
+            arch: ARCH,
             args,
             log: log.into(),
             progress: Progress::ours(format!("{what}: building selftests")),
@@ -53,11 +56,7 @@ pub(super) fn check(
     ];
     let made = make(tree, build, &[], "headers")
         .and_then(|()| make(&tree.join(SELFTESTS), &out, &args, &programs.join(" ")));
-    let error = match made {
-        Ok(()) => None,
-        Err(error @ Error::ToolFailed { .. }) => Some(error.to_string()),
-        Err(error) => return Err(error),
-    };
+    let error = finding(made)?;
     let output = files::read(log)?.unwrap_or_default();
     let warnings = Warnings::read(&String::from_utf8_lossy(&output));
     let none = Known::default();
@@ -65,7 +64,7 @@ pub(super) fn check(
     Ok(error.into_iter().chain(warnings).collect())
 }
 
-/// What is built of a file: a program, if it is a test's.
+/// The program that is built from a file, if it is a test.
 fn program(file: &str) -> Option<&str> {
     let inside = file.strip_prefix(SELFTESTS)?.strip_prefix('/')?;
     inside

@@ -1,11 +1,11 @@
-//! What compilers and checkers remark, and which of it is new.
+//! The remarks of compilers and checkers, and which of them are new.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
-/// By what a line is known to be a remark. An error that ends the build is told
-/// by the build; those of sparse and of sphinx do not end it.
+/// The marks by which a line is recognized as a remark. The build reports an error that
+/// ends it, but the errors of sparse and of sphinx do not end it.
 const MARKS: [&str; 5] = [
     "warning: ",
     "WARNING: ",
@@ -14,33 +14,33 @@ const MARKS: [&str; 5] = [
     "SEVERE: ",
 ];
 
-/// The prefix that sparse is told to give its remarks.
+/// The prefix of sparse's remarks.
 const SPARSE: &str = ": sparse: ";
 
-/// The remarks of one run. Each stands under what it says, without the place in
-/// the file, since a patch moves what it does not change.
+/// The remarks of one run, by their text without the line numbers, because a patch moves
+/// code that it does not change.
 #[derive(Debug, Default)]
 pub(super) struct Warnings(BTreeMap<String, BTreeSet<String>>);
 
-/// How often each remark has been there.
+/// How often each remark has occurred.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Known(BTreeMap<String, usize>);
 
 impl Warnings {
-    /// Those in a tool's output.
+    /// Finds the remarks in a tool's output.
     pub(super) fn read(output: &str) -> Self {
         let mut all = Self::default();
         for line in output.lines() {
             if MARKS.iter().any(|mark| line.contains(mark)) {
                 let line = short(line.trim());
-                // A header's remark comes with each object that includes it.
+                // A remark about a header comes with each object that includes it.
                 all.0.entry(placeless(&line)).or_default().insert(line);
             }
         }
         all
     }
 
-    /// Those that are not known, or not that often.
+    /// The remarks that are not known, or not as often.
     pub(super) fn new_to<'a>(&'a self, known: &'a Known) -> impl Iterator<Item = &'a str> {
         let new = self
             .0
@@ -51,7 +51,7 @@ impl Warnings {
 }
 
 impl Known {
-    /// Makes them known.
+    /// Adds remarks.
     pub(super) fn learn(&mut self, warnings: &Warnings) {
         for (what, lines) in &warnings.0 {
             let count = self.0.entry(what.clone()).or_default();
@@ -60,18 +60,24 @@ impl Known {
     }
 }
 
-/// Whether a remark is one of sparse.
+/// Whether a remark is from sparse.
 pub(super) fn is_sparse(line: &str) -> bool {
     line.contains(SPARSE)
 }
 
-/// The line with its file named from the top of the source: `../a/b/../c.h`,
-/// as a build below the source calls it, is `a/c.h`.
+/// The line with the path of its file from the top of the source: a build below the
+/// source calls `a/c.h` `../a/b/../c.h`.
 fn short(line: &str) -> String {
     let (path, rest) = match line.split_once(':') {
         Some((path, rest)) if path.contains('/') && !path.contains(' ') => (path, rest),
         _ => return line.into(),
     };
+    format!("{}:{rest}", without_parents(path))
+}
+
+/// The path without `..` and the directories that they cancel. Leading ones, which lead
+/// from the build directory to the source, go too.
+pub(super) fn without_parents(path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
     for part in path.split('/') {
         if part == ".." {
@@ -80,10 +86,10 @@ fn short(line: &str) -> String {
             parts.push(part);
         }
     }
-    format!("{}:{rest}", parts.join("/"))
+    parts.join("/")
 }
 
-/// The line without numbers of lines and columns, and without offsets.
+/// The line without line numbers, column numbers and offsets.
 fn placeless(line: &str) -> String {
     let mut text = String::with_capacity(line.len());
     let mut rest = line;

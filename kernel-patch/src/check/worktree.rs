@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::host::error::{Error, Result};
+use super::error::{CheckError, Result, finding};
 use crate::host::progress::Progress;
 use crate::host::{files, needs, packages, process};
 use crate::kbuild::series::Series;
@@ -46,9 +46,8 @@ impl Worktree {
         let is_wanted =
             files::read(&this.root.join(STAMP))?.is_some_and(|it| it == wanted.as_bytes());
         if is_wanted {
-            match this.restore() {
-                Err(Error::ToolFailed { .. }) => {}
-                other => return other.map(|()| this),
+            if finding(this.restore())?.is_none() {
+                return Ok(this);
             }
         }
         files::remove(&this.root)?;
@@ -93,14 +92,11 @@ impl Worktree {
             let patch = patch.to_string_lossy();
             let mut command = self.command();
             command.args(["am", "--quiet", &patch]);
-            match process::run(command, "git am", &log(number)) {
-                Ok(()) => commits.push(self.head()?),
-                Err(Error::ToolFailed { .. }) => {
-                    self.git(&["am", "--abort"])?;
-                    break;
-                }
-                Err(error) => return Err(error),
+            if finding(process::run(command, "git am", &log(number)))?.is_some() {
+                self.git(&["am", "--abort"])?;
+                break;
             }
+            commits.push(self.head()?);
         }
         Ok(commits)
     }
@@ -115,9 +111,9 @@ impl Worktree {
     /// something to build.
     pub(super) fn offer(&self) -> Result<bool> {
         let path = self.root.join(KCONFIG);
-        let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+        let text = fs::read_to_string(&path).map_err(CheckError::io("read", &path))?;
         let x86 = self.root.join("arch/x86/kvm/Kconfig");
-        let x86 = fs::read_to_string(&x86).map_err(Error::io("read", &x86))?;
+        let x86 = fs::read_to_string(&x86).map_err(CheckError::io("read", &x86))?;
         if text.contains(OFFER) && !x86.contains("select HAVE_KVM_SYSCALLS") {
             files::write(&path, text.replace(OFFER, OFFERED).as_bytes())?;
         }
@@ -149,7 +145,7 @@ impl Worktree {
 
     fn head(&self) -> Result<String> {
         let path = self.root.join(".git/HEAD");
-        let head = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+        let head = fs::read_to_string(&path).map_err(CheckError::io("read", &path))?;
         Ok(head.trim().into())
     }
 
@@ -157,7 +153,7 @@ impl Worktree {
         let mut command = self.command();
         command.args(args);
         let what = format!("git {}", args[0]);
-        process::run(command, &what, &self.log)
+        Ok(process::run(command, &what, &self.log)?)
     }
 
     /// `git`, whatever its user has configured.

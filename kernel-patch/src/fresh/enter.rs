@@ -1,9 +1,8 @@
-//! The way into the new machine: a process that mounts what the machine has, makes
-//! that its root, and becomes the command.
+//! The entry into the new machine: a process mounts the machine's file systems, makes
+//! them its root, and becomes the command.
 //!
-//! The mounts are in a namespace of this process alone. For the one that started it
-//! the root stays a plain directory with nothing mounted below it, so that removing
-//! it removes nothing else.
+//! The mounts are in a namespace of this process alone. For its parent the root stays a
+//! plain directory without mounts, so that removing it removes nothing else.
 
 use std::convert::Infallible;
 use std::env;
@@ -19,15 +18,16 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{chdir, chroot};
 use serde::{Deserialize, Serialize};
 
-use super::{CARGO_HOME, TOOLCHAIN, USER};
-use crate::host::error::{Error, Result};
+use super::error::{FreshError, Result};
+use super::layout::{CARGO_HOME, TOOLCHAIN, USER};
+use crate::host::error::HostError;
 use crate::host::paths;
 
-/// The devices that programs expect of any system, and KVM's.
+/// The devices that programs expect on any system, and KVM's.
 const DEVICES: [&str; 7] = ["null", "zero", "full", "random", "urandom", "tty", "kvm"];
 
-/// One command in the new machine. It is handed from the process that starts it to
-/// the one that becomes it as JSON.
+/// One command in the new machine. Its parent passes it as JSON to the process that
+/// becomes it.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct Entry {
     /// The root file system.
@@ -36,13 +36,13 @@ pub struct Entry {
     pub(super) toolchain: PathBuf,
     /// Cargo's registry on this host.
     pub(super) registry: PathBuf,
-    /// The packages that apt has downloaded, for this time and the next.
+    /// The directory of the packages that apt downloads, which the next trial uses too.
     pub(super) packages: PathBuf,
-    /// Whether it is root's.
+    /// Whether root runs it.
     pub(super) as_root: bool,
-    /// Where it begins, in there.
+    /// Its working directory inside.
     pub(super) directory: String,
-    /// What a shell is to do.
+    /// The shell command.
     pub(super) command: String,
 }
 
@@ -51,20 +51,18 @@ impl Entry {
     ///
     /// # Errors
     ///
-    /// When something cannot be mounted, or the command cannot be started.
+    /// A file system cannot be mounted, or the command cannot be started.
     pub fn enter(&self) -> Result<Infallible> {
-        let of_root = |errno: nix::Error| Error::io("enter", &self.root)(errno.into());
+        let of_root = |errno: nix::Error| FreshError::io("enter", &self.root)(errno.into());
         unshare(CloneFlags::CLONE_NEWNS).map_err(of_root)?;
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         attach(None, Path::new("/"), None, private, None)?;
-        // What is a root has to be a mount.
+        // A root has to be a mount point.
         bind(&self.root, &self.root)?;
         self.mount()?;
         chroot(&self.root).map_err(of_root)?;
         chdir(self.directory.as_str()).map_err(of_root)?;
-        let source = self.command().exec();
-        let what = "unshare".into();
-        Err(Error::Spawn { what, source })
+        Err(HostError::process("run", "unshare")(self.command().exec()).into())
     }
 
     fn mount(&self) -> Result<()> {
@@ -82,9 +80,9 @@ impl Entry {
         attach(Some("dev"), &dev, Some("tmpfs"), nothing, Some(c"mode=755"))?;
         for name in DEVICES {
             let (from, to) = (Path::new("/dev").join(name), dev.join(name));
-            // Not each host has KVM.
+            // Some hosts lack KVM.
             if from.exists() {
-                File::create(&to).map_err(Error::io("make", &to))?;
+                File::create(&to).map_err(FreshError::io("make", &to))?;
                 bind(&from, &to)?;
             }
         }
@@ -106,7 +104,7 @@ impl Entry {
             ("stderr", "/proc/self/fd/2"),
         ] {
             let link = dev.join(name);
-            symlink(target, &link).map_err(Error::io("make", &link))?;
+            symlink(target, &link).map_err(FreshError::io("make", &link))?;
         }
 
         bind(&self.packages, &inside("/var/cache/apt/archives")?)?;
@@ -122,7 +120,7 @@ impl Entry {
         Ok(())
     }
 
-    /// The command, among processes of its own: all of them end with the first.
+    /// The command in a PID namespace of its own, whose processes all end with the first.
     fn command(&self) -> Command {
         let mut command = Command::new("unshare");
         command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"]);
@@ -134,8 +132,7 @@ impl Entry {
         } else {
             format!("/home/{USER}")
         };
-        // The shell stays to be the first process: what it starts need not bear
-        // with being that.
+        // The shell stays the first process, because many programs do not expect to be it.
         let script = format!("{}\nexit", self.command);
         command.args(["sh", "-c", &script]);
         command.env_clear();
@@ -153,7 +150,7 @@ impl Entry {
 }
 
 fn bind(from: &Path, to: &Path) -> Result<()> {
-    let from = fs::canonicalize(from).map_err(Error::io("find", from))?;
+    let from = fs::canonicalize(from).map_err(FreshError::io("find", from))?;
     attach(from.to_str(), to, None, MsFlags::MS_BIND, None)
 }
 
@@ -165,5 +162,5 @@ fn attach(
     options: Option<&CStr>,
 ) -> Result<()> {
     mount(source, target, kind, flags, options)
-        .map_err(|errno| Error::io("mount", target)(errno.into()))
+        .map_err(|errno| FreshError::io("mount", target)(errno.into()))
 }

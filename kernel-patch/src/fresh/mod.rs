@@ -1,12 +1,14 @@
-//! A new machine: a bare Debian 12, with Rust, git and nothing else, in which the
-//! commit that is checked out is cloned, and the README's commands are run.
+//! A trial on a new machine: a bare Debian 12 with Rust and git, in which a clone of the
+//! current commit runs the README's commands.
 //!
-//! What was installed by hand on the machine at hand hides what this project forgot
-//! to ask for. In there nothing is installed that it does not ask for itself.
+//! Packages that somebody has installed by hand hide that this project fails to ask for
+//! them. The new machine has only the packages that the project asks for.
 
 mod enter;
-mod report;
+mod error;
+mod layout;
 mod root;
+mod trial;
 
 use std::env;
 use std::io::{self, Write};
@@ -17,10 +19,11 @@ use std::time::Duration;
 use nix::unistd::Uid;
 
 pub use self::enter::Entry;
-pub use self::report::Report;
-use self::root::Root;
+pub use self::error::{FreshError, Result};
+use self::layout::{CHECKOUT, ELSEWHERE};
+use self::root::RootFs;
+pub use self::trial::Trial;
 use crate::host::cargo::{TARGET, cargo};
-use crate::host::error::{Error, Result};
 use crate::host::lanes::lanes;
 use crate::host::lock::Lock;
 use crate::host::progress::Progress;
@@ -29,121 +32,64 @@ use crate::host::{files, needs, packages, paths, process};
 /// The commands that the README promises.
 pub const README: [&str; 3] = ["cargo compare", "cargo test", "cargo conform"];
 
-/// Which of them an ordinary user tries first, without what it needs.
+/// The command that an ordinary user runs first, without the packages that it needs.
 const FIRST: &str = README[0];
 
-/// What is run once more after the checkout was moved: a short one of them.
+/// The command that runs after the checkout was moved.
 const MOVED: &str = "cargo compare --no-criterion --filter kvm_get_regs";
 
-/// The ordinary user.
-const USER: &str = "user";
-
-/// The checkout in there, and where it is moved to.
-const CHECKOUT: &str = "/home/user/checkout";
-const ELSEWHERE: &str = "/home/user/elsewhere";
-
-/// Rust's toolchain in there.
-const TOOLCHAIN: &str = "/opt/rust";
-
-/// Where cargo keeps its registry in there, for every user.
-const CARGO_HOME: &str = "/var/cache/cargo";
-
-/// The name of the hidden command that becomes an [`Entry`]'s.
+/// The name of the hidden command that becomes the command of an [`Entry`].
 pub const ENTER: &str = "enter-fresh";
 
-/// What is tried on a new machine, and how.
+/// What to try on a new machine.
 #[derive(Clone, Debug)]
 pub struct Fresh {
-    commands: Vec<String>,
-    beside: Vec<String>,
-    spare: Vec<String>,
-    spare_within: Duration,
-    timeout: Duration,
-    keep: bool,
-    wait: bool,
+    /// Shell commands that root runs, one after the other.
+    pub commands: Vec<String>,
+    /// Shell commands that root runs at the same time as [`commands`](Self::commands),
+    /// one after the other: two that do not disturb each other use both processors.
+    pub beside: Vec<String>,
+    /// Shell commands that root runs after those, until [`within`](Self::within) has
+    /// passed. The table names the ones that had no time.
+    pub spare: Vec<String>,
+    /// The time for everything up to the end of [`spare`](Self::spare).
+    pub within: Duration,
+    /// The time limit of each command.
+    pub timeout: Duration,
+    /// Whether to keep the root file system of the new machine.
+    pub keep: bool,
+    /// Whether to wait for another trial to end instead of failing.
+    pub wait: bool,
 }
 
 impl Fresh {
-    /// Those commands, one after the other, each of them a line of shell.
-    #[must_use]
-    pub fn new(commands: Vec<String>) -> Self {
-        Self {
-            commands,
-            beside: Vec::new(),
-            spare: Vec::new(),
-            spare_within: Duration::MAX,
-            timeout: Duration::from_secs(60 * 60),
-            keep: false,
-            wait: false,
-        }
-    }
-
-    /// Others, one after the other too, to be run beside those: where two that do not
-    /// disturb each other leave a processor idle.
-    #[must_use]
-    pub fn beside(mut self, commands: Vec<String>) -> Self {
-        self.beside = commands;
-        self
-    }
-
-    /// What is run after those as long as all together take no longer than `within`,
-    /// and is stopped then. The report names what was left out.
-    #[must_use]
-    pub fn spare(mut self, commands: Vec<String>, within: Duration) -> Self {
-        self.spare = commands;
-        self.spare_within = within;
-        self
-    }
-
-    /// How long each command may take.
-    #[must_use]
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
-        self
-    }
-
-    /// Whether to leave the machine's root file system where it is.
-    #[must_use]
-    pub fn keep(mut self, keep: bool) -> Self {
-        self.keep = keep;
-        self
-    }
-
-    /// Whether to wait for another to end, rather than to fail.
-    #[must_use]
-    pub fn wait(mut self, wait: bool) -> Self {
-        self.wait = wait;
-        self
-    }
-
-    /// Tries them. First an ordinary user tries `cargo compare`, who may not install
-    /// anything and has to be told what to paste; then root runs each command, and
-    /// one more in the checkout after it was moved.
-    ///
-    /// A command that fails does not keep the others from being run.
+    /// Makes the new machine and runs the commands. First an ordinary user runs
+    /// `cargo compare`, who may not install packages: it has to print the command line to
+    /// paste. Then root runs each command, and one more after the checkout was moved. The
+    /// others run even if one fails.
     ///
     /// # Errors
     ///
-    /// What kept it from trying. What failed is in the report.
-    pub fn run(&self) -> Result<Report> {
+    /// The commands could not be tried. A command that fails is in the table.
+    pub fn run(&self) -> Result<Trial> {
         if !Uid::effective().is_root() {
-            return Err(Error::NotRoot("mounts a root file system"));
+            return Err(FreshError::NotRoot("mounts a root file system"));
         }
         packages::ensure(needs::GIT)?;
         let home = paths::create(paths::work_dir()?.join("fresh"))?;
         let _lock = Lock::exclusive(&home, self.wait)?;
         paths::sweep(&home)?;
         let scratch = paths::scratch_in(&home)?;
-        let root = Root::make(scratch.path().join("root"), &home)?;
+        let root = RootFs::make(scratch.path().join("root"), &home)?;
         root.clone_checkout(CHECKOUT)?;
-        let machine = Machine {
+        let sandbox = Sandbox {
             root: &root,
             toolchain: toolchain()?,
             registry: registry()?,
             packages: paths::create(home.join("packages"))?,
             timeout: self.timeout,
         };
-        let report = machine.try_all(self);
+        let trial = sandbox.try_all(self);
         let logs = home.join("logs");
         files::remove(&logs)?;
         for checkout in [CHECKOUT, ELSEWHERE] {
@@ -164,31 +110,31 @@ impl Fresh {
                 kept.display()
             );
         }
-        report
+        trial
     }
 }
 
 /// The new machine.
-struct Machine<'a> {
-    root: &'a Root,
+struct Sandbox<'a> {
+    root: &'a RootFs,
     toolchain: PathBuf,
     registry: PathBuf,
     packages: PathBuf,
     timeout: Duration,
 }
 
-impl Machine<'_> {
-    fn try_all(&self, fresh: &Fresh) -> Result<Report> {
-        let report = Report::default();
+impl Sandbox<'_> {
+    fn try_all(&self, fresh: &Fresh) -> Result<Trial> {
+        let trial = Trial::default();
         let before = self.root.packages()?;
         let mut line = Vec::new();
-        report.step(&format!("{FIRST}, as a user without sudo"), || {
+        trial.step(&format!("{FIRST}, as a user without sudo"), || {
             line = self.refused()?;
             Ok(())
         })?;
         let run = |command: &String| {
             let work = || self.succeeds(CHECKOUT, command, self.timeout).map(drop);
-            report.step(command, work)
+            trial.step(command, work)
         };
         let both = [&fresh.commands, &fresh.beside];
         let done = lanes(both.len(), &both, |_, commands| {
@@ -196,14 +142,14 @@ impl Machine<'_> {
         })?;
         done.into_iter().collect::<Result<()>>()?;
         for command in &fresh.spare {
-            let left = fresh.spare_within.saturating_sub(report.took());
+            let left = fresh.within.saturating_sub(trial.took());
             let timeout = left.min(self.timeout);
-            report.spare_step(command, left, || {
+            trial.spare_step(command, left, || {
                 self.succeeds(CHECKOUT, command, timeout).map(drop)
             })?;
         }
-        report.step(&format!("{MOVED}, in another place"), || self.moved())?;
-        report.step("all that was installed is in the line", || {
+        trial.step(&format!("{MOVED}, in another place"), || self.moved())?;
+        trial.step("the line names all installed packages", || {
             let installed = self.root.packages()?;
             let unnamed: Vec<_> = installed
                 .into_iter()
@@ -214,31 +160,31 @@ impl Machine<'_> {
                 format!("the line does not name {}", unnamed.join(", "))
             })
         })?;
-        Ok(report)
+        Ok(trial)
     }
 
-    /// The ordinary user is told what to paste. Gives the packages of that line.
+    /// Checks that the ordinary user gets a command line to paste, and returns its packages.
     fn refused(&self) -> Result<Vec<String>> {
         let (success, said) = self.command(CHECKOUT, FIRST, self.timeout, false)?;
         let packages = packages::packages_to_paste(&said);
         holds(!success && !packages.is_empty(), || {
-            "it was not told which packages to install".into()
+            "it did not print which packages to install".into()
         })?;
         Ok(packages)
     }
 
-    /// The checkout is moved with all that was built in it, and works there: the
-    /// paths that it speaks of are those of the new place.
+    /// Moves the checkout together with everything built in it, and checks that it works
+    /// there and names only paths of its new place.
     fn moved(&self) -> Result<()> {
         let [old, new] = [CHECKOUT, ELSEWHERE].map(|it| self.root.outside(it));
-        std::fs::rename(&old, &new).map_err(Error::io("move", &old))?;
-        // What it shows on stdout is to be looked at as well.
+        std::fs::rename(&old, &new).map_err(FreshError::io("move", &old))?;
+        // Look at its standard output too.
         let command = format!("said=$({MOVED}) && echo \"$said\" >&2");
         let said = self.succeeds(ELSEWHERE, &command, self.timeout)?;
         holds(said.contains(ELSEWHERE) && !said.contains(CHECKOUT), || {
-            "it speaks of its old place".into()
+            "it names paths of its old place".into()
         })?;
-        holds(!old.exists(), || "it makes its old place again".into())
+        holds(!old.exists(), || "it has made its old place again".into())
     }
 
     fn succeeds(&self, directory: &str, command: &str, timeout: Duration) -> Result<String> {
@@ -247,8 +193,8 @@ impl Machine<'_> {
         Ok(said)
     }
 
-    /// Runs one command. Its output is this program's. Gives whether it succeeded,
-    /// and what it said on stderr.
+    /// Runs one command, with its output on this program's. Returns whether it succeeded,
+    /// and its standard error.
     fn command(
         &self,
         directory: &str,
@@ -266,7 +212,7 @@ impl Machine<'_> {
             command: command.into(),
         };
         let entry = serde_json::to_string(&entry).expect("paths and texts become JSON");
-        // By this name also after the file was replaced by a new build.
+        // This path works even after a new build has replaced the file.
         let mut enter = Command::new("/proc/self/exe");
         enter.args([ENTER, &entry]).stdout(Stdio::inherit());
         let mut tee = Tee::default();
@@ -297,24 +243,24 @@ fn holds(that: bool, otherwise: impl FnOnce() -> String) -> Result<()> {
     if that {
         Ok(())
     } else {
-        Err(Error::NotFresh(otherwise()))
+        Err(FreshError::StepFailed(otherwise()))
     }
 }
 
-/// Rust's toolchain, which has to be in a directory of its own.
+/// Returns the directory of Rust's toolchain, which has to contain nothing else.
 fn toolchain() -> Result<PathBuf> {
-    let output = Command::new("rustc").args(["--print", "sysroot"]).output();
-    let output = output.map_err(Error::io("run", Path::new("rustc")))?;
+    let mut rustc = Command::new("rustc");
+    let output = process::output(rustc.args(["--print", "sysroot"]), "rustc")?;
     let toolchain = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
     if toolchain == Path::new("/usr") || !toolchain.join("bin/cargo").exists() {
-        return Err(Error::NoToolchain(toolchain));
+        return Err(FreshError::NoToolchain(toolchain));
     }
     Ok(toolchain)
 }
 
-/// Cargo's registry, with all that the workspace depends on.
+/// Returns cargo's registry, with everything that the workspace depends on.
 fn registry() -> Result<PathBuf> {
-    let _progress = Progress::ours("fetching what the workspace depends on");
+    let _progress = Progress::ours("fetching the dependencies of the workspace");
     let mut fetch = cargo();
     fetch.args(["fetch", "--locked", "--target", TARGET]);
     fetch.arg("--manifest-path");

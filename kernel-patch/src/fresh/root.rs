@@ -5,33 +5,33 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::{CARGO_HOME, USER};
-use crate::host::error::{Error, Result};
-use crate::host::process::{git, run};
+use super::error::{FreshError, Result};
+use super::layout::{CARGO_HOME, USER};
+use crate::host::process::{git, output, run};
 use crate::host::progress::Progress;
 use crate::host::{files, needs, packages, paths};
 
 /// Debian's release.
 const SUITE: &str = "bookworm";
 
-/// What a machine has on which Rust and git work: Rust links by a C compiler, and
-/// cargo and git fetch by HTTPS. The rest is what each Debian has.
+/// The packages that Rust and git need besides a minimal Debian: Rust links with a C
+/// compiler, and cargo and git fetch by HTTPS.
 const PACKAGES: &str = "ca-certificates,gcc,git,libc6-dev";
 
-/// A root file system that nobody has used yet.
-pub(super) struct Root {
+/// An unused root file system.
+pub(super) struct RootFs {
     path: PathBuf,
     log: PathBuf,
 }
 
-impl Root {
-    /// Makes one at `path`, which is not there yet. What takes long to make is kept
-    /// in `cache` for the next one.
+impl RootFs {
+    /// Makes a root file system at `path`, which must not exist. Keeps in `cache` what takes
+    /// long to make.
     pub(super) fn make(path: PathBuf, cache: &Path) -> Result<Self> {
         let log = paths::new_log("fresh.log")?;
         let base = base(cache, &log)?;
         let _progress = Progress::ours("unpacking Debian");
-        fs::create_dir(&path).map_err(Error::io("make", &path))?;
+        fs::create_dir(&path).map_err(FreshError::io("make", &path))?;
         let mut tar = Command::new("tar");
         tar.args(["--extract", "--numeric-owner", "--file"]);
         tar.arg(&base).arg("--directory").arg(&path);
@@ -46,19 +46,18 @@ impl Root {
         &self.path
     }
 
-    /// A path of the machine's, as it is named here.
+    /// The host's path for a path in the machine.
     pub(super) fn outside(&self, path: &str) -> PathBuf {
         self.path.join(path.trim_start_matches('/'))
     }
 
-    /// Lets it reach what this host reaches, in the same way.
+    /// Copies the host's network settings.
     fn connect(&self) -> Result<()> {
         for file in ["/etc/resolv.conf", "/etc/hosts"] {
             let content = files::read(Path::new(file))?.unwrap_or_default();
             files::write(&self.outside(file), &content)?;
         }
-        let output = Command::new("apt-config").arg("dump").output();
-        let output = output.map_err(Error::io("run", Path::new("apt-config")))?;
+        let output = output(Command::new("apt-config").arg("dump"), "apt-config")?;
         let dump = String::from_utf8_lossy(&output.stdout);
         let acquire: String = dump
             .lines()
@@ -66,10 +65,10 @@ impl Root {
             .map(|line| format!("{line}\n"))
             .collect();
         let file = self.outside("/etc/apt/apt.conf.d/80host");
-        files::write(&file, acquire.as_bytes())
+        Ok(files::write(&file, acquire.as_bytes())?)
     }
 
-    /// The ordinary user, who can write what cargo writes outside of a checkout.
+    /// Adds the ordinary user, who can write to cargo's directory.
     fn add_user(&self) -> Result<()> {
         let mut useradd = Command::new("chroot");
         useradd.arg(&self.path);
@@ -77,19 +76,17 @@ impl Root {
         run(useradd, "useradd", &self.log)?;
         let cargo = paths::create(self.outside(CARGO_HOME))?;
         let all = fs::Permissions::from_mode(0o1777);
-        fs::set_permissions(&cargo, all).map_err(Error::io("open to all", &cargo))
+        fs::set_permissions(&cargo, all).map_err(FreshError::io("open to all", &cargo))
     }
 
-    /// Clones the commit that is checked out here to `directory` in there, for the
-    /// ordinary user.
+    /// Clones the current commit to `directory` in the machine, for the ordinary user.
     pub(super) fn clone_checkout(&self, directory: &str) -> Result<()> {
         let checkout = paths::workspace_dir()?;
         let mut status = git();
         status.arg("-C").arg(&checkout);
-        let status = status.args(["status", "--porcelain"]).output();
-        let status = status.map_err(Error::io("run git in", &checkout))?;
+        let status = output(status.args(["status", "--porcelain"]), "git status")?;
         if !status.stdout.is_empty() {
-            eprintln!("kernel-patch: what is not committed is not tried");
+            eprintln!("kernel-patch: changes without a commit are not tried");
         }
         let mut clone = git();
         clone.args(["clone", "--quiet", "--no-hardlinks"]);
@@ -98,21 +95,20 @@ impl Root {
         let mut chown = Command::new("chroot");
         chown.arg(&self.path).args(["chown", "--recursive", USER]);
         chown.arg(directory);
-        run(chown, "chown", &self.log)
+        Ok(run(chown, "chown", &self.log)?)
     }
 
-    /// The packages that were asked for by name, since the base was made too.
+    /// The packages that were installed by name, those of the base included.
     pub(super) fn packages(&self) -> Result<Vec<String>> {
         let mut command = Command::new("chroot");
         command.arg(&self.path).args(["apt-mark", "showmanual"]);
-        let output = command.output();
-        let output = output.map_err(Error::io("run apt-mark in", &self.path))?;
+        let output = output(&mut command, "apt-mark")?;
         let text = String::from_utf8_lossy(&output.stdout);
         Ok(text.lines().map(str::to_owned).collect())
     }
 }
 
-/// The packed file system that each root begins as.
+/// Returns the tarball that each root file system is unpacked from.
 fn base(cache: &Path, log: &Path) -> Result<PathBuf> {
     let base = cache.join("base.tar");
     let stamp = cache.join("base.stamp");

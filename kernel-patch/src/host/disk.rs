@@ -4,16 +4,16 @@ use std::path::Path;
 
 use nix::sys::statvfs::statvfs;
 
-use crate::host::error::{Error, Result};
+use super::error::{HostError, Result};
 
 /// The free space that a command needs at its start.
 const NEEDED: u64 = 5 << 30;
 
 /// Fails unless the file system of `path` has the free space.
 pub(crate) fn check(path: &Path) -> Result<()> {
-    let room = statvfs(path).map_err(|errno| Error::io("look at", path)(errno.into()))?;
+    let room = statvfs(path).map_err(|errno| HostError::io("look at", path)(errno.into()))?;
     if room.blocks_available() * room.fragment_size() < NEEDED {
-        return Err(Error::DiskFull { path: path.into() });
+        return Err(HostError::DiskFull { path: path.into() });
     }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use crate::host::error::{Error, Result};
+use super::error::{HostError, Result};
 use crate::host::interrupt;
 
 /// Goes over a tree: `visit` gets each path relative to `root`, directories
@@ -18,13 +18,13 @@ pub(crate) fn walk(
     let mut pending = vec![root.to_path_buf()];
     while let Some(dir) = pending.pop() {
         interrupt::check()?;
-        for entry in fs::read_dir(&dir).map_err(Error::io("read", &dir))? {
-            let entry = entry.map_err(Error::io("read", &dir))?;
+        for entry in fs::read_dir(&dir).map_err(HostError::io("read", &dir))? {
+            let entry = entry.map_err(HostError::io("read", &dir))?;
             if dir == root && skip(&entry.file_name().to_string_lossy()) {
                 continue;
             }
             let path = entry.path();
-            let metadata = entry.metadata().map_err(Error::io("read", &path))?;
+            let metadata = entry.metadata().map_err(HostError::io("read", &path))?;
             let relative = path.strip_prefix(root).expect("it lies below the root");
             visit(relative, &metadata)?;
             if metadata.is_dir() {
@@ -42,7 +42,7 @@ pub(crate) fn replicate(
     skip: impl Fn(&str) -> bool,
     file: impl Fn(&Path, &Path) -> io::Result<()>,
 ) -> Result<()> {
-    fs::create_dir_all(to).map_err(Error::io("make", to))?;
+    fs::create_dir_all(to).map_err(HostError::io("make", to))?;
     walk(from, skip, &mut |relative, metadata| {
         let (from, to) = (from.join(relative), to.join(relative));
         let done = if metadata.is_dir() {
@@ -52,14 +52,14 @@ pub(crate) fn replicate(
         } else {
             file(&from, &to)
         };
-        done.map_err(Error::io("make", &to))
+        done.map_err(HostError::io("make", &to))
     })
 }
 
 /// Returns the paths in a directory, sorted.
 pub(crate) fn list(dir: &Path) -> Result<Vec<PathBuf>> {
-    let entries = fs::read_dir(dir).map_err(Error::io("read", dir))?;
-    let paths = entries.map(|entry| Ok(entry.map_err(Error::io("read", dir))?.path()));
+    let entries = fs::read_dir(dir).map_err(HostError::io("read", dir))?;
+    let paths = entries.map(|entry| Ok(entry.map_err(HostError::io("read", dir))?.path()));
     let mut paths = paths.collect::<Result<Vec<_>>>()?;
     paths.sort_unstable();
     Ok(paths)
@@ -69,22 +69,22 @@ pub(crate) fn list(dir: &Path) -> Result<Vec<PathBuf>> {
 /// permissions that it had. Another name of the same file keeps the old content.
 pub(crate) fn write(path: &Path, content: &[u8]) -> Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(dir).map_err(Error::io("make", dir))?;
+    fs::create_dir_all(dir).map_err(HostError::io("make", dir))?;
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let new = path.with_file_name(name);
-    fs::write(&new, content).map_err(Error::io("write", &new))?;
+    fs::write(&new, content).map_err(HostError::io("write", &new))?;
     if let Ok(old) = fs::metadata(path) {
-        fs::set_permissions(&new, old.permissions()).map_err(Error::io("write", &new))?;
+        fs::set_permissions(&new, old.permissions()).map_err(HostError::io("write", &new))?;
     }
-    fs::rename(&new, path).map_err(Error::io("write", path))
+    fs::rename(&new, path).map_err(HostError::io("write", path))
 }
 
 /// Removes a tree, if it is there.
 pub(crate) fn remove(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            Err(Error::io("remove", path)(error))
+            Err(HostError::io("remove", path)(error))
         }
         _ => Ok(()),
     }
@@ -95,6 +95,6 @@ pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     match fs::read(path) {
         Ok(content) => Ok(Some(content)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(Error::io("read", path)(error)),
+        Err(error) => Err(HostError::io("read", path)(error)),
     }
 }

@@ -1,8 +1,8 @@
-//! Ctrl-C and its kin: a flag that every wait looks at.
+//! Ctrl-C and similar signals: a flag that every wait checks.
 //!
-//! Nothing is cleaned up in the signal handler. The wait that sees the flag
-//! returns [`Error::Interrupted`], and what the callers hold (children, locks,
-//! temporary files) goes away as with any other error.
+//! The signal handler cleans nothing up. The wait that sees the flag returns
+//! [`HostError::Interrupted`], and the callers release their children, locks and
+//! temporary files as with any other error.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -11,17 +11,16 @@ use std::sync::{Arc, OnceLock};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::flag;
 
-use crate::host::error::{Error, Result};
+use super::error::{HostError, Result};
 
 static PENDING: OnceLock<Arc<AtomicUsize>> = OnceLock::new();
 
-/// Takes over SIGINT, SIGTERM and SIGHUP for this process.
-///
-/// The second signal ends the process at once.
+/// Handles SIGINT, SIGTERM and SIGHUP in this process. The second signal ends the
+/// process at once.
 ///
 /// # Errors
 ///
-/// What `sigaction` gives.
+/// `sigaction` fails.
 pub fn install() -> io::Result<()> {
     let pending = PENDING.get_or_init(Arc::default);
     let seen = Arc::new(AtomicBool::new(false));
@@ -33,14 +32,28 @@ pub fn install() -> io::Result<()> {
     Ok(())
 }
 
-/// Fails once a signal has come.
+/// Fails if a signal has arrived.
 ///
 /// # Errors
 ///
-/// [`Error::Interrupted`].
+/// [`HostError::Interrupted`].
 pub fn check() -> Result<()> {
-    match PENDING.get().map_or(0, |it| it.load(Ordering::Relaxed)) {
+    match pending() {
         0 => Ok(()),
-        signal => Err(Error::Interrupted(signal as i32)),
+        _ => Err(HostError::Interrupted),
     }
+}
+
+/// Returns the exit status of a program that has failed: 1, or the one that a shell
+/// reports for the signal that interrupted it.
+#[must_use]
+pub fn exit_code() -> u8 {
+    match pending() {
+        0 => 1,
+        signal => 128 + signal as u8,
+    }
+}
+
+fn pending() -> usize {
+    PENDING.get().map_or(0, |it| it.load(Ordering::Relaxed))
 }

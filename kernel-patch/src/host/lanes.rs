@@ -3,7 +3,7 @@
 use std::sync::Mutex;
 use std::thread;
 
-use crate::host::error::Result;
+use super::error::Result;
 use crate::host::interrupt;
 
 /// Does `work` on each item, with its place, at most `jobs` of them at a time,

@@ -9,7 +9,7 @@ use std::process;
 use std::thread;
 use std::time::Duration;
 
-use crate::host::error::{Error, Result};
+use super::error::{HostError, Result};
 use crate::host::interrupt;
 
 /// How often one that waits looks again.
@@ -47,7 +47,7 @@ impl Lock {
             .set_len(0)
             .and_then(|()| file.rewind())
             .and_then(|()| write!(file, "{}", process::id()));
-        sign.map_err(Error::io("write in", dir))?;
+        sign.map_err(HostError::io("write in", dir))?;
         Ok(Self { _file: file })
     }
 }
@@ -69,7 +69,7 @@ fn open(dir: &Path) -> Result<File> {
         .read(true)
         .write(true)
         .open(&path)
-        .map_err(Error::io("open", &path))
+        .map_err(HostError::io("open", &path))
 }
 
 fn obtain(
@@ -82,9 +82,9 @@ fn obtain(
     loop {
         match lock(file) {
             Ok(()) => return Ok(()),
-            Err(TryLockError::Error(error)) => return Err(Error::io("lock", dir)(error)),
+            Err(TryLockError::Error(error)) => return Err(HostError::io("lock", dir)(error)),
             Err(TryLockError::WouldBlock) if !wait => {
-                return Err(Error::Locked {
+                return Err(HostError::Locked {
                     holder: holder(file),
                     path: dir.into(),
                 });
@@ -128,7 +128,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let _builder = Lock::exclusive(dir.path(), false).unwrap();
         let expected = format!(
-            "another kernel-patch (pid {}) is building in {}; wait for it to end, or pass --wait",
+            "another kernel-patch (pid {}) is building in {}; wait until it ends, or pass --wait",
             process::id(),
             dir.path().display()
         );

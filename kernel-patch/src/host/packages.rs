@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 
 use nix::unistd::Uid;
 
-use super::error::{Error, Result};
+use super::error::{HostError, Result};
 use super::lock::Lock;
 use super::needs::{BROWSER, CHECK, CHROMIUM, COMMANDS, Need};
 use super::paths;
@@ -84,9 +84,9 @@ pub(crate) fn packages_to_paste(output: &str) -> Vec<String> {
     packages.split_whitespace().map(str::to_owned).collect()
 }
 
-fn refusal(missing: &[Need], packages: &[&str]) -> Error {
+fn refusal(missing: &[Need], packages: &[&str]) -> HostError {
     let names: Vec<_> = missing.iter().map(|need| need.name()).collect();
-    Error::ToolsMissing {
+    HostError::PackagesMissing {
         missing: names.join(", "),
         line: format!(
             "sudo apt-get update && sudo {INSTALL}{}",
@@ -131,7 +131,7 @@ fn install(prefix: &[&str], packages: &[&str]) -> Result<()> {
     // The package lists can be missing, or name versions that the archive no longer
     // has. Updating them takes time, so try without first.
     apt(install, packages).or_else(|error| match error {
-        Error::ToolFailed { .. } => apt(&["update"], &[]).and_then(|()| apt(install, packages)),
+        HostError::ToolFailed { .. } => apt(&["update"], &[]).and_then(|()| apt(install, packages)),
         other => Err(other),
     })
 }
@@ -156,7 +156,7 @@ mod tests {
             error,
             "missing: qemu-system-x86_64, gcov, flex, bison, bc, /usr/include/stdlib.h, \
              /usr/include/gelf.h\n\
-             this gets it, and what else the README's commands need:\n    \
+             this installs it, and what else the README's commands need:\n    \
              sudo apt-get update && sudo apt-get install -y --no-install-recommends \
              bc bison flex gcc libc6-dev libelf-dev qemu-system-x86"
         );

@@ -5,7 +5,7 @@ use std::{env, fs};
 
 use tempfile::TempDir;
 
-use super::error::{Error, Result};
+use super::error::{HostError, Result};
 use super::files;
 
 /// The directory by which a checkout is recognized.
@@ -34,7 +34,7 @@ pub fn workspace_dir() -> Result<PathBuf> {
         let mut directories = place.ancestors();
         directories.find(|directory| directory.join(MARK).is_dir())
     });
-    checkout.map(Path::to_path_buf).ok_or(Error::NoCheckout)
+    checkout.map(Path::to_path_buf).ok_or(HostError::NoCheckout)
 }
 
 /// Returns the directory of everything that this workspace's tools make.
@@ -47,7 +47,7 @@ pub fn target_dir() -> Result<PathBuf> {
         Some(dir) => PathBuf::from(dir),
         None => workspace_dir()?.join("target"),
     };
-    std::path::absolute(&target).map_err(Error::io("find", &target))
+    std::path::absolute(&target).map_err(HostError::io("find", &target))
 }
 
 /// The directory of everything that this crate unpacks or builds.
@@ -77,7 +77,7 @@ pub(crate) fn scratch_in(dir: &Path) -> Result<TempDir> {
     tempfile::Builder::new()
         .prefix(SCRATCH)
         .tempdir_in(dir)
-        .map_err(Error::io("make a directory in", dir))
+        .map_err(HostError::io("make a directory in", dir))
 }
 
 /// Removes the temporary directories of processes that were killed. The caller holds
@@ -94,6 +94,6 @@ pub(crate) fn sweep(dir: &Path) -> Result<()> {
 
 /// Makes `dir` and the directories above it, as far as they are missing.
 pub(crate) fn create(dir: PathBuf) -> Result<PathBuf> {
-    fs::create_dir_all(&dir).map_err(Error::io("make", &dir))?;
+    fs::create_dir_all(&dir).map_err(HostError::io("make", &dir))?;
     Ok(dir)
 }

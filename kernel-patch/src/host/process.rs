@@ -5,7 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, PipeReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{self, Signal};
 use nix::unistd::{self, Pid};
 
-use crate::host::error::{Error, Result};
+use super::error::{HostError, Result};
 use crate::host::interrupt;
 
 /// What a tool needs of the environment.
@@ -29,6 +29,7 @@ const GRACE: Duration = Duration::from_secs(5);
 /// when this is dropped, and by the kernel when this process dies.
 pub(crate) struct Process {
     child: Child,
+    what: String,
 }
 
 impl Process {
@@ -50,11 +51,9 @@ impl Process {
         // SAFETY: between fork and exec the closure makes two system calls and
         // allocates only on its way to failing; it takes no lock.
         unsafe { command.process_group(0).pre_exec(before_exec) };
-        let child = command.spawn().map_err(|source| Error::Spawn {
-            what: what.into(),
-            source,
-        })?;
-        Ok(Self { child })
+        let child = command.spawn().map_err(HostError::process("run", what))?;
+        let what = what.into();
+        Ok(Self { child, what })
     }
 
     /// Waits for the end; `None` when the deadline came first. `tick` is
@@ -78,9 +77,8 @@ impl Process {
     }
 
     fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
-        self.child
-            .try_wait()
-            .map_err(Error::io("wait for", Path::new("a child")))
+        let status = self.child.try_wait();
+        status.map_err(HostError::process("wait for", &self.what))
     }
 
     fn signal(&self, signal: Signal) {
@@ -134,7 +132,7 @@ pub(crate) fn run_with(
     tick: impl FnMut(),
 ) -> Result<()> {
     let file = append(log)?;
-    let copy = file.try_clone().map_err(Error::io("write", log))?;
+    let copy = file.try_clone().map_err(HostError::io("write", log))?;
     command.stdin(Stdio::null()).stdout(file).stderr(copy);
     let status = Process::spawn(command, what, Signal::SIGTERM)?
         .wait(None, tick)?
@@ -144,9 +142,9 @@ pub(crate) fn run_with(
     }
     let tail = tail(log, 25);
     if tail.contains("No space left on device") {
-        return Err(Error::DiskFull { path: log.into() });
+        return Err(HostError::DiskFull { path: log.into() });
     }
-    Err(Error::ToolFailed {
+    Err(HostError::ToolFailed {
         what: what.into(),
         status: status.to_string(),
         log: log.into(),
@@ -167,7 +165,7 @@ pub fn run_here(
     timeout: Duration,
     stderr: &mut (dyn Write + Send),
 ) -> Result<ExitStatus> {
-    let (reader, writer) = io::pipe().map_err(Error::io("make a pipe for", Path::new(what)))?;
+    let (reader, writer) = io::pipe().map_err(HostError::process("make a pipe for", what))?;
     command.stdin(Stdio::null()).stderr(writer);
     thread::scope(|scope| {
         let drained = scope.spawn(|| drain(reader, stderr));
@@ -176,13 +174,18 @@ pub fn run_here(
         let status = Process::spawn(command, what, Signal::SIGKILL)
             .and_then(|mut process| process.wait(Some(deadline), || ()));
         let drained = drained.join().expect("draining a pipe does not panic");
-        let status = status?.ok_or_else(|| Error::ToolTimedOut {
+        let status = status?.ok_or_else(|| HostError::ToolTimedOut {
             what: what.into(),
             after: timeout,
         })?;
-        drained.map_err(Error::io("hand on the output of", Path::new(what)))?;
+        drained.map_err(HostError::process("forward the output of", what))?;
         Ok(status)
     })
+}
+
+/// Runs `command`, which `what` names, and returns its output and status.
+pub(crate) fn output(command: &mut Command, what: &str) -> Result<Output> {
+    command.output().map_err(HostError::process("run", what))
 }
 
 /// Hands on what a pipe carries. Goes on reading when nobody wants it any more,
@@ -208,7 +211,7 @@ fn append(log: &Path) -> Result<File> {
         .create(true)
         .append(true)
         .open(log)
-        .map_err(Error::io("write", log))
+        .map_err(HostError::io("write", log))
 }
 
 /// The last lines of a file; nothing when it is not there.
@@ -251,7 +254,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let script = "echo 'cc1: No space left on device'; exit 1";
         let error = run(shell(script), "cc", &dir.path().join("log")).unwrap_err();
-        assert!(matches!(error, Error::DiskFull { .. }), "{error}");
+        assert!(matches!(error, HostError::DiskFull { .. }), "{error}");
     }
 
     #[test]

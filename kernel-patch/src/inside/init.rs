@@ -36,7 +36,7 @@ fn init() -> Result<Infallible, String> {
     mount_all()?;
     let ports = Ports::open()?;
     let report = run(&ports);
-    counts::leave().map_err(|error| error.to_string())?;
+    counts::leave().map_err(|error| format!("{:#}", anyhow::Error::from(error)))?;
     ports
         .send_files()
         .and_then(|()| ports.send(&report))

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use super::digest;
-use crate::host::error::{Error, Result};
+use super::error::{BuildError, Result};
 use crate::host::lock::Lock;
 use crate::host::process::git;
 use crate::host::progress::Progress;
@@ -28,7 +28,7 @@ impl Kernel {
     ///
     /// When the tree is not git's, or does not build.
     pub fn of_checkout(path: &Path) -> Result<Self> {
-        let from = fs::canonicalize(path).map_err(Error::io("find", path))?;
+        let from = fs::canonicalize(path).map_err(BuildError::io("find", path))?;
         packages::ensure(needs::GIT)?;
         packages::ensure(needs::BUILD)?;
         let root = paths::work_dir()?;
@@ -47,7 +47,7 @@ impl Kernel {
             git.args(["clone", "--quiet", "--shared", "--no-checkout"]);
             git.arg(&from).arg(&half);
             process::run(git, "git clone", &log)?;
-            fs::rename(&half, &clone).map_err(Error::io("make", &clone))?;
+            fs::rename(&half, &clone).map_err(BuildError::io("make", &clone))?;
         }
         let mut git = git();
         git.arg("-C").arg(&clone);
@@ -76,14 +76,13 @@ impl Kernel {
 /// that are not committed.
 fn commit(tree: &Path) -> Result<String> {
     let says = |args: &[&str]| {
-        let output = git().arg("-C").arg(tree).args(args).output();
-        let output = output.map_err(Error::io("run git in", tree))?;
+        let output = process::output(git().arg("-C").arg(tree).args(args), "git")?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
         if output.status.success() {
             Ok(text(&output.stdout))
         } else {
             let (path, detail) = (tree.into(), text(&output.stderr));
-            Err(Error::NoCommit { path, detail })
+            Err(BuildError::NoCommit { path, detail })
         }
     };
     let head = says(&["rev-parse", "--verify", "HEAD"])?;
@@ -120,6 +119,9 @@ mod tests {
     fn what_is_not_gits_is_refused() {
         let tree = tempfile::tempdir().unwrap();
         let error = commit(tree.path()).unwrap_err().to_string();
-        assert!(error.contains("is not a tree that git knows"), "{error}");
+        assert!(
+            error.contains("is not a git work tree with a commit"),
+            "{error}"
+        );
     }
 }

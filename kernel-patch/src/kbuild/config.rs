@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use super::digest;
-use crate::host::error::{Error, Result};
+use super::error::{BuildError, Result};
 use crate::host::{files, paths};
 use crate::kbuild::make::Make;
 use crate::kbuild::variant::Variant;
@@ -147,7 +147,7 @@ impl Config {
         let mut text = String::new();
         for name in fragments {
             let path = fragment(name)?;
-            text += &fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+            text += &fs::read_to_string(&path).map_err(BuildError::io("read", &path))?;
         }
         text += more;
         Ok(Self {
@@ -187,14 +187,14 @@ impl Config {
     /// is asked for: an option whose dependencies fail is dropped silently.
     pub(crate) fn make(&self, make: &Make<'_>) -> Result<()> {
         let path = make.build.join(".config");
-        let read = || fs::read_to_string(&path).map_err(Error::io("read", &path));
+        let read = || fs::read_to_string(&path).map_err(BuildError::io("read", &path));
         make.run("tinyconfig")?;
         files::write(&path, merged(&read()?, &self.asked()).as_bytes())?;
         make.run("olddefconfig")?;
         let result = read()?;
         match lost(&self.text, &result) {
             lost if lost.is_empty() => Ok(()),
-            lost => Err(Error::ConfigLost(lost)),
+            lost => Err(BuildError::ConfigLost(lost)),
         }
     }
 }

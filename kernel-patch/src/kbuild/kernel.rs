@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::host::error::{Error, Result};
+use super::error::{BuildError, Result};
 use crate::host::lock::Lock;
 use crate::host::progress::Progress;
 use crate::host::{files, needs, packages, paths};
@@ -21,14 +21,14 @@ const MUTANTS: [&str; 2] = ["linux-mutant", "linux-mutant-2"];
 
 /// What is said of the kernel to be built.
 #[derive(Clone, Debug, Default)]
-pub struct Builder {
+pub struct KernelBuilder {
     variant: Variant,
     source: Option<PathBuf>,
     mutation: Option<Mutation>,
     wait: bool,
 }
 
-impl Builder {
+impl KernelBuilder {
     /// Which kernel.
     #[must_use]
     pub fn variant(mut self, variant: Variant) -> Self {
@@ -155,7 +155,7 @@ impl Builder {
         match (self.variant, &self.mutation) {
             // Of the usual build it could keep nothing.
             (Variant::Debug | Variant::Kcsan, None) => {
-                fs::create_dir_all(build).map_err(Error::io("make", build))?;
+                fs::create_dir_all(build).map_err(BuildError::io("make", build))?;
             }
             (_, None) => seed(build, &Variant::Module.build_dir(&first))?,
             (_, Some(_)) => seed(build, &proper)?,
@@ -194,7 +194,7 @@ impl Builder {
             // Headers as headers_install copies them, without the rsync it needs.
             make.build("bzImage modules headers")?;
         }
-        files::write(&stamp, &wanted(&source, series, config))
+        Ok(files::write(&stamp, &wanted(&source, series, config))?)
     }
 }
 
@@ -202,7 +202,7 @@ impl Builder {
 /// differs is made again.
 fn seed(build: &Path, other: &Path) -> Result<()> {
     if build.exists() || !stamp(other).exists() {
-        return fs::create_dir_all(build).map_err(Error::io("make", build));
+        return fs::create_dir_all(build).map_err(BuildError::io("make", build));
     }
     let scratch = paths::scratch()?;
     tree::seed(other, build, scratch.path())
@@ -212,11 +212,11 @@ fn seed(build: &Path, other: &Path) -> Result<()> {
 /// same: `make` would look at everything anew.
 fn configure_as(build: &Path, other: &Path) -> Result<()> {
     let (ours, theirs) = (build.join(".config"), other.join(".config"));
-    let wanted = fs::read(&theirs).map_err(Error::io("read", &theirs))?;
+    let wanted = fs::read(&theirs).map_err(BuildError::io("read", &theirs))?;
     if files::read(&ours)?.is_some_and(|it| it == wanted) {
         return Ok(());
     }
-    files::write(&ours, &wanted)
+    Ok(files::write(&ours, &wanted)?)
 }
 
 /// What to build from, as it is now; `None` when it must be got first.
@@ -267,8 +267,8 @@ pub struct Kernel {
 impl Kernel {
     /// Describes a kernel to build.
     #[must_use]
-    pub fn builder() -> Builder {
-        Builder::default()
+    pub fn builder() -> KernelBuilder {
+        KernelBuilder::default()
     }
 
     /// What was built of `source` in `build`; `name` is what the source is called.
@@ -280,7 +280,7 @@ impl Kernel {
         lock: Lock,
     ) -> Result<Self> {
         let release = build.join("include/config/kernel.release");
-        let release = fs::read_to_string(&release).map_err(Error::io("read", &release))?;
+        let release = fs::read_to_string(&release).map_err(BuildError::io("read", &release))?;
         Ok(Self {
             source,
             build,

@@ -7,7 +7,8 @@ use std::process::Command;
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
-use crate::host::error::{Error, Result};
+use super::error::{BuildError, Result};
+use crate::host::error::HostError;
 use crate::host::process::{self, run, run_with};
 use crate::host::progress::Progress;
 
@@ -57,12 +58,12 @@ impl Make<'_> {
         let mut objects = Objects::new(&self.log)?;
         let started = Instant::now();
         let what = format!("make {targets}");
-        run_with(self.command(targets), &what, &self.log, || {
+        Ok(run_with(self.command(targets), &what, &self.log, || {
             let done = objects.count();
             if done > 0 {
                 self.progress.at(&share(done, all, started.elapsed()));
             }
-        })
+        })?)
     }
 
     /// How many objects there are to compile, by what make says that it would do.
@@ -73,10 +74,10 @@ impl Make<'_> {
         command.args(["--dry-run", "--keep-going"]);
         match run(command, "make --dry-run", &log) {
             // What is linked is not there to be linked, which make says at the end.
-            Ok(()) | Err(Error::ToolFailed { .. }) => {}
-            Err(other) => return Err(other),
+            Ok(()) | Err(HostError::ToolFailed { .. }) => {}
+            Err(other) => return Err(other.into()),
         }
-        let said = fs::read(&log).map_err(Error::io("read", &log))?;
+        let said = fs::read(&log).map_err(BuildError::io("read", &log))?;
         let said = String::from_utf8_lossy(&said);
         // The recipe of an object begins by showing what it does.
         Ok(said.matches("echo '  CC ").count() + said.matches("echo '  AS ").count())
@@ -142,7 +143,7 @@ impl Objects {
             .append(true)
             .read(true)
             .open(log)
-            .map_err(Error::io("write", log))?;
+            .map_err(BuildError::io("write", log))?;
         Ok(Self {
             log: BufReader::new(file),
             line: Vec::new(),

@@ -4,6 +4,7 @@
 pub(crate) mod checkout;
 pub(crate) mod config;
 pub(crate) mod digest;
+pub(crate) mod error;
 pub(crate) mod kernel;
 pub(crate) mod make;
 pub(crate) mod mutation;

@@ -13,7 +13,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use crate::host::error::{Error, Result};
+use super::error::{BuildError, Result};
 use crate::host::{files, paths};
 use crate::kbuild::variant::Variant;
 
@@ -43,11 +43,11 @@ impl Mutation {
     }
 
     fn read(path: PathBuf) -> Result<Self> {
-        let text = fs::read_to_string(&path).map_err(Error::io("read", &path))?;
+        let text = fs::read_to_string(&path).map_err(BuildError::io("read", &path))?;
         let header = |name: &'static str| {
             let mut lines = text.lines().take_while(|line| !line.is_empty());
             let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-            value.ok_or_else(|| Error::BadMutation {
+            value.ok_or_else(|| BuildError::BadMutation {
                 path: path.clone(),
                 header: name,
             })
@@ -55,7 +55,7 @@ impl Mutation {
         let kernel = header("Kernel")?;
         let variant = Self::VARIANTS.into_iter().find(|it| it.name() == kernel);
         let Some(variant) = variant else {
-            return Err(Error::BadMutation {
+            return Err(BuildError::BadMutation {
                 path,
                 header: "Kernel",
             });
@@ -153,7 +153,7 @@ mod tests {
         ] {
             let error = read(text).unwrap_err().to_string();
             assert!(
-                error.ends_with(&format!("no proper line {missing:?}")),
+                error.ends_with(&format!("no valid line {missing:?}")),
                 "{error}"
             );
         }

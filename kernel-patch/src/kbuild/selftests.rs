@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use crate::host::error::{Error, Result};
+use super::error::{BuildError, Result};
 use crate::host::lock::Lock;
 use crate::host::progress::Progress;
 use crate::host::{files, needs, packages, paths};
@@ -37,7 +37,7 @@ pub fn selftests(kernel: &Kernel) -> Result<Vec<Selftest>> {
     let out = kernel
         .source_dir()
         .join(format!("{}-selftests", tree::BUILD));
-    fs::create_dir_all(&out).map_err(Error::io("make", &out))?;
+    fs::create_dir_all(&out).map_err(BuildError::io("make", &out))?;
     let _lock = Lock::exclusive(&out, true)?;
     let built = out.join("kvm");
     let stamp = out.join("stamp");
@@ -47,7 +47,7 @@ pub fn selftests(kernel: &Kernel) -> Result<Vec<Selftest>> {
         packages::ensure(needs::BUILD)?;
         // It takes half a minute, and nothing is left of what is no test any more.
         files::remove(&built)?;
-        fs::create_dir(&built).map_err(Error::io("make", &built))?;
+        fs::create_dir(&built).map_err(BuildError::io("make", &built))?;
         build(kernel, &built)?;
         files::write(&stamp, &wanted)?;
     }

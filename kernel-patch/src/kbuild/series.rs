@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::digest;
-use crate::host::error::{Error, Result};
+use super::error::{BuildError, Result};
+use crate::host::error::HostError;
 use crate::host::process::tail;
 use crate::host::{files, paths, process};
 
@@ -53,14 +54,14 @@ impl Series {
             }
         }
         if series.patches.is_empty() {
-            return Err(Error::NoPatches(dir.into()));
+            return Err(BuildError::NoPatches(dir.into()));
         }
         Ok(series)
     }
 
     /// Adds the patch of a file.
     pub(crate) fn push(&mut self, path: &Path) -> Result<()> {
-        let text = fs::read_to_string(path).map_err(Error::io("read", path))?;
+        let text = fs::read_to_string(path).map_err(BuildError::io("read", path))?;
         let name = path.file_name().unwrap_or_default();
         self.patches.push(Patch {
             name: name.to_string_lossy().into_owned(),
@@ -97,7 +98,7 @@ impl Series {
         let (input, output) = (dir.join(".diff"), dir.join(".log"));
         for patch in &self.patches {
             for diff in &patch.diffs {
-                fs::write(&input, &diff.text).map_err(Error::io("write", &input))?;
+                fs::write(&input, &diff.text).map_err(BuildError::io("write", &input))?;
                 let mut command = Command::new("patch");
                 command
                     .args(["--strip=1", "--fuzz=0", "--batch", "--forward"])
@@ -107,8 +108,8 @@ impl Series {
                     .arg("--input")
                     .arg(&input);
                 match process::run(command, "patch", &output) {
-                    Err(Error::ToolFailed { .. }) => {
-                        return Err(Error::PatchFailed {
+                    Err(HostError::ToolFailed { .. }) => {
+                        return Err(BuildError::PatchFailed {
                             patch: patch.name.clone(),
                             file: diff.file.clone(),
                             detail: tail(&output, 10),
@@ -116,7 +117,7 @@ impl Series {
                     }
                     other => other?,
                 }
-                fs::remove_file(&output).map_err(Error::io("remove", &output))?;
+                fs::remove_file(&output).map_err(BuildError::io("remove", &output))?;
             }
         }
         Ok(())
@@ -261,6 +262,9 @@ diff --git a/dir/old b/dir/old
     #[test]
     fn no_patches_are_an_error() {
         let dir = tempfile::tempdir().unwrap();
-        assert!(matches!(Series::read(dir.path()), Err(Error::NoPatches(_))));
+        assert!(matches!(
+            Series::read(dir.path()),
+            Err(BuildError::NoPatches(_))
+        ));
     }
 }

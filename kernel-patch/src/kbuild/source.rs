@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::error::{Error, Result};
+use super::error::{BuildError, Result};
 use crate::host::process::run;
 use crate::host::progress::Progress;
 use crate::host::{disk, files, paths};
@@ -25,8 +25,8 @@ pub(crate) struct Source {
 impl Source {
     /// Looks at a tree or a tarball.
     pub(crate) fn find(path: &Path) -> Result<Self> {
-        let path = fs::canonicalize(path).map_err(Error::io("find", path))?;
-        let metadata = fs::metadata(&path).map_err(Error::io("read", &path))?;
+        let path = fs::canonicalize(path).map_err(BuildError::io("find", path))?;
+        let metadata = fs::metadata(&path).map_err(BuildError::io("read", &path))?;
         let (mut bytes, mut newest) = (0, (metadata.mtime(), metadata.mtime_nsec()));
         if metadata.is_dir() {
             check_version(&path, &path)?;
@@ -62,7 +62,7 @@ impl Source {
             command = Command::new("make");
             command.args(["-s", "mrproper", "-C"]).arg(&tree);
         } else {
-            fs::create_dir(&tree).map_err(Error::io("make", &tree))?;
+            fs::create_dir(&tree).map_err(BuildError::io("make", &tree))?;
             command = Command::new("tar");
             command
                 .args(["--extract", "--no-same-owner", "--strip-components=1"])
@@ -73,7 +73,7 @@ impl Source {
         }
         run(command, "unpacking the source", &log)?;
         check_version(&tree, &self.path)?;
-        fs::rename(&tree, to).map_err(Error::io("make", to))
+        fs::rename(&tree, to).map_err(BuildError::io("make", to))
     }
 }
 
@@ -86,7 +86,7 @@ fn check_version(tree: &Path, path: &Path) -> Result<()> {
     let makefile = files::read(&tree.join("Makefile"))?.unwrap_or_default();
     match version(&String::from_utf8_lossy(&makefile)) {
         Some(version) if version == VERSION => Ok(()),
-        other => Err(Error::WrongSource {
+        other => Err(BuildError::WrongSource {
             path: path.into(),
             found: other.map_or("no kernel source".into(), |it| format!("Linux {it}")),
             wanted: VERSION,
@@ -137,8 +137,7 @@ mod tests {
     fn a_missing_one_is_named() {
         let error = Source::find(Path::new("/no/linux.tar.xz")).unwrap_err();
         assert!(
-            error
-                .to_string()
+            format!("{:#}", anyhow::Error::from(error))
                 .starts_with("cannot find /no/linux.tar.xz: No such file")
         );
     }

@@ -13,7 +13,7 @@ use std::process::Command;
 use similar::{ChangeTag, TextDiff};
 use tempfile::TempDir;
 
-use crate::host::error::{Error, Result};
+use super::error::{BuildError, Result};
 use crate::host::{files, paths, process};
 use crate::kbuild::series::Series;
 use crate::kbuild::source::Source;
@@ -65,8 +65,8 @@ impl Tree {
         let tree = scratch.path().join("linux");
         files::replicate(&other.root, &tree, skip, |from, to| fs::hard_link(from, to))?;
         let state = tree.join(STATE);
-        fs::remove_file(state.join(SOURCE)).map_err(Error::io("remove", &state))?;
-        fs::rename(&tree, &self.root).map_err(Error::io("make", &self.root))?;
+        fs::remove_file(state.join(SOURCE)).map_err(BuildError::io("remove", &state))?;
+        fs::rename(&tree, &self.root).map_err(BuildError::io("make", &self.root))?;
         self.set_source(source)
     }
 
@@ -143,7 +143,7 @@ impl Tree {
 
     fn set_source(&self, source: &Source) -> Result<()> {
         let json = serde_json::to_vec(source).expect("a path and a text become JSON");
-        files::write(&self.state(SOURCE), &json)
+        Ok(files::write(&self.state(SOURCE), &json)?)
     }
 
     fn touched(&self) -> Result<BTreeSet<String>> {
@@ -156,14 +156,14 @@ impl Tree {
 
     fn set_touched(&self, touched: &BTreeSet<String>) -> Result<()> {
         let lines: String = touched.iter().map(|file| format!("{file}\n")).collect();
-        files::write(&self.state(TOUCHED), lines.as_bytes())
+        Ok(files::write(&self.state(TOUCHED), lines.as_bytes())?)
     }
 
     fn save(&self, file: &str) -> Result<()> {
-        match files::read(&self.root.join(file))? {
-            Some(content) => files::write(&self.pristine(file), &content),
-            None => Ok(()),
+        if let Some(content) = files::read(&self.root.join(file))? {
+            files::write(&self.pristine(file), &content)?;
         }
+        Ok(())
     }
 
     /// Makes a file of the tree what `wanted` is, or removes it.
@@ -174,7 +174,7 @@ impl Tree {
             return Ok(());
         }
         let Some(new) = new else {
-            return fs::remove_file(&path).map_err(Error::io("remove", &path));
+            return fs::remove_file(&path).map_err(BuildError::io("remove", &path));
         };
         files::write(&path, &new)?;
         if old.is_none() {
@@ -182,7 +182,7 @@ impl Tree {
                 // A script of the series can be run.
                 fs::set_permissions(&path, it.permissions())
             });
-            permissions.map_err(Error::io("write", &path))?;
+            permissions.map_err(BuildError::io("write", &path))?;
         }
         Ok(())
     }
@@ -197,7 +197,7 @@ pub(crate) fn seed(from: &Path, to: &Path, scratch: &Path) -> Result<()> {
         .arg(from)
         .arg(&copy);
     process::run(cp, "cp", &paths::logs()?.join("seed.log"))?;
-    fs::rename(&copy, to).map_err(Error::io("make", to))
+    fs::rename(&copy, to).map_err(BuildError::io("make", to))
 }
 
 #[cfg(test)]

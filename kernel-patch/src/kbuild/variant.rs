@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::host::error::Result;
+use super::error::Result;
 use crate::host::paths;
 use crate::kbuild::series::{self, Series};
 use crate::kbuild::tree::{self, Tree};

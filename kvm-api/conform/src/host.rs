@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::Result;
-use kernel_patch::{Builder, COUNTS, Kernel, Machine, Mutation};
+use kernel_patch::{COUNTS, Kernel, KernelBuilder, Machine, Mutation};
 
 use crate::cli::Options;
 use crate::coverage::{Counts, Coverage};
@@ -114,7 +114,7 @@ pub struct Ran {
     pub stdout: String,
 }
 
-fn builder(options: &Options) -> Builder {
+fn builder(options: &Options) -> KernelBuilder {
     let builder = Kernel::builder().variant(options.variant()).wait(true);
     match &options.source {
         Some(source) => builder.source(source),

@@ -61,10 +61,7 @@ fn main() -> ExitCode {
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("conform: {error:#}");
-            let code = error
-                .downcast_ref::<kernel_patch::Error>()
-                .map_or(1, kernel_patch::Error::exit_code);
-            code.into()
+            kernel_patch::interrupt::exit_code().into()
         }
     }
 }

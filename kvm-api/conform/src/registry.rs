@@ -112,7 +112,6 @@ mod tests {
             let line = ["conform".to_owned()].into_iter().chain(words);
             if let Ok(cli) = Cli::try_parse_from(line) {
                 let _ = select(&cli.options);
-                let _ = cli.options.inside("suite");
             }
         }
     }

@@ -107,7 +107,7 @@ pub fn measure(options: &Options, out: &Path) -> Result<Record> {
     Ok(whole)
 }
 
-fn kernel(options: &Options) -> Result<Kernel, kernel_patch::Error> {
+fn kernel(options: &Options) -> Result<Kernel, kernel_patch::BuildError> {
     if let Some(tree) = &options.tree {
         return Kernel::of_checkout(tree);
     }

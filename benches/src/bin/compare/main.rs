@@ -29,8 +29,7 @@ fn main() -> ExitCode {
     let cli = Cli::parse();
     outside(&cli.options).unwrap_or_else(|error| {
         eprintln!("compare: {error:#}");
-        let known = error.downcast_ref().map(kernel_patch::Error::exit_code);
-        match known.unwrap_or(1) {
+        match kernel_patch::interrupt::exit_code() {
             1 if cli.options.diff.is_some() => SKIP,
             code => code,
         }

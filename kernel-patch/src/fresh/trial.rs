@@ -1,4 +1,4 @@
-//! What was tried on the new machine, and how long each took.
+//! The steps of a trial, with their results and durations.
 
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -6,19 +6,20 @@ use std::time::{Duration, Instant};
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 
-use crate::host::error::{Error, Result};
+use super::error::{FreshError, Result};
+use crate::host::error::HostError;
 
-/// How wide the table may be where there is no terminal to say so.
+/// The width of the table without a terminal.
 const WIDTH: u16 = 100;
 
-/// What was tried.
+/// The steps that were tried.
 #[derive(Debug)]
-pub struct Report {
+pub struct Trial {
     started: Instant,
     steps: Mutex<Vec<Step>>,
 }
 
-impl Default for Report {
+impl Default for Trial {
     fn default() -> Self {
         Self {
             started: Instant::now(),
@@ -31,26 +32,26 @@ impl Default for Report {
 struct Step {
     what: String,
     took: Duration,
-    outcome: Outcome,
+    outcome: StepOutcome,
 }
 
 #[derive(Debug, PartialEq)]
-enum Outcome {
+enum StepOutcome {
     Passed,
     Failed(String),
-    /// There was no time for it, or not enough.
+    /// The time was up.
     LeftOut,
 }
 
-impl Report {
-    /// Does one thing. That it failed is no error but a part of the report, unless
-    /// the whole was interrupted.
+impl Trial {
+    /// Makes one step. Its failure is a result of the trial. Only an interruption is an
+    /// error.
     pub(super) fn step(&self, what: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
-        self.take(what, work, |error| Outcome::Failed(error.to_string()))
+        self.take(what, work, |error| StepOutcome::Failed(message(error)))
     }
 
-    /// Does one thing in the time that is left, if there is any. That it is stopped at
-    /// the end of that time is no failure; at its own limit, before, it is one.
+    /// Makes one step in the time that is left. A step that is stopped at the end of that
+    /// time has not failed. A step that is stopped at its own limit has.
     pub(super) fn spare_step(
         &self,
         what: &str,
@@ -58,12 +59,14 @@ impl Report {
         work: impl FnOnce() -> Result<()>,
     ) -> Result<()> {
         if left.is_zero() {
-            self.add(what, Duration::ZERO, Outcome::LeftOut);
+            self.add(what, Duration::ZERO, StepOutcome::LeftOut);
             return Ok(());
         }
         self.take(what, work, |error| match error {
-            Error::ToolTimedOut { after, .. } if after == left => Outcome::LeftOut,
-            error => Outcome::Failed(error.to_string()),
+            FreshError::Host(HostError::ToolTimedOut { after, .. }) if after == left => {
+                StepOutcome::LeftOut
+            }
+            error => StepOutcome::Failed(message(error)),
         })
     }
 
@@ -71,13 +74,13 @@ impl Report {
         &self,
         what: &str,
         work: impl FnOnce() -> Result<()>,
-        failed: impl FnOnce(Error) -> Outcome,
+        failed: impl FnOnce(FreshError) -> StepOutcome,
     ) -> Result<()> {
         eprintln!("\nkernel-patch: on a new machine: {what}");
         let started = Instant::now();
         let outcome = match work() {
-            Ok(()) => Outcome::Passed,
-            Err(error @ Error::Interrupted(_)) => return Err(error),
+            Ok(()) => StepOutcome::Passed,
+            Err(error @ FreshError::Host(HostError::Interrupted)) => return Err(error),
             Err(error) => failed(error),
         };
         let took = started.elapsed();
@@ -89,7 +92,7 @@ impl Report {
         Ok(())
     }
 
-    fn add(&self, what: &str, took: Duration, outcome: Outcome) {
+    fn add(&self, what: &str, took: Duration, outcome: StepOutcome) {
         self.steps().push(Step {
             what: what.into(),
             took,
@@ -97,7 +100,7 @@ impl Report {
         });
     }
 
-    /// The time since the beginning.
+    /// The time since the start.
     pub(super) fn took(&self) -> Duration {
         self.started.elapsed()
     }
@@ -106,15 +109,15 @@ impl Report {
         self.steps.lock().expect("nobody panics with it")
     }
 
-    /// Whether all of it was as it has to be.
+    /// Whether no step has failed.
     #[must_use]
     pub fn holds(&self) -> bool {
         self.steps()
             .iter()
-            .all(|step| !matches!(step.outcome, Outcome::Failed(_)))
+            .all(|step| !matches!(step.outcome, StepOutcome::Failed(_)))
     }
 
-    /// The steps, with the time of each and of all.
+    /// The steps as a table, with the duration of each and of all.
     #[must_use]
     pub fn table(&self) -> String {
         let mut table = Table::new();
@@ -126,9 +129,9 @@ impl Report {
         table.set_header(["on a new machine", "time", ""]);
         for step in self.steps().iter() {
             let result = match &step.outcome {
-                Outcome::Passed => "ok",
-                Outcome::Failed(error) => error,
-                Outcome::LeftOut => "left out: no time",
+                StepOutcome::Passed => "ok",
+                StepOutcome::Failed(error) => error,
+                StepOutcome::LeftOut => "left out: no time",
             };
             table.add_row([&step.what, &minutes(step.took), result]);
         }
@@ -137,6 +140,11 @@ impl Report {
         time.set_cell_alignment(CellAlignment::Right);
         table.to_string()
     }
+}
+
+/// The error and its causes in one text.
+fn message(error: FreshError) -> String {
+    format!("{:#}", anyhow::Error::from(error))
 }
 
 fn minutes(time: Duration) -> String {
@@ -149,19 +157,19 @@ mod tests {
     use super::*;
 
     fn fail() -> Result<()> {
-        Err(Error::NotFresh("it failed".into()))
+        Err(FreshError::StepFailed("it failed".into()))
     }
 
     #[test]
     fn a_step_that_fails_does_not_hide_the_others() {
-        let report = Report::default();
-        report.step("first", || Ok(())).unwrap();
-        assert!(report.holds());
-        report.step("second", fail).unwrap();
-        report.step("third", || Ok(())).unwrap();
-        assert!(!report.holds());
-        report.spare_step("fourth", Duration::ZERO, fail).unwrap();
-        let table = report.table();
+        let trial = Trial::default();
+        trial.step("first", || Ok(())).unwrap();
+        assert!(trial.holds());
+        trial.step("second", fail).unwrap();
+        trial.step("third", || Ok(())).unwrap();
+        assert!(!trial.holds());
+        trial.spare_step("fourth", Duration::ZERO, fail).unwrap();
+        let table = trial.table();
         for text in [
             "first",
             "ok",
@@ -177,33 +185,38 @@ mod tests {
 
     #[test]
     fn what_there_is_no_time_for_is_no_failure() {
-        let report = Report::default();
-        report.spare_step("none", Duration::ZERO, fail).unwrap();
+        let trial = Trial::default();
+        trial.spare_step("none", Duration::ZERO, fail).unwrap();
         let minute = Duration::from_secs(60);
         let stopped = || {
-            Err(Error::ToolTimedOut {
-                what: "some".into(),
+            let what = "some".into();
+            Err(HostError::ToolTimedOut {
+                what,
                 after: minute,
-            })
+            }
+            .into())
         };
-        report.spare_step("some", minute, stopped).unwrap();
-        assert!(report.holds());
+        trial.spare_step("some", minute, stopped).unwrap();
+        assert!(trial.holds());
         // Elsewhere it is one, and so is what fails in time.
-        report.step("all", stopped).unwrap();
-        assert!(!report.holds());
-        let report = Report::default();
-        report.spare_step("bad", minute, fail).unwrap();
-        assert!(!report.holds());
-        let report = Report::default();
-        report.spare_step("hangs", 2 * minute, stopped).unwrap();
-        assert!(!report.holds());
+        trial.step("all", stopped).unwrap();
+        assert!(!trial.holds());
+        let trial = Trial::default();
+        trial.spare_step("bad", minute, fail).unwrap();
+        assert!(!trial.holds());
+        let trial = Trial::default();
+        trial.spare_step("hangs", 2 * minute, stopped).unwrap();
+        assert!(!trial.holds());
     }
 
     #[test]
     fn an_interruption_ends_it() {
-        let report = Report::default();
-        let interrupted = report.step("first", || Err(Error::Interrupted(2)));
-        assert!(matches!(interrupted, Err(Error::Interrupted(2))));
+        let trial = Trial::default();
+        let interrupted = trial.step("first", || Err(HostError::Interrupted.into()));
+        assert!(matches!(
+            interrupted,
+            Err(FreshError::Host(HostError::Interrupted))
+        ));
     }
 
     #[test]

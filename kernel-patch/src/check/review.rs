@@ -1,4 +1,4 @@
-//! What was checked, and what was found.
+//! The result of a check: a table of what was checked, and the findings.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,75 +7,79 @@ use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{Cell, Color, ContentArrangement, Table};
 use serde::Serialize;
 
-use super::{AM, CHECKPATCH, DOCS, EXTRA, MAN, PAGES, SELFTESTS, SPARSE, configurations};
-use crate::host::error::Result;
+use super::configurations;
+use super::error::Result;
+use super::names::{AM, CHECKPATCH, DOCS, EXTRA, MAN, PAGES, SELFTESTS, SPARSE};
 use crate::host::files;
 use crate::kbuild::series::Series;
 
-/// The most lines of one failure that are told outside of its log.
+/// The most lines of one finding that the table quotes from its log.
 const LINES: usize = 10;
 
 /// How one check of one patch ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Outcome {
+pub enum CheckOutcome {
     /// Nothing is wrong.
     Passed,
-    /// Something is.
+    /// The patch changes nothing that the kernel of this configuration is built from.
+    Unchanged,
+    /// Something is wrong.
     Failed,
-    /// What it stands on failed, so that it says nothing.
+    /// A check that it depends on failed, so its result would mean nothing.
     Void,
-    /// A sample does without it, or each patch but the last.
+    /// The check was not made: it is not part of a sample, was not asked for, or is made
+    /// only after the last patch.
     LeftOut,
 }
 
-/// One thing that is wrong.
+/// What one check of one patch found to be wrong.
 #[derive(Clone, Debug, Serialize)]
-pub struct Failure {
+pub struct Finding {
     /// The patch's number; 0 for the manual pages.
     pub number: usize,
     /// Its file name.
     pub patch: String,
     /// The check.
     pub check: &'static str,
-    /// What was found, line by line.
+    /// The findings, line by line.
     pub found: Vec<String>,
-    /// All of the output.
+    /// The file with all output.
     pub log: PathBuf,
 }
 
-/// One patch; or, above them, the manual pages.
+/// The checks of one patch, or of the manual pages, which are above the patches.
 #[derive(Clone, Debug, Serialize)]
-pub struct Row {
-    /// Its number in the series, from 1; the pages have 0.
+pub struct PatchReview {
+    /// The patch's number in the series, from 1; 0 for the manual pages.
     pub number: usize,
     /// Its file name.
     pub patch: String,
-    /// The checks that it has, by the names of the columns.
-    pub checks: BTreeMap<&'static str, Outcome>,
-    /// Remarks of checkpatch that are listed with their reasons.
+    /// How each check ended, by the name of its column.
+    pub checks: BTreeMap<&'static str, CheckOutcome>,
+    /// The number of checkpatch's remarks that are listed with a reason.
     pub excepted: usize,
 }
 
-/// All that was found.
+/// The result of a check.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
-    /// The name of what the series changes.
+pub struct Review {
+    /// The identifier of the series.
     pub series: String,
     /// Whether it was a sample.
     pub sample: bool,
-    /// How long it took.
+    /// The duration.
     pub seconds: u64,
     /// The columns, in their order.
     pub columns: Vec<&'static str>,
     /// The manual pages and the patches.
-    pub rows: Vec<Row>,
-    /// What is wrong.
-    pub failures: Vec<Failure>,
+    pub rows: Vec<PatchReview>,
+    /// The findings.
+    pub failures: Vec<Finding>,
 }
 
-impl Report {
-    /// One in which nothing is checked yet.
+impl Review {
+    /// A review without any results.
     pub(super) fn new(series: &Series, sample: bool) -> Self {
         let configurations = configurations::ALL.iter().map(|it| it.name);
         let columns: Vec<_> = [AM, CHECKPATCH]
@@ -83,10 +87,10 @@ impl Report {
             .chain(configurations)
             .chain([EXTRA, SPARSE, DOCS, SELFTESTS])
             .collect();
-        let row = |number, name: &str, checks: &[&'static str]| Row {
+        let row = |number, name: &str, checks: &[&'static str]| PatchReview {
             number,
             patch: name.into(),
-            checks: checks.iter().map(|it| (*it, Outcome::Void)).collect(),
+            checks: checks.iter().map(|it| (*it, CheckOutcome::Void)).collect(),
             excepted: 0,
         };
         let patches = series.patches().iter().zip(1..);
@@ -106,16 +110,16 @@ impl Report {
         }
     }
 
-    pub(super) fn row(&mut self, number: usize) -> &mut Row {
+    pub(super) fn row(&mut self, number: usize) -> &mut PatchReview {
         &mut self.rows[number]
     }
 
-    pub(super) fn set(&mut self, number: usize, check: &'static str, outcome: Outcome) {
+    pub(super) fn set(&mut self, number: usize, check: &'static str, outcome: CheckOutcome) {
         self.row(number).checks.insert(check, outcome);
     }
 
-    /// A check that found something, or nothing.
-    pub(super) fn judge(
+    /// Records the result of a check: passed, unless it found something.
+    pub(super) fn record(
         &mut self,
         number: usize,
         check: &'static str,
@@ -123,12 +127,12 @@ impl Report {
         log: PathBuf,
     ) {
         if found.is_empty() {
-            self.set(number, check, Outcome::Passed);
+            self.set(number, check, CheckOutcome::Passed);
             return;
         }
-        self.set(number, check, Outcome::Failed);
+        self.set(number, check, CheckOutcome::Failed);
         let patch = self.row(number).patch.clone();
-        self.failures.push(Failure {
+        self.failures.push(Finding {
             number,
             patch,
             check,
@@ -137,32 +141,32 @@ impl Report {
         });
     }
 
-    /// Drops the patches that nobody asked for, unless one does not apply: the
-    /// later ones stand on it.
+    /// Drops the patches that the user did not ask for. If one of them does not apply, its
+    /// finding stays, because the later ones depend on it.
     pub(super) fn retain(&mut self, is_wanted: impl Fn(usize) -> bool) {
-        let apply = |it: &Failure| is_wanted(it.number) || it.check == AM;
+        let apply = |it: &Finding| is_wanted(it.number) || it.check == AM;
         self.failures.retain(apply);
         self.rows.retain(|row| is_wanted(row.number));
     }
 
-    /// Writes it as JSON.
+    /// Writes the review as JSON.
     ///
     /// # Errors
     ///
-    /// What kept the file from being written.
+    /// The file cannot be written.
     pub fn write_json(&self, path: &Path) -> Result<()> {
         let json = serde_json::to_vec_pretty(self).expect("texts and numbers become JSON");
-        files::write(path, &json)
+        Ok(files::write(path, &json)?)
     }
 
     /// Whether nothing is wrong.
     #[must_use]
     pub fn holds(&self) -> bool {
         let mut outcomes = self.rows.iter().flat_map(|row| row.checks.values());
-        self.failures.is_empty() && !outcomes.any(|it| *it == Outcome::Void)
+        self.failures.is_empty() && !outcomes.any(|it| *it == CheckOutcome::Void)
     }
 
-    /// What a person reads.
+    /// The table and the findings as text.
     #[must_use]
     pub fn table(&self) -> String {
         let mut table = Table::new();
@@ -173,10 +177,11 @@ impl Report {
         for row in &self.rows {
             let cells = self.columns.iter().map(|it| match row.checks.get(it) {
                 None => Cell::new(""),
-                Some(Outcome::Passed) => Cell::new("ok").fg(Color::Green),
-                Some(Outcome::Failed) => Cell::new("FAILED").fg(Color::Red),
-                Some(Outcome::Void) => Cell::new("void").fg(Color::Yellow),
-                Some(Outcome::LeftOut) => Cell::new("-"),
+                Some(CheckOutcome::Passed) => Cell::new("ok").fg(Color::Green),
+                Some(CheckOutcome::Unchanged) => Cell::new("=").fg(Color::Green),
+                Some(CheckOutcome::Failed) => Cell::new("FAILED").fg(Color::Red),
+                Some(CheckOutcome::Void) => Cell::new("void").fg(Color::Yellow),
+                Some(CheckOutcome::LeftOut) => Cell::new("-"),
             });
             let head = match row.number {
                 PAGES => Cell::new(&row.patch),
@@ -189,16 +194,18 @@ impl Report {
             let mut all = self.rows.iter().flat_map(|row| row.checks.values());
             all.any(|it| *it == outcome)
         };
-        if all(Outcome::LeftOut) {
-            text += "\n-: left out, of a sample or until the last patch";
+        if all(CheckOutcome::Unchanged) {
+            text += "\n=: the patch changes no file that this kernel is built from";
         }
-        if all(Outcome::Void) {
-            text += "\nvoid: says nothing, since something before it failed";
+        if all(CheckOutcome::LeftOut) {
+            text += "\n-: left out: not in a sample, not asked for, or not before the last patch";
+        }
+        if all(CheckOutcome::Void) {
+            text += "\nvoid: not known, because an earlier check failed";
         }
         let excepted: usize = self.rows.iter().map(|row| row.excepted).sum();
         if excepted > 0 {
-            text +=
-                &format!("\ncheckpatch: {excepted} remarks stay, for the reasons that are listed");
+            text += &format!("\ncheckpatch: {excepted} remarks are listed with a reason");
         }
         for failure in &self.failures {
             text += &format!(
@@ -222,20 +229,20 @@ impl Report {
 mod tests {
     use super::*;
 
-    fn report(outcome: Outcome, found: usize) -> Report {
-        let failure = Failure {
+    fn review(outcome: CheckOutcome, found: usize) -> Review {
+        let failure = Finding {
             number: 3,
             patch: "0003-KVM.patch".into(),
             check: "sparse",
             found: (0..found).map(|n| format!("line {n}")).collect(),
             log: "03-module.log".into(),
         };
-        Report {
+        Review {
             series: "stock".into(),
             sample: false,
             seconds: 1,
             columns: vec!["sparse"],
-            rows: vec![Row {
+            rows: vec![PatchReview {
                 number: 3,
                 patch: "0003-KVM.patch".into(),
                 checks: [("sparse", outcome)].into(),
@@ -247,25 +254,25 @@ mod tests {
 
     #[test]
     fn a_failure_is_told_with_its_log() {
-        let report = report(Outcome::Failed, LINES + 2);
-        assert!(!report.holds());
-        let text = report.table();
+        let review = review(CheckOutcome::Failed, LINES + 2);
+        assert!(!review.holds());
+        let text = review.table();
         assert!(text.contains("FAILED 0003-KVM.patch, sparse: 03-module.log\n    line 0\n"));
         assert!(text.ends_with("line 9\n    and 2 more"), "{text}");
     }
 
     #[test]
     fn a_row_shows_the_checks_that_it_has() {
-        let mut report = report(Outcome::Passed, 0);
-        report.columns.push(MAN);
-        report.rows.push(Row {
+        let mut review = review(CheckOutcome::Passed, 0);
+        review.columns.push(MAN);
+        review.rows.push(PatchReview {
             number: PAGES,
             patch: "docs/man".into(),
-            checks: [(MAN, Outcome::Void)].into(),
+            checks: [(MAN, CheckOutcome::Void)].into(),
             excepted: 0,
         });
-        assert!(!report.holds());
-        let text = report.table();
+        assert!(!review.holds());
+        let text = review.table();
         let line = |head: &str| {
             let mut lines = text.lines().map(|line| line.split_whitespace().collect());
             lines.find(|cells: &Vec<_>| cells.first() == Some(&head))
@@ -276,13 +283,11 @@ mod tests {
 
     #[test]
     fn what_was_left_out_is_told() {
-        let left_out = report(Outcome::LeftOut, 0);
+        let left_out = review(CheckOutcome::LeftOut, 0);
         assert!(left_out.holds());
-        assert!(
-            left_out
-                .table()
-                .ends_with("\n-: left out, of a sample or until the last patch")
-        );
-        assert!(!report(Outcome::Passed, 0).table().contains("left out"));
+        assert!(left_out.table().ends_with(
+            "\n-: left out: not in a sample, not asked for, or not before the last patch"
+        ));
+        assert!(!review(CheckOutcome::Passed, 0).table().contains("left out"));
     }
 }

@@ -1,0 +1,149 @@
+//! What can go wrong with a machine.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::host::error::HostError;
+
+/// The result of a run.
+pub type Result<T, E = BootError> = std::result::Result<T, E>;
+
+/// A machine did not run an executable to its end.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BootError {
+    /// An operation on the host failed.
+    #[error(transparent)]
+    Host(#[from] HostError),
+
+    /// A file is not an executable that the machine can run.
+    #[error("{} {why}", path.display())]
+    NotRunnable {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        why: &'static str,
+    },
+
+    /// The dynamic linker does not find the libraries of a program.
+    #[error("the dynamic linker cannot start {}:\n{output}", program.display())]
+    LibraryMissing {
+        /// The program.
+        program: PathBuf,
+        /// The output of the dynamic linker.
+        output: String,
+    },
+
+    /// The kernel inside panicked.
+    #[error("the kernel panicked; its last lines (all are in {}):\n{tail}", console.display())]
+    Panicked {
+        /// The console's log.
+        console: PathBuf,
+        /// Its last lines.
+        tail: String,
+    },
+
+    /// The kernel inside reported a problem, and went on.
+    #[error("the kernel complained (the whole report is in {}):\n{report}", console.display())]
+    Complained {
+        /// The console's log.
+        console: PathBuf,
+        /// The report, and some lines that follow it.
+        report: String,
+    },
+
+    /// The machine exceeded its time limit.
+    #[error(
+        "the machine timed out after {} s; the console's last lines (all are in {}):\n{tail}",
+        after.as_secs(), console.display()
+    )]
+    TimedOut {
+        /// The limit.
+        after: Duration,
+        /// The console's log.
+        console: PathBuf,
+        /// Its last lines.
+        tail: String,
+    },
+
+    /// The emulator failed.
+    #[error("{name} failed ({status}):\n{output}")]
+    EmulatorFailed {
+        /// Its name.
+        name: &'static str,
+        /// How it ended.
+        status: String,
+        /// Its output.
+        output: String,
+    },
+
+    /// A setting of the machine is for QEMU only.
+    #[error("Bochs does not support {0}")]
+    NotByBochs(&'static str),
+
+    /// A size of memory is invalid.
+    #[error("{0:?} is not a size of memory in M or G")]
+    BadMemory(String),
+
+    /// QEMU cannot load plugins.
+    #[error(
+        "{0} was built without plugins (--enable-plugins), which record what a machine executes"
+    )]
+    NoPlugins(String),
+
+    /// The machine went down before the executable ended.
+    #[error(
+        "the machine went down without an exit status; the console's last lines (all are in {}):\n{tail}",
+        console.display()
+    )]
+    NoExitStatus {
+        /// The console's log.
+        console: PathBuf,
+        /// Its last lines.
+        tail: String,
+    },
+
+    /// The machine came up and could not start the executable.
+    #[error("the machine could not run the executable: {0}")]
+    NotStarted(String),
+
+    /// The machine went down before the called program ended.
+    #[error("{what} was cut short: {failure}")]
+    CutShort {
+        /// What the program was doing.
+        what: String,
+        /// The last lines of its standard error.
+        failure: String,
+        /// How the machine ended.
+        source: Box<Self>,
+    },
+
+    /// A called program failed.
+    #[error("{what} ended with {status}: {failure}")]
+    CallFailed {
+        /// What the program was doing.
+        what: String,
+        /// How it ended.
+        status: String,
+        /// The last lines of its standard error.
+        failure: String,
+    },
+
+    /// The output of a called program has another type.
+    #[error("the output of {what} is not of the expected type")]
+    BadOutput {
+        /// What the program was doing.
+        what: String,
+        /// The reason.
+        source: serde_json::Error,
+    },
+}
+
+impl BootError {
+    /// For `map_err`: an operation on a file failed.
+    pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let host = HostError::io(doing, path);
+        move |source| host(source).into()
+    }
+}

@@ -1,0 +1,94 @@
+//! The files that a kernel was built from, by the `.cmd` files of its build directory.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::error::Result;
+use super::warnings::without_parents;
+use crate::host::files;
+
+/// Whether a kernel in `build` was built from one of `changed`, paths in the source.
+///
+/// The files that decide what is built from which files are always part of a build. A
+/// new file is part of it only if one of those, or a file that includes it, changes too.
+pub(super) fn include(build: &Path, changed: &BTreeSet<String>) -> Result<bool> {
+    if changed.iter().any(|file| is_rule(file)) {
+        return Ok(true);
+    }
+    let mut found = false;
+    files::walk(build, |_| false, &mut |file, metadata| {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        if !found && metadata.is_file() && name.ends_with(".cmd") {
+            let text = files::read(&build.join(file))?.unwrap_or_default();
+            found = names(&String::from_utf8_lossy(&text), changed);
+        }
+        Ok(())
+    })?;
+    Ok(found)
+}
+
+/// Whether a file tells make or its scripts what to build.
+fn is_rule(file: &str) -> bool {
+    let (dir, name) = file.rsplit_once('/').unwrap_or(("", file));
+    ["Kconfig", "Makefile", "Kbuild"]
+        .iter()
+        .any(|it| name.starts_with(it))
+        || name.ends_with(".tbl")
+        || name.ends_with(".sh")
+        || dir.starts_with("scripts")
+        || dir.ends_with("/scripts")
+}
+
+/// Whether one of the words of a `.cmd` file is one of `changed`. The words are
+/// relative to the build directory, which is below the source.
+fn names(text: &str, changed: &BTreeSet<String>) -> bool {
+    text.split_whitespace()
+        .any(|word| word.contains('/') && changed.contains(&without_parents(word)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CMD: &str = "\
+savedcmd_arch/x86/kvm/../../../virt/kvm/kvm_main.o := gcc -o a.o
+source_arch/x86/kvm/../../../virt/kvm/kvm_main.o := ../arch/x86/kvm/../../../virt/kvm/kvm_main.c
+deps_arch/x86/kvm/../../../virt/kvm/kvm_main.o := \\
+    $(wildcard include/config/KVM) \\
+  ../include/linux/kvm_host.h \\
+";
+
+    fn affects(files: &[&str]) -> bool {
+        let build = tempfile::tempdir().unwrap();
+        files::write(&build.path().join("virt/.kvm_main.o.cmd"), CMD.as_bytes()).unwrap();
+        let changed = files.iter().map(ToString::to_string).collect();
+        include(build.path(), &changed).unwrap()
+    }
+
+    #[test]
+    fn sources_and_headers_affect_a_build() {
+        assert!(affects(&["x", "virt/kvm/kvm_main.c"]));
+        assert!(affects(&["include/linux/kvm_host.h"]));
+    }
+
+    #[test]
+    fn rules_affect_a_build() {
+        for file in [
+            "virt/kvm/Kconfig",
+            "virt/kvm/Makefile.kvm",
+            "arch/x86/entry/syscalls/syscall_64.tbl",
+            "scripts/Makefile.build",
+        ] {
+            assert!(affects(&[file]), "{file}");
+        }
+    }
+
+    #[test]
+    fn other_files_do_not() {
+        assert!(!affects(&[
+            "virt/kvm/ranges.c",
+            "Documentation/virt/kvm/x.rst"
+        ]));
+        assert!(!affects(&[]));
+    }
+}

@@ -1,0 +1,73 @@
+//! What can keep the series from being checked.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::host::error::HostError;
+use crate::kbuild::error::BuildError;
+
+/// The result of a check that was made.
+pub type Result<T, E = CheckError> = std::result::Result<T, E>;
+
+/// The series could not be checked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum CheckError {
+    /// An operation on the host failed.
+    #[error(transparent)]
+    Host(#[from] HostError),
+
+    /// The source itself, or the series, is unusable.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+
+    /// The series has no patch of this number.
+    #[error("the series has no patch {number}; it has {count}")]
+    NoSuchPatch {
+        /// The number.
+        number: usize,
+        /// The number of the last patch.
+        count: usize,
+    },
+
+    /// No configuration has this name.
+    #[error("no configuration is named {name:?}; there are {}", known.join(", "))]
+    NoSuchConfiguration {
+        /// The name.
+        name: String,
+        /// The names of all.
+        known: Vec<&'static str>,
+    },
+
+    /// A line of checkpatch's exceptions is incomplete.
+    #[error("{}: not PATCH TYPE FILE REASON: {line}", path.display())]
+    BadException {
+        /// The file.
+        path: PathBuf,
+        /// The line.
+        line: String,
+    },
+}
+
+impl CheckError {
+    /// For `map_err`: an operation on a file failed.
+    pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let host = HostError::io(doing, path);
+        move |source| host(source).into()
+    }
+}
+
+/// Turns the failure of a tool into a finding. Other errors keep the series from being
+/// checked.
+pub(super) fn finding<E: Into<CheckError>>(result: Result<(), E>) -> Result<Option<String>> {
+    use CheckError::{Build, Host};
+    match result.map_err(Into::into) {
+        Ok(()) => Ok(None),
+        Err(
+            Host(error @ HostError::ToolFailed { .. })
+            | Build(BuildError::Host(error @ HostError::ToolFailed { .. })),
+        ) => Ok(Some(error.to_string())),
+        Err(Build(error @ BuildError::ConfigLost(_))) => Ok(Some(error.to_string())),
+        Err(error) => Err(error),
+    }
+}

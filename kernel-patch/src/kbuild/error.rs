@@ -1,0 +1,74 @@
+//! What can go wrong with a build.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::host::error::HostError;
+
+/// The result of a build.
+pub type Result<T, E = BuildError> = std::result::Result<T, E>;
+
+/// A kernel could not be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// An operation on the host failed, for example a tool.
+    #[error(transparent)]
+    Host(#[from] HostError),
+
+    /// The source has another version than the series is for.
+    #[error("{} is {found}; the patch series is for Linux {wanted}", path.display())]
+    WrongSource {
+        /// The tree or the tarball.
+        path: PathBuf,
+        /// What it contains.
+        found: String,
+        /// The version of the series.
+        wanted: &'static str,
+    },
+
+    /// A directory contains no patches.
+    #[error("no patches in {}", .0.display())]
+    NoPatches(PathBuf),
+
+    /// A patch does not apply.
+    #[error("{patch} does not apply to {file}:\n{detail}")]
+    PatchFailed {
+        /// The patch's file name.
+        patch: String,
+        /// The kernel's file.
+        file: String,
+        /// The output of `patch`.
+        detail: String,
+    },
+
+    /// A mutation lacks a line of its header.
+    #[error("{} has no valid line {header:?}", path.display())]
+    BadMutation {
+        /// The mutation's patch.
+        path: PathBuf,
+        /// The beginning of the line.
+        header: &'static str,
+    },
+
+    /// A tree to build as it is checked out is not a git repository with a commit.
+    #[error("{} is not a git work tree with a commit: {detail}", path.display())]
+    NoCommit {
+        /// The tree.
+        path: PathBuf,
+        /// The output of git.
+        detail: String,
+    },
+
+    /// The kernel's configuration lacks options of the fragments.
+    #[error("the kernel's configuration lost these options:\n{}", .0.join("\n"))]
+    ConfigLost(Vec<String>),
+}
+
+impl BuildError {
+    /// For `map_err`: an operation on a file failed.
+    pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let host = HostError::io(doing, path);
+        move |source| host(source).into()
+    }
+}
