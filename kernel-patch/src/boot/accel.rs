@@ -1,4 +1,4 @@
-//! What runs a machine's instructions.
+//! What executes a machine's instructions.
 
 use std::fmt::{self, Display};
 use std::str::FromStr;
@@ -6,27 +6,27 @@ use std::str::FromStr;
 use super::error::Result;
 use crate::boot::{bochs, qemu};
 
-/// What runs the machine's instructions.
+/// What executes the machine's instructions.
 ///
-/// `/dev/kvm` has no say in it: there are hosts whose KVM has no hardware
-/// behind it and runs no kernel, and a count of instructions needs emulation.
+/// The default does not depend on `/dev/kvm`: some hosts have it without hardware that runs
+/// a kernel, and counting instructions needs emulation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Accel {
     /// Emulation; one instruction is one nanosecond of the machine's time.
     #[default]
     Tcg,
-    /// Emulation in real time, each processor a thread of its own: nothing is
-    /// counted, no two runs are alike, and processors race.
+    /// Emulation in real time with a thread for each processor. It counts nothing, runs do
+    /// not repeat, and processors race.
     Mttcg,
-    /// Hardware virtualization, and nested for what runs inside.
+    /// Hardware virtualization, nested for KVM inside.
     Kvm,
-    /// Emulation by Bochs instead of QEMU: of a processor of Intel's, with VMX,
-    /// which QEMU does not emulate. Nothing is counted, and it is slow.
+    /// Emulation of an Intel processor by Bochs, with VMX, which QEMU does not emulate. It
+    /// counts nothing, and is slow.
     Bochs,
 }
 
 impl Accel {
-    /// All of them, by the names that they have on command lines.
+    /// All values, with their names on the command line.
     const NAMES: [(&str, Self); 4] = [
         ("tcg", Self::Tcg),
         ("mttcg", Self::Mttcg),
@@ -34,7 +34,7 @@ impl Accel {
         ("bochs", Self::Bochs),
     ];
 
-    /// The processor that the machine sees, in its emulator's words.
+    /// The processor of the machine, by the emulator's name.
     #[must_use]
     pub fn cpu(self) -> &'static str {
         match self {
@@ -44,7 +44,7 @@ impl Accel {
         }
     }
 
-    /// The program that emulates the machine, by its name.
+    /// The name of the emulator.
     pub(crate) fn emulator(self) -> &'static str {
         match self {
             Self::Bochs => "Bochs",
@@ -52,12 +52,12 @@ impl Accel {
         }
     }
 
-    /// What it is, in words for a report: the emulator (QEMU's version), what runs the
+    /// A description for a report: the emulator (with QEMU's version), what executes the
     /// instructions, and the processor.
     ///
     /// # Errors
     ///
-    /// When QEMU does not say its version.
+    /// QEMU cannot be run.
     pub fn describe(self) -> Result<String> {
         let emulator = match self {
             Self::Bochs => self.emulator().into(),
@@ -66,7 +66,7 @@ impl Accel {
         Ok(format!("{emulator}, {}", self.cpu()))
     }
 
-    /// What QEMU is told; nothing for Bochs, which is not QEMU.
+    /// The options of QEMU; none for Bochs.
     pub(crate) fn qemu_args(self) -> &'static [&'static str] {
         match self {
             Self::Tcg => &[

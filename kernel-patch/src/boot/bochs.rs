@@ -1,4 +1,4 @@
-//! Bochs: its configuration, the disc that it boots, and its terminal.
+//! Bochs: its configuration, its boot disc, and its terminal.
 
 use std::fs::{self, File};
 use std::os::fd::OwnedFd;
@@ -15,8 +15,8 @@ use crate::host::{needs, process};
 /// The program of the emulator.
 pub(crate) const PROGRAM: &str = needs::BOCHS_PROGRAM.name();
 
-/// The processor: the newest of whose state XSAVE has the right size. Those with
-/// more, AVX-512 and protection keys, the kernel finds inconsistent.
+/// The processor: the newest with the right size of XSAVE state. The kernel finds newer
+/// ones, with AVX-512 and protection keys, inconsistent.
 pub(crate) const CPU: &str = "broadwell_ult";
 
 /// The plugins that a machine needs.
@@ -29,35 +29,35 @@ const ISOLINUX: &str = needs::ISOLINUX.name();
 const LDLINUX: &str = needs::LDLINUX.name();
 const MKISOFS: &str = needs::GENISOIMAGE.name();
 
-/// What the kernel calls the serial line that carries the ports.
+/// The kernel's name of the serial line that carries the ports.
 pub(crate) const LINE: &str = "ttyS1";
 
-/// How many instructions are a second of the machine's time: about as many as it
-/// does in one of ours, so that its timeouts are what they should be.
+/// The number of instructions in a second of the machine's time: about as many as Bochs
+/// executes in a real second, so that the kernel's timeouts fit.
 const IPS: u32 = 50_000_000;
 
-/// All that one boot needs.
-pub(crate) struct Boot<'a> {
+/// The command line of Bochs, and its files.
+pub(crate) struct BochsCommand<'a> {
     pub(crate) memory: &'a str,
     pub(crate) smp: u32,
     pub(crate) image: &'a Path,
     pub(crate) initramfs: &'a Path,
     pub(crate) cmdline: &'a str,
     pub(crate) console: &'a Path,
-    /// Where the bytes of the line go.
+    /// The file that receives the bytes of the line.
     pub(crate) line: &'a Path,
-    /// What Bochs says goes here.
+    /// The file for the messages of Bochs.
     pub(crate) log: &'a Path,
-    /// Where there is room for its files.
+    /// The directory for its files.
     pub(crate) dir: &'a Path,
 }
 
-impl Boot<'_> {
-    /// Makes the disc and the configuration, and the command that boots them.
+impl BochsCommand<'_> {
+    /// Makes the disc and the configuration, and returns the command that boots them.
     pub(crate) fn command(&self) -> Result<Command> {
         let disc = self.disc()?;
         let config = self.file("bochsrc", &self.config(&disc)?)?;
-        // Debian's has its debugger built in, which waits to be told to go on.
+        // Debian's build includes a debugger, which waits for this command.
         let debugger = self.file("debugger", "continue\n")?;
         let mut command = Command::new(PROGRAM);
         process::clean(&mut command)
@@ -76,7 +76,7 @@ impl Boot<'_> {
         Ok(path)
     }
 
-    /// A disc that boots the kernel.
+    /// Makes a disc that boots the kernel.
     fn disc(&self) -> Result<PathBuf> {
         let files = self.dir.join("disc");
         fs::create_dir(&files).map_err(BootError::io("make", &files))?;
@@ -137,7 +137,7 @@ impl Boot<'_> {
     }
 }
 
-/// A size of memory in QEMU's words, as Bochs has it.
+/// Converts a size of memory from QEMU's notation to megabytes.
 fn megabytes(size: &str) -> Result<u32> {
     let (number, factor) = match size.split_at_checked(size.len().saturating_sub(1)) {
         Some((number, "G")) => (number, 1024),
@@ -151,12 +151,12 @@ fn megabytes(size: &str) -> Result<u32> {
     megabytes.ok_or_else(|| BootError::BadMemory(size.into()))
 }
 
-/// A terminal for Bochs, which draws the machine's screen there: nobody looks.
+/// Opens a terminal on which Bochs draws the machine's screen. Nobody reads it.
 pub(crate) fn terminal() -> Result<OwnedFd> {
     let pty = openpty(None, None)
         .map_err(|errno| HostError::process("open", "a terminal for Bochs")(errno.into()))?;
     let mut master = File::from(pty.master);
-    // It comes to its end when nobody has the other side open.
+    // The copy ends when nobody has the other side open.
     thread::spawn(move || io::copy(&mut master, &mut io::sink()));
     Ok(pty.slave)
 }
@@ -168,8 +168,7 @@ mod tests {
     use super::*;
     use crate::host::packages;
 
-    /// The files that a configuration names: all that stand after `=` or `: `, and
-    /// those of the plugins.
+    /// The files that a configuration names: those after `=` or `: `, and the plugins.
     fn named(config: &str) -> BTreeSet<PathBuf> {
         let words = config.split([' ', '=', ',', '"', '\n']);
         let mut files: BTreeSet<_> = words
@@ -192,14 +191,14 @@ mod tests {
         files
     }
 
-    /// What Bochs is told to open on the host is what the host is asked for: where
-    /// all of that is there, each of the files opens.
+    /// The list of needs contains all files that Bochs opens on the host, and each of them
+    /// opens once the needs are met.
     #[test]
     fn the_files_that_the_configuration_names_are_asked_for() {
         packages::ensure(needs::BOCHS).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let ours = |name: &str| dir.path().join(name);
-        let boot = Boot {
+        let boot = BochsCommand {
             memory: "1G",
             smp: 1,
             image: &ours("image"),

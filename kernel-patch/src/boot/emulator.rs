@@ -1,4 +1,4 @@
-//! Boots a machine, and hands on what comes out of it until it goes down.
+//! Runs an emulator, and forwards the machine's ports until it goes down.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -22,25 +22,25 @@ use crate::kbuild::kernel::Kernel;
 use crate::wire::job::port;
 use crate::wire::line;
 
-/// What an output port may hold before the machine has to wait for us.
+/// The size of a port's pipe. The machine waits when it is full.
 const PIPE: i32 = 1 << 20;
 
-/// Where the bytes of each port go.
+/// The receivers of the ports' bytes.
 pub(crate) type Sinks<'a> = [&'a mut (dyn Write + Send); port::ALL.len()];
 
-/// A pipe that an emulator opens by the name that /proc gives it. Nothing need
-/// be inherited, so no other child can hold it open.
-struct Port {
+/// A pipe that an emulator opens by its path in /proc. It is not inherited, so no other
+/// child can hold it open.
+struct PortPipe {
     name: &'static str,
     reader: PipeReader,
     writer: PipeWriter,
 }
 
-impl Port {
+impl PortPipe {
     fn new(name: &'static str) -> Result<Self> {
         let pipe = io::pipe().map_err(HostError::process("make a pipe for port", name));
         let (reader, writer) = pipe?;
-        // A small pipe works too, only slower.
+        // A smaller pipe works too, but more slowly.
         let _ = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(PIPE));
         Ok(Self {
             name,
@@ -54,7 +54,7 @@ impl Port {
     }
 }
 
-/// Boots by QEMU, each port a device. Gives its status; none when time was up.
+/// Boots QEMU, with a device for each port. Returns its status, `None` after a timeout.
 pub(crate) fn qemu(
     machine: &Machine,
     kernel: &Kernel,
@@ -66,14 +66,14 @@ pub(crate) fn qemu(
         qemu::check_plugins()?;
     }
     let ports = [
-        Port::new(port::STDOUT)?,
-        Port::new(port::STDERR)?,
-        Port::new(port::FILES)?,
-        Port::new(port::EXIT)?,
+        PortPipe::new(port::STDOUT)?,
+        PortPipe::new(port::STDERR)?,
+        PortPipe::new(port::FILES)?,
+        PortPipe::new(port::EXIT)?,
     ];
     let log = dir.log();
     let said = File::create(&log).map_err(BootError::io("write", &log))?;
-    let mut command = qemu::Boot {
+    let mut command = qemu::QemuCommand {
         accel: machine.accel.qemu_args(),
         cpu: machine.accel.cpu(),
         smp: machine.smp,
@@ -103,7 +103,7 @@ pub(crate) fn qemu(
             }));
         }
         let status = run(machine, command, qemu::PROGRAM);
-        // The readers come to their end once nobody can write any more.
+        // The readers end when nobody has the pipes open for writing.
         drop(writers);
         let drained = readers
             .into_iter()
@@ -114,8 +114,8 @@ pub(crate) fn qemu(
     Ok(status)
 }
 
-/// Boots by Bochs, all ports on one serial line. Gives its status, which is an
-/// error's when the machine went down; none when time was up.
+/// Boots Bochs, with all ports on one serial line. Returns its status, `None` after a
+/// timeout. The status is a failure if the machine went down.
 pub(crate) fn bochs(
     machine: &Machine,
     kernel: &Kernel,
@@ -129,8 +129,8 @@ pub(crate) fn bochs(
     if !machine.qemu_args.is_empty() {
         return Err(BootError::NotByBochs("QEMU's arguments"));
     }
-    let port = Port::new("line")?;
-    let mut command = bochs::Boot {
+    let port = PortPipe::new("line")?;
+    let mut command = bochs::BochsCommand {
         memory: &machine.memory,
         smp: machine.smp,
         image: &kernel.image(),
@@ -151,7 +151,7 @@ pub(crate) fn bochs(
     drop(terminal);
 
     let status = thread::scope(|scope| {
-        let Port { reader, writer, .. } = port;
+        let PortPipe { reader, writer, .. } = port;
         let reader = scope.spawn(|| line::receive(reader, &mut sinks));
         let status = run(machine, command, bochs::PROGRAM);
         drop(writer);
@@ -162,7 +162,7 @@ pub(crate) fn bochs(
     Ok(status)
 }
 
-/// Runs an emulator to its end, or as long as it may take.
+/// Runs an emulator to its end, or until the time limit.
 fn run(
     machine: &Machine,
     command: Command,

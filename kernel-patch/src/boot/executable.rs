@@ -1,4 +1,4 @@
-//! What can be run inside: static executables for x86-64.
+//! The executables that a machine can run: static ones for x86-64.
 
 use std::fs;
 use std::path::Path;
@@ -9,11 +9,11 @@ use elf::endian::AnyEndian;
 
 use super::error::{BootError, Result};
 
-/// Holds a file to what can run inside.
+/// Checks that a machine can run a file.
 ///
 /// # Errors
 ///
-/// [`BootError::NotRunnable`] says why it cannot; [`BootError::Io`] when it cannot be
+/// [`BootError::NotRunnable`] has the reason. [`BootError::Host`] if the file cannot be
 /// read.
 pub fn check(path: &Path) -> Result<()> {
     let data = fs::read(path).map_err(BootError::io("read", path))?;
@@ -24,10 +24,10 @@ pub fn check(path: &Path) -> Result<()> {
         })
     };
     let Ok(file) = ElfBytes::<AnyEndian>::minimal_parse(&data) else {
-        return because("is no ELF executable; the machine has no interpreters of any kind");
+        return because("is not an ELF executable, and the machine has no interpreters");
     };
     if file.ehdr.e_machine != EM_X86_64 || !matches!(file.ehdr.e_type, ET_EXEC | ET_DYN) {
-        return because("is no executable for x86-64");
+        return because("is not an executable for x86-64");
     }
     if file
         .segments()
@@ -60,10 +60,10 @@ mod tests {
 
     #[test]
     fn others_are_refused() {
-        assert!(refusal(b"#!/bin/sh\n").contains("is no ELF executable"));
+        assert!(refusal(b"#!/bin/sh\n").contains("is not an ELF executable"));
         let mut arm = fs::read(env::current_exe().unwrap()).unwrap();
         arm[18..20].copy_from_slice(&elf::abi::EM_AARCH64.to_le_bytes());
-        assert!(refusal(&arm).contains("is no executable for x86-64"));
+        assert!(refusal(&arm).contains("is not an executable for x86-64"));
         let dynamic = fs::read("/bin/true").unwrap();
         assert!(refusal(&dynamic).contains("+crt-static"));
         let error = check(Path::new("/nonexistent")).unwrap_err();

@@ -1,4 +1,4 @@
-//! The machine's only file system: a `newc` archive, the same bytes each time.
+//! The machine's only file system: a reproducible `newc` archive.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File};
@@ -13,10 +13,10 @@ const DIRECTORY: u32 = 0o040_755;
 const EXECUTABLE: u32 = 0o100_755;
 const CONSOLE: u32 = 0o020_600;
 
-/// An archive that grows as it is written.
+/// An archive.
 ///
-/// Uncompressed: the machine would count every instruction of inflating it.
-/// Times are 0, owners root, inode numbers in order.
+/// It is not compressed, because the machine would count the instructions of decompressing
+/// it. Times are 0, owners are root, inode numbers are consecutive.
 pub(crate) struct Initramfs {
     path: PathBuf,
     file: BufWriter<File>,
@@ -33,7 +33,7 @@ impl Initramfs {
             inode: 0,
             directories: BTreeSet::new(),
         };
-        // What the first process writes before it has mounted /dev goes here.
+        // The first process writes to it before it mounts /dev.
         this.directory(Path::new("/dev"))?;
         this.entry("dev/console", CONSOLE, b"", (5, 1))?;
         Ok(this)
@@ -53,14 +53,14 @@ impl Initramfs {
         self.entry(&name(to), EXECUTABLE, data, (0, 0))
     }
 
-    /// Closes the archive.
+    /// Completes the archive.
     pub(crate) fn finish(self) -> Result<()> {
         newc::trailer(self.file)
             .and_then(|mut file| file.flush())
             .map_err(BootError::io("write", &self.path))
     }
 
-    /// The kernel makes no parents by itself.
+    /// Makes a directory and its parents, which the kernel does not make itself.
     fn directory(&mut self, path: &Path) -> Result<()> {
         if path == Path::new("/") || !self.directories.insert(path.into()) {
             return Ok(());

@@ -1,4 +1,4 @@
-//! What a dynamic executable needs of the host, to be run where there is nothing.
+//! The files of the host that a dynamic executable needs in a machine.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,18 +12,17 @@ use elf::endian::AnyEndian;
 use super::error::{BootError, Result};
 use crate::host::process;
 
-/// The directory for libraries in the machine. They are found there with
-/// `LD_LIBRARY_PATH`: where a dynamic linker looks by itself depends on the
-/// distribution.
+/// The directory for libraries in the machine. `LD_LIBRARY_PATH` has to name it, because
+/// the default directories depend on the distribution.
 const INSIDE: &str = "/lib";
 
-/// The dynamic linker of `program`, and the libraries that it and `preloaded`
-/// need, `preloaded` included: where each belongs in the machine, and where it
-/// is here. The machine's `LD_LIBRARY_PATH` has to be `/lib`.
+/// Returns the path in the machine, and the path on the host, of the dynamic linker of
+/// `program`, of `preloaded`, and of the libraries that both need. The machine's
+/// `LD_LIBRARY_PATH` has to be `/lib`.
 ///
 /// # Errors
 ///
-/// When `program` has no dynamic linker, or that does not find a library.
+/// `program` has no dynamic linker, or the linker does not find a library.
 pub fn libraries(program: &Path, preloaded: &Path) -> Result<BTreeMap<PathBuf, PathBuf>> {
     let linker = linker(program)?;
     let mut command = Command::new(&linker);
@@ -48,16 +47,16 @@ pub fn libraries(program: &Path, preloaded: &Path) -> Result<BTreeMap<PathBuf, P
     Ok(libraries)
 }
 
-/// What a line of the dynamic linker's list says of a library that it found by
-/// its name. Others are of itself, of what was named by a path, and of the
-/// kernel's own.
+/// Returns the name and the path in a line of the dynamic linker's list, if it is about a
+/// library that was found by name. The other lines are about the linker itself, about
+/// files named by a path, and about the vDSO.
 fn found(line: &str) -> Option<(&str, &str)> {
     let (name, rest) = line.trim().split_once(" => ")?;
     let (path, _address) = rest.rsplit_once(" (")?;
     Some((name, path))
 }
 
-/// The program that an executable asks to be started by.
+/// The dynamic linker that an executable names.
 fn linker(program: &Path) -> Result<PathBuf> {
     let data = fs::read(program).map_err(BootError::io("read", program))?;
     let name = ElfBytes::<AnyEndian>::minimal_parse(&data)

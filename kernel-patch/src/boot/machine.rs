@@ -1,4 +1,4 @@
-//! A machine: boots a kernel, runs one executable, brings back what came of it.
+//! The settings of a machine, which boots a kernel and runs one executable.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::boot::accel::Accel;
 
-/// How a machine is set up. Each setting has a default.
+/// A machine. Each setting has a default.
 #[derive(Clone, Debug)]
 pub struct Machine {
     pub(crate) accel: Accel,
@@ -47,6 +47,54 @@ impl Default for Machine {
     }
 }
 
+/// Defines a method for each setting, with its argument and the value of the field.
+macro_rules! setters {
+    ($($(#[$doc:meta])* $field:ident($arg:ident: $type:ty) = $value:expr;)*) => {
+        impl Machine {$(
+            $(#[$doc])*
+            #[must_use]
+            pub fn $field(mut self, $arg: $type) -> Self {
+                self.$field = $value;
+                self
+            }
+        )*}
+    };
+}
+
+setters! {
+    /// Chooses what executes its instructions.
+    accel(accel: Accel) = accel;
+
+    /// Sets the number of processors.
+    smp(smp: u32) = smp;
+
+    /// Sets the size of the memory, in QEMU's notation (`1G`).
+    memory(memory: impl Into<String>) = memory.into();
+
+    /// Chooses whether the kernel uses mitigations for the processor's vulnerabilities.
+    mitigations(on: bool) = on;
+
+    /// Chooses whether the kernel's modules are loaded before the executable starts. They are
+    /// in `/lib/modules` in any case.
+    load_modules(load: bool) = load;
+
+    /// Chooses whether problems that the kernel reports are errors: a warning ends the machine
+    /// at once, and a mere report, for example of lockdep, is found at the end.
+    strict(strict: bool) = strict;
+
+    /// Sets the time limit of the run.
+    timeout(timeout: Duration) = timeout;
+
+    /// Sets the directory of the host for the files that the executable leaves in
+    /// [`OUT`](crate::OUT).
+    out(dir: impl Into<PathBuf>) = Some(dir.into());
+
+    /// Sets the executable of the machine's first process, which calls
+    /// [`init_if_first`](crate::init_if_first) before anything else. The default is this
+    /// program.
+    init(program: impl Into<PathBuf>) = Some(program.into());
+}
+
 impl Machine {
     /// A machine with one emulated processor, 1 GiB, and mitigations on.
     #[must_use]
@@ -54,62 +102,10 @@ impl Machine {
         Self::default()
     }
 
-    /// What runs its instructions.
-    #[must_use]
-    pub fn accel(mut self, accel: Accel) -> Self {
-        self.accel = accel;
-        self
-    }
-
-    /// The number of its processors.
-    #[must_use]
-    pub fn smp(mut self, smp: u32) -> Self {
-        self.smp = smp;
-        self
-    }
-
-    /// The size of its memory, in QEMU's words (`1G`).
-    #[must_use]
-    pub fn memory(mut self, memory: impl Into<String>) -> Self {
-        self.memory = memory.into();
-        self
-    }
-
-    /// Whether the kernel guards against the processor's flaws.
-    #[must_use]
-    pub fn mitigations(mut self, on: bool) -> Self {
-        self.mitigations = on;
-        self
-    }
-
-    /// Whether the kernel's modules are loaded before the executable starts.
-    /// They lie in `/lib/modules` in any case.
-    #[must_use]
-    pub fn load_modules(mut self, load: bool) -> Self {
-        self.load_modules = load;
-        self
-    }
-
-    /// Whether what the kernel complains of is an error: a warning ends the
-    /// machine at once, and what is no more than a report (lockdep's, say) is
-    /// found at the end.
-    #[must_use]
-    pub fn strict(mut self, strict: bool) -> Self {
-        self.strict = strict;
-        self
-    }
-
     /// Adds a parameter to the kernel's command line.
     #[must_use]
     pub fn cmdline(mut self, parameter: impl Into<String>) -> Self {
         self.cmdline.push(parameter.into());
-        self
-    }
-
-    /// How long the whole run may take.
-    #[must_use]
-    pub fn timeout(mut self, timeout: Duration) -> Self {
-        self.timeout = timeout;
         self
     }
 
@@ -120,7 +116,7 @@ impl Machine {
         self
     }
 
-    /// Puts a file of the host at an absolute path inside (not in [`OUT`], nor
+    /// Copies a file of the host to an absolute path inside (not to [`OUT`](crate::OUT), nor
     /// anywhere below /proc, /sys, /dev, /tmp and /work).
     #[must_use]
     pub fn file(mut self, from: impl Into<PathBuf>, to: impl Into<PathBuf>) -> Self {
@@ -128,37 +124,20 @@ impl Machine {
         self
     }
 
-    /// Where on the host the files go that the executable leaves in [`OUT`].
-    #[must_use]
-    pub fn out(mut self, dir: impl Into<PathBuf>) -> Self {
-        self.out = Some(dir.into());
-        self
-    }
-
-    /// That directory, if there is one.
+    /// The directory of the host for the files that the executable leaves, if it is set.
     #[must_use]
     pub fn out_dir(&self) -> Option<&Path> {
         self.out.as_deref()
     }
 
-    /// The program whose image is the machine's first process: one that calls
-    /// [`init_if_first`](crate::init_if_first) before all else. This program
-    /// itself, unless told otherwise.
-    #[must_use]
-    pub fn init(mut self, program: impl Into<PathBuf>) -> Self {
-        self.init = Some(program.into());
-        self
-    }
-
-    /// Loads a plugin into QEMU, and tells it to write what it finds to the file
-    /// `out` of the host.
+    /// Loads a plugin into QEMU, which writes its results to the file `out` of the host.
     #[must_use]
     pub fn plugin(mut self, library: impl Into<PathBuf>, out: impl Into<PathBuf>) -> Self {
         self.plugin = Some((library.into(), out.into()));
         self
     }
 
-    /// Adds an argument to QEMU's.
+    /// Adds an argument of QEMU.
     #[must_use]
     pub fn qemu_arg(mut self, arg: impl Into<OsString>) -> Self {
         self.qemu_args.push(arg.into());

@@ -1,4 +1,4 @@
-//! The modules that a kernel build has, in an order in which they load.
+//! The modules of a kernel build, in an order in which they load.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -9,7 +9,7 @@ use elf::endian::AnyEndian;
 
 use super::error::{BootError, Result};
 
-/// All modules of the build; each comes after those that it needs.
+/// Returns all modules of the build, each after those that it depends on.
 pub(crate) fn in_order(build: &Path) -> Result<Vec<PathBuf>> {
     let list = build.join("modules.order");
     let list = fs::read_to_string(&list).map_err(BootError::io("read", &list))?;
@@ -26,7 +26,7 @@ pub(crate) fn in_order(build: &Path) -> Result<Vec<PathBuf>> {
     Ok(order)
 }
 
-/// Moves a module, after those that it needs, from one list to the other.
+/// Moves a module, after those that it depends on, from one list to the other.
 fn visit(
     module: &str,
     waiting: &mut BTreeMap<String, (PathBuf, Vec<String>)>,
@@ -40,13 +40,13 @@ fn visit(
     }
 }
 
-/// The name by which others call a module.
+/// The name of a module in dependencies.
 fn name(path: &Path) -> String {
     let stem = path.file_stem().unwrap_or_default();
     stem.to_string_lossy().replace('-', "_")
 }
 
-/// The modules that one needs, as its section `.modinfo` says.
+/// The dependencies of a module, from its section `.modinfo`.
 fn depends(module: &[u8]) -> Vec<String> {
     let modinfo = ElfBytes::<AnyEndian>::minimal_parse(module)
         .ok()

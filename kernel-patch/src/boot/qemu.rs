@@ -21,7 +21,7 @@ fn says(option: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Fails unless QEMU loads plugins, which is left out of it in some builds.
+/// Fails unless QEMU supports plugins, which some builds of it do not.
 pub(crate) fn check_plugins() -> Result<()> {
     if says("--help")?.lines().any(|it| it.starts_with("-plugin ")) {
         Ok(())
@@ -30,8 +30,8 @@ pub(crate) fn check_plugins() -> Result<()> {
     }
 }
 
-/// All that one boot needs.
-pub(crate) struct Boot<'a> {
+/// The command line of QEMU.
+pub(crate) struct QemuCommand<'a> {
     /// The options that choose what executes the instructions.
     pub(crate) accel: &'a [&'a str],
     pub(crate) cpu: &'a str,
@@ -41,14 +41,14 @@ pub(crate) struct Boot<'a> {
     pub(crate) initramfs: &'a Path,
     pub(crate) cmdline: &'a str,
     pub(crate) console: &'a Path,
-    /// A plugin, and where it writes.
+    /// A plugin, and the file that it writes.
     pub(crate) plugin: Option<&'a (PathBuf, PathBuf)>,
-    /// Where the bytes of each port go.
+    /// The file that receives the bytes of each port.
     pub(crate) ports: [(&'static str, OsString); port::ALL.len()],
     pub(crate) more: &'a [OsString],
 }
 
-impl Boot<'_> {
+impl QemuCommand<'_> {
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(PROGRAM);
         command
@@ -56,8 +56,8 @@ impl Boot<'_> {
             .args(["-display", "none"])
             .args(self.accel)
             .args(["-cpu", self.cpu])
-            // The kernel finds processors by SeaBIOS' MP table, which has an entry
-            // a socket, not one a core.
+            // The kernel finds processors in SeaBIOS' MP table, which has an entry for
+            // each socket, not for each core.
             .args(["-smp", &format!("{0},sockets={0}", self.smp)])
             .args(["-m", self.memory])
             // The same random numbers and the same date each time.
@@ -70,8 +70,8 @@ impl Boot<'_> {
             .arg("-chardev")
             .arg(to_file("console", self.console.as_os_str()))
             .args(["-serial", "chardev:console"])
-            // Without ioeventfd a write is done when the instruction that
-            // kicked the device is: nothing depends on the host's threads.
+            // Without ioeventfd a write ends with the instruction that notifies the
+            // device, and nothing depends on the host's threads.
             .args(["-device", "virtio-serial-pci,ioeventfd=off"]);
         for (name, path) in &self.ports {
             command.arg("-chardev").arg(to_file(name, path)).args([
@@ -96,7 +96,7 @@ fn to_file(id: &str, path: &std::ffi::OsStr) -> OsString {
     text
 }
 
-/// QEMU takes a comma for the end of the path unless it is doubled.
+/// Doubles commas, which would otherwise end the path.
 fn escaped(path: &Path) -> OsString {
     path.to_string_lossy().replace(',', ",,").into()
 }

@@ -1,4 +1,4 @@
-//! One run of a [`Machine`], from its initramfs to its verdict.
+//! One run of a [`Machine`], from its initramfs to its result.
 
 use std::arch::x86_64::_rdtsc;
 use std::collections::BTreeMap;
@@ -22,8 +22,8 @@ use crate::kbuild::kernel::Kernel;
 use crate::wire::job::{Exit, JOB, Job, OUT, OUT_VARIABLE, WORK};
 use crate::wire::line;
 
-/// The host's variables that an executable inside sees too, by their beginning.
-/// The rest stays outside, so that runs repeat wherever they are started.
+/// The prefixes of the host's variables that an executable inside receives. The others stay
+/// outside, so that runs do not depend on the environment.
 const PASSED: [&str; 5] = [
     "RUST_BACKTRACE",
     "RUST_TEST_",
@@ -33,13 +33,12 @@ const PASSED: [&str; 5] = [
 ];
 
 impl Machine {
-    /// Boots `kernel` and runs a static executable inside, whose output is
-    /// written to `stdout` and `stderr` as it comes. Arguments and variables
-    /// are text.
+    /// Boots `kernel`, runs a static executable inside, and forwards its output to `stdout`
+    /// and `stderr`. Arguments and variables are text.
     ///
     /// # Errors
     ///
-    /// When there is no exit status to tell: see [`Error`].
+    /// There is no exit status: see [`BootError`].
     pub fn run(
         &self,
         kernel: &Kernel,
@@ -48,27 +47,26 @@ impl Machine {
         stdout: &mut (dyn Write + Send),
         stderr: &mut (dyn Write + Send),
     ) -> Result<Exit> {
-        let machine = self;
         executable::check(program)?;
-        match machine.accel {
+        match self.accel {
             Accel::Bochs => packages::ensure(needs::BOCHS)?,
             _ => packages::ensure(needs::RUN)?,
         }
         let scratch = paths::scratch()?;
         let dir = RunDir::new(scratch.path());
-        pack(machine, kernel, program, args, &dir)?;
+        pack(self, kernel, program, args, &dir)?;
 
         let mut files =
             tempfile::tempfile_in(dir.path()).map_err(BootError::io("write in", dir.path()))?;
-        let mut report = Vec::new();
-        let sinks: emulator::Sinks<'_> = [stdout, stderr, &mut files, &mut report];
-        let cmdline = kernel_cmdline(machine);
-        let status = match machine.accel {
-            Accel::Bochs => emulator::bochs(machine, kernel, &cmdline, &dir, sinks)?,
-            _ => emulator::qemu(machine, kernel, &cmdline, &dir, sinks)?,
+        let mut result = Vec::new();
+        let sinks: emulator::Sinks<'_> = [stdout, stderr, &mut files, &mut result];
+        let cmdline = kernel_cmdline(self);
+        let status = match self.accel {
+            Accel::Bochs => emulator::bochs(self, kernel, &cmdline, &dir, sinks)?,
+            _ => emulator::qemu(self, kernel, &cmdline, &dir, sinks)?,
         };
-        let exit = judge(machine, status, &report, &dir)?;
-        if let Some(out) = &machine.out {
+        let exit = judge(self, status, &result, &dir)?;
+        if let Some(out) = &self.out {
             files
                 .rewind()
                 .map_err(BootError::io("read in", dir.path()))?;
@@ -118,8 +116,8 @@ fn pack(
     initramfs.finish()
 }
 
-/// A copy without debugging data: it is most of an executable, and the machine
-/// counts the instructions of unpacking it.
+/// Copies a file without its debugging data, which is most of an executable, because the
+/// machine counts the instructions of unpacking it.
 fn strip(file: &Path, dir: &RunDir<'_>) -> Result<PathBuf> {
     let stripped = dir.path().join("stripped");
     let mut command = Command::new("objcopy");
@@ -128,8 +126,8 @@ fn strip(file: &Path, dir: &RunDir<'_>) -> Result<PathBuf> {
     Ok(stripped)
 }
 
-/// The environment inside: what is passed on, what the place makes, what was
-/// asked for; the later ones win.
+/// The environment inside: variables of the host, those of the machine, and those that the
+/// caller sets. Later ones replace earlier ones.
 fn environment(
     machine: &Machine,
     host: impl Iterator<Item = (String, String)>,
@@ -157,20 +155,19 @@ fn kernel_cmdline(machine: &Machine) -> String {
         if machine.mitigations { "auto" } else { "off" }
     );
     let mut words = vec!["console=ttyS0", "quiet", "nokaslr", &mitigations];
-    // Any oops ends the machine at once, by a triple fault, which QEMU ends at.
+    // An oops ends the machine at once, by a triple fault, at which QEMU exits.
     words.extend(["oops=panic", "panic=-1", "reboot=t"]);
     if machine.accel == Accel::Tcg {
-        // Calibrating this timer takes 0.2 s of the machine's time in a loop
-        // of RDTSC and PAUSE, for which emulation needs 5 to 10 s of ours. The
-        // PIT ticks instead.
+        // Calibrating this timer takes 0.2 s of the machine's time in a loop of RDTSC and
+        // PAUSE, which takes emulation 5 to 10 s of real time. The PIT ticks instead.
         words.push("nolapic_timer");
     }
     if machine.strict {
-        // Warnings and worse go to the console.
+        // Show warnings and worse on the console.
         words.extend(["panic_on_warn=1", "loglevel=5"]);
     }
-    // The machine has no clock by which to find how fast its TSC is. It is as
-    // fast as ours; and KVM, inside, runs no vcpu by a TSC of no frequency.
+    // The machine has no clock to calibrate its TSC with. The TSC is as fast as the host's,
+    // and KVM inside runs no vCPU if the frequency is unknown.
     let tsc;
     if machine.accel == Accel::Mttcg {
         tsc = format!("tsc_early_khz={}", tsc_khz());
@@ -178,9 +175,8 @@ fn kernel_cmdline(machine: &Machine) -> String {
     }
     let carrier;
     if machine.accel == Accel::Bochs {
-        // Finding its TSC unstable would make each load of a vcpu dear. What its
-        // processor says of hyperthreads does not fit what it says of cores, of
-        // which the kernel warns.
+        // An unstable TSC would make each load of a vCPU expensive. The kernel warns because
+        // the processor's numbers of hyperthreads and of cores do not match.
         carrier = format!("{}={}", line::VARIABLE, bochs::LINE);
         words.extend(["tsc=reliable", "clearcpuid=ht", &carrier]);
     }
@@ -188,10 +184,10 @@ fn kernel_cmdline(machine: &Machine) -> String {
     words.join(" ")
 }
 
-/// How many times in a millisecond the TSC counts, as near as it matters.
+/// The frequency of the TSC in kHz, approximately.
 fn tsc_khz() -> u64 {
     const WHILE: Duration = Duration::from_millis(20);
-    // SAFETY: all processors of this architecture have the instruction.
+    // SAFETY: all x86-64 processors have the instruction.
     let now = || unsafe { _rdtsc() };
     let (began, first) = (Instant::now(), now());
     thread::sleep(WHILE);

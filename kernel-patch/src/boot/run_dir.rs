@@ -26,12 +26,12 @@ impl<'a> RunDir<'a> {
         self.0.join("console.log")
     }
 
-    /// What the emulator says.
+    /// The output of the emulator.
     pub(crate) fn log(&self) -> PathBuf {
         self.0.join("emulator.log")
     }
 
-    /// Saves the console's log from the end of the run.
+    /// Copies the console's log to the directory of logs, which outlives the run.
     pub(crate) fn keep_console(&self) -> Result<PathBuf> {
         let name = self.0.file_name().unwrap_or_default().to_string_lossy();
         let kept = paths::logs()?.join(format!("{name}-console.log"));

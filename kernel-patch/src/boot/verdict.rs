@@ -1,4 +1,4 @@
-//! What is to be said of a run when it is over.
+//! The result of a run, from the console and the exit status.
 
 use std::fs;
 use std::process::ExitStatus;
@@ -8,12 +8,12 @@ use crate::boot::accel::Accel;
 use crate::boot::machine::Machine;
 use crate::boot::run_dir::RunDir;
 use crate::host::process;
-use crate::wire::job::{Exit, Report};
+use crate::wire::job::{Exit, JobResult};
 
-/// Lines of the console that an error shows.
+/// The number of console lines that an error shows.
 const TAIL: usize = 30;
 
-/// How the executable ended, or what came between.
+/// Returns how the executable ended, or why it did not.
 pub(crate) fn judge(
     machine: &Machine,
     status: Option<ExitStatus>,
@@ -44,16 +44,16 @@ pub(crate) fn judge(
             tail,
         });
     };
-    // A machine that goes down is what Bochs calls a panic: it ends with an error.
-    let by_itself = machine.accel == Accel::Bochs && !report.is_empty();
-    if !status.success() && !by_itself {
+    // Bochs ends with an error when the machine goes down.
+    let went_down = machine.accel == Accel::Bochs && !report.is_empty();
+    if !status.success() && !went_down {
         return Err(BootError::EmulatorFailed {
             name: machine.accel.emulator(),
             status: status.to_string(),
             output: process::tail(&dir.log(), TAIL),
         });
     }
-    match serde_json::from_slice::<Report>(report) {
+    match serde_json::from_slice::<JobResult>(report) {
         Ok(report) => report.map_err(BootError::NotStarted),
         Err(_) => Err(BootError::NoExitStatus {
             console: dir.keep_console()?,
@@ -62,8 +62,8 @@ pub(crate) fn judge(
     }
 }
 
-/// The first complaint that does not count as a warning to the kernel, with
-/// what follows it: of lockdep, of RCU, of sleeping where one must not.
+/// The first report of a problem that panic_on_warn does not cover, with the lines that
+/// follow it: of lockdep, of RCU, or of sleeping in atomic context.
 fn complaint(console: &str) -> Option<String> {
     let text = |line: &str| {
         line.split_once("] ")

@@ -12,7 +12,7 @@ use crate::kbuild::config::{self, Config};
 const COMMON: &str = "check.config";
 
 /// The fragment of the configurations for x86.
-const X86: &str = "check-x86.config";
+const X86_FRAGMENT: &str = "check-x86.config";
 
 const X86_64: &str = "CONFIG_64BIT=y\nCONFIG_IA32_EMULATION=y\n";
 /// Not with clang: the objcopy of LLVM 14, which Debian has, fails.
@@ -54,80 +54,72 @@ pub(super) struct Configuration {
     more: &'static [&'static str],
 }
 
+/// The fields that most configurations have.
+const X86: Configuration = Configuration {
+    name: "",
+    arch: "x86_64",
+    compiler: Compiler::Gcc,
+    calls: false,
+    in_sample: true,
+    runs_sparse: false,
+    more: &[],
+};
+
 /// All configurations. KVM without the calls is built as on an architecture that has no
 /// numbers for them.
 pub(super) const ALL: [Configuration; 8] = [
     Configuration {
         name: "module",
-        arch: "x86_64",
-        compiler: Compiler::Gcc,
         calls: true,
-        in_sample: true,
         runs_sparse: true,
         more: &[X86_64, X32, MODULE, HYPERCALLS],
+        ..X86
     },
     Configuration {
         name: "builtin",
-        arch: "x86_64",
-        compiler: Compiler::Gcc,
         calls: true,
-        in_sample: true,
-        runs_sparse: false,
         more: &[X86_64, X32, BUILT_IN, HYPERCALLS],
+        ..X86
     },
     Configuration {
         name: "off",
-        arch: "x86_64",
-        compiler: Compiler::Gcc,
-        calls: false,
-        in_sample: true,
-        runs_sparse: false,
         more: &[X86_64, X32, OFF],
+        ..X86
     },
     Configuration {
         name: "clang",
-        arch: "x86_64",
         compiler: Compiler::Clang,
         calls: true,
-        in_sample: true,
-        runs_sparse: false,
         more: &[X86_64, MODULE, HYPERCALLS],
+        ..X86
     },
     Configuration {
         name: "no calls",
-        arch: "x86_64",
-        compiler: Compiler::Gcc,
-        calls: false,
         in_sample: false,
-        runs_sparse: false,
         more: &[X86_64, X32, MODULE],
+        ..X86
     },
     Configuration {
         name: "i386",
         arch: "i386",
-        compiler: Compiler::Gcc,
-        calls: false,
         in_sample: false,
         runs_sparse: true,
         more: &[MODULE],
+        ..X86
     },
     Configuration {
         name: "arm64",
         arch: "arm64",
-        compiler: Compiler::Gcc,
-        calls: false,
-        in_sample: true,
         runs_sparse: true,
         more: &["CONFIG_KVM=y\n"],
+        ..X86
     },
     Configuration {
         name: "arm64 off",
         arch: "arm64",
-        compiler: Compiler::Gcc,
-        calls: false,
         in_sample: false,
-        runs_sparse: false,
         more: &[OFF],
+        ..X86
     },
 ];
 
@@ -148,7 +140,7 @@ impl Configuration {
     /// The kernel configuration, with the calls if there are any.
     pub(super) fn config(&self, calls: bool) -> Result<Config> {
         let mut fragments = vec![COMMON];
-        fragments.extend((self.arch != "arm64").then_some(X86));
+        fragments.extend((self.arch != "arm64").then_some(X86_FRAGMENT));
         let mut more = self.more.concat();
         if self.calls && calls {
             more += config::SYSCALLS;

@@ -1,5 +1,5 @@
-//! The documentation: what sphinx makes of the files that the series changes,
-//! and the comments that kernel-doc reads.
+//! The documentation: sphinx on the files that the series changes, and kernel-doc on their
+//! comments.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -15,19 +15,19 @@ use crate::kbuild::make::Make;
 use crate::kbuild::series::Patch;
 use crate::kbuild::tree::BUILD;
 
-/// Where sphinx' files lie in the source.
+/// The directory of the documentation in the source.
 const DOCUMENTATION: &str = "Documentation/";
 
 /// The documentation of a series.
 pub(super) struct Docs {
-    /// Directories that sphinx is to read.
+    /// The directories that sphinx reads.
     books: String,
     build: PathBuf,
     known: Known,
 }
 
 impl Docs {
-    /// Looks at which of the documentation the patches change.
+    /// Finds the documentation that the patches change.
     pub(super) fn new(tree: &Path, patches: &[Patch]) -> Self {
         let files = patches.iter().flat_map(Patch::files);
         let books: BTreeSet<_> = files.filter_map(book).collect();
@@ -38,8 +38,7 @@ impl Docs {
         }
     }
 
-    /// Has the files of `patch` read as they are before it: what is remarked
-    /// now is not the patch's fault.
+    /// Reads the files of `patch` before it is applied. It did not cause their remarks.
     pub(super) fn before(
         &mut self,
         tree: &Path,
@@ -52,7 +51,7 @@ impl Docs {
         Ok(())
     }
 
-    /// Has them read with the patch. Gives what is new.
+    /// Reads the files with the patch applied. Returns the new remarks.
     pub(super) fn after(
         &self,
         tree: &Path,
@@ -94,7 +93,7 @@ impl Docs {
     }
 
     fn sphinx(&self, tree: &Path, log: &Path, what: &str) -> Result<()> {
-        // It says nothing of a file that it has read before.
+        // sphinx does not repeat remarks about a file.
         files::remove(&self.build)?;
         fs::create_dir(&self.build).map_err(CheckError::io("make", &self.build))?;
         let args = [
@@ -114,8 +113,7 @@ impl Docs {
     }
 }
 
-/// What sphinx has to read for the sake of a file: the directory that it lies
-/// in, which has an index of its own.
+/// The directory that sphinx has to read for a file: the file's own, which has an index.
 fn book(file: &str) -> Option<&str> {
     let inside = file.strip_prefix(DOCUMENTATION)?.strip_suffix(".rst")?;
     Some(inside.rsplit_once('/')?.0)

@@ -1,4 +1,4 @@
-//! The manual pages of the calls. They are no part of the series.
+//! The manual pages of the calls. They are not part of the series.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,8 +8,8 @@ use super::error::{Result, finding};
 use crate::host::process::{self, run};
 use crate::host::{files, paths};
 
-/// Has `man` and `mandoc` read each page of a directory, with what they remark
-/// in `log`. Each sees faults that the other does not.
+/// Runs `man` and `mandoc` on each page of a directory, with their remarks in `log`. Each
+/// finds faults that the other misses.
 pub(super) fn lint(dir: &Path, log: &Path) -> Result<Vec<String>> {
     let _ = fs::remove_file(log);
     let pages = files::list(dir)?;
@@ -18,7 +18,7 @@ pub(super) fn lint(dir: &Path, log: &Path) -> Result<Vec<String>> {
     }
     let mut found = Vec::new();
     for page in pages {
-        // The page itself is of no use here.
+        // Drop the formatted page.
         let mut man = Command::new("sh");
         process::clean(&mut man)
             .args(["-c", "exec man --warnings --local-file \"$1\" >/dev/null"])

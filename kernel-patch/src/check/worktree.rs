@@ -1,5 +1,4 @@
-//! The source in a git repository of its own, with the series' patches as
-//! commits on top of it.
+//! A git repository with the source, and the patches as commits on top of it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,22 +11,22 @@ use crate::kbuild::series::Series;
 use crate::kbuild::source::Source;
 use crate::kbuild::tree::BUILD;
 
-/// Written last, so that half a repository is never taken for one.
+/// The file that marks a complete repository.
 const STAMP: &str = ".git/kernel-patch";
 
 /// The first commit.
 const PRISTINE: &str = "pristine";
 
-/// Where the calls are offered to the architectures.
+/// The file with the options of the calls.
 const KCONFIG: &str = "virt/kvm/Kconfig";
 
-/// The option that an architecture selects when it has numbers for the calls.
+/// The option that an architecture selects if it has numbers for the calls.
 const OFFER: &str = "config HAVE_KVM_SYSCALLS\n       bool\n";
 
-/// The same, selected before the patch that does it.
+/// The same option, set for x86-64 before a patch selects it.
 const OFFERED: &str = "config HAVE_KVM_SYSCALLS\n       def_bool X86_64\n";
 
-/// By what the option that is built with the calls is known to be there.
+/// The option that builds the calls.
 const SYSCALLS: &str = "config KVM_SYSCALLS\n";
 
 /// A git repository with the source.
@@ -37,8 +36,8 @@ pub(super) struct Worktree {
 }
 
 impl Worktree {
-    /// Takes the one at `root`, at the source's first commit, or makes it: when
-    /// it is of another source, or when git cannot bring it back to that.
+    /// Opens the repository at `root`, at the first commit. Makes it again if it has another
+    /// source, or if git cannot restore it.
     pub(super) fn prepare(root: PathBuf, source: &Source, log: PathBuf) -> Result<Self> {
         packages::ensure(needs::GIT)?;
         let this = Self { root, log };
@@ -54,7 +53,7 @@ impl Worktree {
         source.unpack(&this.root)?;
         let _progress = Progress::ours("making a git repository of the source");
         this.git(&["init", "--quiet", "--initial-branch", PRISTINE])?;
-        // The kernel ignores files that Debian's source has.
+        // Debian's source contains files that the kernel's .gitignore excludes.
         this.git(&["add", "--all", "--force"])?;
         this.git(&["commit", "--quiet", "--message", PRISTINE])?;
         let exclude = format!("/{BUILD}-*\n");
@@ -67,9 +66,9 @@ impl Worktree {
         &self.root
     }
 
-    /// Undoes what an interrupted run has left, and goes to the source itself.
+    /// Removes what an interrupted run has left, and checks the first commit out.
     fn restore(&self) -> Result<()> {
-        // Whoever made it is dead: the directory's lock is held here.
+        // The process that made it is dead, because this one holds the directory's lock.
         let _ = fs::remove_file(self.root.join(".git/index.lock"));
         files::remove(&self.root.join(".git/rebase-apply"))?;
         let _progress = Progress::ours("bringing the source back to what it was");
@@ -78,8 +77,8 @@ impl Worktree {
         self.git(&["clean", "-ffdxq", "--exclude", &builds])
     }
 
-    /// Commits the patches, one after another as a maintainer would. Gives the
-    /// commits, the source's first; fewer when one does not apply.
+    /// Applies the patches with git am, as a maintainer would, until one does not apply.
+    /// Returns the commits, the source's first.
     pub(super) fn apply(
         &self,
         patches: &[PathBuf],
@@ -101,14 +100,13 @@ impl Worktree {
         Ok(commits)
     }
 
-    /// Goes to a commit.
+    /// Checks a commit out.
     pub(super) fn checkout(&self, commit: &str) -> Result<()> {
         self.git(&["checkout", "--quiet", "--force", "--detach", commit])
     }
 
-    /// Lets the calls be built on x86-64 from the patch on that adds them, not
-    /// only from the one that assigns their numbers. Gives whether there is
-    /// something to build.
+    /// Enables the calls on x86-64 from the patch on that adds them, not only from the one
+    /// that assigns their numbers. Returns whether the calls exist.
     pub(super) fn offer(&self) -> Result<bool> {
         let path = self.root.join(KCONFIG);
         let text = fs::read_to_string(&path).map_err(CheckError::io("read", &path))?;
@@ -120,8 +118,8 @@ impl Worktree {
         Ok(text.contains(SYSCALLS))
     }
 
-    /// The files of the series that are otherwise here than `patch`, by which
-    /// kernels are built, makes them of the first commit's.
+    /// The files of the series that differ from those that `patch`, which the other builds
+    /// use, makes from the first commit.
     pub(super) fn differences(&self, series: &Series, pristine: &Path) -> Result<Vec<String>> {
         series.apply(pristine)?;
         let mut differ = Vec::new();
@@ -156,7 +154,7 @@ impl Worktree {
         Ok(process::run(command, &what, &self.log)?)
     }
 
-    /// `git`, whatever its user has configured.
+    /// `git`, independent of the user's configuration.
     fn command(&self) -> Command {
         let mut command = process::git();
         command

@@ -1,4 +1,4 @@
-//! Whole trees, and files that are never half written.
+//! Directory trees, and files that are written completely or not at all.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use super::error::{HostError, Result};
 use crate::host::interrupt;
 
-/// Goes over a tree: `visit` gets each path relative to `root`, directories
-/// before what is in them. What is named `skip` at the top is left out.
+/// Walks a tree: calls `visit` with each path relative to `root`, directories before their
+/// entries. Leaves out the entries of `root` whose names `skip` accepts.
 pub(crate) fn walk(
     root: &Path,
     skip: impl Fn(&str) -> bool,
@@ -35,7 +35,7 @@ pub(crate) fn walk(
     Ok(())
 }
 
-/// Makes a second tree, in which `file` makes each file of the first.
+/// Copies a tree. Calls `file` to copy each file.
 pub(crate) fn replicate(
     from: &Path,
     to: &Path,
@@ -65,8 +65,8 @@ pub(crate) fn list(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Writes a file that has either its old content or all of the new one, and the
-/// permissions that it had. Another name of the same file keeps the old content.
+/// Replaces a file's content at once, and keeps its permissions. A hard link to the file
+/// keeps the old content.
 pub(crate) fn write(path: &Path, content: &[u8]) -> Result<()> {
     let dir = path.parent().unwrap_or(Path::new("."));
     fs::create_dir_all(dir).map_err(HostError::io("make", dir))?;
@@ -80,7 +80,7 @@ pub(crate) fn write(path: &Path, content: &[u8]) -> Result<()> {
     fs::rename(&new, path).map_err(HostError::io("write", path))
 }
 
-/// Removes a tree, if it is there.
+/// Removes a tree, if it exists.
 pub(crate) fn remove(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -90,7 +90,7 @@ pub(crate) fn remove(path: &Path) -> Result<()> {
     }
 }
 
-/// The content of a file, if it is there.
+/// Returns the content of a file, if it exists.
 pub(crate) fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     match fs::read(path) {
         Ok(content) => Ok(Some(content)),

@@ -1,4 +1,4 @@
-//! Machines side by side.
+//! Work in parallel.
 
 use std::sync::Mutex;
 use std::thread;
@@ -6,16 +6,16 @@ use std::thread;
 use super::error::Result;
 use crate::host::interrupt;
 
-/// Does `work` on each item, with its place, at most `jobs` of them at a time,
-/// and gives what came of each, in their order.
+/// Calls `work` with the index of each item and the item, at most `jobs` at a time. Returns
+/// the results in the order of the items.
 ///
 /// # Errors
 ///
-/// When it was interrupted. Nothing more is begun then.
+/// A signal interrupts it. It starts no further item then.
 ///
 /// # Panics
 ///
-/// When `work` does.
+/// `work` panics.
 pub fn lanes<T: Sync, R: Send>(
     jobs: usize,
     items: &[T],
@@ -50,7 +50,7 @@ mod tests {
 
     #[test]
     fn as_many_at_a_time_as_there_are_jobs_and_in_order() {
-        // Each pair waits for the other of it: one lane would wait for ever.
+        // The two of a pair wait for each other, so one lane would not end.
         let pairs = Barrier::new(2);
         let found = lanes(2, &[7, 8, 9, 10], |place, item| {
             pairs.wait();

@@ -1,6 +1,5 @@
-//! One build at a time; machines may run side by side, and not while the
-//! kernel that they boot is being built. Whatever else may be done by one at a time
-//! locks a directory of its own.
+//! Locks on directories. One process builds at a time. Machines run at the same time, but
+//! not while another process builds their kernel.
 
 use std::fs::{File, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -12,34 +11,35 @@ use std::time::Duration;
 use super::error::{HostError, Result};
 use crate::host::interrupt;
 
-/// How often one that waits looks again.
+/// The interval at which a process that waits polls.
 const STEP: Duration = Duration::from_millis(200);
 
-/// A lock on a directory, until it is dropped or its process dies.
+/// A lock on a directory, until the value is dropped or its process dies.
 #[derive(Debug)]
 pub(crate) struct Lock {
     _file: File,
 }
 
 impl Lock {
-    /// To use what is built.
+    /// Takes the lock of a process that uses what is built.
     pub(crate) fn shared(dir: &Path, wait: bool) -> Result<Self> {
         let mut file = open(dir)?;
         obtain(&mut file, dir, wait, File::try_lock_shared)?;
         Ok(Self { _file: file })
     }
 
-    /// To use what is built, unless somebody builds there.
+    /// Takes the lock of a process that uses a build, unless another process builds there.
     pub(crate) fn try_shared(dir: &Path) -> Result<Option<Self>> {
         unless_locked(Self::shared(dir, false))
     }
 
-    /// To build, unless somebody builds there or uses what is built.
+    /// Takes the lock of a process that builds, unless another process builds there or uses
+    /// the build.
     pub(crate) fn try_exclusive(dir: &Path) -> Result<Option<Self>> {
         unless_locked(Self::exclusive(dir, false))
     }
 
-    /// To build.
+    /// Takes the lock of a process that builds.
     pub(crate) fn exclusive(dir: &Path, wait: bool) -> Result<Self> {
         let mut file = open(dir)?;
         obtain(&mut file, dir, wait, File::try_lock)?;
@@ -52,11 +52,11 @@ impl Lock {
     }
 }
 
-/// No lock is no error where another directory will do.
+/// Turns the error of a taken lock into `None`.
 fn unless_locked(lock: Result<Lock>) -> Result<Option<Lock>> {
     match lock {
         Ok(lock) => Ok(Some(lock)),
-        Err(Error::Locked { .. }) => Ok(None),
+        Err(HostError::Locked { .. }) => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -104,7 +104,7 @@ fn obtain(
     }
 }
 
-/// Who is in the way: one that builds, or else one or more that run machines.
+/// Describes the process that holds the lock: one that builds, or one that runs a machine.
 fn holder(file: &mut File) -> String {
     let shared = file.try_lock_shared().is_ok();
     if shared {

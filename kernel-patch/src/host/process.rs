@@ -1,4 +1,4 @@
-//! Children that never outlive their use.
+//! Child processes, which end with the value that owns them.
 
 use std::env;
 use std::fs::{self, File};
@@ -16,28 +16,28 @@ use nix::unistd::{self, Pid};
 use super::error::{HostError, Result};
 use crate::host::interrupt;
 
-/// What a tool needs of the environment.
+/// The variables that a tool needs.
 const PASSED: [&str; 3] = ["PATH", "HOME", "TMPDIR"];
 
-/// How often a wait looks around.
+/// The interval at which a wait polls.
 const TICK: Duration = Duration::from_millis(10);
 
-/// How long a child may tidy up when it is asked to end.
+/// The time that a child has to clean up after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// A running child, at the head of a process group of its own. It is ended
-/// when this is dropped, and by the kernel when this process dies.
+/// A running child, the leader of a process group of its own. Dropping the value ends the
+/// group. The kernel ends the child when this process dies.
 pub(crate) struct Process {
     child: Child,
     what: String,
 }
 
 impl Process {
-    /// Starts `command`; `what` names it in errors.
+    /// Starts `command`, which messages call `what`.
     ///
-    /// The group keeps a terminal's Ctrl-C away from the child: it is ended
-    /// here, in order, not from two sides. `end` is what it gets when this
-    /// process dies: one that it may catch to tidy up, or SIGKILL.
+    /// Because of the group, a terminal's Ctrl-C does not reach the child: only this
+    /// process ends it. `end` is the signal that the kernel sends the child when this
+    /// process dies: one that it can catch to clean up, or SIGKILL.
     pub(crate) fn spawn(mut command: Command, what: &str, end: Signal) -> Result<Self> {
         let parent = unistd::getpid();
         let before_exec = move || {
@@ -45,19 +45,19 @@ impl Process {
             if unistd::getppid() == parent {
                 Ok(())
             } else {
-                Err(io::Error::other("its parent is gone"))
+                Err(io::Error::other("the parent process is gone"))
             }
         };
-        // SAFETY: between fork and exec the closure makes two system calls and
-        // allocates only on its way to failing; it takes no lock.
+        // SAFETY: between fork and exec the closure makes two system calls. It allocates
+        // only if it fails, and takes no lock.
         unsafe { command.process_group(0).pre_exec(before_exec) };
         let child = command.spawn().map_err(HostError::process("run", what))?;
         let what = what.into();
         Ok(Self { child, what })
     }
 
-    /// Waits for the end; `None` when the deadline came first. `tick` is
-    /// called while time passes.
+    /// Waits for the end, or until the deadline, for which it returns `None`. Calls `tick`
+    /// while it waits.
     pub(crate) fn wait(
         &mut self,
         deadline: Option<Instant>,
@@ -82,7 +82,7 @@ impl Process {
     }
 
     fn signal(&self, signal: Signal) {
-        // A group that is gone is what is wanted.
+        // An error says that the group is gone already.
         let _ = signal::killpg(Pid::from_raw(self.child.id() as i32), signal);
     }
 }
@@ -101,7 +101,7 @@ impl Drop for Process {
     }
 }
 
-/// Lets a tool see nothing of the environment but what each tool needs.
+/// Removes the variables of the environment that a tool does not need.
 pub(crate) fn clean(command: &mut Command) -> &mut Command {
     let passed = PASSED.into_iter();
     command
@@ -110,7 +110,7 @@ pub(crate) fn clean(command: &mut Command) -> &mut Command {
         .env("LC_ALL", "C")
 }
 
-/// `git`, which need not know who its user is.
+/// Returns `git` with a user name of its own.
 pub(crate) fn git() -> Command {
     let mut git = Command::new("git");
     clean(&mut git);
@@ -119,12 +119,12 @@ pub(crate) fn git() -> Command {
     git
 }
 
-/// Runs `command` to its end with all of its output at the end of `log`.
+/// Runs `command` to its end. Appends its output to `log`.
 pub(crate) fn run(command: Command, what: &str, log: &Path) -> Result<()> {
     run_with(command, what, log, || ())
 }
 
-/// The same. `tick` is called while it runs.
+/// Does the same as [`run`], and calls `tick` while the command runs.
 pub(crate) fn run_with(
     mut command: Command,
     what: &str,
@@ -136,7 +136,7 @@ pub(crate) fn run_with(
     command.stdin(Stdio::null()).stdout(file).stderr(copy);
     let status = Process::spawn(command, what, Signal::SIGTERM)?
         .wait(None, tick)?
-        .expect("a wait without a deadline comes to its end");
+        .expect("a wait without a deadline returns a status");
     if status.success() {
         return Ok(());
     }
@@ -152,14 +152,12 @@ pub(crate) fn run_with(
     })
 }
 
-/// Runs `command`, which `what` names, to its end, or as long as it may take. What
-/// it writes to stderr goes to `stderr` as it comes.
+/// Runs `command`, which messages call `what`, to its end. Forwards its standard error to
+/// `stderr`.
 ///
-/// # Errors
-///
-/// When it cannot be started, when it takes longer than `timeout`, and when this
-/// process is interrupted. In each case it is ended with all that it has started.
-pub fn run_here(
+/// It fails if the command cannot be started, takes longer than `timeout`, or if this
+/// process is interrupted. Each time it ends the command's process group.
+pub(crate) fn run_here(
     mut command: Command,
     what: &str,
     timeout: Duration,
@@ -170,7 +168,7 @@ pub fn run_here(
     thread::scope(|scope| {
         let drained = scope.spawn(|| drain(reader, stderr));
         let deadline = Instant::now() + timeout;
-        // The command, and the end of the pipe that it holds, is gone then.
+        // After this the command, which holds an end of the pipe, is gone.
         let status = Process::spawn(command, what, Signal::SIGKILL)
             .and_then(|mut process| process.wait(Some(deadline), || ()));
         let drained = drained.join().expect("draining a pipe does not panic");
@@ -188,8 +186,8 @@ pub(crate) fn output(command: &mut Command, what: &str) -> Result<Output> {
     command.output().map_err(HostError::process("run", what))
 }
 
-/// Hands on what a pipe carries. Goes on reading when nobody wants it any more,
-/// so that the writer does not wait for ever.
+/// Forwards a pipe. Goes on reading after `to` has failed, so that the writer does not
+/// block.
 pub(crate) fn drain(mut from: PipeReader, to: &mut (dyn Write + Send)) -> io::Result<()> {
     let mut buffer = vec![0; 64 << 10];
     let mut result = Ok(());
@@ -214,7 +212,7 @@ fn append(log: &Path) -> Result<File> {
         .map_err(HostError::io("write", log))
 }
 
-/// The last lines of a file; nothing when it is not there.
+/// Returns the last lines of a file; nothing if it does not exist.
 pub(crate) fn tail(path: &Path, lines: usize) -> String {
     let text = fs::read(path).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
@@ -279,7 +277,7 @@ mod tests {
         assert_eq!(process.wait(Some(soon), || ()).unwrap(), None);
         let pid = fs::read_to_string(&file).unwrap();
         drop(process);
-        // Its state is zombie (until somebody reaps it), or it is gone.
+        // The process is a zombie until its parent reaps it, and gone after that.
         let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
         assert!(stat.is_err() || stat.unwrap().contains(") Z "));
     }

@@ -1,4 +1,4 @@
-//! What is going on, for a person who waits.
+//! Progress on standard error.
 
 use std::borrow::Cow;
 use std::io::{IsTerminal, stderr};
@@ -7,16 +7,16 @@ use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
-/// How often a line is printed where there is no terminal.
+/// The interval between lines without a terminal.
 const SELDOM: Duration = Duration::from_secs(30);
-/// How often a spinner turns.
+/// The interval between the steps of a spinner.
 const TURN: Duration = Duration::from_millis(100);
 
-/// The lines of all that goes on at a time.
+/// The lines of all work in progress.
 static SCREEN: LazyLock<MultiProgress> = LazyLock::new(MultiProgress::new);
 
-/// One thing that takes its time: a spinner on a terminal, else a few lines.
-/// Several may go on at a time.
+/// A piece of work: a spinner on a terminal, otherwise some lines. There can be several at
+/// a time.
 pub struct Progress {
     program: &'static str,
     what: Cow<'static, str>,
@@ -26,7 +26,7 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Says what begins, and which program does it.
+    /// Shows that `program` starts the work `what`.
     pub fn start(program: &'static str, what: impl Into<Cow<'static, str>>) -> Self {
         let what = what.into();
         let bar = stderr().is_terminal().then(|| {
@@ -50,12 +50,12 @@ impl Progress {
         }
     }
 
-    /// The same in this crate's own name.
+    /// Shows that this crate starts the work `what`.
     pub(crate) fn ours(what: impl Into<Cow<'static, str>>) -> Self {
         Self::start("kernel-patch", what)
     }
 
-    /// Shows how far it has come.
+    /// Shows a detail of the work in progress.
     pub fn at(&self, detail: &str) {
         let (program, what) = (self.program, &self.what);
         if let Some(bar) = &self.bar {
@@ -70,7 +70,7 @@ impl Progress {
         }
     }
 
-    /// Says what came of it, where it is not seen to go away.
+    /// Shows the result without a terminal, where the end is not visible.
     pub fn end(self, verdict: &str) {
         if self.bar.is_none() {
             let seconds = self.started.elapsed().as_secs();

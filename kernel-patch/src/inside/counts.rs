@@ -1,4 +1,4 @@
-//! What the kernel has counted of its own lines, on its way to the host.
+//! The kernel's counts of its own lines, on their way to the host.
 
 use std::fs;
 use std::path::Path;
@@ -7,10 +7,10 @@ use crate::host::error::{HostError, Result};
 use crate::host::files;
 use crate::wire::job::{COUNTS, OUT};
 
-/// Where the kernel shows them.
+/// The directory in which the kernel shows them.
 const SHOWN: &str = "/sys/kernel/debug/gcov";
 
-/// Leaves the counts for the host, if the kernel counts.
+/// Copies the counts to the directory for the host, if the kernel counts.
 pub(crate) fn leave() -> Result<()> {
     let from = Path::new(SHOWN);
     if !from.exists() {
@@ -18,7 +18,7 @@ pub(crate) fn leave() -> Result<()> {
     }
     let to = Path::new(OUT).join(COUNTS);
     files::walk(from, |_| false, &mut |file, _| {
-        // Beside each stands a link to where its object was made.
+        // Beside each is a symbolic link to the directory of its object.
         if file.extension().is_none_or(|it| it != "gcda") {
             return Ok(());
         }

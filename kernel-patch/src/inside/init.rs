@@ -1,8 +1,7 @@
-//! The first process of the machine: runs one [`Job`] and turns the lights off.
+//! The first process of the machine, which runs one [`Job`] and shuts the machine down.
 //!
-//! A program that boots machines is linked statically, so its own image serves
-//! as the machine's /init: there is no second executable to build, to find or
-//! to hold in step. [`init_if_first`] tells the two lives apart.
+//! A program that boots machines is static, so its own executable serves as the machine's
+//! /init. No second executable has to be built, found or kept up to date.
 
 use std::convert::Infallible;
 use std::env;
@@ -18,15 +17,15 @@ use nix::sys::wait::{WaitStatus, wait};
 use nix::unistd::Pid;
 
 use crate::inside::counts;
-use crate::inside::ports::Ports;
-use crate::wire::job::{Exit, JOB, Job, OUT, Report, WORK, port};
+use crate::inside::ports::OutputPorts;
+use crate::wire::job::{Exit, JOB, Job, JobResult, OUT, WORK, port};
 
-/// Becomes the machine's init when this process is the machine's first, and
-/// returns otherwise. The first thing that a booting program calls.
+/// Becomes the machine's init if this process is the first of a machine, and returns
+/// otherwise. A program that boots machines calls this before anything else.
 pub fn init_if_first() {
     if process::id() == 1 && env::args().next().as_deref() == Some("/init") {
-        // An error here, and a panic, ends the first process: the kernel
-        // panics, and the host shows the console, where the reason stands.
+        // If the first process ends, the kernel panics, and the host shows the console with
+        // this message.
         let Err(error) = init();
         panic!("init: {error}");
     }
@@ -34,14 +33,14 @@ pub fn init_if_first() {
 
 fn init() -> Result<Infallible, String> {
     mount_all()?;
-    let ports = Ports::open()?;
+    let ports = OutputPorts::open()?;
     let report = run(&ports);
     counts::leave().map_err(|error| format!("{:#}", anyhow::Error::from(error)))?;
     ports
         .send_files()
         .and_then(|()| ports.send(&report))
         .and_then(|()| ports.close())
-        .map_err(|error| format!("the host is gone: {error}"))?;
+        .map_err(|error| format!("cannot send the results: {error}"))?;
     reboot(RebootMode::RB_AUTOBOOT).map_err(|errno| format!("reboot: {errno}"))
 }
 
@@ -69,7 +68,7 @@ fn mount_all() -> Result<(), String> {
     fs::create_dir(OUT).map_err(|error| format!("{OUT}: {error}"))
 }
 
-fn run(ports: &Ports) -> Report {
+fn run(ports: &OutputPorts) -> JobResult {
     let job = fs::read(JOB).map_err(|error| format!("{JOB}: {error}"))?;
     let job: Job = serde_json::from_slice(&job).map_err(|error| format!("{JOB}: {error}"))?;
     for module in &job.modules {
@@ -83,13 +82,13 @@ fn run(ports: &Ports) -> Report {
 fn load(module: &str) -> Result<(), String> {
     let file = File::open(module).map_err(|error| format!("{module}: {error}"))?;
     match finit_module(file, c"", ModuleInitFlags::empty()) {
-        // KVM's module for the other vendor's processors.
+        // The processor is of the other vendor than KVM's module.
         Ok(()) | Err(Errno::EOPNOTSUPP) => Ok(()),
         Err(errno) => Err(format!("{module} does not load: {errno}")),
     }
 }
 
-fn start(job: &Job, ports: &Ports) -> io::Result<Pid> {
+fn start(job: &Job, ports: &OutputPorts) -> io::Result<Pid> {
     let child = Command::new(&job.program)
         .args(&job.args)
         .env_clear()
@@ -102,7 +101,7 @@ fn start(job: &Job, ports: &Ports) -> io::Result<Pid> {
     Ok(Pid::from_raw(child.id() as i32))
 }
 
-/// Waits for the job, and for every orphan that ends before it.
+/// Waits for the job, and for orphans that end before it.
 fn reap(job: Pid) -> io::Result<Exit> {
     loop {
         match wait()? {

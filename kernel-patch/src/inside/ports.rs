@@ -1,4 +1,4 @@
-//! How the machine speaks to the host: the inner ends of its ports.
+//! The machine's ends of the ports to the host.
 
 use std::collections::BTreeMap;
 use std::env;
@@ -17,19 +17,18 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{ControlFlags, SetArg, cfmakeraw, tcdrain, tcgetattr, tcsetattr};
 use nix::unistd::Pid;
 
-use crate::wire::job::{OUT, Report, port};
+use crate::wire::job::{JobResult, OUT, port};
 use crate::wire::line;
 
 /// The ports, by name.
-pub(crate) struct Ports {
+pub(crate) struct OutputPorts {
     files: BTreeMap<&'static str, File>,
-    /// What carries them, if they are not devices of their own.
+    /// The line that carries them, unless each is a device.
     line: Option<Line>,
 }
 
-impl Ports {
-    /// Opens the ports, by the line that the kernel was told of, or else as the
-    /// devices of their names.
+impl OutputPorts {
+    /// Opens the ports: over the line that the kernel's command line names, or as devices.
     pub(crate) fn open() -> Result<Self, String> {
         match env::var_os(line::VARIABLE) {
             Some(device) => Self::by_line(&device)
@@ -38,7 +37,7 @@ impl Ports {
         }
     }
 
-    /// The kernel brings the devices up behind the boot's back.
+    /// Waits for the devices, which the kernel sets up in the background.
     fn devices() -> Result<Self, String> {
         const LONG: Duration = Duration::from_secs(10);
         const STEP: Duration = Duration::from_millis(1);
@@ -47,7 +46,7 @@ impl Ports {
         while files.len() < port::ALL.len() {
             if waited > LONG {
                 return Err(format!(
-                    "of the serial ports only {:?} came up",
+                    "only these serial ports came up: {:?}",
                     files.keys()
                 ));
             }
@@ -87,12 +86,12 @@ impl Ports {
         })
     }
 
-    /// A port as the standard output of a child.
+    /// Returns a port as a child's standard output.
     pub(crate) fn stdio(&self, name: &str) -> io::Result<Stdio> {
         Ok(self.files[name].try_clone()?.into())
     }
 
-    /// Sends what lies in [`OUT`].
+    /// Sends the files in [`OUT`].
     pub(crate) fn send_files(&self) -> io::Result<()> {
         let files = BufWriter::with_capacity(32 << 10, &self.files[port::FILES]);
         let mut tar = tar::Builder::new(files);
@@ -101,21 +100,21 @@ impl Ports {
         tar.into_inner()?.flush()
     }
 
-    /// Sends how it ended.
-    pub(crate) fn send(&self, report: &Report) -> io::Result<()> {
+    /// Sends the result of the job.
+    pub(crate) fn send(&self, report: &JobResult) -> io::Result<()> {
         let text = serde_json::to_vec(report)?;
         (&self.files[port::EXIT]).write_all(&text)
     }
 
-    /// Returns when the host has all that was written. A write to a device
-    /// returns no sooner; a line has to come to its end.
+    /// Waits until the host has received everything. A write to a device does so itself,
+    /// but a line has to be drained.
     pub(crate) fn close(self) -> io::Result<()> {
         drop(self.files);
         self.line.map_or(Ok(()), Line::close)
     }
 }
 
-/// A serial line, and the threads that put on it what is written to the ports.
+/// A serial line, and the threads that forward the ports to it.
 struct Line {
     device: Arc<Mutex<File>>,
     threads: Vec<JoinHandle<io::Result<()>>>,
@@ -126,7 +125,7 @@ impl Line {
         let device = File::options().write(true).read(true).open(device)?;
         let mut mode = tcgetattr(&device)?;
         cfmakeraw(&mut mode);
-        // nix' function for that is not there when one links statically.
+        // nix's function for this does not exist with static linking.
         mode.control_flags.remove(ControlFlags::CBAUD);
         mode.control_flags |= ControlFlags::from_bits_retain(B115200);
         tcsetattr(&device, SetArg::TCSANOW, &mode)?;
@@ -143,10 +142,10 @@ impl Line {
         Ok((Self { device, threads }, files))
     }
 
-    /// Nobody but the caller may have a port open any more: what a job has left
-    /// running is killed.
+    /// Kills the processes that the job has left, because they hold ports open, and drains
+    /// the line.
     fn close(self) -> io::Result<()> {
-        // Where there is nothing to kill, that is an error.
+        // This fails if there is no process to kill.
         let _ = kill(Pid::from_raw(-1), Signal::SIGKILL);
         for thread in self.threads {
             thread.join().expect("carrying bytes does not panic")?;
@@ -156,7 +155,7 @@ impl Line {
     }
 }
 
-/// Puts on the line what is written to a port.
+/// Forwards a port to the line.
 fn carry(mut from: PipeReader, name: &'static str, device: &Mutex<File>) -> io::Result<()> {
     let mut bytes = [0; 4096];
     loop {

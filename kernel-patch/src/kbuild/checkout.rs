@@ -1,5 +1,5 @@
-//! A commit of somebody's own tree of the kernel, built as it is: with the
-//! series or a part of it, or with something else, to be compared or bisected.
+//! A kernel from a user's own work tree, which has the series, a part of it, or something
+//! else, to compare or to bisect.
 
 use std::fs;
 use std::path::Path;
@@ -16,17 +16,15 @@ use crate::kbuild::make::Make;
 use crate::kbuild::tree;
 
 impl Kernel {
-    /// Builds what is checked out at `path`, changes that are not committed
-    /// included, with the usual configuration; without the series' own option,
-    /// if the tree does not have it.
+    /// Builds the work tree at `path`, with its uncommitted changes, in the usual
+    /// configuration. Sets the series' own option only if the tree has it.
     ///
-    /// It is built in a clone of the tree, which stays as it is. From one commit
-    /// to another the clone goes without a detour, so that only what differs is
-    /// built again.
+    /// The build is in a clone of the tree. The clone switches directly from one commit to
+    /// another, so that make rebuilds only what differs.
     ///
     /// # Errors
     ///
-    /// When the tree is not git's, or does not build.
+    /// `path` is not a git work tree, or does not build.
     pub fn of_checkout(path: &Path) -> Result<Self> {
         let from = fs::canonicalize(path).map_err(BuildError::io("find", path))?;
         packages::ensure(needs::GIT)?;
@@ -72,8 +70,7 @@ impl Kernel {
     }
 }
 
-/// What is checked out, as a commit: one that no branch has, if there are changes
-/// that are not committed.
+/// Returns the current commit, or one without a branch for the uncommitted changes.
 fn commit(tree: &Path) -> Result<String> {
     let says = |args: &[&str]| {
         let output = process::output(git().arg("-C").arg(tree).args(args), "git")?;

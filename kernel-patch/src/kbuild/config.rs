@@ -1,4 +1,4 @@
-//! The kernel's configuration: the least that there is, and two fragments.
+//! The kernel's configuration: tinyconfig and fragments.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -10,89 +10,54 @@ use crate::host::{files, paths};
 use crate::kbuild::make::Make;
 use crate::kbuild::variant::Variant;
 
-/// The fragments, in the order in which they are merged.
+/// The fragments, in the order of merging.
 const FRAGMENTS: [&str; 2] = ["exit-path.config", "machine.config"];
 
-/// What the series adds, which a stock kernel does not know.
+/// The option that the series adds.
 pub(crate) const SYSCALLS: &str = "CONFIG_KVM_SYSCALLS=y\n";
 
-/// What a kernel that checks itself has on top.
+/// The fragment of a kernel that checks itself.
 const DEBUG: &str = "debug.config";
 
-/// What a kernel that reports data races has on top.
+/// The fragment of a kernel that reports data races.
 const KCSAN: &str = "kcsan.config";
 
-/// What makes KVM a part of the kernel.
+/// The options that build KVM into the kernel.
 const BUILT_IN: &str = "CONFIG_KVM=y\nCONFIG_KVM_INTEL=y\nCONFIG_KVM_AMD=y\n";
 
-/// An object that counts how often its lines are reached.
-#[derive(Debug)]
-pub(crate) struct Counted {
-    /// Its file, below the build directory.
-    pub(crate) path: &'static str,
-    /// What the make that compiles it calls it, from that one's own directory.
-    pub(crate) target: &'static str,
-}
-
-/// In a kernel that checks itself: all that the series makes or adds code to, but
-/// for what is [`UNCOUNTED`].
-const COUNTED: [Counted; 13] = [
-    Counted {
-        path: "arch/x86/kvm/cpuid.o",
-        target: "cpuid.o",
-    },
-    Counted {
-        path: "arch/x86/kvm/lapic.o",
-        target: "lapic.o",
-    },
-    Counted {
-        path: "arch/x86/kvm/state.o",
-        target: "state.o",
-    },
-    Counted {
-        path: "arch/x86/kvm/state_msrs.o",
-        target: "state_msrs.o",
-    },
-    Counted {
-        path: "arch/x86/kvm/svm/svm.o",
-        target: "svm/svm.o",
-    },
-    Counted {
-        path: "arch/x86/kvm/x86.o",
-        target: "x86.o",
-    },
-    Counted {
-        path: "virt/kvm/bound.o",
-        target: "../../../virt/kvm/bound.o",
-    },
-    Counted {
-        path: "virt/kvm/kernel_memory.o",
-        target: "../../../virt/kvm/kernel_memory.o",
-    },
-    Counted {
-        path: "virt/kvm/kvm_main.o",
-        target: "../../../virt/kvm/kvm_main.o",
-    },
-    Counted {
-        path: "virt/kvm/ranges.o",
-        target: "../../../virt/kvm/ranges.o",
-    },
-    Counted {
-        path: "virt/kvm/syscall_ops.o",
-        target: "../../../virt/kvm/syscall_ops.o",
-    },
-    Counted {
-        path: "virt/kvm/syscalls.o",
-        target: "kvm/syscalls.o",
-    },
-    Counted {
-        path: "virt/kvm/vcpu_files.o",
-        target: "../../../virt/kvm/vcpu_files.o",
-    },
+/// The objects that count how often their lines are reached, in a kernel that checks
+/// itself: all that the series adds code to, except [`UNCOUNTED`]. The paths are relative
+/// to the build directory.
+const COUNTED: [&str; 13] = [
+    "arch/x86/kvm/cpuid.o",
+    "arch/x86/kvm/lapic.o",
+    "arch/x86/kvm/state.o",
+    "arch/x86/kvm/state_msrs.o",
+    "arch/x86/kvm/svm/svm.o",
+    "arch/x86/kvm/x86.o",
+    "virt/kvm/bound.o",
+    "virt/kvm/kernel_memory.o",
+    "virt/kvm/kvm_main.o",
+    "virt/kvm/ranges.o",
+    "virt/kvm/syscall_ops.o",
+    "virt/kvm/syscalls.o",
+    "virt/kvm/vcpu_files.o",
 ];
 
-/// Not counted. The boot code has a `regs.o` too, which make cannot tell from it,
-/// and which cannot count. The other three do not run on an emulated SVM processor.
+/// The variable of make that has a counted object count. It contains the object's name in
+/// the Makefile that compiles it: that of arch/x86/kvm, or of virt for the entry points.
+pub(crate) fn count_variable(object: &str) -> String {
+    let name = match object.strip_prefix("arch/x86/kvm/") {
+        Some(name) => name.into(),
+        None if object == "virt/kvm/syscalls.o" => "kvm/syscalls.o".into(),
+        None => format!("../../../{object}"),
+    };
+    format!("GCOV_PROFILE_{name}=y")
+}
+
+/// The objects that do not count. The boot code has a `regs.o` too, which cannot count, and
+/// make does not distinguish the two. The other three do not run on an emulated SVM
+/// processor.
 #[cfg(test)]
 const UNCOUNTED: [&str; 4] = [
     "arch/x86/kvm/regs.o",
@@ -108,12 +73,12 @@ fn fragment(name: &str) -> Result<PathBuf> {
         .join(name))
 }
 
-/// What a variant asks for.
+/// The options that a variant needs.
 pub(crate) struct Config {
     text: String,
-    /// What is asked for where it is known.
+    /// Options that are set if the source has them.
     hoped: &'static str,
-    counted: &'static [Counted],
+    counted: &'static [&'static str],
 }
 
 impl Config {
@@ -142,7 +107,7 @@ impl Config {
         })
     }
 
-    /// Asks for what the fragments of these names ask for, and for `more`.
+    /// Combines fragments and `more`.
     pub(crate) fn of(fragments: &[&str], more: &str) -> Result<Self> {
         let mut text = String::new();
         for name in fragments {
@@ -157,7 +122,7 @@ impl Config {
         })
     }
 
-    /// What a tree is to have that may have the series, or a part of it, or not.
+    /// The configuration of a tree that can have the series, a part of it, or nothing.
     pub(crate) fn of_checkout() -> Result<Self> {
         Ok(Self {
             hoped: SYSCALLS,
@@ -170,21 +135,21 @@ impl Config {
     }
 
     /// The objects that count how often their lines are reached.
-    pub(crate) fn counted(&self) -> &'static [Counted] {
+    pub(crate) fn counted(&self) -> &'static [&'static str] {
         self.counted
     }
 
-    /// Names what is asked for.
+    /// An identifier of the options.
     pub(crate) fn id(&self) -> String {
         let asked = self.asked();
         let options = options(&asked).into_iter();
         let options = options.map(|(option, value)| format!("{option}={value}\n"));
-        let counted = self.counted.iter().map(|it| format!("{}\n", it.target));
+        let counted = self.counted.iter().map(|it| format!("{it}\n"));
         digest::short(options.chain(counted))
     }
 
-    /// Makes the configuration in the build directory, and holds it to what
-    /// is asked for: an option whose dependencies fail is dropped silently.
+    /// Makes the configuration in the build directory. Compares it with the needed options,
+    /// because Kconfig drops an option silently if its dependencies are missing.
     pub(crate) fn make(&self, make: &Make<'_>) -> Result<()> {
         let path = make.build.join(".config");
         let read = || fs::read_to_string(&path).map_err(BuildError::io("read", &path));
@@ -199,8 +164,8 @@ impl Config {
     }
 }
 
-/// The first with the options of the second in place of its own, at the end:
-/// of a choice, the last one named is taken.
+/// Replaces options of `base` by those of `more`. They come last, because Kconfig takes the
+/// last option of a choice.
 fn merged(base: &str, more: &str) -> String {
     let (base, more) = (options(base), options(more));
     base.iter()
@@ -210,7 +175,7 @@ fn merged(base: &str, more: &str) -> String {
         .collect()
 }
 
-/// What each option is set to in the end; `n` when it is said not to be set.
+/// The final value of each option, `n` if it is not set.
 fn options(text: &str) -> BTreeMap<&str, &str> {
     text.lines().filter_map(parse).collect()
 }
@@ -225,7 +190,7 @@ fn parse(line: &str) -> Option<(&str, &str)> {
     }
 }
 
-/// What was asked for and is otherwise.
+/// The options of `asked` that have another value in `result`.
 fn lost(asked: &str, result: &str) -> Vec<String> {
     let result = options(result);
     let is = |option: &str| *result.get(option).unwrap_or(&"n");
@@ -278,8 +243,7 @@ mod tests {
         );
     }
 
-    /// Figures are worth something only if the path that they are about is a
-    /// distribution's.
+    /// The figures are about the code that a distribution runs.
     #[test]
     fn the_exit_path_is_debians() {
         packages::ensure(needs::CONFIG).unwrap();
@@ -293,7 +257,7 @@ mod tests {
         assert_eq!(lost(&ours, &debian), [""; 0]);
     }
 
-    /// What is new is found out about, all of it.
+    /// The coverage includes all new code.
     #[test]
     fn what_the_series_changes_is_counted() {
         let series = Series::read(&series::directory().unwrap()).unwrap();
@@ -304,8 +268,7 @@ mod tests {
         let objects = changed
             .map(|file| file.replace(".c", ".o"))
             .filter(|object| !UNCOUNTED.contains(&object.as_str()));
-        let counted = COUNTED.map(|object| object.path);
-        assert_eq!(objects.collect::<Vec<_>>(), counted);
+        assert_eq!(objects.collect::<Vec<_>>(), COUNTED);
     }
 
     #[test]

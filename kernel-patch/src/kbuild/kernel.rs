@@ -1,4 +1,4 @@
-//! A kernel that is built: where it lies, what it was made of, and its making.
+//! A built kernel, and its build.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -8,7 +8,7 @@ use super::error::{BuildError, Result};
 use crate::host::lock::Lock;
 use crate::host::progress::Progress;
 use crate::host::{files, needs, packages, paths};
-use crate::kbuild::config::{Config, Counted};
+use crate::kbuild::config::{self, Config};
 use crate::kbuild::make::Make;
 use crate::kbuild::mutation::Mutation;
 use crate::kbuild::series::Series;
@@ -16,10 +16,10 @@ use crate::kbuild::source::{self, Source};
 use crate::kbuild::tree::{self, Tree};
 use crate::kbuild::variant::Variant;
 
-/// The trees of mutations.
+/// The trees of mutated kernels.
 const MUTANTS: [&str; 2] = ["linux-mutant", "linux-mutant-2"];
 
-/// What is said of the kernel to be built.
+/// The description of a kernel to build.
 #[derive(Clone, Debug, Default)]
 pub struct KernelBuilder {
     variant: Variant,
@@ -29,43 +29,43 @@ pub struct KernelBuilder {
 }
 
 impl KernelBuilder {
-    /// Which kernel.
+    /// Chooses the variant.
     #[must_use]
     pub fn variant(mut self, variant: Variant) -> Self {
         self.variant = variant;
         self
     }
 
-    /// A tree or a tarball to build from. Otherwise it is the one that was
-    /// last built from, and at first Debian's.
+    /// Chooses the source, a tree or a tarball. The default is the one that was last built
+    /// from, and at first Debian's.
     #[must_use]
     pub fn source(mut self, source: impl Into<PathBuf>) -> Self {
         self.source = Some(source.into());
         self
     }
 
-    /// Breaks that kernel in one place. Mutations are built in trees of their
-    /// own, which leaves the kernel proper alone. There are two such trees, so
-    /// that one mutation can be built while a machine runs another.
+    /// Breaks the kernel in one place. Mutations are built in two trees of their own: the
+    /// unbroken kernel stays as it is, and one mutation can be built while a machine runs
+    /// another.
     #[must_use]
     pub fn mutation(mut self, mutation: &Mutation) -> Self {
         self.mutation = Some(mutation.clone());
         self
     }
 
-    /// Whether to wait for another build to end, rather than to fail.
+    /// Chooses whether to wait for another build to end instead of failing.
     #[must_use]
     pub fn wait(mut self, wait: bool) -> Self {
         self.wait = wait;
         self
     }
 
-    /// Builds what is not built yet, and installs the tools for it if that is
-    /// allowed. Says on stderr what it does.
+    /// Builds the kernel unless it is up to date. Installs missing tools if the user may.
+    /// Shows the progress on standard error.
     ///
     /// # Errors
     ///
-    /// Whatever can go wrong with that: see [`Error`].
+    /// See [`BuildError`].
     pub fn build(&self) -> Result<Kernel> {
         let root = paths::work_dir()?;
         let mut series = self.variant.series()?;
@@ -153,7 +153,7 @@ impl KernelBuilder {
 
         let proper = self.variant.build_dir(&self.variant.tree()?);
         match (self.variant, &self.mutation) {
-            // Of the usual build it could keep nothing.
+            // It could reuse nothing of the usual build.
             (Variant::Debug | Variant::Kcsan, None) => {
                 fs::create_dir_all(build).map_err(BuildError::io("make", build))?;
             }
@@ -169,9 +169,7 @@ impl KernelBuilder {
         };
         let log = paths::new_log(&log)?;
         let counted = config.counted().iter();
-        let counted: Vec<_> = counted
-            .map(|object| format!("GCOV_PROFILE_{}=y", object.target))
-            .collect();
+        let counted: Vec<_> = counted.map(|it| config::count_variable(it)).collect();
         let make = Make {
             tree: tree.root(),
             build,
@@ -186,20 +184,20 @@ impl KernelBuilder {
             )),
         };
         if self.mutation.is_some() {
-            // No mutation changes the configuration.
+            // Mutations do not change the configuration.
             configure_as(build, &proper)?;
             make.build("bzImage modules")?;
         } else {
             config.make(&make)?;
-            // Headers as headers_install copies them, without the rsync it needs.
+            // These are the headers that headers_install copies, but it needs rsync.
             make.build("bzImage modules headers")?;
         }
         Ok(files::write(&stamp, &wanted(&source, series, config))?)
     }
 }
 
-/// Lets a build begin with what another has built, if it has: only what
-/// differs is made again.
+/// Copies another build, if it exists, into the directory of a new one, so that make
+/// builds only what differs.
 fn seed(build: &Path, other: &Path) -> Result<()> {
     if build.exists() || !stamp(other).exists() {
         return fs::create_dir_all(build).map_err(BuildError::io("make", build));
@@ -208,8 +206,8 @@ fn seed(build: &Path, other: &Path) -> Result<()> {
     tree::seed(other, build, scratch.path())
 }
 
-/// Gives a build the configuration of another. Its time stays when it is the
-/// same: `make` would look at everything anew.
+/// Gives a build the configuration of another. Leaves an equal file alone, because make
+/// would check everything again after a change.
 fn configure_as(build: &Path, other: &Path) -> Result<()> {
     let (ours, theirs) = (build.join(".config"), other.join(".config"));
     let wanted = fs::read(&theirs).map_err(BuildError::io("read", &theirs))?;
@@ -219,20 +217,20 @@ fn configure_as(build: &Path, other: &Path) -> Result<()> {
     Ok(files::write(&ours, &wanted)?)
 }
 
-/// What to build from, as it is now; `None` when it must be got first.
+/// Returns the current state of the source, or `None` if it is not installed yet.
 fn current(named: Option<&Path>) -> Result<Option<Source>> {
     if let Some(path) = named {
         return Source::find(path).map(Some);
     }
     match Variant::Module.tree()?.source()? {
-        // What was unpacked serves on when its tarball is gone.
+        // The unpacked source stays usable without its tarball.
         Some(last) if !last.path.exists() => Ok(Some(last)),
         Some(last) => Source::find(&last.path).map(Some),
         None => Ok(None),
     }
 }
 
-/// The source that is named, or the one last built from, or Debian's.
+/// Returns the source that the user names, or the last one, or Debian's.
 pub(crate) fn find_source(named: Option<&Path>) -> Result<Source> {
     if let Some(source) = current(named)? {
         return Ok(source);
@@ -245,12 +243,12 @@ fn stamp(build: &Path) -> PathBuf {
     build.join(".kernel-patch")
 }
 
-/// What the stamp says of a build that is up to date.
+/// The content of the stamp of a build that is up to date.
 fn wanted(source: &Source, series: &Series, config: &Config) -> Vec<u8> {
     format!("{source:?} {} {}", series.id(), config.id()).into_bytes()
 }
 
-/// A built kernel. Nobody builds it anew while this is held.
+/// A built kernel. No other process rebuilds it while the value exists.
 #[derive(Debug)]
 pub struct Kernel {
     source: PathBuf,
@@ -258,20 +256,20 @@ pub struct Kernel {
     release: String,
     series: String,
     config: String,
-    counted: &'static [Counted],
-    /// The lock of the kernel that this one is a mutation of.
+    counted: &'static [&'static str],
+    /// The lock of the unbroken kernel, if this one is a mutation.
     _proper: Option<Lock>,
     _lock: Lock,
 }
 
 impl Kernel {
-    /// Describes a kernel to build.
+    /// Starts the description of a kernel to build.
     #[must_use]
     pub fn builder() -> KernelBuilder {
         KernelBuilder::default()
     }
 
-    /// What was built of `source` in `build`; `name` is what the source is called.
+    /// Opens the kernel that was built from `source` in `build`. `name` identifies the source.
     pub(crate) fn built(
         source: PathBuf,
         build: PathBuf,
@@ -293,71 +291,70 @@ impl Kernel {
         })
     }
 
-    /// The directory that it was built in.
+    /// The build directory.
     #[must_use]
     pub fn build_dir(&self) -> &Path {
         &self.build
     }
 
-    /// The source that it was built from, with the series applied.
+    /// The directory of the source, with the series applied.
     #[must_use]
     pub fn source_dir(&self) -> &Path {
         &self.source
     }
 
-    /// The image that boots.
+    /// The boot image.
     #[must_use]
     pub fn image(&self) -> PathBuf {
         self.build.join("arch/x86/boot/bzImage")
     }
 
-    /// What it calls itself (`uname -r`).
+    /// The release (`uname -r`).
     #[must_use]
     pub fn release(&self) -> &str {
         &self.release
     }
 
-    /// The name of what the series changes, `stock` for nothing; of a checkout,
-    /// the commit.
+    /// The identifier of the series, `stock` without one; the commit of a checkout.
     #[must_use]
     pub fn series_id(&self) -> &str {
         &self.series
     }
 
-    /// The name of what is asked for of the configuration.
+    /// The identifier of the configuration.
     #[must_use]
     pub fn config_id(&self) -> &str {
         &self.config
     }
 
-    /// The objects that count how often their lines are reached, below the
-    /// build directory; none but in [`Variant::Debug`]. A machine brings their
-    /// counts back in [`COUNTS`](crate::COUNTS), below what it is told to bring.
+    /// The objects that count how often their lines are reached, relative to the build
+    /// directory. Only [`Variant::Debug`] has any. A machine leaves the counts in
+    /// [`COUNTS`](crate::COUNTS), among its files.
     pub fn counted(&self) -> impl Iterator<Item = &'static Path> {
-        self.counted.iter().map(|object| Path::new(object.path))
+        self.counted.iter().map(Path::new)
     }
 
     /// The lines that the series adds or changes, by file.
     ///
     /// # Errors
     ///
-    /// When a file of the source cannot be read.
+    /// A file of the source cannot be read.
     pub fn added_lines(&self) -> Result<BTreeMap<PathBuf, BTreeSet<u32>>> {
         Tree::new(self.source_dir().into()).added_lines()
     }
 
-    /// Its headers for user space, to include from.
+    /// The directory of the headers for user space.
     #[must_use]
     pub fn headers(&self) -> PathBuf {
         self.build.join("usr/include")
     }
 }
 
-/// Where a variant's source and build lie, whether it is built or not.
+/// Returns the build directory of a variant, built or not. It is in the source directory.
 ///
 /// # Errors
 ///
-/// When the directory above cannot be made.
+/// The directory above cannot be made.
 pub fn build_dir(variant: Variant) -> Result<PathBuf> {
     Ok(variant.build_dir(&variant.tree()?))
 }

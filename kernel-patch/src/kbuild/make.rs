@@ -12,32 +12,32 @@ use crate::host::error::HostError;
 use crate::host::process::{self, run, run_with};
 use crate::host::progress::Progress;
 
-/// What a build is said to be, so that it is the same bytes everywhere.
+/// The variables that make a build reproducible.
 const STAMPS: [&str; 5] = [
     "KBUILD_BUILD_TIMESTAMP=2007-07-17 00:00:00 UTC",
     "KBUILD_BUILD_USER=kernel-patch",
     "KBUILD_BUILD_HOST=kernel-patch",
     "KBUILD_BUILD_VERSION=1",
-    // A tree inside of somebody's git repository is not of that repository.
+    // Ignore a git repository around the tree.
     "LOCALVERSION=",
 ];
 
-/// How long a build's pace says nothing yet.
+/// The time after which the pace of a build is meaningful.
 const EARLY: Duration = Duration::from_secs(10);
 
-/// `make` in one build directory.
+/// The kernel's make in one build directory.
 pub(crate) struct Make<'a> {
     /// The source.
     pub(crate) tree: &'a Path,
-    /// The directory that is built in.
+    /// The build directory.
     pub(crate) build: &'a Path,
     /// The architecture, as the kernel's make calls it.
     pub(crate) arch: &'a str,
     /// More options and variables of `make`.
     pub(crate) args: &'a [String],
-    /// Where all output goes.
+    /// The file for all output.
     pub(crate) log: PathBuf,
-    /// Where it is told how far it has come.
+    /// Where the progress is shown.
     pub(crate) progress: Progress,
 }
 
@@ -47,8 +47,8 @@ impl Make<'_> {
         self.run_of(targets, 0)
     }
 
-    /// Makes `targets` of a kernel, and shows how far it has come: what all of them
-    /// need is made first, since make can say only then what it would do for them.
+    /// Makes `targets` of a kernel, and shows the share that is done. Makes what all targets
+    /// need first, because only then make can tell what it would do for them.
     pub(crate) fn build(&self, targets: &str) -> Result<()> {
         self.run("prepare")?;
         self.run_of(targets, self.objects_to_make(targets)?)
@@ -66,27 +66,26 @@ impl Make<'_> {
         })?)
     }
 
-    /// How many objects there are to compile, by what make says that it would do.
+    /// The number of objects to compile, from a dry run of make.
     fn objects_to_make(&self, targets: &str) -> Result<usize> {
         let log = self.log.with_extension("dry-run.log");
         let _ = fs::remove_file(&log);
         let mut command = self.command(targets);
         command.args(["--dry-run", "--keep-going"]);
         match run(command, "make --dry-run", &log) {
-            // What is linked is not there to be linked, which make says at the end.
+            // A dry run fails at the end, because the objects to link do not exist.
             Ok(()) | Err(HostError::ToolFailed { .. }) => {}
             Err(other) => return Err(other.into()),
         }
         let said = fs::read(&log).map_err(BuildError::io("read", &log))?;
         let said = String::from_utf8_lossy(&said);
-        // The recipe of an object begins by showing what it does.
+        // The recipe of an object begins with a message.
         Ok(said.matches("echo '  CC ").count() + said.matches("echo '  AS ").count())
     }
 
     fn command(&self, targets: &str) -> Command {
         let mut command = Command::new("make");
-        // One's own CFLAGS, CROSS_COMPILE or MAKEFLAGS would make another
-        // kernel, or none.
+        // The user's CFLAGS, CROSS_COMPILE or MAKEFLAGS would change or break the build.
         process::clean(&mut command)
             .arg(format!(
                 "-j{}",
@@ -103,10 +102,10 @@ impl Make<'_> {
     }
 }
 
-/// How far a build has come, and about how long the rest takes at the same pace.
+/// The share of a build that is done, and the time that the rest takes at the same pace.
 fn share(done: usize, all: usize, took: Duration) -> String {
     if done > all {
-        // It is not known, or more than make had said.
+        // The total is unknown, or make does more than the dry run.
         return format!("{done} objects");
     }
     let percent = done * 100 / all;
@@ -119,7 +118,7 @@ fn share(done: usize, all: usize, took: Duration) -> String {
         ..=90.0 => format!("{:.0} s", left.ceil()),
         _ => format!("{:.0} min", (left / 60.0).ceil()),
     };
-    // A line of a terminal may have no room for more than the first two.
+    // A narrow terminal shows only the first two.
     format!("{percent} %, about {left} left ({of})")
 }
 
@@ -129,7 +128,7 @@ fn output(build: &Path) -> std::ffi::OsString {
     arg
 }
 
-/// Counts what is compiled by what the log says.
+/// Counts the compiled objects in the log of make.
 struct Objects {
     log: BufReader<File>,
     line: Vec<u8>,
@@ -151,9 +150,9 @@ impl Objects {
         })
     }
 
-    /// How many there are by now.
+    /// The number so far.
     fn count(&mut self) -> usize {
-        // A line whose end is not written yet stays for the next time.
+        // Keep an incomplete line for the next call.
         while let Ok(1..) = self.log.read_until(b'\n', &mut self.line) {
             if !self.line.ends_with(b"\n") {
                 break;
@@ -199,7 +198,7 @@ mod tests {
         }
     }
 
-    /// Make is asked, and what it answers is what it then does.
+    /// The dry run announces as many objects as make then compiles.
     #[test]
     fn make_says_how_many_objects_it_would_make() {
         packages::ensure(needs::BUILD).unwrap();

@@ -1,8 +1,8 @@
-//! Patches that break the series on purpose, one place each: a suite that does
-//! not notice is not worth much.
+//! Patches that break the series on purpose, in one place each, to test whether the
+//! properties of the suite notice.
 //!
-//! Each begins with lines that say what it breaks, which property of the suite
-//! is to notice, and on which kernel:
+//! Each begins with lines that tell what it breaks, which property has to notice, and on
+//! which kernel:
 //!
 //! ```text
 //! Breaks: A call on a vCPU is served to any process.
@@ -17,7 +17,7 @@ use super::error::{BuildError, Result};
 use crate::host::{files, paths};
 use crate::kbuild::variant::Variant;
 
-/// One patch on top of the series that breaks it.
+/// A patch that breaks the series.
 #[derive(Clone, Debug)]
 pub struct Mutation {
     path: PathBuf,
@@ -27,14 +27,14 @@ pub struct Mutation {
 }
 
 impl Mutation {
-    /// The kernels that there are mutations of: those that properties are tried on.
+    /// The kernels that have mutations: those on which properties are tested.
     pub const VARIANTS: [Variant; 2] = [Variant::Module, Variant::Debug];
 
-    /// All that there are, in the order of their names.
+    /// Reads all mutations, in the order of their names.
     ///
     /// # Errors
     ///
-    /// When one cannot be read, or does not say what is to be said of it.
+    /// One cannot be read, or lacks a line of its header.
     pub fn all() -> Result<Vec<Self>> {
         let paths = files::list(&paths::workspace_dir()?.join("kernel-patch/mutations"))?;
         let patches = paths.into_iter();
@@ -73,7 +73,7 @@ impl Mutation {
         &self.path
     }
 
-    /// What it is called by: its file's name, without the extension.
+    /// Its name: the file name without the extension.
     #[must_use]
     pub fn name(&self) -> String {
         let stem = self.path.file_stem().unwrap_or_default();
@@ -86,13 +86,13 @@ impl Mutation {
         &self.breaks
     }
 
-    /// The property of the suite that is to notice.
+    /// The property that has to notice.
     #[must_use]
     pub fn caught_by(&self) -> &str {
         &self.caught_by
     }
 
-    /// The kernel on which it does.
+    /// The kernel on which the property notices.
     #[must_use]
     pub fn variant(&self) -> Variant {
         self.variant
@@ -108,22 +108,33 @@ mod tests {
     use crate::kbuild::series::{self, Series};
     use crate::kbuild::tree::Tree;
 
-    /// Each applies on top of the series, breaks what that changes, and
-    /// something else than the others.
+    /// Each applies on top of the series, changes only files of the series, and differs from
+    /// the others.
     #[test]
     fn mutations_apply() {
         let kernel = Kernel::builder().wait(true).build().unwrap();
         let tree = Tree::new(kernel.source_dir().into());
         let series = Series::read(&series::directory().unwrap()).unwrap();
-        let mut ids = BTreeSet::from([series.id()]);
+        // Apply the long series once, not again for each mutation.
+        let patched = tree.patched(&series).unwrap();
+        let mut ids = BTreeSet::new();
         for mutation in Mutation::all().unwrap() {
-            let mut mutated = series.clone();
-            mutated.push(mutation.path()).unwrap();
-            assert_eq!(mutated.files(), series.files(), "{}", mutation.name());
-            assert!(ids.insert(mutated.id()), "{}", mutation.name());
-            tree.patched(&mutated).unwrap();
+            let mut alone = Series::default();
+            alone.push(mutation.path()).unwrap();
+            assert!(
+                alone.files().is_subset(&series.files()),
+                "{}",
+                mutation.name()
+            );
+            assert!(ids.insert(alone.id()), "{}", mutation.name());
+            let copy = tempfile::tempdir().unwrap();
+            for file in alone.files() {
+                let content = files::read(&patched.path().join(&file)).unwrap().unwrap();
+                files::write(&copy.path().join(&file), &content).unwrap();
+            }
+            alone.apply(copy.path()).unwrap();
         }
-        assert!(ids.len() > 1, "there are mutations");
+        assert!(!ids.is_empty(), "there are mutations");
     }
 
     #[test]

@@ -1,5 +1,4 @@
-//! KVM's own tests, which come with the kernel's source: built against its
-//! headers, otherwise as they are.
+//! KVM's own tests, which are part of the kernel's source.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -13,26 +12,26 @@ use crate::kbuild::kernel::Kernel;
 use crate::kbuild::make::Make;
 use crate::kbuild::tree::{self, Tree};
 
-/// Where they are in the source.
+/// Their directory in the source.
 const SOURCES: &str = "tools/testing/selftests/kvm";
 
 /// One of the tests.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Selftest {
-    /// What their Makefile calls it: its path without an extension.
+    /// Its name in the Makefile: its path without an extension.
     pub name: String,
-    /// The executable. It is linked dynamically, see
+    /// The executable, which is dynamic: see
     /// [`libraries`](crate::libraries).
     pub path: PathBuf,
 }
 
-/// Builds KVM's selftests from the source of `kernel`, as far as they are not
-/// built yet, and lists them by name. Says on stderr what it does, and waits for
-/// another that builds them.
+/// Builds KVM's selftests from the source of `kernel`, unless they are up to date, and
+/// returns them by name. Shows the progress on standard error, and waits for another
+/// process that builds them.
 ///
 /// # Errors
 ///
-/// Whatever can go wrong with that: see [`Error`].
+/// See [`BuildError`].
 pub fn selftests(kernel: &Kernel) -> Result<Vec<Selftest>> {
     let out = kernel
         .source_dir()
@@ -45,7 +44,7 @@ pub fn selftests(kernel: &Kernel) -> Result<Vec<Selftest>> {
     let wanted = format!("{source:?} {}", kernel.series_id()).into_bytes();
     if files::read(&stamp)?.as_ref() != Some(&wanted) {
         packages::ensure(needs::BUILD)?;
-        // It takes half a minute, and nothing is left of what is no test any more.
+        // A build from scratch takes half a minute, and leaves no removed tests.
         files::remove(&built)?;
         fs::create_dir(&built).map_err(BuildError::io("make", &built))?;
         build(kernel, &built)?;
@@ -63,7 +62,7 @@ fn build(kernel: &Kernel, built: &Path) -> Result<()> {
         args: &[
             format!("OUTPUT={}", built.display()),
             format!("KHDR_INCLUDES=-isystem {}", kernel.headers().display()),
-            // All of it goes into a machine's memory.
+            // The executables go into a machine's memory.
             "EXTRA_CFLAGS=-g0".into(),
         ],
         log,

@@ -1,4 +1,4 @@
-//! The patch series: what it changes, and the changed files.
+//! The patch series.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -11,7 +11,7 @@ use crate::host::error::HostError;
 use crate::host::process::tail;
 use crate::host::{files, paths, process};
 
-/// What stands between the files of a patch in git's format.
+/// The beginning of a file's diff in git's format.
 const HEADER: &str = "diff --git a/";
 
 /// Patches in the order of their numbers.
@@ -26,7 +26,7 @@ pub(crate) struct Patch {
     diffs: Vec<Diff>,
 }
 
-/// What one patch does to one file.
+/// The changes of one patch to one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Diff {
     file: String,
@@ -59,7 +59,7 @@ impl Series {
         Ok(series)
     }
 
-    /// Adds the patch of a file.
+    /// Adds the patch in a file.
     pub(crate) fn push(&mut self, path: &Path) -> Result<()> {
         let text = fs::read_to_string(path).map_err(BuildError::io("read", path))?;
         let name = path.file_name().unwrap_or_default();
@@ -70,8 +70,7 @@ impl Series {
         Ok(())
     }
 
-    /// Names what the series does to the source: prose and dates have no part
-    /// in it. `stock` for none at all.
+    /// An identifier of the changes, regardless of messages and dates; `stock` for none.
     pub(crate) fn id(&self) -> String {
         if self.patches.is_empty() {
             return "stock".into();
@@ -91,9 +90,8 @@ impl Series {
         files.map(String::from).collect()
     }
 
-    /// Applies it in `dir`, which has the files of it and needs no others.
-    ///
-    /// One file at a time: when one fails, there is no doubt which.
+    /// Applies the series in `dir`, which needs only the files that it changes. Applies one
+    /// file at a time, to be able to name the one that fails.
     pub(crate) fn apply(&self, dir: &Path) -> Result<()> {
         let (input, output) = (dir.join(".diff"), dir.join(".log"));
         for patch in &self.patches {
@@ -136,9 +134,9 @@ impl Patch {
     }
 }
 
-/// Takes a patch apart, file by file.
+/// Splits a patch into its files.
 fn diffs(text: &str) -> Vec<Diff> {
-    // The mail's signature is no part of the last file's changes.
+    // The mail's signature is not part of the last file's diff.
     let text = text.rsplit_once("\n-- \n").map_or(text, |(body, _)| body);
     let mut diffs: Vec<Diff> = Vec::new();
     for line in text.lines() {
@@ -151,7 +149,7 @@ fn diffs(text: &str) -> Vec<Diff> {
                 text: String::new(),
             });
         }
-        // Before the first file stands the mail.
+        // The mail's text comes before the first file.
         if let Some(diff) = diffs.last_mut() {
             diff.text.push_str(line);
             diff.text.push('\n');

@@ -1,4 +1,4 @@
-//! Where the kernel's source comes from.
+//! The kernel's source.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -15,7 +15,7 @@ use crate::host::{disk, files, paths};
 /// The version that the series is for.
 pub(crate) const VERSION: &str = "6.12";
 
-/// A tree or a tarball, and by what a change of it shows.
+/// A tree or a tarball, with an identity that changes with its content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Source {
     pub(crate) path: PathBuf,
@@ -23,7 +23,7 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// Looks at a tree or a tarball.
+    /// Finds a tree or a tarball, and its identity.
     pub(crate) fn find(path: &Path) -> Result<Self> {
         let path = fs::canonicalize(path).map_err(BuildError::io("find", path))?;
         let metadata = fs::metadata(&path).map_err(BuildError::io("read", &path))?;
@@ -45,10 +45,10 @@ impl Source {
         Ok(Self { path, identity })
     }
 
-    /// Makes a tree of it at `to`; it is not there before it is complete.
+    /// Unpacks the source to `to`, which does not exist before it is complete.
     pub(crate) fn unpack(&self, to: &Path) -> Result<()> {
         disk::check(&paths::work_dir()?)?;
-        // Beside it, below the lock that its maker holds.
+        // Unpack beside it, in the directory that the caller has locked.
         let scratch = paths::scratch_in(to.parent().expect("a tree lies in a directory"))?;
         let tree = scratch.path().join("linux");
         let log = paths::logs()?.join("unpack.log");
@@ -58,7 +58,7 @@ impl Source {
             files::replicate(&self.path, &tree, is_git, |from, to| {
                 fs::copy(from, to).map(drop)
             })?;
-            // A tree that was built in serves no other build directory.
+            // make rejects a build directory of its own if the tree was built in.
             command = Command::new("make");
             command.args(["-s", "mrproper", "-C"]).arg(&tree);
         } else {
@@ -81,7 +81,7 @@ fn is_git(name: &str) -> bool {
     name == ".git"
 }
 
-/// Fails unless `tree`, which came from `path`, is of the series' version.
+/// Fails unless `tree`, which came from `path`, has the series' version.
 fn check_version(tree: &Path, path: &Path) -> Result<()> {
     let makefile = files::read(&tree.join("Makefile"))?.unwrap_or_default();
     match version(&String::from_utf8_lossy(&makefile)) {

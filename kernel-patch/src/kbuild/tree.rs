@@ -1,9 +1,8 @@
-//! The unpacked source, with one series or another applied.
+//! The unpacked source with a series applied.
 //!
-//! Only the files that differ are written when the series changes, so that
-//! `make` has only those to build anew. An interruption leaves nothing that
-//! the next run does not repair: whatever a series may have touched is listed
-//! before, and the series' name is written after.
+//! A change of the series writes only the files that differ, so that make rebuilds only
+//! those. The next run repairs an interrupted change: the tree lists the files before it
+//! changes them, and names the series after that.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -18,9 +17,9 @@ use crate::host::{files, paths, process};
 use crate::kbuild::series::Series;
 use crate::kbuild::source::Source;
 
-/// A source tree of our own. Its builds lie in it too, in directories named
-/// [`BUILD`] and more: the kernel's make then names the sources by `..`, and a
-/// build does not depend on where it lies.
+/// A source tree. It contains its build directories, whose names begin with [`BUILD`]:
+/// the kernel's make then calls the sources `..`, and a build does not depend on the path
+/// of the tree.
 pub(crate) struct Tree {
     root: PathBuf,
 }
@@ -28,7 +27,7 @@ pub(crate) struct Tree {
 /// The beginning of a build directory's name.
 pub(crate) const BUILD: &str = "build";
 
-/// What is known of the tree, by file, in a directory at its top.
+/// The directory, at the top of the tree, of the files that describe it.
 const STATE: &str = ".kernel-patch";
 const SOURCE: &str = "source";
 const SERIES: &str = "series";
@@ -44,20 +43,20 @@ impl Tree {
         &self.root
     }
 
-    /// The source that it was made of, if it is there.
+    /// The source that the tree was made from, if it exists.
     pub(crate) fn source(&self) -> Result<Option<Source>> {
         let content = files::read(&self.state(SOURCE))?;
         Ok(content.and_then(|json| serde_json::from_slice(&json).ok()))
     }
 
-    /// Makes it of a source.
+    /// Makes the tree from a source.
     pub(crate) fn unpack(&self, source: &Source) -> Result<()> {
         files::remove(&self.root)?;
         source.unpack(&self.root)?;
         self.set_source(source)
     }
 
-    /// Makes it of another tree; files have both names until one is changed.
+    /// Makes the tree from another one. The files are hard links until one is changed.
     pub(crate) fn link(&self, other: &Self, source: &Source) -> Result<()> {
         files::remove(&self.root)?;
         let skip = |name: &str| name.starts_with(BUILD);
@@ -70,7 +69,7 @@ impl Tree {
         self.set_source(source)
     }
 
-    /// Brings it to what `series` makes of the source.
+    /// Gives the tree the source with `series` applied.
     pub(crate) fn apply(&self, series: &Series) -> Result<()> {
         let id = series.id();
         if files::read(&self.state(SERIES))?.is_some_and(|it| it == id.as_bytes()) {
@@ -97,8 +96,8 @@ impl Tree {
         self.set_touched(&after)
     }
 
-    /// What `series` makes of those files of the source that it changes, all
-    /// of which a series has changed before.
+    /// Applies `series` to copies of the source's files. The tree has applied a series that
+    /// changes all of them before.
     pub(crate) fn patched(&self, series: &Series) -> Result<TempDir> {
         let scratch = paths::scratch()?;
         for file in series.files() {
@@ -110,7 +109,7 @@ impl Tree {
         Ok(scratch)
     }
 
-    /// The lines of its files that the source does not have, by file.
+    /// The lines of each file that the source does not have.
     pub(crate) fn added_lines(&self) -> Result<BTreeMap<PathBuf, BTreeSet<u32>>> {
         let mut added = BTreeMap::new();
         for file in self.touched()? {
@@ -135,8 +134,8 @@ impl Tree {
         self.root.join(STATE).join(name)
     }
 
-    /// The source's own content of a file that a series may have changed; not
-    /// there when the source has no such file.
+    /// The path of the source's version of a file that a series can have changed. It does
+    /// not exist if the source has no such file.
     fn pristine(&self, file: &str) -> PathBuf {
         self.state(PRISTINE).join(file)
     }
@@ -166,7 +165,7 @@ impl Tree {
         Ok(())
     }
 
-    /// Makes a file of the tree what `wanted` is, or removes it.
+    /// Gives a file of the tree the content of `wanted`, or removes it.
     fn put(&self, file: &str, wanted: &Path) -> Result<()> {
         let path = self.root.join(file);
         let (old, new) = (files::read(&path)?, files::read(wanted)?);
@@ -179,7 +178,7 @@ impl Tree {
         files::write(&path, &new)?;
         if old.is_none() {
             let permissions = fs::metadata(wanted).and_then(|it| {
-                // A script of the series can be run.
+                // Scripts of the series are executable.
                 fs::set_permissions(&path, it.permissions())
             });
             permissions.map_err(BuildError::io("write", &path))?;
@@ -188,8 +187,8 @@ impl Tree {
     }
 }
 
-/// Makes the build directory `to` of another one: what they have in common is
-/// not built again. It is not there before it is complete.
+/// Copies a build directory to `to`, which does not exist before it is complete, so that
+/// make builds only what differs.
 pub(crate) fn seed(from: &Path, to: &Path, scratch: &Path) -> Result<()> {
     let copy = scratch.join(BUILD);
     let mut cp = Command::new("cp");

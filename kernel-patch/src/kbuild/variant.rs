@@ -1,4 +1,4 @@
-//! The kernels that can be made of the source.
+//! The kernels that can be built.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use crate::host::paths;
 use crate::kbuild::series::{self, Series};
 use crate::kbuild::tree::{self, Tree};
 
-/// Which kernel to make of the source.
+/// A kernel to build from the source.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Variant {
     /// Patched, with KVM as modules, as distributions build it.
@@ -15,18 +15,18 @@ pub enum Variant {
     Module,
     /// Patched, with KVM built in.
     BuiltIn,
-    /// Patched, with KVM as modules, and with all that the kernel can check of
-    /// itself: KASAN, lockdep and more; faults can be injected into it, and it
-    /// knows which lines of KVM's code were reached.
+    /// Patched, with KVM as modules, and with the kernel's checks of itself: KASAN, lockdep
+    /// and more. It supports fault injection, and counts which lines of KVM's code were
+    /// reached.
     Debug,
     /// Patched, with KVM as modules, and with KCSAN, which reports data races.
     Kcsan,
-    /// The source as it is, with KVM as modules.
+    /// Unpatched, with KVM as modules.
     Stock,
 }
 
 impl Variant {
-    /// All of them, by the names that the command line uses.
+    /// All variants, with their names on the command line.
     pub const NAMES: [(&'static str, Self); 5] = [
         ("module", Self::Module),
         ("builtin", Self::BuiltIn),
@@ -35,7 +35,7 @@ impl Variant {
         ("stock", Self::Stock),
     ];
 
-    /// What the command line calls it.
+    /// The name on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {
         let named = Self::NAMES

@@ -1,26 +1,26 @@
-//! What the host tells the machine to do, and what the machine answers.
+//! The job that the host gives to the machine, and the result that the machine returns.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Where the machine finds its [`Job`].
+/// The file of the [`Job`] inside.
 pub(crate) const JOB: &str = "/job.json";
 
-/// The working directory inside; a tmpfs.
+/// The working directory inside, a tmpfs.
 pub(crate) const WORK: &str = "/work";
 
-/// What is left in this directory inside is brought back.
+/// The directory inside whose files the host receives.
 pub const OUT: &str = "/work/out";
 
-/// The variable by which the executable learns of [`OUT`].
+/// The variable that names [`OUT`] to the executable.
 pub const OUT_VARIABLE: &str = "KERNEL_PATCH_OUT";
 
 /// The directory below [`OUT`] of the counts of a kernel that counts its lines: one
 /// file for each of [`Kernel::counted`](crate::Kernel::counted), by the same paths.
 pub const COUNTS: &str = "gcov";
 
-/// The serial ports by which the machine speaks, by the names that it sees.
+/// The serial ports of the machine, by their names inside.
 pub(crate) mod port {
     pub(crate) const STDOUT: &str = "stdout";
     pub(crate) const STDERR: &str = "stderr";
@@ -29,30 +29,30 @@ pub(crate) mod port {
     pub(crate) const ALL: [&str; 4] = [STDOUT, STDERR, FILES, EXIT];
 }
 
-/// One executable to run.
+/// An executable to run.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Job {
-    /// Modules to load first, in this order.
+    /// The modules to load before it, in this order.
     pub(crate) modules: Vec<String>,
     /// The executable.
     pub(crate) program: String,
     /// Its arguments, without its name.
     pub(crate) args: Vec<String>,
-    /// All of its environment.
+    /// Its whole environment.
     pub(crate) env: BTreeMap<String, String>,
 }
 
-/// How the executable ended.
+/// How an executable ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Exit {
-    /// By itself, with this status.
+    /// It returned this status.
     Code(u8),
-    /// Killed by this signal.
+    /// This signal killed it.
     Signal(u8),
 }
 
 impl Exit {
-    /// The status as a shell tells it.
+    /// The status as a shell reports it.
     #[must_use]
     pub fn code(self) -> u8 {
         match self {
@@ -68,5 +68,5 @@ impl Exit {
     }
 }
 
-/// What comes out of the machine: how the job ended, or why it never began.
-pub(crate) type Report = Result<Exit, String>;
+/// How the job ended, or why it did not start.
+pub(crate) type JobResult = Result<Exit, String>;

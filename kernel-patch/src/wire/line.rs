@@ -1,18 +1,18 @@
-//! All ports of a machine over one serial line, for an emulator that has no
-//! other way out: frames, each of which says whose bytes it has.
+//! All ports of a machine over one serial line, for an emulator without other ports. The
+//! bytes travel in frames, each of which names its port.
 
 use std::io::{self, BufReader, ErrorKind, Read, Write};
 
 use crate::wire::job::port;
 
-/// The most bytes that a frame has.
+/// The maximum size of a frame.
 const MOST: usize = 4096;
 
-/// The variable by which the machine's first process learns of the line. The
-/// kernel takes it from its command line.
+/// The variable that names the line to the machine's first process. The kernel takes it
+/// from its command line.
 pub(crate) const VARIABLE: &str = "KERNEL_PATCH_LINE";
 
-/// Writes bytes of a port to the line.
+/// Writes bytes for a port to the line.
 pub(crate) fn send(line: &mut impl Write, name: &str, bytes: &[u8]) -> io::Result<()> {
     let port = port::ALL.iter().position(|it| *it == name);
     let port = port.expect("the port is one of them") as u8;
@@ -24,9 +24,9 @@ pub(crate) fn send(line: &mut impl Write, name: &str, bytes: &[u8]) -> io::Resul
     line.flush()
 }
 
-/// Hands on what comes by the line to each port's sink, up to the line's end, and
-/// goes on reading when a sink takes no more: the machine would wait for ever. A
-/// frame that is not whole is what a machine leaves that went down: it is dropped.
+/// Forwards the frames of the line to the ports' sinks, until the line ends. Goes on
+/// reading after a sink has failed, so that the machine does not block. Drops an incomplete
+/// frame, which a machine leaves that goes down.
 pub(crate) fn receive(
     line: impl Read,
     sinks: &mut [&mut (dyn Write + Send); port::ALL.len()],
@@ -53,7 +53,7 @@ pub(crate) fn receive(
     }
 }
 
-/// Fills `bytes`; says whether there were as many.
+/// Fills `bytes`. Returns whether there were enough.
 fn whole(line: &mut impl Read, bytes: &mut [u8]) -> io::Result<bool> {
     match line.read_exact(bytes) {
         Ok(()) => Ok(true),
