@@ -42,7 +42,7 @@ mod wire;
 
 pub use boot::accel::Accel;
 pub use boot::call::{Captured, call_here};
-pub use boot::error::BootError;
+pub use boot::error::{BootError, LastLines};
 pub use boot::executable::check as check_executable;
 pub use boot::libraries::libraries;
 pub use boot::machine::Machine;

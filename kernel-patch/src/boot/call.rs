@@ -8,7 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::error::{BootError, Result};
+use super::error::{BootError, LastLines, Result};
 use crate::boot::machine::Machine;
 use crate::host::cargo::this_program;
 use crate::host::error::HostError;
@@ -59,11 +59,13 @@ impl Machine {
             stderr.failure(what)?
         };
         match exit {
-            Err(error @ BootError::Host(HostError::Interrupted)) => Err(error),
-            Err(source) => Err(BootError::CutShort {
-                what: what.into(),
-                failure,
-                source: source.into(),
+            Err(error @ BootError::Host(_)) => Err(error),
+            Err(error) => Err(BootError::CutShort {
+                machine: error.into(),
+                program: LastLines {
+                    what: what.into(),
+                    lines: failure,
+                },
             }),
             Ok(exit) => Ok(Captured {
                 exit,
@@ -161,6 +163,22 @@ fn read_output<O: DeserializeOwned>(what: &str, out: &Path) -> Result<O> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A table shows only the first line of an error.
+    #[test]
+    fn the_end_of_the_machine_comes_first() {
+        let error = BootError::CutShort {
+            machine: BootError::NotStarted("no".into()).into(),
+            program: LastLines {
+                what: "adding".into(),
+                lines: "one\ntwo".into(),
+            },
+        };
+        assert_eq!(
+            format!("{:#}", anyhow::Error::from(error)),
+            "the machine could not run the executable: no: the last lines of adding: one\ntwo"
+        );
+    }
 
     #[test]
     fn input_and_output_are_typed() {

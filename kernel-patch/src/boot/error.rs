@@ -108,15 +108,14 @@ pub enum BootError {
     #[error("the machine could not run the executable: {0}")]
     NotStarted(String),
 
-    /// The machine went down before the called program ended.
-    #[error("{what} was cut short: {failure}")]
+    /// The machine went down before the program in it ended.
+    #[error("{machine}")]
     CutShort {
-        /// What the program was doing.
-        what: String,
-        /// The last lines of its standard error.
-        failure: String,
         /// How the machine ended.
-        source: Box<Self>,
+        machine: Box<Self>,
+        /// The last lines of the program.
+        #[source]
+        program: LastLines,
     },
 
     /// A called program failed.
@@ -138,6 +137,14 @@ pub enum BootError {
         /// The reason.
         source: serde_json::Error,
     },
+}
+
+/// The last lines of a program's standard error.
+#[derive(Debug, thiserror::Error)]
+#[error("the last lines of {what}: {lines}")]
+pub struct LastLines {
+    pub(super) what: String,
+    pub(super) lines: String,
 }
 
 impl BootError {

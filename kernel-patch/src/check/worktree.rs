@@ -44,10 +44,8 @@ impl Worktree {
         let wanted = format!("{source:?}");
         let is_wanted =
             files::read(&this.root.join(STAMP))?.is_some_and(|it| it == wanted.as_bytes());
-        if is_wanted {
-            if finding(this.restore())?.is_none() {
-                return Ok(this);
-            }
+        if is_wanted && finding(this.restore())?.is_none() {
+            return Ok(this);
         }
         files::remove(&this.root)?;
         source.unpack(&this.root)?;
