@@ -331,3 +331,47 @@ impl Run<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unknown_patches_and_configurations_are_refused() {
+        let check = |only, name: &str| Check {
+            only,
+            configurations: vec![name.into()],
+            ..Check::default()
+        };
+        check(Some(30), "arm64 off").validate(30).unwrap();
+        for number in [0, 31] {
+            let error = check(Some(number), "module").validate(30).unwrap_err();
+            assert!(matches!(error, CheckError::NoSuchPatch { .. }), "{error}");
+        }
+        let error = check(None, "sparc").validate(30).unwrap_err().to_string();
+        assert!(
+            error.starts_with("no configuration is named \"sparc\"; there are module, builtin"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_part_builds_what_it_names() {
+        let check = Check {
+            configurations: vec!["i386".into(), "module".into()],
+            ..Check::default()
+        };
+        let names = |check: &Check| -> Vec<_> {
+            let all = configurations::ALL.iter();
+            all.filter(|it| check.builds(it))
+                .map(|it| it.name)
+                .collect()
+        };
+        assert_eq!(names(&check), ["module", "i386"]);
+        let sample = Check {
+            sample: true,
+            ..check
+        };
+        assert_eq!(names(&sample), ["module"]);
+    }
+}
