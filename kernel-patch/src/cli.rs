@@ -114,8 +114,8 @@ pub(crate) struct BuildArgs {
     #[arg(long, value_name = "PATH")]
     source: Option<PathBuf>,
 
-    /// The kernel: with KVM as a module or builtin, one that checks itself (debug), or
-    /// an unpatched one (stock)
+    /// The kernel: with KVM as a module or builtin, one that checks itself (debug), one
+    /// that reports data races (kcsan), or an unpatched one (stock)
     #[arg(long, default_value = "module", value_parser = variant)]
     variant: Variant,
 

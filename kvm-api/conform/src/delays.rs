@@ -32,6 +32,8 @@ pub fn note(options: &Options, outcome: &mut Outcome) -> Result<()> {
     if count == 0 {
         outcome.fail("no thread was delayed");
     }
-    outcome.notes.push(format!("threads were delayed {count} times"));
+    outcome
+        .notes
+        .push(format!("threads were delayed {count} times"));
     Ok(())
 }
