@@ -105,6 +105,17 @@ mod tests {
         ]
     }
 
+    #[test]
+    fn a_former_name_selects_the_property() {
+        let cli = Cli::parse_from(["conform", "--only", "calls"]);
+        let names: Vec<_> = select(&cli.options)
+            .unwrap()
+            .iter()
+            .map(|it| it.name)
+            .collect();
+        assert_eq!(names, ["suite"]);
+    }
+
     proptest! {
         /// Every command line is either parsed or refused.
         #[test]

@@ -64,23 +64,30 @@ impl<'k> TestVm<'k> {
             }
         };
         given.unwrap();
-        let mut machine = Self::with_memory(kvm, vm, memory).unwrap();
-        machine.make_ready();
+        let machine = Self::with_memory(kvm, vm, memory).unwrap();
+        machine.make_ready(machine.vcpu());
         machine
     }
 
     /// Replaces the vCPU by a new one.
     pub fn replace_vcpu(&mut self) {
-        (self.vcpu, self.run) = new_vcpu(self.kvm, self.vm.as_fd()).unwrap();
-        self.make_ready();
+        (self.vcpu, self.run) = self.add_vcpu();
     }
 
-    fn make_ready(&mut self) {
-        self.change_sregs(|sregs| {
-            sregs.cs.base = 0;
-            sregs.cs.selector = 0;
-        });
-        self.start_at(ENTRY);
+    /// Adds a vCPU, in real mode at [`ENTRY`].
+    #[must_use]
+    pub fn add_vcpu(&self) -> (OwnedFd, RunMapping) {
+        let (vcpu, run) = new_vcpu(self.kvm, self.vm()).unwrap();
+        self.make_ready(vcpu.as_fd());
+        (vcpu, run)
+    }
+
+    fn make_ready(&self, vcpu: BorrowedFd<'_>) {
+        let mut sregs = kvm_sregs::default();
+        self.kvm.kvm_get_sregs(vcpu, &mut sregs).unwrap();
+        (sregs.cs.base, sregs.cs.selector) = (0, 0);
+        self.kvm.kvm_set_sregs(vcpu, &sregs).unwrap();
+        self.kvm.kvm_set_regs(vcpu, &regs_at(ENTRY)).unwrap();
     }
 }
 
@@ -148,13 +155,7 @@ impl<K: Kvm + ?Sized> TestVm<'_, K> {
     /// Clears the general registers, except the stack pointer, and continues at
     /// `rip`.
     pub fn start_at(&mut self, rip: u64) {
-        let regs = kvm_regs {
-            rip,
-            rsp: 0x4000,
-            rflags: 2,
-            ..Default::default()
-        };
-        self.kvm.kvm_set_regs(self.vcpu(), &regs).unwrap();
+        self.kvm.kvm_set_regs(self.vcpu(), &regs_at(rip)).unwrap();
     }
 
     /// The general registers.
@@ -241,6 +242,16 @@ impl<K: Kvm + ?Sized> TestVm<'_, K> {
             const ET: u64 = 1 << 4;
             long_mode::enter(sregs, tables, ET);
         });
+    }
+}
+
+/// General registers that are clear, except a stack.
+fn regs_at(rip: u64) -> kvm_regs {
+    kvm_regs {
+        rip,
+        rsp: 0x4000,
+        rflags: 2,
+        ..Default::default()
     }
 }
 

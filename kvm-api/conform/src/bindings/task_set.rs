@@ -1,5 +1,6 @@
 //! The tasks, and the vCPUs that they bind.
 
+use std::iter;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::thread::sleep;
@@ -63,6 +64,7 @@ impl TaskSet {
                 .memory
                 .write(SPIN as usize, programs::SPIN)
                 .expect("it fits");
+            let others: Vec<_> = (1..count).map(|_| machine.add_vcpu()).collect();
             let TestVm {
                 vm,
                 memory,
@@ -71,9 +73,7 @@ impl TaskSet {
                 ..
             } = machine;
             let vm = Arc::new((vm, memory));
-            let mut first = Some((vcpu, run));
-            for _ in 0..count {
-                let (fd, run) = first.take().unwrap_or_else(|| another(&kvm, &vm.0));
+            for (fd, run) in iter::once((vcpu, run)).chain(others) {
                 vcpus.push(settled(&kvm, fd, run, &vm));
             }
         }
@@ -283,29 +283,6 @@ fn processors() -> usize {
     let online = sysconf(SysconfVar::_NPROCESSORS_ONLN);
     let online = online.ok().flatten().expect("the kernel counts them");
     online as usize
-}
-
-/// Adds a vCPU to a VM, in the state of its first.
-fn another(kvm: &Ioctl, vm: &OwnedFd) -> (OwnedFd, RunMapping) {
-    let fd = kvm
-        .kvm_create_vcpu(vm.as_fd())
-        .expect("there is room for it");
-    let size = kvm.kvm_get_vcpu_mmap_size(vm.as_fd()).expect("it has one");
-    let run = RunMapping::new(fd.as_fd(), size).expect("the vCPU can be mapped");
-    let mut sregs = kvm_sregs::default();
-    kvm.kvm_get_sregs(fd.as_fd(), &mut sregs)
-        .expect("the vCPU has them");
-    (sregs.cs.base, sregs.cs.selector) = (0, 0);
-    kvm.kvm_set_sregs(fd.as_fd(), &sregs)
-        .expect("the values are valid");
-    let regs = kvm_regs {
-        rip: START,
-        rflags: 2,
-        ..Default::default()
-    };
-    kvm.kvm_set_regs(fd.as_fd(), &regs)
-        .expect("the values are valid");
-    (fd, run)
 }
 
 /// A vCPU whose registers have values to recognize where the host has its own.
