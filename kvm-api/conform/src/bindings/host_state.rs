@@ -46,7 +46,7 @@ struct Segments {
 
 impl HostState {
     /// Sets the state of the calling task that does not change between calls.
-    /// `number` is unique to the task.
+    /// `task` is unique to it.
     pub fn settle(task: u64) -> Self {
         let word = |n: u64| (task + 1) << 32 | n;
         let data = USER_DS * (task % 2) as u16;

@@ -123,7 +123,7 @@ pub fn killed(testbed: &mut Testbed<'_>, mut invocation: Invocation) -> Result<M
     })
 }
 
-/// Runs a counting guest in another thread during `during`, which gets the
+/// Runs a counting guest in another thread while `act` runs, which gets the
 /// means to end the run.
 fn run_meanwhile<'k>(
     testbed: &mut Testbed<'k>,

@@ -69,8 +69,8 @@ impl Rules {
     }
 
     /// Allows opening the file at `path` for `access`: "read" or "write".
-    pub fn allow_opening(&mut self, what: &str, path: &str) -> Result<()> {
-        self.write(&format!("file {what} {path}\n"))
+    pub fn allow_opening(&mut self, access: &str, path: &str) -> Result<()> {
+        self.write(&format!("file {access} {path}\n"))
     }
 
     fn write(&mut self, text: &str) -> Result<()> {

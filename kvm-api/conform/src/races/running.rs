@@ -71,7 +71,7 @@ impl<'scope> Running<'scope> {
 }
 
 /// Runs a counting guest in a thread while `act` runs here; `act` gets the
-/// means to end the run. Returns the result of the run, after its end.
+/// means to end the run. Returns the results of both, after the end of the run.
 pub fn while_running<T>(
     kvm: &Interface,
     vcpu: BorrowedFd<'_>,
