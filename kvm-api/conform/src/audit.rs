@@ -1,4 +1,4 @@
-//! What a test must not leave behind: open files, VMs, and leaked memory.
+//! Checks that a test leaves no open files, VMs or leaked memory behind.
 
 use std::fs;
 use std::path::Path;

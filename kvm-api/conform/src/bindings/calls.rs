@@ -13,7 +13,7 @@ use nix::unistd::Pid;
 
 use super::host_state::HostState;
 
-/// What the guests have in vector registers.
+/// The value of the guests' vector registers.
 pub const GUEST_VECTOR: [u8; 16] = [0xa5; 16];
 
 /// A call on a vcpu.

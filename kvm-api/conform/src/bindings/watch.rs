@@ -87,8 +87,8 @@ impl Watch {
         Self { event, word }
     }
 
-    /// Asserts that what `f` does is seen by neither breakpoint, and what is
-    /// written around it by the task's own only.
+    /// Asserts that neither breakpoint hits during `f`, and that only the
+    /// task's own hits for the writes around it.
     pub fn around<T>(&self, f: impl FnOnce() -> T) -> T {
         let begin = self.fired();
         self.word.store(1, Ordering::Relaxed);

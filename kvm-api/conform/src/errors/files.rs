@@ -100,7 +100,7 @@ const fn not_taken(errno: Errno) -> Expected {
     ioctl_only(Fails(errno), NO_FD)
 }
 
-/// Mapping what is neither KVM's nor without memory works, for mmap().
+/// mmap() works on other files that have memory.
 const ANY_MAPPED: Expected = differs(Fails(ENOTTY), Works, MMAP);
 
 #[rustfmt::skip]

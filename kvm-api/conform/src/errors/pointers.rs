@@ -16,7 +16,7 @@ use super::misuse::{Made, Misuse};
 use super::signature::{Kind, Place, Use, arguments, by_library, calls, has_ioctl};
 use super::testbed::{PAGE, Testbed};
 
-/// What is wrong with a pointer.
+/// An error of a pointer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Bad {
     Null,

@@ -1,6 +1,5 @@
-//! io_uring comes to a request on a vcpu's file, or closes the last file of a VM,
-//! while its task runs a vcpu: KVM has the task do its work before each entry of the
-//! guest.
+//! io_uring handles a request on a vCPU's file, or closes the last file of a VM, while
+//! its task runs a vCPU: KVM makes the task do its work before each entry of the guest.
 //!
 //! The kernel ends a run for work of io_uring's, but for work that comes when it
 //! has looked already. To make that happen often, other work is due at each tick
@@ -40,7 +39,7 @@ pub const RACES: &[Race] = &[
 /// comes during the run.
 const ATTEMPTS: u64 = 200;
 
-/// How many requests are made of another vcpu, or another VM.
+/// The number of requests on another vCPU, or another VM.
 const OTHERS: u64 = 10;
 
 /// The processor that the vCPU's thread shares, as a mask, and the other one.
@@ -57,7 +56,7 @@ fn own(round: &Round) {
     let vcpu = guest.vcpu.as_fd();
     let write = Rewrite::new(vcpu);
     let refused = |end| {
-        // Out of the run its task may use it.
+        // Outside the run, its task may use the vCPU.
         if end == Rewrite::DONE {
             return false;
         }
@@ -95,20 +94,20 @@ fn below(round: &Round) {
     );
 }
 
-/// The last file of a VM is closed, whose vcpus have to be loaded to be freed. What
-/// the kernel that checks itself says of that is what is looked for.
+/// The last file of a VM is closed. KVM loads the vCPUs of a VM that it destroys, and
+/// the debug kernel would complain if it did so during the run.
 fn destroys(round: &Round) {
     let mut guest = Guest::counting(round.runner());
     let vcpu = guest.vcpu.as_fd();
     let flat = Syscall::open().unwrap();
     let vms = (0..OTHERS).map(|_| {
         let vm = Guest::counting(round.runner()).vm;
-        // Memory that the kernel allocates, and maps here.
+        // The kernel allocates memory, and maps it here.
         flat.kvm_set_memory_region(vm.as_fd(), 1, 0, 1 << 30, 0x1000)
             .unwrap();
         vm
     });
-    // The vcpus' files are closed now, and would have kept them.
+    // The files of the vCPUs, which would keep the VMs, are closed now.
     let mut vms = vms.collect::<Vec<_>>().into_iter();
     requests(
         round,
@@ -124,21 +123,22 @@ fn destroys(round: &Round) {
             n == OTHERS
         },
     );
-    // Who destroys them later does so soon, and unmaps it; or the watchdog comes.
+    // A worker destroys the VMs and unmaps the memory. If it never does, the watchdog
+    // ends the race.
     let mapped = || fs::read_to_string("/proc/self/maps").unwrap();
     while mapped().contains("kvm-memory") {
         thread::yield_now();
     }
 }
 
-/// What io_uring has to write: a vcpu's registers, as they are.
+/// A write of a vCPU's registers, with their present values.
 struct Rewrite {
     file: File,
     regs: kvm_regs,
 }
 
 impl Rewrite {
-    /// What comes of it when it is done.
+    /// The result of a write that succeeds.
     const DONE: i32 = size_of::<kvm_regs>() as i32;
 
     fn new(vcpu: BorrowedFd<'_>) -> Self {
@@ -158,11 +158,11 @@ impl Rewrite {
     }
 }
 
-/// Has a thread bind `vcpu` and run it, and io_uring do what `request` says when the
-/// thread is given the next work, until `enough` says so of a request's number and
-/// what came of it. Returns the last number.
+/// Binds `vcpu` to a thread, which runs it, while io_uring handles a `request` whenever
+/// the thread gets other work. Ends when `enough` accepts the number and the result of a
+/// request, and returns the last number.
 ///
-/// What a request refers to must be there until this returns.
+/// The memory and the files of a request must exist until this function returns.
 fn requests(
     round: &Round,
     vcpu: BorrowedFd<'_>,
@@ -187,7 +187,7 @@ fn requests(
             pin(SELF, SHARED);
             let kvm = Bound::open().unwrap();
             let mut ring = IoUring::new(2).unwrap();
-            // That binds it.
+            // The first call binds the vCPU.
             kvm.kvm_get_regs(vcpu, &mut kvm_regs::default()).unwrap();
             for number in 1.. {
                 submit(&mut ring, event, request());
@@ -222,18 +222,18 @@ fn requests(
     done.load(Ordering::Relaxed)
 }
 
-/// Has the request done as soon as the event comes.
+/// Submits a request that waits for the event.
 fn submit(ring: &mut IoUring, event: &File, request: squeue::Entry) {
     let event = types::Fd(event.as_raw_fd());
     let poll = opcode::PollAdd::new(event, libc::POLLIN as u32)
         .build()
         .flags(squeue::Flags::IO_LINK);
-    // SAFETY: what it refers to is there until both are complete, see `complete`.
+    // SAFETY: the request's memory exists until both are complete, see `complete`.
     unsafe { ring.submission().push_multiple(&[poll, request]) }.unwrap();
     ring.submit().unwrap();
 }
 
-/// Waits for the request, and says what came of it.
+/// Waits for the request, and returns its result.
 fn complete(ring: &mut IoUring) -> i32 {
     while ring.completion().len() < 2 {
         match ring.submit_and_wait(2) {

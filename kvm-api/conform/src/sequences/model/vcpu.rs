@@ -1,4 +1,4 @@
-//! The model of what is done to a vcpu alone.
+//! The model of the steps that affect one vCPU only.
 
 use kvm_api::Errno::*;
 use kvm_api::kvm_sys::kvm_regs;
