@@ -16,6 +16,7 @@ pub struct Machine {
     pub(crate) mitigations: bool,
     pub(crate) load_modules: bool,
     pub(crate) strict: bool,
+    pub(crate) accepted: Vec<String>,
     pub(crate) cmdline: Vec<String>,
     pub(crate) timeout: Duration,
     pub(crate) env: BTreeMap<String, String>,
@@ -35,6 +36,7 @@ impl Default for Machine {
             mitigations: true,
             load_modules: true,
             strict: false,
+            accepted: Vec::new(),
             cmdline: Vec::new(),
             timeout: Duration::from_secs(600),
             env: BTreeMap::new(),
@@ -100,6 +102,14 @@ impl Machine {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Accepts a report of a known problem, given by its first line without the time. A
+    /// strict machine fails at others only.
+    #[must_use]
+    pub fn accept(mut self, report: impl Into<String>) -> Self {
+        self.accepted.push(report.into());
+        self
     }
 
     /// Adds a parameter to the kernel's command line.

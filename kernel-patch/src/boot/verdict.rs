@@ -30,7 +30,7 @@ pub(crate) fn judge(
         });
     }
     if machine.strict
-        && let Some(report) = complaint(&console)
+        && let Some(report) = complaint(&console, &machine.accepted)
     {
         return Err(BootError::Complained {
             console: dir.keep_console()?,
@@ -63,8 +63,9 @@ pub(crate) fn judge(
 }
 
 /// The first report of a problem that panic_on_warn does not cover, with the lines that
-/// follow it: of lockdep, of RCU, or of sleeping in atomic context.
-fn complaint(console: &str) -> Option<String> {
+/// follow it: of lockdep, of RCU, of sleeping in atomic context, or of a data race. Those
+/// that begin like one of `accepted` do not count.
+fn complaint(console: &str, accepted: &[String]) -> Option<String> {
     let text = |line: &str| {
         line.split_once("] ")
             .map_or("", |(_, text)| text)
@@ -75,6 +76,7 @@ fn complaint(console: &str) -> Option<String> {
         ["WARNING: ", "BUG: ", "INFO: "]
             .iter()
             .any(|it| line.starts_with(it))
+            && !accepted.iter().any(|it| line.starts_with(it))
     };
     let first = lines.find(begins)?;
     let report: Vec<_> = [first].into_iter().chain(lines).take(TAIL).collect();
@@ -92,9 +94,11 @@ mod tests {
             [    2.0] WARNING: possible circular locking\n\
             [    2.0] somebody is trying to\n";
         let report = "WARNING: possible circular locking\nsomebody is trying to";
-        assert_eq!(complaint(console).as_deref(), Some(report));
+        assert_eq!(complaint(console, &[]).as_deref(), Some(report));
+        let accepted = ["WARNING: possible circular locking".to_owned()];
+        assert_eq!(complaint(console, &accepted), None);
         assert_eq!(
-            complaint("[    1.0] no BUG: here\nWARNING: of whom?\n"),
+            complaint("[    1.0] no BUG: here\nWARNING: of whom?\n", &[]),
             None
         );
     }

@@ -28,6 +28,10 @@ pub struct Options {
     #[arg(long, global = true)]
     pub debug: bool,
 
+    /// Test a kernel that reports data races (KCSAN)
+    #[arg(long, conflicts_with = "debug")]
+    pub kcsan: bool,
+
     /// Run fewer cases, for a check of each change
     #[arg(long, global = true)]
     pub sample: bool,
@@ -86,10 +90,10 @@ pub enum Command {
 impl Options {
     /// The kernel to test.
     pub fn variant(&self) -> Variant {
-        if self.debug {
-            Variant::Debug
-        } else {
-            Variant::Module
+        match (self.debug, self.kcsan) {
+            (true, _) => Variant::Debug,
+            (_, true) => Variant::Kcsan,
+            _ => Variant::Module,
         }
     }
 
@@ -97,6 +101,7 @@ impl Options {
     pub fn on(&self, variant: Variant, only: &[&str]) -> Self {
         Self {
             debug: variant == Variant::Debug,
+            kcsan: variant == Variant::Kcsan,
             only: only.iter().map(ToString::to_string).collect(),
             ..self.clone()
         }
@@ -122,6 +127,9 @@ impl Options {
         let mut line = format!("cargo conform --only {property}");
         if self.debug {
             line += " --debug";
+        }
+        if self.kcsan {
+            line += " --kcsan";
         }
         match replay {
             Some(replay) => line + " " + replay,

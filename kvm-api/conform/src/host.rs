@@ -12,6 +12,12 @@ use crate::coverage::{Counts, Coverage};
 use crate::inside::Input;
 use crate::outcome::{Outcome, Say};
 
+/// Data races that Linux has without the series, by the functions.
+const UPSTREAMS_RACES: &[&str] = &[
+    // The first reads another task's flags while the second sets PF_VCPU in them.
+    "prepare_signal / vcpu_run",
+];
+
 /// The kernel under test.
 pub struct Host<'a> {
     /// What the user asked for.
@@ -54,9 +60,21 @@ impl<'a> Host<'a> {
 
     /// A machine as every test has it: its kernel may not complain.
     pub fn machine(&self) -> Machine {
-        Machine::new()
+        let machine = Machine::new()
             .strict(true)
-            .timeout(Duration::from_secs(self.options.timeout))
+            .timeout(Duration::from_secs(self.options.timeout));
+        if !self.options.kcsan {
+            return machine;
+        }
+        // A report is also a warning, at which the kernel would panic. An interrupt is
+        // no other thread: what it changes is not looked for.
+        let machine = machine
+            .cmdline("panic_on_warn=0")
+            .cmdline("kcsan.interrupt_watcher=0")
+            .cmdline("kcsan.skip_watch=1000");
+        UPSTREAMS_RACES.iter().fold(machine, |machine, race| {
+            machine.accept(format!("BUG: KCSAN: data-race in {race}"))
+        })
     }
 
     /// Runs a program in `machine`, for the property `what`. What it writes to

@@ -14,7 +14,8 @@ pub fn list(properties: &[Property]) -> String {
     let mut table = table::new(["property", "backends", "kernel", "what holds"]);
     for property in properties {
         let kernels = match property.kernels {
-            Kernels::Both => "both",
+            Kernels::All => "all",
+            Kernels::Both => "usual, --debug",
             Kernels::Usual => "usual",
             Kernels::Debug => "--debug",
         };

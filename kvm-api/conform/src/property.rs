@@ -25,6 +25,9 @@ pub struct Property {
 /// The kernels on which a property is tested.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Kernels {
+    /// The kernel that is measured, the one with debugging checks, and the one that
+    /// reports data races.
+    All,
     /// The kernel that is measured, and the one with debugging checks.
     Both,
     /// The kernel that is measured.

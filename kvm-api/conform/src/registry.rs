@@ -1,6 +1,7 @@
 //! All properties, and which of them a command line selects.
 
 use anyhow::{Context, Result, ensure};
+use kernel_patch::Variant;
 
 use crate::cli::Options;
 use crate::property::{Kernels, Property};
@@ -45,8 +46,9 @@ pub fn find(name: &str) -> Result<&'static Property> {
 /// If a selected property does not exist, or not on that kernel.
 pub fn select(options: &Options) -> Result<Vec<&'static Property>> {
     let fits = |property: &Property| match property.kernels {
-        Kernels::Both => true,
-        Kernels::Usual => !options.debug,
+        Kernels::All => true,
+        Kernels::Both => !options.kcsan,
+        Kernels::Usual => options.variant() == Variant::Module,
         Kernels::Debug => options.debug,
     };
     let named = options.only.iter().map(|name| find(name));
@@ -54,9 +56,9 @@ pub fn select(options: &Options) -> Result<Vec<&'static Property>> {
     for property in &named {
         ensure!(
             fits(property),
-            "{} is tested {} --debug only",
+            "{} is not tested on the {} kernel",
             property.name,
-            if options.debug { "without" } else { "with" }
+            options.variant().name()
         );
     }
     let selected =
@@ -80,6 +82,7 @@ mod tests {
             "calls",
             "fuzz",
             "--debug",
+            "--kcsan",
             "--sample",
             "--only",
             "--seed",

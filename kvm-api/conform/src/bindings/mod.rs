@@ -40,7 +40,7 @@ pub const PROPERTY: Property = Property {
     name: "bindings",
     about: "a bound vCPU belongs to its task, and the task's state stays its own",
     backends: "model, bound, ioctl, syscall",
-    kernels: Kernels::Both,
+    kernels: Kernels::All,
     test: Test::Inside { machine, test },
 };
 

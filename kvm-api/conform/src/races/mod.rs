@@ -49,7 +49,7 @@ pub const PROPERTY: Property = Property {
     name: "races",
     about: "whichever operation comes first, nothing is lost, torn or used after it is gone",
     backends: "ioctl, syscall, mixed",
-    kernels: Kernels::Both,
+    kernels: Kernels::All,
     test: Test::Inside { machine, test },
 };
 
