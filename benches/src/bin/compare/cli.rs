@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::files::CRITERION;
 
-/// Compares the interfaces of KVM: what each call and each exit costs.
+/// Compares the cost of each call and each exit by each interface of KVM.
 ///
-/// Builds the patched Linux, boots it in QEMU, measures in it, prints a table,
-/// and writes a report to open in a browser. The first run takes about ten
-/// minutes, later ones about one. Figures are instructions, not cycles; with
-/// --native or --accel kvm they are nanoseconds of real hardware.
+/// Builds the patched Linux, boots it in QEMU, measures there, prints tables, and writes
+/// a report for a browser. The first run takes about ten minutes, later runs about one.
+/// The figures are instructions counted under emulation, not cycles. With --native or
+/// --accel kvm they are nanoseconds on hardware.
 #[derive(Parser)]
 #[command(name = "cargo compare", bin_name = "cargo compare", version)]
 pub struct Cli {
@@ -24,7 +24,7 @@ pub struct Cli {
     pub options: Options,
 }
 
-/// What to measure in one place: the input of the process that measures.
+/// The measurements of one machine: the input of the process that makes them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Measure {
     pub filter: Option<String>,
@@ -32,7 +32,7 @@ pub struct Measure {
     pub exact: bool,
     /// Measure with criterion as well.
     pub criterion: bool,
-    /// Do what the recorder needs.
+    /// Measure for the recorder: with marks, and once more with the allowlist.
     pub record: bool,
     /// Measure with criterion, but less precisely.
     pub quick: bool,
@@ -53,29 +53,29 @@ impl Measure {
 
 #[derive(Args)]
 pub struct Options {
-    /// Measure only cases with TEXT in their names (and the floor)
+    /// Measure only null_syscall and the cases with TEXT in their names
     #[arg(long, value_name = "TEXT")]
     pub filter: Option<String>,
 
-    /// Leave out criterion, and so its report with the plots
+    /// Measure without criterion, and omit its report with plots
     #[arg(long)]
     pub no_criterion: bool,
 
-    /// Record each instruction: where they go, with mitigations on and off,
-    /// with and without a filter of system calls (takes some minutes)
+    /// Record each instruction, with CPU vulnerability mitigations on and off, and with
+    /// and without a seccomp filter (takes some minutes)
     #[arg(long, conflicts_with_all = ["native", "mitigations", "accel"])]
     pub profile: bool,
 
-    /// Write what was found as JSON to FILE too ("-" for standard output,
-    /// in place of the table)
+    /// Also write the figures to FILE as JSON ("-" writes them to standard output
+    /// instead of the tables)
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 
-    /// Write the report to FILE too: one HTML file that needs no other
+    /// Also write the report to FILE: one HTML file that needs no other
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
 
-    /// Show a comparison that was written as JSON, instead of measuring
+    /// Show the comparison in the JSON of FILE instead of measuring
     #[arg(
         long,
         value_name = "FILE",
@@ -84,8 +84,8 @@ pub struct Options {
     )]
     pub from: Option<PathBuf>,
 
-    /// Say what has changed since the comparison in FILE. An error's exit status
-    /// is then 125, by which `git bisect run` skips a commit
+    /// Print the changes since the comparison in FILE. An error then exits with
+    /// status 125, for which `git bisect run` skips a commit
     #[arg(long, value_name = "FILE")]
     pub diff: Option<PathBuf>,
 
@@ -93,28 +93,28 @@ pub struct Options {
     #[arg(long, value_name = "PERCENT", requires = "diff")]
     pub threshold: Option<f64>,
 
-    /// Whether the kernel guards against the processor's flaws
+    /// Boot with CPU vulnerability mitigations on or off
     #[arg(long, value_enum, default_value_t = Switch::On)]
     pub mitigations: Switch,
 
-    /// Measure on this machine and the kernel that it runs, not in QEMU
+    /// Measure on this machine and its running kernel, not in QEMU
     #[arg(long, conflicts_with_all = ["mitigations", "accel", "source", "no_criterion"])]
     pub native: bool,
 
-    /// What runs the machine: tcg emulates and counts instructions, kvm needs
+    /// The accelerator of QEMU: tcg emulates and counts instructions; kvm needs
     /// hardware with nested virtualization and measures time
     #[arg(long, value_name = "tcg|kvm", default_value_t = Accel::Tcg, value_parser = accel)]
     pub accel: Accel,
 
-    /// A tree or a tarball of Linux 6.12 to build from [default: Debian's]
+    /// Build from the tree or tarball of Linux 6.12 at PATH [default: Debian's]
     #[arg(long, value_name = "PATH")]
     pub source: Option<PathBuf>,
 
-    /// A tree of Linux to build as it is, without applying the series
+    /// Build the tree of Linux at PATH as it is, without applying the series
     #[arg(long, value_name = "PATH", conflicts_with_all = ["source", "native"])]
     pub tree: Option<PathBuf>,
 
-    /// How long the machine may take, in seconds
+    /// The timeout of each machine, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 900)]
     pub timeout: u64,
 }
@@ -135,14 +135,14 @@ impl fmt::Display for Switch {
 }
 
 impl Options {
-    /// Finds what is wrong with them before the work of minutes.
+    /// Rejects wrong options before the work begins.
     pub fn check(&self) -> Result<()> {
         if let Some(filter) = &self.filter {
             let selection = Selection {
                 filter: Some(filter.clone()),
                 ..Selection::default()
             };
-            // The floor is always among them.
+            // null_syscall always takes part.
             ensure!(
                 selection.cases().len() > 1,
                 "no case has {filter:?} in its name"
@@ -151,7 +151,7 @@ impl Options {
         Ok(())
     }
 
-    /// What kind of run this is, as the name of its results.
+    /// The kind of run, which names the directory of its results.
     pub fn kind(&self) -> String {
         if self.native {
             "native".into()
@@ -165,7 +165,9 @@ impl Options {
 
 fn accel(text: &str) -> Result<Accel, String> {
     match text.parse()? {
-        Accel::Mttcg | Accel::Bochs => Err("that counts nothing; there are tcg and kvm".into()),
+        Accel::Mttcg | Accel::Bochs => {
+            Err("this accelerator measures nothing; use tcg or kvm".into())
+        }
         accel => Ok(accel),
     }
 }
@@ -176,7 +178,7 @@ mod tests {
 
     use super::*;
 
-    /// Words that mean something somewhere, and others.
+    /// Known words and arbitrary ones.
     fn word() -> impl Strategy<Value = String> {
         let known = prop::sample::select(vec![
             "measure",
@@ -210,7 +212,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is typed is understood or refused.
+        /// Every command line is accepted or rejected without a panic.
         #[test]
         fn any_command_line(words in prop::collection::vec(word(), 0..8)) {
             let line = ["compare".to_owned()].into_iter().chain(words);
