@@ -1,25 +1,25 @@
-//! What changed between two comparisons, call by call.
+//! The changes between two comparisons, call by call.
 
 use anyhow::{Result, ensure};
 
+use crate::grid::{Cell, Grid};
 use crate::record::{Record, Run};
-use crate::table::{Cell, Grid};
 
-/// Two comparisons beside each other.
+/// The difference of two comparisons.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Diff {
     /// The figures that changed, in the order of the new comparison.
     pub changed: Vec<Change>,
-    /// How many did not.
+    /// The number of figures that did not change.
     pub unchanged: usize,
-    /// Those that only one of the two has: what, and which.
+    /// The figures that only one of the two has, and which one it is.
     pub alone: Vec<(String, &'static str)>,
 }
 
 /// A figure that changed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Change {
-    /// Under what it was measured.
+    /// The condition under which it was measured.
     pub condition: String,
     /// The case.
     pub name: String,
@@ -32,7 +32,7 @@ pub struct Change {
 }
 
 impl Change {
-    /// By how many per cent the figure grew.
+    /// The growth of the figure in per cent.
     #[must_use]
     pub fn percent(&self) -> f64 {
         100.0 * (self.new / self.old - 1.0)
@@ -44,7 +44,7 @@ impl Diff {
     ///
     /// # Errors
     ///
-    /// When their figures are not of the same unit.
+    /// When their units differ.
     pub fn new(old: &Record, new: &Record) -> Result<Self> {
         ensure!(
             old.unit == new.unit,
@@ -87,13 +87,13 @@ impl Diff {
         self.alone.push((what, which));
     }
 
-    /// The figures that grew by more than so many per cent.
+    /// The figures that grew by more than `threshold` per cent.
     pub fn past(&self, threshold: f64) -> impl Iterator<Item = &Change> {
         let past = move |change: &&Change| change.percent() > threshold;
         self.changed.iter().filter(past)
     }
 
-    /// What changed, for people.
+    /// The changes as text.
     #[must_use]
     pub fn text(&self) -> String {
         let mut text = String::new();
@@ -120,14 +120,21 @@ impl Diff {
                 Cell::number(Some(format!("{:.0}", change.old))),
                 Cell::number(Some(format!("{:.0}", change.new))),
                 Cell::number(Some(format!("{:+.0}", change.new - change.old))),
-                Cell::number(Some(format!("{:+.2} %", change.percent()))),
+                Cell::number(Some(format!("{:+.2}", change.percent()))),
             ]
         };
-        let head = ["call", "interface", "condition", "old", "new", "", ""];
+        let head = [
+            "call",
+            "interface",
+            "condition",
+            "old",
+            "new",
+            "change",
+            "in %",
+        ];
         Grid {
-            groups: Vec::new(),
-            head: head.map(String::from).into(),
             rows: self.changed.iter().map(row).collect(),
+            ..Grid::new(head)
         }
     }
 }

@@ -11,12 +11,15 @@
 mod backend;
 pub mod batch;
 mod cases;
+pub mod chart;
 pub mod counter;
 pub mod diff;
 pub mod estimate;
 pub mod exact;
 mod fixture;
+pub mod grid;
 mod interface;
+pub mod legend;
 mod measure;
 pub mod parts;
 mod peer;

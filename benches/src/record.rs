@@ -190,7 +190,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{report, table};
+    use crate::{legend, report, table};
 
     /// A record as a run has left it.
     const RECORD: &str = include_str!("../../docs/results.json");
@@ -220,7 +220,7 @@ mod tests {
             }
             if let Ok(record) = serde_json::from_slice::<Record>(&json) {
                 let _ = table::tables(&record);
-                let _ = table::legend(&record);
+                let _ = legend::legend(&record);
                 let _ = report::render(&record, None);
             }
         }

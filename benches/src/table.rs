@@ -1,196 +1,329 @@
-//! The comparison as tables, for a terminal and for the report.
-
-use askama::Template;
-use comfy_table::presets::ASCII_MARKDOWN;
-use comfy_table::{CellAlignment, ContentArrangement, Table};
+//! The tables of a comparison, one for each question. Each fits on a screen.
 
 use crate::counter::Unit;
+use crate::grid::{Cell, Grid};
 use crate::interface::INTERFACES;
 use crate::record::{Figure, Record, Row, Run};
 
-/// A table, however it is shown.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Template)]
-#[template(path = "grid.html")]
-pub struct Grid {
-    /// What columns have in common, and how many they are; none has for most.
-    pub groups: Vec<(String, usize)>,
-    /// The columns' names. The first column is the rows' names.
-    pub head: Vec<String>,
-    /// The rows.
-    pub rows: Vec<Vec<Cell>>,
-}
-
-/// What stands in one place of a table.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Cell {
-    /// Its text.
+/// A question, and the table that answers it.
+#[derive(Clone, Debug)]
+pub struct Section {
+    /// The name of the section in links.
+    pub id: String,
+    /// The question.
+    pub title: String,
+    /// What the table compares.
     pub text: String,
-    /// Whether that is a number.
-    pub number: bool,
+    /// The table.
+    pub grid: Grid,
 }
 
-impl Cell {
-    /// Words.
-    #[must_use]
-    pub fn words(text: impl Into<String>) -> Self {
-        let (text, number) = (text.into(), false);
-        Self { text, number }
-    }
-
-    /// A number, if there is one.
-    #[must_use]
-    pub fn number(text: Option<String>) -> Self {
-        let (text, number) = (text.unwrap_or_default(), true);
-        Self { text, number }
-    }
+/// One interface compared with others.
+struct Question {
+    form: &'static str,
+    /// The interface, besides ioctl, that differs from `form` in the least.
+    beside: Option<&'static str>,
+    title: &'static str,
+    text: &'static str,
 }
 
-impl Grid {
-    /// Whether a column has numbers in it.
-    fn is_number(&self, column: &usize) -> bool {
-        let mut cells = self.rows.iter().filter_map(|row| row.get(*column));
-        cells.any(|cell| cell.number)
-    }
+const QUESTIONS: [Question; 7] = [
+    Question {
+        form: "syscall",
+        beside: None,
+        title: "A system call instead of an ioctl",
+        text: "One system call replaces one ioctl.",
+    },
+    Question {
+        form: "merged",
+        beside: Some("syscall"),
+        title: "One call for several parts of a vCPU's state",
+        text: "kvm_get_state and kvm_set_state replace one call for each part.",
+    },
+    Question {
+        form: "ranges",
+        beside: Some("syscall"),
+        title: "Ranges of guest memory instead of memory slots",
+        text: "Calls name guest memory by addresses instead of slot numbers.",
+    },
+    Question {
+        form: "files",
+        beside: Some("syscall"),
+        title: "Files for a vCPU's state",
+        text: "Reads and writes of files replace the calls on a vCPU.",
+    },
+    Question {
+        form: "bound",
+        beside: Some("syscall"),
+        title: "A vCPU bound to its task",
+        text: "Calls act on the vCPU of the calling task, which stays loaded.",
+    },
+    Question {
+        form: "sync-regs",
+        beside: None,
+        title: "Registers that pass with each run",
+        text: "KVM_CAP_SYNC_REGS, which Linux has, copies registers with each KVM_RUN.",
+    },
+    Question {
+        form: "kvm-ioctls",
+        beside: None,
+        title: "The kvm-ioctls crate instead of bare ioctls",
+        text: "VMMs make their ioctls through this crate.",
+    },
+];
 
-    /// As Markdown.
-    pub(crate) fn markdown(&self) -> String {
-        let mut table = Table::new();
-        table
-            .load_style(ASCII_MARKDOWN)
-            .set_content_arrangement(ContentArrangement::Disabled);
-        let mut head = self.head.clone();
-        let mut column = 0;
-        for (group, width) in &self.groups {
-            for (nth, name) in head.iter_mut().skip(column).take(*width).enumerate() {
-                *name = format!("{}\n{name}", if nth == 0 { group } else { "" });
-            }
-            column += width;
-        }
-        table.set_header(head);
-        for row in &self.rows {
-            table.add_row(row.iter().map(|cell| {
-                let alignment = if cell.number {
-                    CellAlignment::Right
-                } else {
-                    CellAlignment::Left
-                };
-                comfy_table::Cell::new(&cell.text).set_alignment(alignment)
-            }));
-        }
-        format!("{table}\n")
-    }
-}
+/// The rows of the summary.
+const SUMMARY: [&str; 6] = [
+    "kvm_run_pio_out",
+    "kvm_get_regs",
+    "emulation_loop",
+    "registers_read_written",
+    "vcpu_saved_restored",
+    "page_replaced",
+];
 
-/// What stands above the calls that [`own_work`] is about.
-pub const OWN_WORK: &str = "Calls whose own work outweighs how they are called";
-/// What stands above the [`matrix`].
-pub const MATRIX: &str = "Mitigations on and off, without and with a filter of system calls";
+/// The columns of the summary.
+const FORMS: [&str; 7] = [
+    "ioctl",
+    "syscall",
+    "merged",
+    "ranges",
+    "files",
+    "bound",
+    "sync-regs",
+];
 
-/// The tables, in Markdown.
+/// All tables in Markdown, with the summary last.
 #[must_use]
 pub fn tables(record: &Record) -> String {
-    let mut text = record
-        .runs
-        .first()
-        .map_or("Nothing was measured.\n".into(), |run| {
-            calls(record.unit, run).markdown()
-        });
-    for (title, grid) in [(OWN_WORK, own_work(record)), (MATRIX, matrix(record))] {
-        if let Some(grid) = grid {
-            text.push_str(&format!("\n{title}:\n\n{}", grid.markdown()));
-        }
+    if record.runs.is_empty() {
+        return "Nothing was measured.\n".into();
+    }
+    let all = [questions(record), conditions(record)].concat();
+    let mut text = String::new();
+    for Section {
+        title,
+        text: what,
+        grid,
+        ..
+    } in all
+    {
+        text.push_str(&format!("{title}. {what}\n\n{}\n", grid.markdown()));
+    }
+    if let Some(grid) = summary(record) {
+        text.push_str(&format!(
+            "Summary. {}\n\n{}",
+            summary_text(record),
+            grid.markdown()
+        ));
     }
     text
 }
 
-/// The calls whose cost is mostly how they are called.
+/// A few rows that stand for all, as far as they were measured.
 #[must_use]
-pub fn calls(unit: Unit, run: &Run) -> Grid {
-    let rows = run.rows.iter().filter(|row| row.own_work.is_none());
-    comparison(unit, &rows.collect::<Vec<_>>())
-}
-
-/// The others, if any were measured.
-#[must_use]
-pub fn own_work(record: &Record) -> Option<Grid> {
+pub fn summary(record: &Record) -> Option<Grid> {
     let run = record.runs.first()?;
-    let rows: Vec<_> = run
-        .rows
-        .iter()
-        .filter(|row| row.own_work.is_some())
+    let rows: Vec<_> = SUMMARY.iter().filter_map(|name| run.row(name)).collect();
+    let columns: Vec<_> = columns(&rows)
+        .into_iter()
+        .filter(|name| FORMS.contains(name))
         .collect();
-    if rows.is_empty() {
+    if columns.len() < 2 {
         return None;
     }
-    let mut grid = comparison(record.unit, &rows);
-    grid.head.push("its own work".into());
-    for (cells, row) in grid.rows.iter_mut().zip(rows) {
-        cells.push(Cell::words(row.own_work.as_deref().unwrap_or_default()));
-    }
-    Some(grid)
-}
-
-/// What a vcpu's thread does, under each condition, if there is more than one: by
-/// ioctl in figures, by the others as a share of that.
-#[must_use]
-pub fn matrix(record: &Record) -> Option<Grid> {
-    let [first, _, ..] = &record.runs[..] else {
-        return None;
-    };
-    let everywhere = |row: &&Row| record.runs.iter().all(|run| run.row(&row.name).is_some());
-    let rows: Vec<_> = first.rows.iter().filter(everywhere).collect();
-    let columns = columns(&rows);
-    let mut grid = Grid {
-        groups: vec![(String::new(), 1)],
-        head: vec![format!("call, {}", record.unit)],
-        rows: Vec::new(),
-    };
-    for run in &record.runs {
-        grid.groups.push((run.condition(), columns.len()));
-        grid.head.extend(columns.iter().map(|it| (*it).to_owned()));
-    }
+    let mut grid = Grid::new([&["call"], &columns[..]].concat());
     for row in rows {
         let mut cells = vec![Cell::words(&row.name)];
-        for row in record.runs.iter().filter_map(|run| run.row(&row.name)) {
-            for (nth, name) in columns.iter().enumerate() {
-                let show = if nth == 0 { value } else { ratio };
-                cells.push(Cell::number(show(row, name)));
-            }
+        for (nth, name) in columns.iter().enumerate() {
+            let text = if nth == 0 {
+                value_and_spread(row, name)
+            } else {
+                percent(row, name)
+            };
+            cells.push(Cell::number(text));
         }
         grid.rows.push(cells);
     }
     Some(grid)
+}
+
+/// What the summary shows.
+#[must_use]
+pub fn summary_text(record: &Record) -> String {
+    format!(
+        "The column ioctl has {}. Each other column has its share of ioctl.",
+        record.unit
+    )
+}
+
+/// A section for each question that the first run answers.
+#[must_use]
+pub fn questions(record: &Record) -> Vec<Section> {
+    let Some(run) = record.runs.first() else {
+        return Vec::new();
+    };
+    let unit = record.unit;
+    let (own_work, calls): (Vec<_>, Vec<_>) =
+        run.rows.iter().partition(|row| row.own_work.is_some());
+    let mut sections: Vec<_> = QUESTIONS
+        .iter()
+        .filter_map(|question| {
+            // The tables below have ioctl, syscall and kvm-ioctls for these rows.
+            let rows = if question.beside.is_some() {
+                [&calls[..], &own_work[..]].concat()
+            } else {
+                calls.clone()
+            };
+            question.section(unit, &rows)
+        })
+        .collect();
+    sections.extend(own_work_sections(unit, &own_work));
+    sections
+}
+
+impl Question {
+    fn section(&self, unit: Unit, rows: &[&Row]) -> Option<Section> {
+        let has = |row: &&&Row| row.figures.contains_key(self.form);
+        if !rows.iter().any(|row| has(&row)) {
+            return None;
+        }
+        // The first question has the calls that no form replaces, too.
+        let rows: Vec<_> = rows
+            .iter()
+            .filter(|row| self.form == "syscall" || has(row))
+            .collect();
+        let mut grid = Grid::new([format!("call, {unit}"), "ioctl".into()]);
+        grid.head.extend(self.beside.map(String::from));
+        grid.head.push(self.form.into());
+        grid.head.push("/ioctl".into());
+        grid.head.extend(self.beside.map(|it| format!("/{it}")));
+        for row in rows {
+            let figures = ["ioctl"].into_iter().chain(self.beside).chain([self.form]);
+            let figures = figures.map(|name| Cell::number(value_and_spread(row, name)));
+            let ratios = ["ioctl"].into_iter().chain(self.beside);
+            let ratios = ratios.map(|base| Cell::number(ratio(row, self.form, base)));
+            let name = [Cell::words(&row.name)].into_iter();
+            grid.rows.push(name.chain(figures).chain(ratios).collect());
+        }
+        Some(Section {
+            id: self.form.into(),
+            title: self.title.into(),
+            text: self.text.into(),
+            grid,
+        })
+    }
+}
+
+/// The calls whose own work outweighs the interface: their figures, and the work.
+fn own_work_sections(unit: Unit, rows: &[&Row]) -> Vec<Section> {
+    let columns: Vec<_> = columns(rows)
+        .into_iter()
+        .filter(|name| ["ioctl", "syscall", "kvm-ioctls"].contains(name))
+        .collect();
+    if columns.is_empty() {
+        return Vec::new();
+    }
+    let mut figures = Grid::new([format!("call, {unit}")]);
+    let mut work = Grid::new(["call", "its own work"]);
+    for name in &columns {
+        figures.head.push((*name).into());
+        if *name != "ioctl" {
+            figures.head.push("/ioctl".into());
+        }
+    }
+    for row in rows {
+        let mut cells = vec![Cell::words(&row.name)];
+        for name in &columns {
+            cells.push(Cell::number(value_and_spread(row, name)));
+            if *name != "ioctl" {
+                cells.push(Cell::number(ratio(row, name, "ioctl")));
+            }
+        }
+        figures.rows.push(cells);
+        let own = row.own_work.as_deref().unwrap_or_default();
+        work.rows
+            .push(vec![Cell::words(&row.name), Cell::words(own)]);
+    }
+    let title = "Calls whose own work outweighs the interface";
+    vec![
+        Section {
+            id: "own-work".into(),
+            title: title.into(),
+            text: "The ratio of such a row says little about the interface.".into(),
+            grid: figures,
+        },
+        Section {
+            id: "the-work".into(),
+            title: format!("{title}: the work"),
+            text: "This work dominates the cost of the call.".into(),
+            grid: work,
+        },
+    ]
+}
+
+/// If there is more than one condition: the figures under each, and the ratios of each
+/// interface under all.
+#[must_use]
+pub fn conditions(record: &Record) -> Vec<Section> {
+    let [first, _, ..] = &record.runs[..] else {
+        return Vec::new();
+    };
+    let everywhere = |row: &&Row| record.runs.iter().all(|run| run.row(&row.name).is_some());
+    let rows: Vec<_> = first.rows.iter().filter(everywhere).collect();
+    let columns = columns(&rows);
+    let mut sections = Vec::new();
+    for form in columns.iter().skip(1) {
+        sections.push(under_all(record, &rows, form));
+    }
+    for run in &record.runs {
+        sections.push(under_one(record.unit, run, &rows, &columns));
+    }
+    sections
+}
+
+fn under_all(record: &Record, rows: &[&Row], form: &str) -> Section {
+    let conditions = record.runs.iter().map(Run::condition);
+    let conditions = conditions.map(|it| it.replace("mitigations ", "").replace("seccomp ", ""));
+    let mut grid = Grid::new([format!("{form} / ioctl")].into_iter().chain(conditions));
+    for row in rows.iter().filter(|row| row.figures.contains_key(form)) {
+        let ratios = record.runs.iter().map(|run| {
+            let row = run.row(&row.name);
+            Cell::number(row.and_then(|row| ratio(row, form, "ioctl")))
+        });
+        let name = [Cell::words(&row.name)];
+        grid.rows.push(name.into_iter().chain(ratios).collect());
+    }
+    Section {
+        id: format!("conditions-{form}"),
+        title: format!("Mitigations and seccomp: {form}"),
+        text: format!(
+            "The columns have {form} as a share of ioctl, by mitigations and seccomp filter."
+        ),
+        grid,
+    }
+}
+
+fn under_one(unit: Unit, run: &Run, rows: &[&Row], columns: &[&str]) -> Section {
+    let mut grid = Grid::new([format!("call, {unit}")]);
+    grid.head.extend(columns.iter().map(|it| String::from(*it)));
+    for row in rows.iter().filter_map(|row| run.row(&row.name)) {
+        let figures = columns.iter().map(|it| Cell::number(value(row, it)));
+        let name = [Cell::words(&row.name)];
+        grid.rows.push(name.into_iter().chain(figures).collect());
+    }
+    Section {
+        id: run.condition().replace(", ", "-").replace(' ', "-"),
+        title: format!("Figures with {}", run.condition()),
+        text: "Every interface, on the calls that a vCPU's thread makes.".into(),
+        grid,
+    }
 }
 
 /// The interfaces that have a figure in any of these rows.
 fn columns(rows: &[&Row]) -> Vec<&'static str> {
     let present = |name: &&str| rows.iter().any(|row| row.figures.contains_key(*name));
     INTERFACES.into_iter().filter(present).collect()
-}
-
-fn comparison(unit: Unit, rows: &[&Row]) -> Grid {
-    let mut grid = Grid {
-        head: vec![format!("call, {unit}")],
-        ..Grid::default()
-    };
-    let columns = columns(rows);
-    for (nth, name) in columns.iter().enumerate() {
-        grid.head.push((*name).into());
-        if nth > 0 {
-            grid.head.push("/ioctl".into());
-        }
-    }
-    for row in rows {
-        let mut cells = vec![Cell::words(&row.name)];
-        for (nth, name) in columns.iter().enumerate() {
-            cells.push(Cell::number(value_and_spread(row, name)));
-            if nth > 0 {
-                cells.push(Cell::number(ratio(row, name)));
-            }
-        }
-        grid.rows.push(cells);
-    }
-    grid
 }
 
 fn value(row: &Row, interface: &str) -> Option<String> {
@@ -203,12 +336,22 @@ fn value_and_spread(row: &Row, interface: &str) -> Option<String> {
     Some(value(row, interface)? + &spread)
 }
 
-fn ratio(row: &Row, interface: &str) -> Option<String> {
-    Some(format!("{:.3}", row.ratio(interface)?))
+fn ratio(row: &Row, interface: &str, base: &str) -> Option<String> {
+    Some(format!("{:.3}", share(row, interface, base)?))
 }
 
-/// Of an exact count, how many of the calls had it, where it was not all; of an
-/// estimate, how far the mean may be off.
+/// The figure of `interface` over that of `base`.
+fn share(row: &Row, interface: &str, base: &str) -> Option<f64> {
+    let value = |name: &str| row.figures.get(name)?.value();
+    Some(value(interface)? / value(base)?)
+}
+
+fn percent(row: &Row, interface: &str) -> Option<String> {
+    Some(format!("{:.0} %", 100.0 * row.ratio(interface)?))
+}
+
+/// For an exact count, the share of calls that had it, unless all had it. For an
+/// estimate, half the width of its interval.
 fn spread(figure: &Figure) -> Option<String> {
     if let Some(count) = &figure.exact {
         let share = 100 * count.at_mode / count.calls;
@@ -216,68 +359,4 @@ fn spread(figure: &Figure) -> Option<String> {
     }
     let (low, high) = figure.criterion?.interval;
     Some(format!(" ± {:.0}", (high - low) / 2.0))
-}
-
-/// What the figures are.
-#[must_use]
-pub fn meaning(unit: Unit) -> &'static str {
-    match unit {
-        Unit::Instructions => {
-            "Figures are instructions from user space to user space and back, not cycles: the\n\
-             outcome of every one of some 300 calls, or the most common one and, in parentheses,\n\
-             the share of calls that had it. The guest's own instructions are among them, and\n\
-             vmrun is one.\n\
-             null_syscall is getppid(), the floor under all of them."
-        }
-        Unit::Nanoseconds => {
-            "Figures are criterion's means in nanoseconds, and half the interval that holds the\n\
-             mean with a probability of 95 %.\n\
-             null_syscall is getppid(), the floor under all of them."
-        }
-    }
-}
-
-/// What a run was measured on, by name.
-#[must_use]
-pub fn place(run: &Run) -> Vec<(&'static str, String)> {
-    let place = &run.measured_on;
-    let mut lines = vec![("kernel", format!("{} {}", place.kernel, place.version))];
-    if let Some(build) = &place.build {
-        let from = format!("series {}, configuration {}", build.series, build.config);
-        lines.push(("built from", from));
-        lines.push(("accelerator", build.accelerator.clone()));
-    }
-    lines.push(("processor", place.cpu.clone()));
-    lines.push(("KVM", place.kvm.clone()));
-    lines.push(("mitigations", mitigations(run)));
-    if let Some(why) = &run.no_syscalls {
-        lines.push(("no syscalls", why.clone()));
-    }
-    lines
-}
-
-/// What the figures are, and what they were measured on.
-#[must_use]
-pub fn legend(record: &Record) -> String {
-    let mut text = format!("{}\n", meaning(record.unit));
-    for (name, what) in record.runs.first().map(place).unwrap_or_default() {
-        text.push_str(&format!("\n{name:<12} {what}"));
-    }
-    text
-}
-
-/// Those that are in force, or against which the kernel does nothing.
-fn mitigations(run: &Run) -> String {
-    let place = &run.measured_on;
-    let asked = match &place.build {
-        Some(build) => format!("{}: ", build.mitigations),
-        None => String::new(),
-    };
-    let flaws: Vec<_> = place
-        .mitigations
-        .iter()
-        .filter(|(_, state)| *state != "Not affected")
-        .map(|(flaw, state)| format!("{flaw} ({state})"))
-        .collect();
-    format!("{asked}{}", flaws.join(", "))
 }

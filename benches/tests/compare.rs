@@ -93,6 +93,25 @@ fn what_is_not_the_json_of_a_comparison_is_refused() {
 }
 
 #[test]
+fn a_comparison_without_profiles_has_charts() {
+    let dir = TempDir::new().unwrap();
+    let [json, report] = ["record.json", "report.html"].map(|name| dir.path().join(name));
+    let mut record = Record::read(Path::new(&kept())).unwrap();
+    record.runs.truncate(1);
+    for row in &mut record.runs[0].rows {
+        for figure in row.figures.values_mut() {
+            figure.profile = None;
+        }
+    }
+    fs::write(&json, serde_json::to_vec(&record).unwrap()).unwrap();
+    let mut command = compare(&["--from"]);
+    let output = command.arg(&json).arg("--report").arg(&report).output();
+    assert!(output.unwrap().status.success());
+    let html = fs::read_to_string(&report).unwrap();
+    assert_eq!(html.matches("<svg xmlns").count(), 3);
+}
+
+#[test]
 fn a_comparison_that_was_kept_is_shown() {
     let dir = TempDir::new().unwrap();
     let report = dir.path().join("report.html");
@@ -105,6 +124,11 @@ fn a_comparison_that_was_kept_is_shown() {
     assert!(shown.contains("| kvm_get_regs "), "{shown}");
     let html = fs::read_to_string(&report).unwrap();
     assert!(html.contains("kvm_get_regs") && html.ends_with("</html>"));
+    // The first screen has the chart and the answer, whether or not there are profiles.
+    let (first, _) = html.split_once("<h2>Summary</h2>").unwrap();
+    assert_eq!(first.matches("<svg").count(), 1);
+    assert!(first.contains("aria-label=\"Shares of ioctl. kvm_run_pio_out: syscall "));
+    assert_eq!(first.matches("<p>").count(), 5);
 }
 
 #[test]

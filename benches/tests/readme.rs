@@ -1,21 +1,32 @@
-//! The figures in README.md and docs/forms.md are those of a run: of the one
-//! whose record is kept in docs/results.json.
+//! The documents show the figures of one run, whose record is docs/results.json.
 //!
 //! To show another run: `cargo compare --profile --json docs/results.json`, then
-//! `UPDATE_DOCS=1 cargo test -p benches --test readme`, which also takes the
-//! stacks of functions out of the record: they are most of it.
+//! `UPDATE_DOCS=1 cargo test -p benches --test readme`. The test also removes the stacks
+//! of functions from the record, because they are most of it.
 
 use std::fs;
 use std::path::PathBuf;
 
-use benches::record::Record;
-use benches::{report, table};
+use benches::grid::SCREEN;
+use benches::record::{Record, Row};
+use benches::report::documents;
 
-const BEGIN: &str = "<!-- results: made from docs/results.json, see benches/tests/readme.rs -->\n";
+/// The lines that begin and end a generated part. The first goes on with its name.
+const BEGIN: &str = "<!-- results: ";
 const END: &str = "<!-- end of results -->";
+
+/// What a reader takes in at once: lines of the README, and characters of its tables.
+const README_LINES: usize = 150;
+const README_TABLE: usize = 100;
+
+const FORMS: [&str; 6] = ["syscall", "merged", "ranges", "files", "bound", "sync-regs"];
 
 fn file(name: &str) -> PathBuf {
     kernel_patch::workspace_dir().unwrap().join(name)
+}
+
+fn read(name: &str) -> String {
+    fs::read_to_string(file(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
 }
 
 fn update() -> bool {
@@ -43,34 +54,116 @@ fn kept() -> Record {
     record
 }
 
-/// Holds a document to what it shows of the record, or mends it.
-fn shows(name: &str, shown: &str) {
-    let text = fs::read_to_string(file(name)).expect("the document is there");
-    let (before, rest) = text
-        .split_once(BEGIN)
-        .expect("the document has a place for results");
-    let (is, after) = rest.split_once(END).expect("the place has an end");
+/// Fails if a generated file differs from the record, or updates it.
+#[track_caller]
+fn whole(name: &str, expected: &str) {
     if update() {
-        fs::write(file(name), [before, BEGIN, shown, END, after].concat())
-            .expect("the document can be written");
+        fs::write(file(name), expected).expect("the document can be written");
     } else {
-        assert_eq!(
-            is, shown,
-            "{name} shows something else; UPDATE_DOCS=1 mends it"
+        assert!(
+            read(name) == expected,
+            "{name} is out of date; run this test with UPDATE_DOCS=1"
         );
     }
 }
 
+/// Fails if a generated part of a document differs from the record, or updates it.
+#[track_caller]
+fn part(name: &str, part: &str, expected: &str) {
+    let begin = format!("{BEGIN}{part}, by benches/tests/readme.rs -->\n");
+    let text = read(name);
+    let (before, rest) = text
+        .split_once(&begin)
+        .unwrap_or_else(|| panic!("{name} has no line {begin}"));
+    let (found, after) = rest
+        .split_once(END)
+        .unwrap_or_else(|| panic!("{name}: {part} has no end"));
+    let expected = format!("\n{}\n\n", expected.trim());
+    if update() {
+        let new = [before, &begin, &expected, END, after].concat();
+        fs::write(file(name), new).expect("the document can be written");
+    } else {
+        assert_eq!(
+            found, expected,
+            "{name}, {part} is out of date; run this test with UPDATE_DOCS=1"
+        );
+    }
+}
+
+/// The lines of a document that belong to tables.
+fn table_lines(text: &str) -> impl Iterator<Item = &str> {
+    text.lines().filter(|line| line.starts_with('|'))
+}
+
+#[track_caller]
+fn tables_fit(name: &str, text: &str, width: usize) {
+    assert!(table_lines(text).count() > 2, "{name} has no table");
+    for line in table_lines(text) {
+        let is = line.chars().count();
+        assert!(is <= width, "{name}: {is} characters, {width} fit: {line}");
+    }
+}
+
+/// One test for all: they update the same files.
 #[test]
 fn documents_show_the_kept_results() {
     let record = kept();
-    let (tables, legend) = (table::tables(&record), table::legend(&record));
-    shows(
-        "README.md",
-        &format!("\n{tables}\n```text\n{legend}\n```\n"),
+    whole("docs/results.md", &documents::results(&record).unwrap());
+    whole("docs/chart.svg", &documents::chart(&record).unwrap());
+    part("README.md", "answer", &documents::readme(&record).unwrap());
+    for form in FORMS {
+        let table = documents::form(&record, form);
+        let table = table.unwrap_or_else(|| panic!("{form} has no figures"));
+        tables_fit("docs/forms.md", &table, SCREEN);
+        part("docs/forms.md", form, &table);
+    }
+    let remains = documents::remains(&record).expect("the record has profiles");
+    part("docs/forms.md", "remains", &remains);
+    assert_eq!(
+        read("docs/forms.md").matches(BEGIN).count(),
+        FORMS.len() + 1
     );
 
-    let answer = report::answer(&record).into_iter();
-    let list: String = answer.map(|paragraph| format!("- {paragraph}\n")).collect();
-    shows("docs/forms.md", &format!("\n{list}\n"));
+    let lines = read("README.md").lines().count();
+    assert!(lines <= README_LINES, "README.md has {lines} lines");
+    tables_fit("README.md", &read("README.md"), README_TABLE);
+    tables_fit("docs/results.md", &read("docs/results.md"), SCREEN);
+}
+
+/// The figures of the record are in docs/results.md, in the rows of their cases.
+#[test]
+fn results_have_every_figure() {
+    let record = kept();
+    let text = documents::results(&record).unwrap();
+    let cells = |name: &str| -> Vec<String> {
+        let rows = table_lines(&text).map(|line| line.split('|').map(str::trim));
+        let rows = rows.filter(|cells| cells.clone().nth(1) == Some(name));
+        rows.flatten().map(String::from).collect()
+    };
+    for run in &record.runs {
+        let everywhere = |row: &&Row| record.runs.iter().all(|run| run.row(&row.name).is_some());
+        let first = run == &record.runs[0];
+        // Only the first condition has a table of the calls that no vCPU's thread makes.
+        for row in run.rows.iter().filter(|row| first || everywhere(row)) {
+            let cells = cells(&row.name);
+            for (interface, figure) in &row.figures {
+                let count = figure.exact.as_ref().expect("instructions were counted");
+                let share = 100 * count.at_mode / count.calls;
+                let mut texts = vec![count.mode.to_string()];
+                if first && share < 100 {
+                    texts[0] += &format!(" ({share} %)");
+                }
+                if interface != "ioctl" {
+                    texts.extend(row.ratio(interface).map(|it| format!("{it:.3}")));
+                }
+                for text in texts {
+                    let name = &row.name;
+                    assert!(cells.contains(&text), "{name} by {interface}: no {text}");
+                }
+            }
+            if let Some(work) = &row.own_work {
+                assert!(cells.contains(work), "{}: no {work}", row.name);
+            }
+        }
+    }
 }

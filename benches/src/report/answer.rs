@@ -1,40 +1,80 @@
-//! The answer in words, made from the figures of the run.
+//! The answer in words and small tables, made from the figures of the run.
 
+use crate::grid::{Cell, Grid};
 use crate::parts::Part;
 use crate::record::{Profile, Record, Row, Run};
-use crate::seccomp::Seccomp;
 
-/// What the message proposes, each held against the form that differs from it
-/// in nothing else: `(question, [(before, after, rows)])`.
-type Question = (
+const EXIT: &str = "kvm_run_pio_out";
+const REGS: &str = "kvm_get_regs";
+const LOOP: &str = "emulation_loop";
+const REGISTERS: &str = "registers_read_written";
+const SAVED: &str = "vcpu_saved_restored";
+
+/// A sentence on one form: `rows` by `after`, compared with `before`.
+struct Claim {
+    /// The form, and its verb.
+    subject: &'static str,
+    /// What the form is compared with.
+    than: &'static str,
+    before: &'static str,
+    after: &'static str,
+    rows: &'static [&'static str],
+}
+
+const CLAIMS: [Claim; 5] = [
+    Claim {
+        subject: "A system call takes",
+        than: "the ioctl",
+        before: "ioctl",
+        after: "syscall",
+        rows: &[EXIT, REGS, LOOP],
+    },
+    Claim {
+        subject: "One merged call takes",
+        than: "separate system calls",
+        before: "syscall",
+        after: "merged",
+        rows: &[REGISTERS, LOOP, SAVED],
+    },
+    Claim {
+        subject: "Ranges of guest memory take",
+        than: "memory slots",
+        before: "syscall",
+        after: "ranges",
+        rows: &["page_replaced", "memory_mapped"],
+    },
+    Claim {
+        subject: "Files take",
+        than: "system calls",
+        before: "syscall",
+        after: "files",
+        rows: &[REGS, REGISTERS, SAVED],
+    },
+    Claim {
+        subject: "A bound vCPU takes",
+        than: "the ioctls",
+        before: "ioctl",
+        after: "bound",
+        rows: &[EXIT, REGS, LOOP],
+    },
+];
+
+/// The comparisons of each form: `(form, [(before, after, rows)])`.
+type Compared = (
     &'static str,
     &'static [(&'static str, &'static str, &'static [&'static str])],
 );
-const QUESTIONS: [Question; 6] = [
+const FORMS: [Compared; 6] = [
     (
-        "The spelling, ioctl against system call",
-        &[(
-            "ioctl",
-            "syscall",
-            &[
-                EXIT,
-                REGS,
-                "registers_read_written",
-                LOOP,
-                "vcpu_saved_restored",
-            ],
-        )],
+        "syscall",
+        &[("ioctl", "syscall", &[EXIT, REGS, REGISTERS, LOOP, SAVED])],
     ),
     (
-        "Merging, one call for each part against one for all",
-        &[(
-            "syscall",
-            "merged",
-            &["registers_read_written", LOOP, "vcpu_saved_restored"],
-        )],
+        "merged",
+        &[("syscall", "merged", &[REGISTERS, LOOP, SAVED])],
     ),
     (
-        "Ranges, slots by number against addresses",
+        "ranges",
         &[(
             "syscall",
             "ranges",
@@ -42,155 +82,204 @@ const QUESTIONS: [Question; 6] = [
         )],
     ),
     (
-        "Files, system call against read and write",
-        &[(
-            "syscall",
-            "files",
-            &[REGS, "registers_read_written", LOOP, "vcpu_saved_restored"],
-        )],
+        "files",
+        &[("syscall", "files", &[REGS, REGISTERS, LOOP, SAVED])],
     ),
     (
-        "Binding, calls on a descriptor against the same on the task's vcpu",
+        "bound",
         &[
             ("syscall", "bound", &[EXIT, REGS]),
-            (
-                "merged",
-                "bound",
-                &["registers_read_written", LOOP, "vcpu_saved_restored"],
-            ),
+            ("merged", "bound", &[REGISTERS, LOOP, SAVED]),
             ("ioctl", "bound", &["kick", "interrupt_by_another_thread"]),
         ],
     ),
-    (
-        "General and special registers without a call, which KVM_CAP_SYNC_REGS copies with a run",
-        &[("ioctl", "sync-regs", &[LOOP, "registers_read_written"])],
-    ),
+    ("sync-regs", &[("ioctl", "sync-regs", &[LOOP, REGISTERS])]),
 ];
 
-const EXIT: &str = "kvm_run_pio_out";
-const REGS: &str = "kvm_get_regs";
-const LOOP: &str = "emulation_loop";
-
-/// What a row is about, in words.
-fn what(row: &str) -> &str {
+/// The work of a row, as the end of a sentence.
+fn work(row: &str) -> &str {
     match row {
-        EXIT => "an exit to user space for port output",
-        REGS => "reading the registers",
-        "registers_read_written" => "regs, sregs and fpu read and written back",
-        LOOP => "an exit with the registers read and written back",
-        "vcpu_saved_restored" => "a whole vcpu saved and restored",
-        "page_replaced" => "a page in the middle of memory replaced and put back",
-        "memory_mapped" => "memory shown to the guest and taken away",
-        "dirty_pages_fetched" => "the log of 16 pages, one of them written",
-        "kick" => "kicking another thread's vcpu, by signal or by call",
-        "interrupt_by_another_thread" => "an interrupt that another thread injects",
+        EXIT => "an exit to user space",
+        REGS => "kvm_get_regs",
+        LOOP => "the emulation loop",
+        REGISTERS => "reading and writing all registers",
+        SAVED => "saving and restoring a vCPU",
+        "page_replaced" => "replacing one page",
+        "memory_mapped" => "mapping and unmapping memory",
         other => other,
     }
 }
 
-/// A few paragraphs. What was not measured is not spoken of.
-pub fn paragraphs(record: &Record) -> Vec<String> {
+/// The answer in a few sentences, as far as it was measured.
+pub fn sentences(record: &Record) -> Vec<String> {
     let Some(run) = record.runs.first() else {
         return Vec::new();
     };
-    let mut paragraphs = Vec::new();
-    if let Some(why) = &run.no_syscalls {
-        paragraphs.push(format!(
-            "The system calls are missing here: {why}. What follows is the ioctls alone."
-        ));
-    }
-    for (question, pairs) in QUESTIONS {
-        let pairs = pairs.iter().flat_map(|(before, after, rows)| {
-            let rows = rows.iter().filter_map(|name| run.row(name));
-            rows.filter_map(|row| Change::of(row, before, after))
-        });
-        let all: Vec<_> = pairs.map(|change| change.to_string()).collect();
-        if !all.is_empty() {
-            let unit = record.unit;
-            paragraphs.push(format!("{question}, in {unit}: {}.", all.join("; ")));
-        }
-    }
-    paragraphs.extend(exit(run).and_then(what_remains));
-    paragraphs.extend(record.runs[1..].iter().filter_map(elsewhere));
-    paragraphs
+    let missing = run.no_syscalls.as_ref();
+    let missing = missing.map(|why| format!("The system calls are missing here: {why}."));
+    let claims = CLAIMS
+        .iter()
+        .filter_map(|claim| claim.sentence(record, run));
+    missing.into_iter().chain(claims).collect()
 }
 
-/// The exit that stands for all: in 64-bit mode, or what there is.
+impl Claim {
+    fn sentence(&self, record: &Record, run: &Run) -> Option<String> {
+        let rows = self.rows.iter().filter_map(|name| run.row(name));
+        let changes = rows.filter_map(|row| Some((row, Change::of(row, self.before, self.after)?)));
+        let mut parts: Vec<_> = changes
+            .enumerate()
+            .map(|(nth, (row, change))| {
+                let work = work(&row.name);
+                if nth == 0 {
+                    let Self { than, .. } = self;
+                    format!("{} {} than {than} for {work}", change.words(), record.unit)
+                } else {
+                    format!("{} for {work}", change.words())
+                }
+            })
+            .collect();
+        let last = parts.pop()?;
+        let list = match &parts[..] {
+            [] => last,
+            [first] => format!("{first} and {last}"),
+            more => format!("{}, and {last}", more.join(", ")),
+        };
+        let more = match self.after {
+            "bound" => sync_regs(run).unwrap_or_default(),
+            _ => String::new(),
+        };
+        Some(format!("{} {list}{more}.", self.subject))
+    }
+}
+
+/// The claim for KVM_CAP_SYNC_REGS, at the end of the sentence on bound vCPUs.
+fn sync_regs(run: &Run) -> Option<String> {
+    let change = Change::of(run.row(LOOP)?, "ioctl", "sync-regs")?;
+    let words = change.words();
+    Some(format!(
+        "; KVM_CAP_SYNC_REGS, which Linux has, takes {words} for {}",
+        work(LOOP)
+    ))
+}
+
+/// The figures of a form, each compared with the form that differs from it in the least.
+pub fn form(record: &Record, form: &str) -> Option<Grid> {
+    let run = record.runs.first()?;
+    let (_, compared) = FORMS.iter().find(|(name, _)| *name == form)?;
+    let title = format!("row, {}", record.unit);
+    let mut grid = Grid::new([&*title, "compared with", "before", form, "change"]);
+    for (before, after, rows) in *compared {
+        for row in rows.iter().filter_map(|name| run.row(name)) {
+            let Some(change) = Change::of(row, before, after) else {
+                continue;
+            };
+            grid.rows.push(vec![
+                Cell::words(&row.name),
+                Cell::words(*before),
+                Cell::number(Some(format!("{:.0}", change.before))),
+                Cell::number(Some(format!("{:.0}", change.after))),
+                Cell::number(Some(format!("{:+.1} %", change.percent()))),
+            ]);
+        }
+    }
+    (!grid.rows.is_empty()).then_some(grid)
+}
+
+/// The exit that stands for all: in 64-bit mode if it was measured there.
 pub(super) fn exit(run: &Run) -> Option<&Row> {
     let names = [EXIT, "kvm_run_pio_out_real_mode"];
     names.into_iter().find_map(|name| run.row(name))
 }
 
-/// The same under another condition.
-fn elsewhere(run: &Run) -> Option<String> {
-    let rows = [exit(run), run.row(REGS)].into_iter().flatten();
-    let changes = rows.flat_map(|row| {
-        let forms = ["syscall", "files", "bound"];
-        forms.map(|form| Some(format!("{} by {form}", Change::of(row, "ioctl", form)?)))
-    });
-    let all: Vec<_> = changes.flatten().collect();
-    let why = match run.seccomp {
-        Seccomp::None => "",
-        Seccomp::Allowlist => " (see the matrix for why)",
-    };
-    (!all.is_empty()).then(|| format!("With {}: {}{why}.", run.condition(), all.join("; ")))
-}
-
-/// What of an exit no interface takes away.
-fn what_remains(row: &Row) -> Option<String> {
+/// The parts of an exit by ioctl and bound, and what no interface can remove.
+pub fn remains(record: &Record) -> Option<(Grid, String)> {
+    let row = exit(record.runs.first()?)?;
     let profile = |name| row.figures.get(name)?.profile.as_ref();
     let (ioctl, bound) = (profile("ioctl")?, profile("bound")?);
-    let part = |profile: &Profile, part| profile.parts.get(&part).copied();
-    let parts = |profile: &Profile| {
-        let all = Part::ALL.into_iter().map(|it| {
-            let count = part(profile, it).unwrap_or_default();
-            format!("{} {count}", it.title())
-        });
-        all.collect::<Vec<_>>().join(", ")
-    };
+    let count = |profile: &Profile, part| profile.parts.get(&part).copied();
+    let mut grid = Grid::new([&*format!("part of {}", row.name), "ioctl", "bound"]);
+    for part in Part::ALL {
+        let of = |profile| Cell::number(Some(count(profile, part).unwrap_or_default().to_string()));
+        let cells = vec![Cell::words(part.title()), of(ioctl), of(bound)];
+        grid.rows.push(cells);
+    }
+    let sum = |profile: &Profile| Cell::number(Some(profile.instructions.to_string()));
+    grid.rows
+        .push(vec![Cell::words("sum"), sum(ioctl), sum(bound)]);
     let kept = bound
         .instructions
-        .checked_sub(part(bound, Part::Entry)?)?
-        .checked_sub(part(bound, Part::Floor)?)?;
-    Some(format!(
-        "What remains: by ioctl such an exit takes {} ({}); bound it takes {} ({}). What is \
-         neither floor nor entry, {kept} instructions or {:.0} % of the bound exit, is what no \
-         interface can remove: KVM's run loop, the switch of state between host and guest, the \
-         guest, and the way back.",
-        ioctl.instructions,
-        parts(ioctl),
-        bound.instructions,
-        parts(bound),
+        .checked_sub(count(bound, Part::Entry)?)?
+        .checked_sub(count(bound, Part::Floor)?)?;
+    let sentence = format!(
+        "No interface can remove the parts beyond floor, entry and dispatch: {kept} instructions, \
+         {:.0} % of the exit of a bound vCPU.",
         100.0 * kept as f64 / bound.instructions as f64,
-    ))
+    );
+    Some((grid, sentence))
 }
 
-/// What one interface takes beside another, for the same work.
-struct Change<'a> {
-    what: &'a str,
+/// The figures of two interfaces for the same work.
+struct Change {
     before: f64,
     after: f64,
 }
 
-impl<'a> Change<'a> {
-    fn of(row: &'a Row, before: &str, after: &str) -> Option<Self> {
+impl Change {
+    fn of(row: &Row, before: &str, after: &str) -> Option<Self> {
         let value = |name: &str| row.figures.get(name)?.value();
         Some(Self {
-            what: what(&row.name),
             before: value(before)?,
             after: value(after)?,
         })
     }
+
+    fn percent(&self) -> f64 {
+        100.0 * (self.after / self.before - 1.0)
+    }
+
+    fn words(&self) -> String {
+        let percent = self.percent();
+        let direction = if percent > 0.0 { "more" } else { "fewer" };
+        format!("{:.0} % {direction}", percent.abs())
+    }
 }
 
-impl std::fmt::Display for Change<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self {
-            what,
-            before,
-            after,
-        } = self;
-        let percent = 100.0 * (after / before - 1.0);
-        write!(f, "{what} {before:.0} against {after:.0} ({percent:+.1} %)")
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn kept() -> Record {
+        serde_json::from_str(include_str!("../../../docs/results.json")).unwrap()
+    }
+
+    #[test]
+    fn the_answer_has_five_sentences() {
+        let sentences = sentences(&kept());
+        assert_eq!(sentences.len(), 5);
+        for sentence in sentences {
+            assert!(
+                sentence.ends_with('.') && !sentence.contains(".."),
+                "{sentence}"
+            );
+            assert!(
+                sentence.contains("fewer") || sentence.contains("more"),
+                "{sentence}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_sentence_follows_the_figures() {
+        let mut record = kept();
+        let row = record.runs[0].rows.iter_mut().find(|row| row.name == EXIT);
+        let figures = &mut row.unwrap().figures;
+        for (interface, mode) in [("ioctl", 1000), ("syscall", 1250)] {
+            let figure = figures.get_mut(interface).unwrap();
+            figure.exact.as_mut().unwrap().mode = mode;
+        }
+        let sentences = sentences(&record);
+        let expected = "A system call takes 25 % more instructions than the ioctl for an exit";
+        assert!(sentences[0].starts_with(expected), "{}", sentences[0]);
     }
 }

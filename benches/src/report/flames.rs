@@ -1,4 +1,4 @@
-//! Flame graphs, and those of differences.
+//! Flame graphs and differential flame graphs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -6,9 +6,9 @@ use anyhow::{Context, Result};
 use inferno::{differential, flamegraph};
 use profile::Folded;
 
+use crate::grid::{Cell, Grid};
 use crate::interface::INTERFACES;
 use crate::record::Run;
-use crate::table::{Cell, Grid};
 
 /// The graphs of one call.
 pub struct Flames<'a> {
@@ -16,41 +16,41 @@ pub struct Flames<'a> {
     pub name: &'a str,
     /// One for each interface.
     pub graphs: Vec<Graph>,
-    /// One for each interface but the first, beside the first.
+    /// One for each interface but the first, compared with the first.
     pub differences: Vec<Difference>,
 }
 
-/// Where the instructions of one call go, by one interface.
+/// The instructions of one call by one interface.
 pub struct Graph {
     /// The interface.
     pub name: &'static str,
-    /// How many instructions there are.
+    /// The number of instructions.
     pub instructions: u64,
-    /// How many calls went exactly that way, of how many.
+    /// The number of calls that executed exactly these instructions.
     pub calls: u64,
-    /// See there.
+    /// The number of calls in total.
     pub of: u64,
     /// The picture.
     pub svg: String,
 }
 
-/// What another interface does otherwise than the first.
+/// The difference between another interface and the first.
 pub struct Difference {
     /// The interface.
     pub name: &'static str,
-    /// The picture of the first, with what goes away.
+    /// The picture of the first, with the instructions that go away.
     pub gone: String,
-    /// The picture of the other, with what is added.
+    /// The picture of the other, with the instructions that are added.
     pub added: String,
-    /// The functions that have more instructions or fewer, and how many.
+    /// The functions whose number of instructions differs.
     pub functions: Grid,
 }
 
-/// The graphs of each call, where it was recorded.
+/// The graphs of each recorded call.
 ///
 /// # Errors
 ///
-/// When there is no picture to be made of a stack.
+/// When a stack is malformed.
 pub fn of(run: &Run) -> Result<Vec<Flames<'_>>> {
     let mut flames = Vec::new();
     for row in &run.rows {
@@ -109,8 +109,8 @@ fn difference(name: &'static str, first: &Folded, other: &Folded) -> Result<Diff
     })
 }
 
-/// Stacks without the functions that `other` does not have, but for those that
-/// do the work: what both sides call is then in the same place, whatever calls it.
+/// Removes the callers that `other` does not have. Functions that both sides call are then
+/// in the same place in both pictures.
 fn aligned(stacks: &Folded, other: &Folded) -> Folded {
     let theirs: BTreeSet<_> = other.keys().flat_map(|stack| stack.split(';')).collect();
     let mut aligned = Folded::new();
@@ -145,11 +145,8 @@ fn functions(name: &str, first: &Folded, other: &Folded) -> Grid {
         ]
     };
     Grid {
-        groups: Vec::new(),
-        head: ["function", "ioctl", name, "difference"]
-            .map(String::from)
-            .into(),
         rows: changed.into_iter().map(row).collect(),
+        ..Grid::new(["function", "ioctl", name, "difference"])
     }
 }
 
@@ -158,14 +155,14 @@ fn lines(stacks: &Folded) -> Vec<String> {
     stacks.iter().map(line).collect()
 }
 
-/// The width of a graph, and what stands above and below its frames for scripts
-/// and titles, which there are none of.
+/// The width of a graph, and the space above and below its frames that inferno keeps for
+/// titles and scripts. The report has neither.
 const WIDTH: usize = 1200;
 const ABOVE: usize = 34;
 const BELOW: usize = 33;
 
-/// A graph of a fixed width, without a title, a script, or an id: several are
-/// on one page. A difference may be `negated`, so that what goes away is less.
+/// Draws a graph of a fixed width. It has no title, script or id, because one page has
+/// several graphs. In a `negated` difference, instructions that go away count as fewer.
 fn draw(lines: &[String], negated: bool) -> Result<String> {
     let mut options = flamegraph::Options::default();
     options.image_width = Some(WIDTH);
@@ -185,7 +182,7 @@ fn draw(lines: &[String], negated: bool) -> Result<String> {
         let height = height.parse::<usize>().ok()?.checked_sub(ABOVE + BELOW)?;
         Some((frames, height))
     };
-    let (frames, height) = frames().context("no frames in a flame graph")?;
+    let (frames, height) = frames().context("a flame graph has no frames")?;
     Ok(format!(
         "<svg class=\"flame\" role=\"img\" viewBox=\"0 {ABOVE} {WIDTH} {height}\" \
          width=\"{WIDTH}\" height=\"{height}\">{frames}</svg>"

@@ -1,4 +1,4 @@
-//! What a filter of system calls costs, by the functions that it is made of.
+//! The cost of a seccomp filter, by its functions.
 
 use profile::Folded;
 use profile::fold::BPF;
@@ -7,20 +7,20 @@ use super::answer;
 use crate::record::Record;
 use crate::seccomp::Seccomp;
 
-/// What seccomp takes of one exit.
+/// The cost of seccomp for one exit.
 pub struct Filtering {
-    /// The case that it was found in.
+    /// The case.
     pub name: String,
-    /// Of the ioctl: all of it, and the filter's own program.
+    /// The instructions of seccomp for the ioctl, and those of the filter's program.
     pub ioctl: (u64, u64),
-    /// Of the system call, likewise.
+    /// The same for the system call.
     pub syscall: (u64, u64),
 }
 
-/// The functions below which all that is seccomp's happens.
+/// The function that does all the work of seccomp.
 const SECCOMP: &str = "__secure_computing";
 
-/// What the filter costs an exit, if that was recorded.
+/// The cost of the filter for an exit, if it was recorded.
 pub fn filtering(record: &Record) -> Option<Filtering> {
     let run = record
         .runs

@@ -1,7 +1,8 @@
-//! The report: one HTML file with all that a record says, which needs no other.
+//! The report: one HTML file with everything that a record says. It needs no other file.
 
 mod answer;
 mod bars;
+pub mod documents;
 mod flames;
 mod matrix;
 
@@ -12,42 +13,47 @@ use jiff::Timestamp;
 use self::bars::Bars;
 use self::flames::Flames;
 use self::matrix::Filtering;
+use crate::chart::{self, Chart};
 use crate::counter::Unit;
+use crate::grid::{Cell, Grid};
 use crate::interface::INTERFACES;
+use crate::legend;
 use crate::parts::Part;
 use crate::record::{Figure, Record, Run};
-use crate::table::{self, Cell, Grid};
+use crate::table::{self, Section};
 
-/// The answer in words, a paragraph a question.
-#[must_use]
-pub fn answer(record: &Record) -> Vec<String> {
-    answer::paragraphs(record)
-}
-
-/// Renders a record. `native` is what was measured on the machine that the
-/// emulator runs on, if anything was.
+/// Renders a record. `native` has what was measured on the host's own KVM, if anything
+/// was.
 ///
-/// What the record lacks is left out, and said to be.
+/// The report leaves out what the record lacks, and says so.
 ///
 /// # Errors
 ///
-/// When there is nothing to show, or its stacks are none.
+/// When there is nothing to show, or the stacks are malformed.
 pub fn render(record: &Record, native: Option<&Record>) -> Result<String> {
     let run = record.runs.first().context("the record has no run")?;
     let ended = Timestamp::from_second(i64::try_from(record.time)?)?;
     let report = Report {
         ended: ended.strftime("%-d %B %Y, %H:%M UTC").to_string(),
-        answer: answer::paragraphs(record),
-        meaning: table::meaning(record.unit),
+        answer: answer::sentences(record)
+            .iter()
+            .map(|sentence| sentence.replace(" %", "\u{a0}%"))
+            .collect(),
+        chart: Chart::new(record, &chart::FIRST),
+        exits: Chart::new(record, &chart::EXITS),
+        work: Chart::new(record, &chart::WORK),
+        summary: table::summary(record),
+        summary_text: table::summary_text(record),
+        meaning: legend::meaning(record.unit),
         counted: record.unit == Unit::Instructions,
-        calls: table::calls(record.unit, run),
-        own_work: table::own_work(record),
+        questions: table::questions(record),
         bars: run.rows.iter().filter_map(bars::bars).collect(),
         parts: Part::ALL,
+        remains: answer::remains(record).map(|(_, sentence)| sentence),
         flames: flames::of(run)?,
-        matrix: table::matrix(record),
+        conditions: table::conditions(record),
         filtering: matrix::filtering(record),
-        place: table::place(run),
+        place: legend::place(run),
         difference: difference(record),
         criterion: criterion(run),
         native: native.map(Native::new),
@@ -60,14 +66,19 @@ pub fn render(record: &Record, native: Option<&Record>) -> Result<String> {
 struct Report<'a> {
     ended: String,
     answer: Vec<String>,
+    chart: Option<Chart<'a>>,
+    exits: Option<Chart<'a>>,
+    work: Option<Chart<'a>>,
+    summary: Option<Grid>,
+    summary_text: String,
     meaning: &'static str,
     counted: bool,
-    calls: Grid,
-    own_work: Option<Grid>,
+    questions: Vec<Section>,
     bars: Vec<Bars<'a>>,
     parts: [Part; 6],
+    remains: Option<String>,
     flames: Vec<Flames<'a>>,
-    matrix: Option<Grid>,
+    conditions: Vec<Section>,
     filtering: Option<Filtering>,
     place: Vec<(&'static str, String)>,
     difference: Option<u64>,
@@ -75,9 +86,9 @@ struct Report<'a> {
     native: Option<Native>,
 }
 
-/// What was measured in nanoseconds.
+/// What was measured on the host, in nanoseconds.
 struct Native {
-    grid: Grid,
+    questions: Vec<Section>,
     place: Vec<(&'static str, String)>,
 }
 
@@ -85,13 +96,13 @@ impl Native {
     fn new(record: &Record) -> Self {
         let run = record.runs.first();
         Self {
-            grid: run.map_or_else(Grid::default, |run| table::calls(record.unit, run)),
-            place: run.map(table::place).unwrap_or_default(),
+            questions: table::questions(record),
+            place: run.map(legend::place).unwrap_or_default(),
         }
     }
 }
 
-/// By how much the recorder and the clock disagree at most, if both were there.
+/// The largest difference between the recorder and the clock, if both were there.
 fn difference(record: &Record) -> Option<u64> {
     let rows = record.runs.iter().flat_map(|run| &run.rows);
     let figures = rows.flat_map(|row| row.figures.values());
@@ -102,7 +113,7 @@ fn difference(record: &Record) -> Option<u64> {
     figures.filter_map(difference).max()
 }
 
-/// The exact counts, and criterion's estimates beside them.
+/// The exact counts with criterion's estimates beside them.
 fn criterion(run: &Run) -> Option<Grid> {
     let present = |name: &&str| {
         let mut figures = run.rows.iter().filter_map(|row| row.figures.get(*name));

@@ -1,5 +1,5 @@
-//! `cargo compare`: builds the patched kernel, boots it, measures every call by
-//! every interface, and shows how they compare.
+//! `cargo compare`: builds the patched kernel, boots it, measures every call by every
+//! interface, and shows the comparison.
 
 mod cli;
 mod files;
@@ -13,14 +13,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use benches::diff::Diff;
 use benches::record::Record;
-use benches::{measure, report, table};
+use benches::{legend, measure, report, table};
 use clap::Parser;
 
 use crate::cli::{Cli, Measure, Options};
 use crate::files::{CRITERION, Output, REPORT, Results};
 use crate::machines::{KALLSYMS, MODULES};
 
-/// By this `git bisect run` learns that a commit says neither yes nor no.
+/// The exit status for which `git bisect run` skips a commit.
 const SKIP: u8 = 125;
 
 fn main() -> ExitCode {
@@ -74,10 +74,10 @@ fn outside(options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-/// Shows a record that was kept.
+/// Shows a saved record.
 fn show(file: &Path, page: Option<Output>) -> Result<Record> {
     let record = Record::read(file)?;
-    println!("{}\n{}", table::tables(&record), table::legend(&record));
+    println!("{}\n{}", table::tables(&record), legend::legend(&record));
     if let Some(page) = page {
         page.finish(&report::render(&record, None)?)?;
     }
@@ -106,7 +106,7 @@ fn run(options: &Options, page: Option<Output>) -> Result<Record> {
     if to_stdout {
         print!("{text}");
     } else {
-        println!("{}\n{}", table::tables(&record), table::legend(&record));
+        println!("{}\n{}", table::tables(&record), legend::legend(&record));
         println!("{:<12} {}", "report", home.join(REPORT).display());
         if !options.no_criterion {
             let plots = home.join(CRITERION).join("report/index.html");

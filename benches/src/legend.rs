@@ -1,0 +1,88 @@
+//! What the figures are, and what they were measured on.
+
+use crate::counter::Unit;
+use crate::record::{Record, Run};
+
+/// What the figures are.
+#[must_use]
+pub fn meaning(unit: Unit) -> &'static str {
+    match unit {
+        Unit::Instructions => {
+            "A figure is a number of instructions, counted under emulation. It is not a number\n\
+             of cycles. The count goes from user space to user space and includes the guest's\n\
+             own instructions; a vmrun counts as one. Each case is counted some 300 times. The\n\
+             figure is the most common count. The percentage in parentheses is the share of\n\
+             calls that had this count; without parentheses, all of them had it.\n\
+             null_syscall is getppid(), the least that any call costs."
+        }
+        Unit::Nanoseconds => {
+            "A figure is criterion's estimate of the mean, in nanoseconds. The number after ± is\n\
+             half the width of the interval that holds the mean with a probability of 95 %.\n\
+             null_syscall is getppid(), the least that any call costs."
+        }
+    }
+}
+
+/// What a run was measured on: names and values.
+#[must_use]
+pub fn place(run: &Run) -> Vec<(&'static str, String)> {
+    let place = &run.measured_on;
+    let mut lines = vec![("kernel", format!("{} {}", place.kernel, place.version))];
+    if let Some(build) = &place.build {
+        let from = format!("series {}, configuration {}", build.series, build.config);
+        lines.push(("built from", from));
+        lines.push(("emulator", build.accelerator.clone()));
+    }
+    lines.push(("processor", place.cpu.clone()));
+    lines.push(("KVM", place.kvm.clone()));
+    lines.push(("mitigations", mitigations(run)));
+    if let Some(why) = &run.no_syscalls {
+        lines.push(("no syscalls", why.clone()));
+    }
+    lines
+}
+
+/// What a run was measured on, in lines short enough for a caption on a phone.
+#[must_use]
+pub fn caption(unit: Unit, run: &Run) -> Vec<String> {
+    let place = &run.measured_on;
+    let counted = match unit {
+        Unit::Instructions => "Instructions counted under emulation, not cycles.",
+        Unit::Nanoseconds => "Nanoseconds.",
+    };
+    let (mut kernel, mut processor) = (format!("Linux {}", place.kernel), place.cpu.clone());
+    if let Some(build) = &place.build {
+        kernel += &format!(", patch series {}", build.series);
+        // The version without its package and without QEMU's settings.
+        let version = build.accelerator.split([',', '(']).next();
+        processor = format!("{}, {processor}", version.unwrap_or_default().trim());
+    }
+    let condition = format!("CPU vulnerability {}", run.condition());
+    vec![counted.into(), kernel, processor, condition]
+}
+
+/// What the figures are, and what they were measured on.
+#[must_use]
+pub fn legend(record: &Record) -> String {
+    let mut text = format!("{}\n", meaning(record.unit));
+    for (name, value) in record.runs.first().map(place).unwrap_or_default() {
+        text.push_str(&format!("\n{name:<12} {value}"));
+    }
+    text
+}
+
+/// The mitigations in force, and the vulnerabilities without one.
+fn mitigations(run: &Run) -> String {
+    let place = &run.measured_on;
+    let requested = match &place.build {
+        Some(build) => format!("{}: ", build.mitigations),
+        None => String::new(),
+    };
+    let affected: Vec<_> = place
+        .mitigations
+        .iter()
+        .filter(|(_, state)| *state != "Not affected")
+        .map(|(name, state)| format!("{name} ({state})"))
+        .collect();
+    format!("{requested}{}", affected.join(", "))
+}

@@ -1,0 +1,131 @@
+//! The parts of README.md and docs/ that are made from a record, in Markdown.
+
+use anyhow::{Context, Result};
+use askama::Template;
+
+use super::answer;
+use crate::Case;
+use crate::chart::{self, Chart};
+use crate::grid::{Cell, Grid};
+use crate::legend;
+use crate::record::Record;
+use crate::table::{self, Section};
+
+/// docs/results.md.
+///
+/// # Errors
+///
+/// When the template cannot be filled in.
+pub fn results(record: &Record) -> Result<String> {
+    let results = Results {
+        legend: legend::legend(record),
+        rows: rows(),
+        questions: table::questions(record),
+        conditions: table::conditions(record),
+    };
+    Ok(results.render()?)
+}
+
+#[derive(Template)]
+#[template(path = "results.md")]
+struct Results {
+    legend: String,
+    rows: Grid,
+    questions: Vec<Section>,
+    conditions: Vec<Section>,
+}
+
+/// The rows that are not one call, and their work.
+fn rows() -> Grid {
+    let mut grid = Grid::new(["row", "work"]);
+    let names = Case::all().into_iter().map(Case::name);
+    for name in names.filter(|name| !name.ends_with("_real_mode")) {
+        let work = chart::describe(&name);
+        if work != chart::ONE_CALL {
+            let cells = vec![Cell::words(&name), Cell::words(work)];
+            grid.rows.push(cells);
+        }
+    }
+    grid
+}
+
+/// The answer in the README: chart, sentences, summary, and what it was measured on.
+///
+/// # Errors
+///
+/// When the record has nothing to show.
+pub fn readme(record: &Record) -> Result<String> {
+    let place = record.runs.first().map(legend::place).unwrap_or_default();
+    let readme = Readme {
+        label: Chart::new(record, &chart::FIRST)
+            .context("there is no row for the chart")?
+            .label(),
+        sentences: answer::sentences(record)
+            .iter()
+            .map(|sentence| item(sentence))
+            .collect(),
+        text: wrap(&table::summary_text(record)),
+        summary: table::summary(record).context("there is no row for the summary")?,
+        place: place
+            .iter()
+            .map(|(name, value)| item(&format!("{name}: {value}")))
+            .collect(),
+    };
+    Ok(readme.render()?)
+}
+
+#[derive(Template)]
+#[template(path = "readme.md")]
+struct Readme {
+    label: String,
+    sentences: Vec<String>,
+    text: String,
+    summary: Grid,
+    place: Vec<String>,
+}
+
+/// docs/chart.svg.
+///
+/// # Errors
+///
+/// When the record has nothing to show.
+pub fn chart(record: &Record) -> Result<String> {
+    Chart::new(record, &chart::FIRST)
+        .context("there is no row for the chart")?
+        .file()
+}
+
+/// The figures of a form in docs/forms.md.
+#[must_use]
+pub fn form(record: &Record, form: &str) -> Option<String> {
+    Some(answer::form(record, form)?.markdown())
+}
+
+/// In docs/forms.md, what no form removes.
+#[must_use]
+pub fn remains(record: &Record) -> Option<String> {
+    let (grid, sentence) = answer::remains(record)?;
+    Some(format!("{}\n\n{}", wrap(&sentence), grid.markdown()))
+}
+
+/// One item of a list.
+fn item(text: &str) -> String {
+    format!("- {}", wrap(text).replace('\n', "\n  "))
+}
+
+/// Breaks a text into lines of at most 88 characters, as the documents have them.
+fn wrap(text: &str) -> String {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let line = lines.last_mut().filter(|it| it.len() + word.len() < 86);
+        match line {
+            Some(line) if line.is_empty() => line.push_str(word),
+            Some(line) => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            None => lines.push(word.into()),
+        }
+    }
+    lines.join("\n")
+}
