@@ -11,9 +11,6 @@ pub const SCREEN: usize = 110;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Template)]
 #[template(path = "grid.html")]
 pub struct Grid {
-    /// The names of groups of columns, each with its number of columns. Only HTML shows
-    /// them. Most tables have none.
-    pub groups: Vec<(String, usize)>,
     /// The names of the columns. The first column has the names of the rows.
     pub head: Vec<String>,
     /// The rows.
@@ -49,7 +46,6 @@ impl Grid {
     /// A table with these columns, and no rows yet.
     pub fn new<S: Into<String>>(head: impl IntoIterator<Item = S>) -> Self {
         Self {
-            groups: Vec::new(),
             head: head.into_iter().map(Into::into).collect(),
             rows: Vec::new(),
         }

@@ -164,6 +164,7 @@ fn a_second_run_differs_in_its_time_only() {
 /// What a browser finds on the page.
 #[derive(Debug, Deserialize)]
 struct Seen {
+    charts: usize,
     bars: Vec<String>,
     graphs: usize,
     differences: usize,
@@ -181,6 +182,7 @@ const LOOK: &str = r"(() => {
         return box.width > 100 && box.height > 20 && it.querySelector('rect');
     };
     return JSON.stringify({
+        charts: document.querySelectorAll('svg.chart').length,
         bars: [...document.querySelectorAll('svg.bars')].map(it => it.getAttribute('aria-label')),
         graphs: document.querySelectorAll('details.graph svg.flame').length,
         differences: document.querySelectorAll('details.difference svg.flame').length,
@@ -244,6 +246,7 @@ fn open(page: &Path, width: u32) -> Seen {
 fn the_report_shows_in_a_browser_what_was_measured() {
     for width in [1280, 390] {
         let seen = open(&RUN.path("report.html"), width);
+        assert_eq!(seen.charts, 1);
         assert_eq!(seen.bars.len(), 2, "{:?}", seen.bars);
         for (bars, row) in seen.bars.iter().zip(&RUN.record().runs[0].rows[1..]) {
             let sums: Vec<_> = ["ioctl", "syscall", "files", "bound", "kvm-ioctls"]
@@ -295,6 +298,8 @@ fn a_run_without_the_system_calls_shows_the_rest() {
         seen.text
             .contains("The system calls are missing here: this kernel lacks them")
     );
+    // Nothing that the chart could compare is left.
+    assert_eq!(seen.charts, 0);
     assert_eq!(
         (seen.bars.len(), seen.graphs, seen.differences),
         (2, 1 + 2 * 2, 2 * 2)

@@ -55,7 +55,7 @@ pub fn render(record: &Record, native: Option<&Record>) -> Result<String> {
         filtering: matrix::filtering(record),
         place: legend::place(run),
         difference: difference(record),
-        criterion: criterion(run),
+        criterion: criterion(record, run),
         native: native.map(Native::new),
     };
     Ok(report.render()?)
@@ -82,7 +82,7 @@ struct Report<'a> {
     filtering: Option<Filtering>,
     place: Vec<(&'static str, String)>,
     difference: Option<u64>,
-    criterion: Option<Grid>,
+    criterion: Vec<Section>,
     native: Option<Native>,
 }
 
@@ -113,40 +113,35 @@ fn difference(record: &Record) -> Option<u64> {
     figures.filter_map(difference).max()
 }
 
-/// The exact counts with criterion's estimates beside them.
-fn criterion(run: &Run) -> Option<Grid> {
-    let present = |name: &&str| {
-        let mut figures = run.rows.iter().filter_map(|row| row.figures.get(*name));
-        figures.any(|it| it.criterion.is_some() && it.exact.is_some())
-    };
-    let columns: Vec<_> = INTERFACES.into_iter().filter(present).collect();
-    if columns.is_empty() {
-        return None;
-    }
-    let mut grid = Grid {
-        groups: vec![(String::new(), 1)],
-        head: vec!["call".into()],
-        rows: Vec::new(),
-    };
-    for name in &columns {
-        grid.groups.push(((*name).into(), 3));
-        grid.head
-            .extend(["exact", "mean", "95 %"].map(String::from));
-    }
-    for row in &run.rows {
-        let mut cells = vec![Cell::words(&row.name)];
-        for name in &columns {
-            let figure = row.figures.get(*name);
+/// For each interface, the exact counts with criterion's estimates beside them.
+fn criterion(record: &Record, run: &Run) -> Vec<Section> {
+    let mut sections = Vec::new();
+    for name in INTERFACES {
+        let unit = record.unit;
+        let mut grid = Grid::new([&*format!("call, {unit}"), "exact", "mean", "95 %"]);
+        for row in &run.rows {
+            let figure = row.figures.get(name);
             let exact = figure.and_then(|it| it.exact.as_ref());
             let estimate = figure.and_then(|it| it.criterion);
-            cells.push(Cell::number(exact.map(|it| it.mode.to_string())));
-            cells.push(Cell::number(estimate.map(|it| format!("{:.1}", it.mean))));
-            cells.push(Cell::number(estimate.map(|it| {
-                let (low, high) = it.interval;
-                format!("{low:.1} to {high:.1}")
-            })));
+            let (Some(exact), Some(estimate)) = (exact, estimate) else {
+                continue;
+            };
+            let (low, high) = estimate.interval;
+            grid.rows.push(vec![
+                Cell::words(&row.name),
+                Cell::number(Some(exact.mode.to_string())),
+                Cell::number(Some(format!("{:.1}", estimate.mean))),
+                Cell::number(Some(format!("{low:.1} to {high:.1}"))),
+            ]);
         }
-        grid.rows.push(cells);
+        if !grid.rows.is_empty() {
+            sections.push(Section {
+                id: format!("estimates-{name}"),
+                title: name.into(),
+                text: String::new(),
+                grid,
+            });
+        }
     }
-    Some(grid)
+    sections
 }
