@@ -1,7 +1,7 @@
 //! The cases: each call of the proposal in its order, `kvm_run` by kind of
 //! exit, and the work that a user of them does.
 
-use kvm_api::kvm_sys::{CALLS, Fd};
+use kvm_api::kvm_sys::{Fd, FlatCall};
 
 use crate::guest::{Exit, Mode};
 
@@ -10,8 +10,8 @@ use crate::guest::{Exit, Mode};
 pub enum Case {
     /// A system call that does nothing: the floor under all others.
     NullSyscall,
-    /// One call, by its name in the proposal.
-    Call(&'static str),
+    /// One call of the proposal.
+    Call(FlatCall),
     /// `kvm_run` up to the next exit.
     Run(Exit, Mode),
     /// `kvm_run` that returns before it enters the guest.
@@ -60,7 +60,7 @@ impl Case {
         };
         match self {
             Self::NullSyscall => "null_syscall".into(),
-            Self::Call(name) => name.into(),
+            Self::Call(call) => call.name.into(),
             Self::Run(e, m) => format!("kvm_run_{}{}", exit(e), mode(m)),
             Self::ImmediateExit => "kvm_run_immediate_exit".into(),
             Self::EmulationLoop(Exit::MmioRead | Exit::MmioWrite, m) => {
@@ -96,9 +96,7 @@ impl Case {
     #[must_use]
     pub fn is_of_vcpu(self) -> bool {
         match self {
-            Self::Call(name) => CALLS
-                .iter()
-                .any(|call| call.name == name && call.fd == Fd::Vcpu),
+            Self::Call(call) => call.fd == Fd::Vcpu,
             Self::Snapshot | Self::Step | Self::Memory(_) | Self::Kick | Self::Interrupt => false,
             Self::NullSyscall
             | Self::Run(..)
@@ -113,16 +111,18 @@ impl Case {
     #[must_use]
     pub fn own_work(self) -> Option<&'static str> {
         match self {
-            Self::Call(name) => match name {
-                "kvm_create_vm" => Some("allocates and sets up a VM"),
-                "kvm_create_vcpu" => Some("allocates and sets up a vcpu"),
-                "kvm_get_msr_index_list" => Some("copies the whole list"),
-                "kvm_set_memory_region" => Some("allocates and maps memory, waits for readers"),
-                "kvm_set_user_memory_region" => Some("waits for readers of the slots"),
-                "kvm_set_memory_alias" => Some("waits for readers of the slots"),
-                "kvm_get_memory_alias" => Some("over ioctl answered without a call"),
-                "kvm_get_dirty_log" => Some("clears and copies the bitmap"),
-                "kvm_set_cpuid" => Some("copies, checks and applies all of CPUID"),
+            Self::Call(call) => match call {
+                FlatCall::kvm_create_vm => Some("allocates and sets up a VM"),
+                FlatCall::kvm_create_vcpu => Some("allocates and sets up a vcpu"),
+                FlatCall::kvm_get_msr_index_list => Some("copies the whole list"),
+                FlatCall::kvm_set_memory_region => {
+                    Some("allocates and maps memory, waits for readers")
+                }
+                FlatCall::kvm_set_user_memory_region => Some("waits for readers of the slots"),
+                FlatCall::kvm_set_memory_alias => Some("waits for readers of the slots"),
+                FlatCall::kvm_get_memory_alias => Some("over ioctl answered without a call"),
+                FlatCall::kvm_get_dirty_log => Some("clears and copies the bitmap"),
+                FlatCall::kvm_set_cpuid => Some("copies, checks and applies all of CPUID"),
                 _ => None,
             },
             Self::Memory(Memory::Mapped) => Some("waits for readers of the slots"),
@@ -148,13 +148,13 @@ impl Case {
         let runs = |mode| exits.map(|exit| Self::Run(exit, mode));
 
         let mut all = vec![Self::NullSyscall];
-        for call in CALLS.iter() {
-            if call.name == "kvm_run" {
+        for call in FlatCall::ALL {
+            if call == FlatCall::kvm_run {
                 all.extend(runs(Mode::Long));
                 all.extend(runs(Mode::Real));
                 all.push(Self::ImmediateExit);
             } else {
-                all.push(Self::Call(call.name));
+                all.push(Self::Call(call));
             }
         }
         for exit in [Exit::PioIn, Exit::MmioRead] {
@@ -183,7 +183,7 @@ mod tests {
             .filter(|name| name.starts_with("kvm_"))
             .collect();
         names.dedup();
-        let calls: Vec<_> = CALLS.iter().map(|call| call.name).collect();
+        let calls = FlatCall::ALL.map(|call| call.name);
         assert_eq!(names, calls);
     }
 

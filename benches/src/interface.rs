@@ -7,7 +7,6 @@ use anyhow::{Context, Result};
 use kvm_api::bound::Bound;
 use kvm_api::files::Files;
 use kvm_api::ioctl::Ioctl;
-use kvm_api::kvm_sys::CALLS;
 use kvm_api::merged::Merged;
 use kvm_api::ranges::Ranges;
 use kvm_api::syscall::Syscall;
@@ -29,34 +28,6 @@ pub const INTERFACES: [&str; 8] = [
     "bound",
     "sync-regs",
     "kvm-ioctls",
-];
-
-/// The calls that have a merged form.
-const MERGED: [&str; 8] = [
-    "kvm_get_regs",
-    "kvm_set_regs",
-    "kvm_get_sregs",
-    "kvm_set_sregs",
-    "kvm_get_msrs",
-    "kvm_set_msrs",
-    "kvm_get_fpu",
-    "kvm_set_fpu",
-];
-
-/// The calls that files stand for.
-const FILES: [&str; 12] = [
-    "kvm_get_regs",
-    "kvm_set_regs",
-    "kvm_get_sregs",
-    "kvm_set_sregs",
-    "kvm_interrupt",
-    "kvm_debug_guest",
-    "kvm_get_msrs",
-    "kvm_set_msrs",
-    "kvm_set_cpuid",
-    "kvm_set_signal_mask",
-    "kvm_get_fpu",
-    "kvm_set_fpu",
 ];
 
 /// One interface, open and ready.
@@ -115,30 +86,18 @@ impl Interface {
 
     /// Whether it does any of `case` in its own way.
     fn takes_part(&self, case: Case) -> bool {
-        let calls: &[&str] = match self {
-            Self::Merged(_) => &MERGED,
-            Self::Files(_) => &FILES,
-            Self::Ranges(_) => return matches!(case, Case::Memory(_)),
-            Self::Bound(_) => {
-                return match case {
-                    Case::Call(name) => CALLS
-                        .iter()
-                        .any(|call| call.name == name && call.bound.is_some()),
-                    Case::Memory(_) => false,
-                    _ => true,
-                };
-            }
-            _ => return true,
-        };
-        match case {
-            Case::Call(name) => calls.contains(&name),
-            Case::Run(..) => matches!(self, Self::Files(_)),
-            Case::EmulationLoop(..) | Case::Registers | Case::Snapshot | Case::Step => true,
-            Case::NullSyscall
-            | Case::ImmediateExit
-            | Case::Memory(_)
-            | Case::Kick
-            | Case::Interrupt => false,
+        match (self, case) {
+            (Self::Merged(_), Case::Call(call)) => call.merged.is_some(),
+            (Self::Files(_), Case::Call(call)) => call.file.is_some(),
+            (Self::Bound(_), Case::Call(call)) => call.bound.is_some(),
+            (Self::Ranges(_), case) => matches!(case, Case::Memory(_)),
+            (Self::Bound(_), case) => !matches!(case, Case::Memory(_)),
+            (Self::Files(_), Case::Run(..)) => true,
+            (Self::Merged(_) | Self::Files(_), case) => matches!(
+                case,
+                Case::EmulationLoop(..) | Case::Registers | Case::Snapshot | Case::Step
+            ),
+            _ => true,
         }
     }
 

@@ -13,8 +13,8 @@ use std::fmt;
 
 use anyhow::{Context, Result};
 use kvm_api::kvm_sys::{
-    __NR_kvm_bind, __NR_kvm_unbind, CALLS, Fd, KVM_GET_MSRS, KVM_GET_REGS, KVM_GET_SREGS, KVM_RUN,
-    KVM_SET_CPUID2, KVM_SET_MSRS, KVM_SET_REGS, KVM_SET_SREGS, MERGED_CALLS,
+    __NR_kvm_unbind, Fd, KVM_GET_MSRS, KVM_GET_REGS, KVM_GET_SREGS, KVM_RUN, KVM_SET_CPUID2,
+    KVM_SET_MSRS, KVM_SET_REGS, KVM_SET_SREGS, calls,
 };
 use kvm_bindings::{
     KVMIO, kvm_cpuid2, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_pit_state2,
@@ -145,14 +145,13 @@ pub fn confine() -> Result<()> {
 
 fn filter() -> Result<SeccompFilter> {
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
-    let calls = || CALLS.iter().chain(&MERGED_CALLS);
     let of_vcpus = || calls().filter(|call| call.fd == Fd::Vcpu);
     let new_numbers = of_vcpus().flat_map(|call| [Some(call.number), call.bound]);
     for number in CALLS_ALLOWED
         .into_iter()
         .chain(CALLS_ADDED)
         .chain(new_numbers.flatten())
-        .chain([__NR_kvm_bind, __NR_kvm_unbind])
+        .chain([__NR_kvm_unbind])
     {
         // No rule: no condition.
         rules.insert(number, Vec::new());

@@ -12,20 +12,22 @@ use crate::table::calls;
 calls! {
     /// The calls that bind vcpus to tasks.
     static BINDING_CALLS;
+    /// A call that binds a vcpu to a task, or concerns a binding.
+    enum BindingCall;
 
     /// Binds a vcpu to the calling task.
-    __NR_kvm_bind = 629 ("int fd") on Vcpu {
+    kvm_bind: __NR_kvm_bind = 629 ("int fd") on Vcpu {
         errors EEXIST EBUSY ENOMEM;
         note "EEXIST: the task has one; EBUSY: it is another task's";
     }
 
     /// Unbinds the calling task's vcpu.
-    __NR_kvm_unbind = 630 ("void") on None {
+    kvm_unbind: __NR_kvm_unbind = 630 ("void") on None {
         errors ENXIO;
     }
 
     /// Has the vcpu that is bound to another task return to user space.
-    __NR_kvm_kick = 631 ("int pidfd") on None {
+    kvm_kick: __NR_kvm_kick = 631 ("int pidfd") on None {
         errors EBADF ESRCH EIO;
         note "EBADF: it is no pidfd; ESRCH: its task is gone, or has no bound vcpu";
     }

@@ -1,8 +1,9 @@
 //! The raw ABI of KVM as system calls: the numbers of the patched kernel, the
 //! ioctl request that each call replaces, and the structures that pass.
 //!
-//! Everything stands in one table, [`CALLS`], in the order of the proposal of
-//! July 2007. This crate has no logic: `kvm-api` makes calls of it.
+//! Each form has one table: [`CALLS`], in the order of the proposal of July 2007,
+//! [`MERGED_CALLS`], [`RANGE_CALLS`] and [`BINDING_CALLS`]. An `enum` for each table
+//! names its calls. This crate has no logic: `kvm-api` makes the calls.
 
 #![cfg(target_arch = "x86_64")]
 
@@ -57,6 +58,16 @@ pub use merged::*;
 pub use ranges::*;
 pub use structs::*;
 pub use table::*;
+
+/// How many calls the tables have.
+pub const CALL_COUNT: usize =
+    CALLS.len() + MERGED_CALLS.len() + RANGE_CALLS.len() + BINDING_CALLS.len();
+
+/// The calls of every form.
+pub fn calls() -> impl Iterator<Item = &'static Call> + Clone {
+    let tables: [&'static [Call]; 4] = [&CALLS, &MERGED_CALLS, &RANGE_CALLS, &BINDING_CALLS];
+    tables.into_iter().flatten()
+}
 
 /// The capability that stands for the system calls. Asked of KVM itself (fd -1),
 /// [`__NR_kvm_check_extension`] answers [`KVM_SYSCALLS_ABI`]; so does

@@ -12,9 +12,11 @@ use crate::table::calls;
 calls! {
     /// The calls of the merged form.
     static MERGED_CALLS;
+    /// A call of the merged form.
+    enum MergedCall;
 
     /// Reads any parts of a vcpu's state.
-    __NR_kvm_get_state = 624 ("int fd, struct kvm_vcpu_state *state, size_t size") on Vcpu {
+    kvm_get_state: __NR_kvm_get_state = 624 ("int fd, struct kvm_vcpu_state *state, size_t size") on Vcpu {
         bound __NR_kvm_bound_get_state = 646;
         passes kvm_vcpu_state;
         errors EINVAL E2BIG;
@@ -22,7 +24,7 @@ calls! {
     }
 
     /// Sets any parts of a vcpu's state: all, or nothing.
-    __NR_kvm_set_state = 625 ("int fd, const struct kvm_vcpu_state *state, size_t size") on Vcpu {
+    kvm_set_state: __NR_kvm_set_state = 625 ("int fd, const struct kvm_vcpu_state *state, size_t size") on Vcpu {
         bound __NR_kvm_bound_set_state = 647;
         passes kvm_vcpu_state;
         errors EINVAL E2BIG EOPNOTSUPP;

@@ -11,29 +11,31 @@ use crate::table::calls;
 calls! {
     /// The calls of the host memory form.
     static RANGE_CALLS;
+    /// A call of the form of ranges.
+    enum RangeCall;
 
     /// Shows the guest a range of the caller's memory, in place of what it saw
     /// there.
-    __NR_kvm_map_range = 626 ("int fd, __u64 guest_phys_addr, __u64 size, __u64 userspace_addr, unsigned int flags") on Vm {
+    kvm_map_range: __NR_kvm_map_range = 626 ("int fd, __u64 guest_phys_addr, __u64 size, __u64 userspace_addr, unsigned int flags") on Vm {
         errors EINVAL EBUSY ENOSPC ENOMEM;
         note "EBUSY: a slot of another interface is in the way";
     }
 
     /// Takes a range from the guest.
-    __NR_kvm_unmap_range = 627 ("int fd, __u64 guest_phys_addr, __u64 size") on Vm {
+    kvm_unmap_range: __NR_kvm_unmap_range = 627 ("int fd, __u64 guest_phys_addr, __u64 size") on Vm {
         errors EINVAL EBUSY ENOSPC ENOMEM;
         note "EBUSY: a slot of another interface is in the way";
     }
 
     /// Fetches the bitmap of the pages of a range that were written, and resets it
     /// unless the virtual machine has KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2.
-    __NR_kvm_get_dirty_range = 628 ("int fd, __u64 guest_phys_addr, __u64 size, void *bitmap") on Vm {
+    kvm_get_dirty_range: __NR_kvm_get_dirty_range = 628 ("int fd, __u64 guest_phys_addr, __u64 size, void *bitmap") on Vm {
         errors EINVAL ENOMEM ENOENT ENXIO;
         note "ENOMEM: there is a hole in the range";
     }
 
     /// Resets those pages of a range whose bits are set in a bitmap.
-    __NR_kvm_clear_dirty_range = 648 ("int fd, __u64 guest_phys_addr, __u64 size, const void *bitmap") on Vm {
+    kvm_clear_dirty_range: __NR_kvm_clear_dirty_range = 648 ("int fd, __u64 guest_phys_addr, __u64 size, const void *bitmap") on Vm {
         errors EINVAL ENOMEM ENOENT ENXIO;
         note "ENOMEM: there is a hole in the range";
     }

@@ -1,16 +1,19 @@
-//! The table of the calls: one row each, in the proposal's order. The numbers,
-//! the request codes and [`CALLS`] all come from these rows. The calls of the
-//! other forms stand in tables of the same make beside this one.
+//! The table of the flat calls: one row for each, in the order of the proposal. The
+//! numbers, the request codes, [`CALLS`] and [`FlatCall`] come from these rows. The
+//! calls of the other forms have tables of the same kind beside this one.
 
 // The kernel's names are kept.
 #![allow(non_upper_case_globals)]
 
+use std::ffi::CStr;
 use std::mem::size_of;
 
 use libc::{c_long, c_ulong};
 use nix::errno::Errno::{self, *};
 use nix::{request_code_none, request_code_read, request_code_readwrite, request_code_write};
 
+use crate::ranges::{__NR_kvm_get_dirty_range, __NR_kvm_map_range};
+use crate::state::*;
 use crate::structs::*;
 
 /// The type byte of KVM's ioctl requests.
@@ -30,6 +33,14 @@ pub struct Call {
     /// The number of the call that does the same to the vcpu that is bound to the
     /// calling task, without a file descriptor.
     pub bound: Option<c_long>,
+    /// The part of the state, of [`state`](crate::state), that the merged calls move
+    /// in its place.
+    pub merged: Option<u64>,
+    /// The name of the file of the vcpu that a program reads or writes in its place.
+    pub file: Option<&'static CStr>,
+    /// The number of the call that takes its place where memory is named by addresses,
+    /// not by slots.
+    pub range: Option<c_long>,
     /// The ioctl that does the same; where Linux has removed it, the one that
     /// did in 2007; empty where there never was one.
     pub ioctl: &'static str,
@@ -67,10 +78,16 @@ pub struct Structure {
 }
 
 macro_rules! calls {
-    ($(#[doc = $list_doc:literal])* static $list:ident; $(
+    (
+        $(#[doc = $list_doc:literal])* static $list:ident;
+        $(#[doc = $enum_doc:literal])* enum $enum:ident;
+        $(
         $(#[doc = $doc:literal])*
-        $nr:ident = $number:literal ($parameters:literal) on $fd:ident {
+        $name:ident: $nr:ident = $number:literal ($parameters:literal) on $fd:ident {
             $( bound $bound:ident = $bound_number:literal; )?
+            $( merged $merged:ident; )?
+            $( file $file:literal; )?
+            $( range $range:ident; )?
             $( ioctl $ioctl:ident = $code:expr; )?
             $( removed $removed:ident; )?
             $( passes $structure:ident; )?
@@ -94,11 +111,14 @@ macro_rules! calls {
         $(#[doc = $list_doc])*
         pub static $list: [$crate::Call; [$($number),*].len()] = [$(
             $crate::Call {
-                name: stringify!($nr).split_at("__NR_".len()).1,
+                name: stringify!($name),
                 number: $nr,
                 parameters: $parameters,
                 fd: $crate::Fd::$fd,
                 bound: [$(Some($bound),)? None][0],
+                merged: [$(Some($merged),)? None][0],
+                file: [$(Some($file),)? None][0],
+                range: [$(Some($range),)? None][0],
                 ioctl: concat!($(stringify!($ioctl))? $(stringify!($removed))?),
                 request: [$(Some($ioctl),)? None][0],
                 structure: [$(Some($crate::Structure {
@@ -109,6 +129,42 @@ macro_rules! calls {
                 note: concat!($($note)?),
             },
         )*];
+
+        $(#[doc = $enum_doc])*
+        #[allow(non_camel_case_types)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum $enum {
+            $(
+                #[doc = concat!("[`", stringify!($nr), "`]")]
+                $name,
+            )*
+        }
+
+        impl $enum {
+            /// Each of them, in the order of the table.
+            pub const ALL: [Self; [$($number),*].len()] = [$(Self::$name),*];
+
+            /// The call of that name.
+            #[must_use]
+            pub fn named(name: &str) -> Option<Self> {
+                Self::ALL.into_iter().find(|call| call.name == name)
+            }
+
+            /// Its row in the table.
+            #[must_use]
+            pub fn row(self) -> &'static $crate::Call {
+                &$list[self as usize]
+            }
+        }
+
+        impl std::ops::Deref for $enum {
+            type Target = $crate::Call;
+
+            /// Its row in the table.
+            fn deref(&self) -> &$crate::Call {
+                self.row()
+            }
+        }
     };
 }
 
@@ -117,49 +173,53 @@ pub(crate) use calls;
 calls! {
     /// Every flat call, in the order of the proposal.
     static CALLS;
+    /// A flat call.
+    enum FlatCall;
 
     /// Makes a virtual machine with neither memory nor vcpus.
-    __NR_kvm_create_vm = 600 ("void") on None {
+    kvm_create_vm: __NR_kvm_create_vm = 600 ("void") on None {
         ioctl KVM_CREATE_VM = request_code_none!(KVMIO, 0x01);
         errors EACCES ENODEV ENOENT EPERM ENOMEM EMFILE ENFILE;
         note "opens /dev/kvm itself: EACCES, ENODEV, ENOENT, EPERM, and whatever else open() gives";
     }
 
     /// Lists the MSRs that KVM saves and restores.
-    __NR_kvm_get_msr_index_list = 601 ("int fd, struct kvm_msr_list *list") on System {
+    kvm_get_msr_index_list: __NR_kvm_get_msr_index_list = 601 ("int fd, struct kvm_msr_list *list") on System {
         ioctl KVM_GET_MSR_INDEX_LIST = request_code_readwrite!(KVMIO, 0x02, size_of::<kvm_msr_list>());
         passes kvm_msr_list;
         errors E2BIG;
     }
 
     /// The size of a vcpu's run mapping in bytes.
-    __NR_kvm_get_vcpu_mmap_size = 602 ("int fd") on System {
+    kvm_get_vcpu_mmap_size: __NR_kvm_get_vcpu_mmap_size = 602 ("int fd") on System {
         ioctl KVM_GET_VCPU_MMAP_SIZE = request_code_none!(KVMIO, 0x04);
     }
 
     /// Gives the guest memory that the kernel allocates.
-    __NR_kvm_set_memory_region = 603 ("int fd, unsigned int slot, unsigned int flags, __u64 guest_phys_addr, __u64 size") on Vm {
+    kvm_set_memory_region: __NR_kvm_set_memory_region = 603 ("int fd, unsigned int slot, unsigned int flags, __u64 guest_phys_addr, __u64 size") on Vm {
         removed KVM_SET_MEMORY_REGION;
         errors EINVAL EEXIST EBUSY ENOMEM;
         note "over ioctl: KVM_SET_USER_MEMORY_REGION over a memfd of the backend";
     }
 
     /// Makes a vcpu with the lowest id not in use.
-    __NR_kvm_create_vcpu = 604 ("int fd") on Vm {
+    kvm_create_vcpu: __NR_kvm_create_vcpu = 604 ("int fd") on Vm {
         ioctl KVM_CREATE_VCPU = request_code_none!(KVMIO, 0x41);
         errors EINVAL ENOMEM EMFILE ENFILE;
         note "the ioctl takes the id";
     }
 
     /// Fetches and resets the bitmap of the pages that were written.
-    __NR_kvm_get_dirty_log = 605 ("int fd, unsigned int slot, void *dirty_bitmap") on Vm {
+    kvm_get_dirty_log: __NR_kvm_get_dirty_log = 605 ("int fd, unsigned int slot, void *dirty_bitmap") on Vm {
+        range __NR_kvm_get_dirty_range;
         ioctl KVM_GET_DIRTY_LOG = request_code_write!(KVMIO, 0x42, size_of::<kvm_dirty_log>());
         passes kvm_dirty_log;
         errors EINVAL ENOENT ENXIO;
     }
 
     /// Reads back an alias.
-    __NR_kvm_get_memory_alias = 606 ("int fd, struct kvm_memory_alias *alias") on Vm {
+    kvm_get_memory_alias: __NR_kvm_get_memory_alias = 606 ("int fd, struct kvm_memory_alias *alias") on Vm {
+        range __NR_kvm_map_range;
         removed KVM_SET_MEMORY_ALIAS;
         passes kvm_memory_alias;
         errors EINVAL;
@@ -167,59 +227,69 @@ calls! {
     }
 
     /// Runs the guest until it exits.
-    __NR_kvm_run = 607 ("int fd") on Vcpu {
+    kvm_run: __NR_kvm_run = 607 ("int fd") on Vcpu {
         bound __NR_kvm_bound_run = 632;
         ioctl KVM_RUN = request_code_none!(KVMIO, 0x80);
         errors EINTR EAGAIN EFAULT EINVAL ENOMEM;
     }
 
     /// Reads the general registers.
-    __NR_kvm_get_regs = 608 ("int fd, struct kvm_regs *regs") on Vcpu {
+    kvm_get_regs: __NR_kvm_get_regs = 608 ("int fd, struct kvm_regs *regs") on Vcpu {
         bound __NR_kvm_bound_get_regs = 633;
+        merged KVM_STATE_REGS;
+        file c"regs";
         ioctl KVM_GET_REGS = request_code_read!(KVMIO, 0x81, size_of::<kvm_regs>());
         passes kvm_regs;
     }
 
     /// Sets the general registers.
-    __NR_kvm_set_regs = 609 ("int fd, const struct kvm_regs *regs") on Vcpu {
+    kvm_set_regs: __NR_kvm_set_regs = 609 ("int fd, const struct kvm_regs *regs") on Vcpu {
         bound __NR_kvm_bound_set_regs = 634;
+        merged KVM_STATE_REGS;
+        file c"regs";
         ioctl KVM_SET_REGS = request_code_write!(KVMIO, 0x82, size_of::<kvm_regs>());
         passes kvm_regs;
     }
 
     /// Reads the segment, descriptor table and control registers.
-    __NR_kvm_get_sregs = 610 ("int fd, struct kvm_sregs *sregs") on Vcpu {
+    kvm_get_sregs: __NR_kvm_get_sregs = 610 ("int fd, struct kvm_sregs *sregs") on Vcpu {
         bound __NR_kvm_bound_get_sregs = 635;
+        merged KVM_STATE_SREGS;
+        file c"sregs";
         ioctl KVM_GET_SREGS = request_code_read!(KVMIO, 0x83, size_of::<kvm_sregs>());
         passes kvm_sregs;
     }
 
     /// Sets the segment, descriptor table and control registers.
-    __NR_kvm_set_sregs = 611 ("int fd, const struct kvm_sregs *sregs") on Vcpu {
+    kvm_set_sregs: __NR_kvm_set_sregs = 611 ("int fd, const struct kvm_sregs *sregs") on Vcpu {
         bound __NR_kvm_bound_set_sregs = 636;
+        merged KVM_STATE_SREGS;
+        file c"sregs";
         ioctl KVM_SET_SREGS = request_code_write!(KVMIO, 0x84, size_of::<kvm_sregs>());
         passes kvm_sregs;
         errors EINVAL;
     }
 
     /// Walks the guest's page tables.
-    __NR_kvm_translate = 612 ("int fd, __u64 linear_address, __u64 *physical_address, __u8 *valid, __u8 *writeable, __u8 *usermode") on Vcpu {
+    kvm_translate: __NR_kvm_translate = 612 ("int fd, __u64 linear_address, __u64 *physical_address, __u8 *valid, __u8 *writeable, __u8 *usermode") on Vcpu {
         bound __NR_kvm_bound_translate = 637;
         ioctl KVM_TRANSLATE = request_code_readwrite!(KVMIO, 0x85, size_of::<kvm_translation>());
         passes kvm_translation;
     }
 
     /// Queues an interrupt.
-    __NR_kvm_interrupt = 613 ("int fd, __u32 irq") on Vcpu {
+    kvm_interrupt: __NR_kvm_interrupt = 613 ("int fd, __u32 irq") on Vcpu {
         bound __NR_kvm_bound_interrupt = 638;
+        file c"interrupt";
         ioctl KVM_INTERRUPT = request_code_write!(KVMIO, 0x86, size_of::<kvm_interrupt>());
         passes kvm_interrupt;
         errors EINVAL ENXIO EEXIST;
     }
 
     /// Sets breakpoints and single-stepping.
-    __NR_kvm_debug_guest = 614 ("int fd, const struct kvm_guest_debug *debug") on Vcpu {
+    kvm_debug_guest: __NR_kvm_debug_guest = 614 ("int fd, const struct kvm_guest_debug *debug") on Vcpu {
         bound __NR_kvm_bound_debug_guest = 639;
+        file c"debug";
         ioctl KVM_SET_GUEST_DEBUG = request_code_write!(KVMIO, 0x9b, size_of::<kvm_guest_debug>());
         passes kvm_guest_debug;
         errors EBUSY EINVAL;
@@ -227,24 +297,29 @@ calls! {
     }
 
     /// Reads model-specific registers.
-    __NR_kvm_get_msrs = 615 ("int fd, struct kvm_msrs *msrs") on Vcpu {
+    kvm_get_msrs: __NR_kvm_get_msrs = 615 ("int fd, struct kvm_msrs *msrs") on Vcpu {
         bound __NR_kvm_bound_get_msrs = 640;
+        merged KVM_STATE_MSRS;
+        file c"msrs";
         ioctl KVM_GET_MSRS = request_code_readwrite!(KVMIO, 0x88, size_of::<kvm_msrs>());
         passes kvm_msrs;
         errors E2BIG;
     }
 
     /// Sets model-specific registers.
-    __NR_kvm_set_msrs = 616 ("int fd, const struct kvm_msrs *msrs") on Vcpu {
+    kvm_set_msrs: __NR_kvm_set_msrs = 616 ("int fd, const struct kvm_msrs *msrs") on Vcpu {
         bound __NR_kvm_bound_set_msrs = 641;
+        merged KVM_STATE_MSRS;
+        file c"msrs";
         ioctl KVM_SET_MSRS = request_code_write!(KVMIO, 0x89, size_of::<kvm_msrs>());
         passes kvm_msrs;
         errors E2BIG;
     }
 
     /// Sets what the guest's CPUID instruction answers.
-    __NR_kvm_set_cpuid = 617 ("int fd, const struct kvm_cpuid2 *cpuid") on Vcpu {
+    kvm_set_cpuid: __NR_kvm_set_cpuid = 617 ("int fd, const struct kvm_cpuid2 *cpuid") on Vcpu {
         bound __NR_kvm_bound_set_cpuid = 642;
+        file c"cpuid";
         ioctl KVM_SET_CPUID2 = request_code_write!(KVMIO, 0x90, size_of::<kvm_cpuid2>());
         passes kvm_cpuid2;
         errors E2BIG EINVAL;
@@ -252,8 +327,9 @@ calls! {
     }
 
     /// Sets which signals are blocked while the guest runs.
-    __NR_kvm_set_signal_mask = 618 ("int fd, const struct kvm_signal_mask *mask") on Vcpu {
+    kvm_set_signal_mask: __NR_kvm_set_signal_mask = 618 ("int fd, const struct kvm_signal_mask *mask") on Vcpu {
         bound __NR_kvm_bound_set_signal_mask = 643;
+        file c"sigmask";
         ioctl KVM_SET_SIGNAL_MASK = request_code_write!(KVMIO, 0x8b, size_of::<kvm_signal_mask>());
         passes kvm_signal_mask;
         errors EINVAL;
@@ -261,34 +337,40 @@ calls! {
     }
 
     /// Reads the floating point and SSE registers.
-    __NR_kvm_get_fpu = 619 ("int fd, struct kvm_fpu *fpu") on Vcpu {
+    kvm_get_fpu: __NR_kvm_get_fpu = 619 ("int fd, struct kvm_fpu *fpu") on Vcpu {
         bound __NR_kvm_bound_get_fpu = 644;
+        merged KVM_STATE_FPU;
+        file c"fpu";
         ioctl KVM_GET_FPU = request_code_read!(KVMIO, 0x8c, size_of::<kvm_fpu>());
         passes kvm_fpu;
     }
 
     /// Sets the floating point and SSE registers.
-    __NR_kvm_set_fpu = 620 ("int fd, const struct kvm_fpu *fpu") on Vcpu {
+    kvm_set_fpu: __NR_kvm_set_fpu = 620 ("int fd, const struct kvm_fpu *fpu") on Vcpu {
         bound __NR_kvm_bound_set_fpu = 645;
+        merged KVM_STATE_FPU;
+        file c"fpu";
         ioctl KVM_SET_FPU = request_code_write!(KVMIO, 0x8d, size_of::<kvm_fpu>());
         passes kvm_fpu;
     }
 
     /// Asks for a capability of KVM.
-    __NR_kvm_check_extension = 621 ("int fd, unsigned long extension") on System {
+    kvm_check_extension: __NR_kvm_check_extension = 621 ("int fd, unsigned long extension") on System {
         ioctl KVM_CHECK_EXTENSION = request_code_none!(KVMIO, 0x03);
         note "fd -1 asks KVM itself";
     }
 
     /// Gives the guest a range of the caller's memory.
-    __NR_kvm_set_user_memory_region = 622 ("int fd, unsigned int slot, unsigned int flags, __u64 guest_phys_addr, __u64 size, __u64 userspace_addr") on Vm {
+    kvm_set_user_memory_region: __NR_kvm_set_user_memory_region = 622 ("int fd, unsigned int slot, unsigned int flags, __u64 guest_phys_addr, __u64 size, __u64 userspace_addr") on Vm {
+        range __NR_kvm_map_range;
         ioctl KVM_SET_USER_MEMORY_REGION = request_code_write!(KVMIO, 0x46, size_of::<kvm_userspace_memory_region>());
         passes kvm_userspace_memory_region;
         errors EINVAL EEXIST ENOMEM;
     }
 
     /// Shows the guest a range of its memory a second time.
-    __NR_kvm_set_memory_alias = 623 ("int fd, const struct kvm_memory_alias *alias") on Vm {
+    kvm_set_memory_alias: __NR_kvm_set_memory_alias = 623 ("int fd, const struct kvm_memory_alias *alias") on Vm {
+        range __NR_kvm_map_range;
         removed KVM_SET_MEMORY_ALIAS;
         passes kvm_memory_alias;
         errors EINVAL EEXIST ENOMEM;

@@ -14,18 +14,9 @@ use std::{env, fs};
 
 use kernel_patch::Kernel;
 use kvm_sys::{
-    BINDING_CALLS, CALLS, Call, Fd, KVM_ALIAS_SLOTS, KVM_CAP_SYSCALLS, KVM_SYSCALLS_ABI,
-    MERGED_CALLS, RANGE_CALLS,
+    BINDING_CALLS, CALLS, Call, Fd, FlatCall, KVM_ALIAS_SLOTS, KVM_CAP_SYSCALLS, KVM_SYSCALLS_ABI,
+    MERGED_CALLS, RANGE_CALLS, calls,
 };
-
-/// The calls of every form, in the order of their numbers.
-fn calls() -> impl Iterator<Item = &'static Call> {
-    CALLS
-        .iter()
-        .chain(&MERGED_CALLS)
-        .chain(&RANGE_CALLS)
-        .chain(&BINDING_CALLS)
-}
 
 /// The number and the name of each, and of those that do the same to the bound vcpu,
 /// in the order of the numbers.
@@ -185,6 +176,14 @@ fn table_is_what_the_kernel_dispatches() {
 }
 
 #[test]
+fn each_call_has_its_own_row() {
+    for (call, row) in FlatCall::ALL.iter().zip(&CALLS) {
+        assert_eq!(format!("{call:?}"), row.name);
+        assert_eq!(call.number, row.number);
+    }
+}
+
+#[test]
 fn numbers_follow_one_another() {
     let numbered = numbered();
     let numbers = numbered.iter().map(|(number, _)| *number);
@@ -270,10 +269,11 @@ fn docs_are_what_the_table_says() {
 
 /// The calls that a manual page is about, by the page.
 fn paged() -> impl Iterator<Item = (&'static Call, &'static str)> {
-    let creating = ["kvm_create_vm", "kvm_create_vcpu", "kvm_check_extension"];
-    let creating = CALLS.iter().filter(move |it| creating.contains(&it.name));
+    use FlatCall::{kvm_check_extension, kvm_create_vcpu, kvm_create_vm};
+    let creating = [kvm_create_vm, kvm_create_vcpu, kvm_check_extension].map(FlatCall::row);
     let page = |page| move |call| (call, page);
     creating
+        .into_iter()
         .map(page("kvm_create_vm.2"))
         .chain(BINDING_CALLS.iter().map(page("kvm_bind.2")))
         .chain(MERGED_CALLS.iter().map(page("kvm_get_state.2")))

@@ -3,8 +3,8 @@
 use std::fs::{File, OpenOptions};
 use std::os::fd::AsFd;
 
-use anyhow::{Context, Result, bail};
-use kvm_api::kvm_sys::{KVM_CAP_NR_MEMSLOTS, kvm_memory_alias};
+use anyhow::{Context, Result};
+use kvm_api::kvm_sys::{FlatCall, KVM_CAP_NR_MEMSLOTS, kvm_memory_alias};
 use kvm_api::{Kvm, SigSet};
 use kvm_bindings::{
     CpuId, KVM_GUESTDBG_ENABLE, KVM_MAX_CPUID_ENTRIES, KVM_MAX_MSR_ENTRIES,
@@ -24,33 +24,34 @@ pub const SLOT: u32 = 1;
 /// See [`SLOT`].
 pub const PLACE: u64 = 0x20_0000;
 
-/// Prepares the call of that name.
-pub fn call<'b, B: Kvm>(kvm: &'b B, name: &str) -> Result<Box<dyn Subject + 'b>> {
+/// Prepares a call. The cases of [`Run`](super::run::Run) measure `kvm_run`, by exit.
+pub fn call<'b, B: Kvm>(kvm: &'b B, call: FlatCall) -> Result<Option<Box<dyn Subject + 'b>>> {
     let f = Fixture::idle(kvm)?;
-    Ok(match name {
-        "kvm_create_vm" => Box::new(CreateVm::new(kvm)),
-        "kvm_get_msr_index_list" => {
+    Ok(Some(match call {
+        FlatCall::kvm_run => return Ok(None),
+        FlatCall::kvm_create_vm => Box::new(CreateVm::new(kvm)),
+        FlatCall::kvm_get_msr_index_list => {
             let dev = dev_kvm()?;
             let mut list = MsrList::new(KVM_MAX_MSR_ENTRIES).context("a list of MSRs")?;
             Box::new(Call(move || {
                 kvm.kvm_get_msr_index_list(dev.as_fd(), &mut list).unwrap();
             }))
         }
-        "kvm_get_vcpu_mmap_size" => {
+        FlatCall::kvm_get_vcpu_mmap_size => {
             let dev = dev_kvm()?;
             Box::new(Call(move || {
                 kvm.kvm_get_vcpu_mmap_size(dev.as_fd()).unwrap();
             }))
         }
-        "kvm_set_memory_region" => Box::new(Set {
+        FlatCall::kvm_set_memory_region => Box::new(Set {
             set: move |size| {
                 kvm.kvm_set_memory_region(f.vm(), SLOT, 0, PLACE, size)
                     .unwrap();
             },
             size: guest::MEMORY,
         }),
-        "kvm_create_vcpu" => Box::new(CreateVcpu::new(kvm)),
-        "kvm_get_dirty_log" => {
+        FlatCall::kvm_create_vcpu => Box::new(CreateVcpu::new(kvm)),
+        FlatCall::kvm_get_dirty_log => {
             let flags = KVM_MEM_LOG_DIRTY_PAGES;
             kvm.kvm_set_memory_region(f.vm(), SLOT, flags, PLACE, guest::MEMORY)
                 .context("kvm_set_memory_region")?;
@@ -60,7 +61,7 @@ pub fn call<'b, B: Kvm>(kvm: &'b B, name: &str) -> Result<Box<dyn Subject + 'b>>
                 unsafe { kvm.kvm_get_dirty_log(f.vm(), SLOT, &mut bitmap) }.unwrap();
             }))
         }
-        "kvm_get_memory_alias" => {
+        FlatCall::kvm_get_memory_alias => {
             kvm.kvm_set_memory_alias(f.vm(), &alias(guest::MEMORY))
                 .context("kvm_set_memory_alias")?;
             let mut alias = kvm_memory_alias::default();
@@ -68,27 +69,27 @@ pub fn call<'b, B: Kvm>(kvm: &'b B, name: &str) -> Result<Box<dyn Subject + 'b>>
                 kvm.kvm_get_memory_alias(f.vm(), &mut alias).unwrap();
             }))
         }
-        "kvm_get_regs" => {
+        FlatCall::kvm_get_regs => {
             let mut regs = f.try_regs()?;
             Box::new(Call(move || {
                 kvm.kvm_get_regs(f.vcpu(), &mut regs).unwrap();
             }))
         }
-        "kvm_set_regs" => {
+        FlatCall::kvm_set_regs => {
             let regs = f.try_regs()?;
             Box::new(Call(move || kvm.kvm_set_regs(f.vcpu(), &regs).unwrap()))
         }
-        "kvm_get_sregs" => {
+        FlatCall::kvm_get_sregs => {
             let mut sregs = f.try_sregs()?;
             Box::new(Call(move || {
                 kvm.kvm_get_sregs(f.vcpu(), &mut sregs).unwrap();
             }))
         }
-        "kvm_set_sregs" => {
+        FlatCall::kvm_set_sregs => {
             let sregs = f.try_sregs()?;
             Box::new(Call(move || kvm.kvm_set_sregs(f.vcpu(), &sregs).unwrap()))
         }
-        "kvm_translate" => Box::new(Call(move || {
+        FlatCall::kvm_translate => Box::new(Call(move || {
             let (mut physical, mut valid, mut writeable, mut usermode) = (0, 0, 0, 0);
             kvm.kvm_translate(
                 f.vcpu(),
@@ -101,55 +102,57 @@ pub fn call<'b, B: Kvm>(kvm: &'b B, name: &str) -> Result<Box<dyn Subject + 'b>>
             .unwrap();
             assert!(physical == guest::CODE && valid == 1);
         })),
-        "kvm_interrupt" => Box::new(Call(move || kvm.kvm_interrupt(f.vcpu(), VECTOR).unwrap())),
-        "kvm_debug_guest" => {
+        FlatCall::kvm_interrupt => {
+            Box::new(Call(move || kvm.kvm_interrupt(f.vcpu(), VECTOR).unwrap()))
+        }
+        FlatCall::kvm_debug_guest => {
             let debug = kvm_guest_debug {
                 control: KVM_GUESTDBG_ENABLE,
                 ..Default::default()
             };
             Box::new(Call(move || kvm.kvm_debug_guest(f.vcpu(), &debug).unwrap()))
         }
-        "kvm_get_msrs" => {
+        FlatCall::kvm_get_msrs => {
             let mut msrs = msrs()?;
             Box::new(Call(move || {
                 assert!(kvm.kvm_get_msrs(f.vcpu(), &mut msrs).unwrap() == 1);
             }))
         }
-        "kvm_set_msrs" => {
+        FlatCall::kvm_set_msrs => {
             let msrs = msrs()?;
             Box::new(Call(move || {
                 assert!(kvm.kvm_set_msrs(f.vcpu(), &msrs).unwrap() == 1);
             }))
         }
-        "kvm_set_cpuid" => {
+        FlatCall::kvm_set_cpuid => {
             let cpuid = supported_cpuid()?;
             Box::new(Call(move || kvm.kvm_set_cpuid(f.vcpu(), &cpuid).unwrap()))
         }
-        "kvm_set_signal_mask" => {
+        FlatCall::kvm_set_signal_mask => {
             let mask = SigSet::empty();
             Box::new(Call(move || {
                 kvm.kvm_set_signal_mask(f.vcpu(), Some(&mask)).unwrap();
             }))
         }
-        "kvm_get_fpu" => {
+        FlatCall::kvm_get_fpu => {
             let mut fpu = kvm_fpu::default();
             Box::new(Call(move || {
                 kvm.kvm_get_fpu(f.vcpu(), &mut fpu).unwrap();
             }))
         }
-        "kvm_set_fpu" => {
+        FlatCall::kvm_set_fpu => {
             let mut fpu = kvm_fpu::default();
             kvm.kvm_get_fpu(f.vcpu(), &mut fpu).context("kvm_get_fpu")?;
             Box::new(Call(move || kvm.kvm_set_fpu(f.vcpu(), &fpu).unwrap()))
         }
-        "kvm_check_extension" => Box::new(Call(move || {
+        FlatCall::kvm_check_extension => Box::new(Call(move || {
             assert!(
                 kvm.kvm_check_extension(f.vm(), KVM_CAP_NR_MEMSLOTS)
                     .unwrap()
                     > 0
             );
         })),
-        "kvm_set_user_memory_region" => {
+        FlatCall::kvm_set_user_memory_region => {
             let memory = kvm.kvm_map_memory(f.vm(), 0, guest::MEMORY as usize)?;
             Box::new(Set {
                 set: move |size| {
@@ -164,12 +167,11 @@ pub fn call<'b, B: Kvm>(kvm: &'b B, name: &str) -> Result<Box<dyn Subject + 'b>>
                 size: guest::MEMORY,
             })
         }
-        "kvm_set_memory_alias" => Box::new(Set {
+        FlatCall::kvm_set_memory_alias => Box::new(Set {
             set: move |size| kvm.kvm_set_memory_alias(f.vm(), &alias(size)).unwrap(),
             size: guest::MEMORY,
         }),
-        name => bail!("no case for {name}"),
-    })
+    }))
 }
 
 pub fn dev_kvm() -> Result<File> {

@@ -57,7 +57,7 @@ pub fn subject<'b, B: Kvm + 'static>(
 ) -> Result<Option<Box<dyn Subject + 'b>>> {
     Ok(Some(match case {
         Case::NullSyscall => return Ok(None),
-        Case::Call(name) => calls::call(kvm, name)?,
+        Case::Call(call) => return calls::call(kvm, call),
         Case::Run(exit, mode) => Box::new(run::Run::new(kvm, exit, mode)?),
         Case::ImmediateExit => Box::new(run::ImmediateExit::new(kvm)?),
         Case::EmulationLoop(exit, mode) => {

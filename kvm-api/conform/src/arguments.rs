@@ -36,8 +36,8 @@ impl CallResult {
 
     /// Whether it is the result of a successful `call`. A run of a vCPU that
     /// must exit at once succeeds with EINTR.
-    pub fn succeeds(self, call: &Call) -> bool {
-        let exits = call.number == __NR_kvm_run && self.errno() == Some(Errno::EINTR);
+    pub fn succeeds(self, call: FlatCall) -> bool {
+        let exits = call == FlatCall::kvm_run && self.errno() == Some(Errno::EINTR);
         exits || self.number().is_some()
     }
 
@@ -82,7 +82,7 @@ impl Arguments {
     }
 
     /// Makes the system call.
-    pub fn flat(&mut self, call: &Call, fd: RawFd) -> CallResult {
+    pub fn flat(&mut self, call: FlatCall, fd: RawFd) -> CallResult {
         let ([a, b, c, d, e], _) = self.words(call);
         // SAFETY: the structures are this value's own and as large as the call
         // takes them; the memory that a guest gets is never run on.
@@ -92,7 +92,7 @@ impl Arguments {
 
     /// Makes the ioctl that the call replaces, if Linux still has it. On a
     /// virtual machine, the call that creates a vCPU uses `id`.
-    pub fn ioctl(&mut self, call: &Call, fd: RawFd, id: usize) -> Option<CallResult> {
+    pub fn ioctl(&mut self, call: FlatCall, fd: RawFd, id: usize) -> Option<CallResult> {
         let request = call.request?;
         let (_, word) = self.words(call);
         let word = if request == KVM_CREATE_VCPU { id } else { word };
@@ -103,7 +103,7 @@ impl Arguments {
 
     /// Fills the page, and returns the arguments after the file descriptor:
     /// those of the system call, and that of the ioctl.
-    fn words(&mut self, call: &Call) -> ([usize; 5], usize) {
+    fn words(&mut self, call: FlatCall) -> ([usize; 5], usize) {
         let page = self.page.as_ptr();
         let at = page.expose_provenance();
         let memory = self.memory.as_ptr().expose_provenance();
@@ -113,9 +113,9 @@ impl Arguments {
         };
         // SAFETY: the page is this value's own.
         unsafe { page.write_bytes(0, PAGE) };
-        match call.name {
-            "kvm_set_memory_region" => ([5, 0, FAR, PAGE, 0], 0),
-            "kvm_get_dirty_log" => {
+        match call {
+            FlatCall::kvm_set_memory_region => ([5, 0, FAR, PAGE, 0], 0),
+            FlatCall::kvm_get_dirty_log => {
                 let mut log = kvm_dirty_log {
                     slot: SLOT,
                     ..Default::default()
@@ -125,13 +125,13 @@ impl Arguments {
                 unsafe { page.cast::<kvm_dirty_log>().write(log) };
                 ([SLOT as usize, at + ROOM, 0, 0, 0], at)
             }
-            "kvm_translate" => ([0, at, at + 8, at + 9, at + 10], at),
-            "kvm_interrupt" => {
+            FlatCall::kvm_translate => ([0, at, at + 8, at + 9, at + 10], at),
+            FlatCall::kvm_interrupt => {
                 put(&[32]);
                 ([32, 0, 0, 0, 0], at)
             }
-            "kvm_check_extension" => ([0; 5], 0),
-            "kvm_set_user_memory_region" => {
+            FlatCall::kvm_check_extension => ([0; 5], 0),
+            FlatCall::kvm_set_user_memory_region => {
                 let region = kvm_userspace_memory_region {
                     slot: 6,
                     flags: 0,
@@ -143,7 +143,7 @@ impl Arguments {
                 unsafe { page.cast::<kvm_userspace_memory_region>().write(region) };
                 ([6, 0, 2 * FAR, PAGE, memory], at)
             }
-            "kvm_get_memory_alias" | "kvm_set_memory_alias" => {
+            FlatCall::kvm_get_memory_alias | FlatCall::kvm_set_memory_alias => {
                 let alias = kvm_memory_alias {
                     guest_phys_addr: 3 * FAR as u64,
                     memory_size: PAGE as u64,
@@ -154,11 +154,11 @@ impl Arguments {
                 ([at, 0, 0, 0, 0], at)
             }
             _ if call.structure.is_none() => ([0; 5], 0),
-            name => {
-                match name {
-                    "kvm_get_msr_index_list" => put(&[KVM_MAX_MSR_ENTRIES as u32]),
-                    "kvm_get_msrs" | "kvm_set_msrs" => put(&[1]),
-                    "kvm_set_signal_mask" => put(&[8]),
+            _ => {
+                match call {
+                    FlatCall::kvm_get_msr_index_list => put(&[KVM_MAX_MSR_ENTRIES as u32]),
+                    FlatCall::kvm_get_msrs | FlatCall::kvm_set_msrs => put(&[1]),
+                    FlatCall::kvm_set_signal_mask => put(&[8]),
                     _ => {}
                 }
                 ([at, 0, 0, 0, 0], at)
@@ -168,9 +168,9 @@ impl Arguments {
 }
 
 /// Closes the new file descriptor of a call.
-fn closed(call: &Call, answer: i64) -> CallResult {
+fn closed(call: FlatCall, answer: i64) -> CallResult {
     let answer = CallResult::of(answer);
-    let makes = matches!(call.name, "kvm_create_vm" | "kvm_create_vcpu");
+    let makes = matches!(call, FlatCall::kvm_create_vm | FlatCall::kvm_create_vcpu);
     match answer.number() {
         Some(fd) if makes => {
             // SAFETY: it is new, and told to nobody.
@@ -179,10 +179,4 @@ fn closed(call: &Call, answer: i64) -> CallResult {
         }
         _ => answer,
     }
-}
-
-/// The row of that name.
-pub fn call(name: &str) -> &'static Call {
-    let row = CALLS.iter().find(|call| call.name == name);
-    row.unwrap_or_else(|| panic!("no call {name}"))
 }

@@ -107,14 +107,10 @@ fn is_readable(address: c_ulong) -> bool {
 mod tests {
     use std::num::NonZero;
 
-    use kvm_sys::CALLS;
+    use kvm_sys::FlatCall;
     use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
     use super::*;
-
-    fn call(name: &str) -> &'static Call {
-        CALLS.iter().find(|call| call.name == name).unwrap()
-    }
 
     fn address<T>(value: &T) -> c_ulong {
         std::ptr::from_ref(value).expose_provenance() as c_ulong
@@ -122,14 +118,14 @@ mod tests {
 
     #[test]
     fn a_pointer_passes_as_it_is() {
-        let arguments = arguments(call("kvm_get_regs"), 7, 0xdead);
+        let arguments = arguments(&FlatCall::kvm_get_regs, 7, 0xdead);
         assert_eq!(arguments, Some([7, 0xdead, 0, 0, 0, 0]));
     }
 
     #[test]
     fn a_call_without_arguments_gets_none() {
-        assert_eq!(arguments(call("kvm_create_vm"), 7, 0), Some([0; 6]));
-        let vcpu = arguments(call("kvm_create_vcpu"), 7, 2);
+        assert_eq!(arguments(&FlatCall::kvm_create_vm, 7, 0), Some([0; 6]));
+        let vcpu = arguments(&FlatCall::kvm_create_vcpu, 7, 2);
         assert_eq!(vcpu, Some([7, 0, 0, 0, 0, 0]));
     }
 
@@ -142,9 +138,9 @@ mod tests {
             memory_size: 5,
             userspace_addr: 6,
         };
-        let call_of = |name, value| arguments(call(name), 7, value).unwrap();
+        let call_of = |call: FlatCall, value| arguments(&call, 7, value).unwrap();
         assert_eq!(
-            call_of("kvm_set_user_memory_region", address(&region)),
+            call_of(FlatCall::kvm_set_user_memory_region, address(&region)),
             [7, 0x1_0002, 3, 4, 5, 6]
         );
         let mut log = kvm_dirty_log {
@@ -154,12 +150,12 @@ mod tests {
         };
         log.__bindgen_anon_1.padding2 = 3;
         assert_eq!(
-            call_of("kvm_get_dirty_log", address(&log)),
+            call_of(FlatCall::kvm_get_dirty_log, address(&log)),
             [7, 1, 3, 0, 0, 0]
         );
         let interrupt = kvm_interrupt { irq: 32 };
         assert_eq!(
-            call_of("kvm_interrupt", address(&interrupt)),
+            call_of(FlatCall::kvm_interrupt, address(&interrupt)),
             [7, 32, 0, 0, 0, 0]
         );
         let translation = kvm_translation {
@@ -167,7 +163,7 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(
-            call_of("kvm_translate", address(&translation)),
+            call_of(FlatCall::kvm_translate, address(&translation)),
             [
                 7,
                 0x1234,
@@ -192,7 +188,7 @@ mod tests {
         let end = start + PAGE as c_ulong;
 
         let size = size_of::<kvm_userspace_memory_region>() as c_ulong;
-        let region = |at| arguments(call("kvm_set_user_memory_region"), 7, at);
+        let region = |at| arguments(&FlatCall::kvm_set_user_memory_region, 7, at);
         assert_eq!(region(end - size), Some([7, 0, 0, 0, 0, 0]));
         assert_eq!(region(end - size + 1), None);
         assert_eq!(region(end), None);

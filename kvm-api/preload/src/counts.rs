@@ -169,14 +169,11 @@ mod tests {
     use std::ffi::CString;
     use std::os::unix::ffi::OsStrExt;
 
+    use kvm_sys::FlatCall;
     use nix::sys::wait::{WaitStatus, waitpid};
     use nix::unistd::{ForkResult, fork};
 
     use super::*;
-
-    fn call(name: &str) -> &'static Call {
-        CALLS.iter().find(|call| call.name == name).unwrap()
-    }
 
     /// One test, since a process counts in one file.
     #[test]
@@ -188,7 +185,7 @@ mod tests {
         Counts::prepare(&path).unwrap();
         assert!(attach(&name));
 
-        let (run, regs) = (call("kvm_run"), call("kvm_get_regs"));
+        let [run, regs] = [FlatCall::kvm_run, FlatCall::kvm_get_regs].map(FlatCall::row);
         count_process();
         count(Plan::Flat(run));
         count(Plan::Ioctl(regs));

@@ -5,6 +5,7 @@ use std::env;
 use kvm_api::bound::Bound;
 use kvm_api::files::Files;
 use kvm_api::ioctl::Ioctl;
+use kvm_api::kvm_sys::Call;
 use kvm_api::merged::Merged;
 use kvm_api::ranges::Ranges;
 use kvm_api::syscall::{self, Syscall};
@@ -48,10 +49,10 @@ impl Backend {
         }
     }
 
-    /// Whether it has a call of that name: by ranges, none that names the caller's
-    /// memory by slots.
-    pub fn has(self, call: &str) -> bool {
-        self != Self::Ranges || !BY_SLOT.contains(&call)
+    /// Whether it has the call. By ranges, it has none that names the caller's memory by
+    /// slots.
+    pub fn has(self, call: &Call) -> bool {
+        self != Self::Ranges || call.range.is_none()
     }
 
     fn other(self) -> Self {
@@ -83,14 +84,6 @@ impl Backend {
         }
     }
 }
-
-/// The calls that name the caller's memory, and what is written of it, by slots.
-pub const BY_SLOT: [&str; 4] = [
-    "kvm_get_dirty_log",
-    "kvm_get_memory_alias",
-    "kvm_set_user_memory_region",
-    "kvm_set_memory_alias",
-];
 
 /// What this host has: for each thing `Ok`, or why not.
 pub struct Host {

@@ -36,7 +36,12 @@ pub const TESTS: &[Test] = &[
 ];
 
 /// Makes a call through the trait, with good arguments but for its `fd`.
-pub fn invoke(kvm: &dyn Kvm, call: &Call, fd: BorrowedFd<'_>, run: &mut RunMapping) -> Result<()> {
+pub fn invoke(
+    kvm: &dyn Kvm,
+    call: FlatCall,
+    fd: BorrowedFd<'_>,
+    run: &mut RunMapping,
+) -> Result<()> {
     let mut word = 0;
     let (mut a, mut b, mut c) = (0, 0, 0);
     // Out of the way of the memory that machines have.
@@ -48,21 +53,21 @@ pub fn invoke(kvm: &dyn Kvm, call: &Call, fd: BorrowedFd<'_>, run: &mut RunMappi
         memory_size: size,
         ..Default::default()
     };
-    match call.name {
-        "kvm_create_vm" => kvm.kvm_create_vm().map(drop),
-        "kvm_get_msr_index_list" => {
+    match call {
+        FlatCall::kvm_create_vm => kvm.kvm_create_vm().map(drop),
+        FlatCall::kvm_get_msr_index_list => {
             kvm.kvm_get_msr_index_list(fd, &mut MsrList::new(KVM_MAX_MSR_ENTRIES).unwrap())
         }
-        "kvm_get_vcpu_mmap_size" => kvm.kvm_get_vcpu_mmap_size(fd).map(drop),
-        "kvm_set_memory_region" => kvm.kvm_set_memory_region(fd, 5, 0, far, 0x1000),
-        "kvm_create_vcpu" => kvm.kvm_create_vcpu(fd).map(drop),
-        "kvm_get_dirty_log" => {
+        FlatCall::kvm_get_vcpu_mmap_size => kvm.kvm_get_vcpu_mmap_size(fd).map(drop),
+        FlatCall::kvm_set_memory_region => kvm.kvm_set_memory_region(fd, 5, 0, far, 0x1000),
+        FlatCall::kvm_create_vcpu => kvm.kvm_create_vcpu(fd).map(drop),
+        FlatCall::kvm_get_dirty_log => {
             let mut bitmap = [0; MEMORY / 0x1000 / 64 + 1];
             // SAFETY: the bitmap has a bit for each page of a machine's memory.
             unsafe { kvm.kvm_get_dirty_log(fd, SLOT, &mut bitmap) }
         }
-        "kvm_get_memory_alias" => kvm.kvm_get_memory_alias(fd, &mut alias(0)),
-        "kvm_run" => {
+        FlatCall::kvm_get_memory_alias => kvm.kvm_get_memory_alias(fd, &mut alias(0)),
+        FlatCall::kvm_run => {
             run.set_immediate_exit(true);
             match kvm.kvm_run(fd, run).map(drop) {
                 // That is how it succeeds without a guest.
@@ -70,69 +75,56 @@ pub fn invoke(kvm: &dyn Kvm, call: &Call, fd: BorrowedFd<'_>, run: &mut RunMappi
                 other => other,
             }
         }
-        "kvm_get_regs" => kvm.kvm_get_regs(fd, &mut kvm_regs::default()),
-        "kvm_set_regs" => kvm.kvm_set_regs(
+        FlatCall::kvm_get_regs => kvm.kvm_get_regs(fd, &mut kvm_regs::default()),
+        FlatCall::kvm_set_regs => kvm.kvm_set_regs(
             fd,
             &kvm_regs {
                 rflags: 2,
                 ..Default::default()
             },
         ),
-        "kvm_get_sregs" => kvm.kvm_get_sregs(fd, &mut kvm_sregs::default()),
-        "kvm_set_sregs" => kvm.kvm_set_sregs(fd, &kvm_sregs::default()),
-        "kvm_translate" => kvm.kvm_translate(fd, 0, &mut word, &mut a, &mut b, &mut c),
-        "kvm_interrupt" => kvm.kvm_interrupt(fd, 32),
-        "kvm_debug_guest" => kvm.kvm_debug_guest(fd, &kvm_guest_debug::default()),
-        "kvm_get_msrs" => kvm.kvm_get_msrs(fd, &mut Msrs::new(1).unwrap()).map(drop),
-        "kvm_set_msrs" => kvm.kvm_set_msrs(fd, &Msrs::new(1).unwrap()).map(drop),
-        "kvm_set_cpuid" => kvm.kvm_set_cpuid(fd, &CpuId::new(0).unwrap()),
-        "kvm_set_signal_mask" => kvm.kvm_set_signal_mask(fd, None),
-        "kvm_get_fpu" => kvm.kvm_get_fpu(fd, &mut kvm_fpu::default()),
-        "kvm_set_fpu" => kvm.kvm_set_fpu(fd, &kvm_fpu::default()),
-        "kvm_check_extension" => kvm.kvm_check_extension(fd, 0).map(drop),
-        "kvm_set_user_memory_region" => {
+        FlatCall::kvm_get_sregs => kvm.kvm_get_sregs(fd, &mut kvm_sregs::default()),
+        FlatCall::kvm_set_sregs => kvm.kvm_set_sregs(fd, &kvm_sregs::default()),
+        FlatCall::kvm_translate => kvm.kvm_translate(fd, 0, &mut word, &mut a, &mut b, &mut c),
+        FlatCall::kvm_interrupt => kvm.kvm_interrupt(fd, 32),
+        FlatCall::kvm_debug_guest => kvm.kvm_debug_guest(fd, &kvm_guest_debug::default()),
+        FlatCall::kvm_get_msrs => kvm.kvm_get_msrs(fd, &mut Msrs::new(1).unwrap()).map(drop),
+        FlatCall::kvm_set_msrs => kvm.kvm_set_msrs(fd, &Msrs::new(1).unwrap()).map(drop),
+        FlatCall::kvm_set_cpuid => kvm.kvm_set_cpuid(fd, &CpuId::new(0).unwrap()),
+        FlatCall::kvm_set_signal_mask => kvm.kvm_set_signal_mask(fd, None),
+        FlatCall::kvm_get_fpu => kvm.kvm_get_fpu(fd, &mut kvm_fpu::default()),
+        FlatCall::kvm_set_fpu => kvm.kvm_set_fpu(fd, &kvm_fpu::default()),
+        FlatCall::kvm_check_extension => kvm.kvm_check_extension(fd, 0).map(drop),
+        FlatCall::kvm_set_user_memory_region => {
             // SAFETY: if it is set, it is deleted before the memory goes.
             unsafe {
                 kvm.kvm_set_user_memory_region(fd, 6, 0, 3 * far, 0x1000, address)?;
                 kvm.kvm_set_user_memory_region(fd, 6, 0, 3 * far, 0, 0)
             }
         }
-        "kvm_set_memory_alias" => kvm.kvm_set_memory_alias(fd, &alias(0x1000)),
-        other => panic!("{other} has no row here"),
+        FlatCall::kvm_set_memory_alias => kvm.kvm_set_memory_alias(fd, &alias(0x1000)),
     }
 }
 
 /// The file that the backend goes through for `call`, if it does.
-fn file_of(backend: Backend, call: &Call) -> Option<File> {
-    if backend != Backend::Files {
-        return None;
-    }
-    Some(match call.name {
-        "kvm_get_regs" | "kvm_set_regs" => File::Regs,
-        "kvm_get_sregs" | "kvm_set_sregs" => File::Sregs,
-        "kvm_interrupt" => File::Interrupt,
-        "kvm_debug_guest" => File::Debug,
-        "kvm_get_msrs" | "kvm_set_msrs" => File::Msrs,
-        "kvm_set_cpuid" => File::Cpuid,
-        "kvm_set_signal_mask" => File::Sigmask,
-        "kvm_get_fpu" | "kvm_set_fpu" => File::Fpu,
-        _ => return None,
-    })
+fn file_of(backend: Backend, call: FlatCall) -> Option<File> {
+    let name = call.file.filter(|_| backend == Backend::Files)?;
+    File::ALL.into_iter().find(|file| file.name() == name)
 }
 
 /// What a call says of a file descriptor that is not a vcpu's: what openat(2)
 /// does where it goes through a file, else `errno`.
-fn no_vcpu(stage: &Stage, call: &Call, errno: Errno) -> Option<Errno> {
+fn no_vcpu(stage: &Stage, call: FlatCall, errno: Errno) -> Option<Errno> {
     let file = file_of(stage.backend, call);
     Some(file.map_or(errno, |_| Errno::ENOTDIR))
 }
 
 /// Asserts that calls refuse `fd` with the `errno` that is given for each, if
 /// one is. One that the backend has not is refused as that, whatever `fd` is.
-fn refuse(stage: &Stage, fd: BorrowedFd<'_>, errno: impl Fn(&Call) -> Option<Errno>) {
+fn refuse(stage: &Stage, fd: BorrowedFd<'_>, errno: impl Fn(FlatCall) -> Option<Errno>) {
     let mut machine = Machine::new(&*stage.kvm);
-    for call in &CALLS {
-        let missing = (!stage.backend.has(call.name)).then_some(Errno::ENOSYS);
+    for call in FlatCall::ALL {
+        let missing = (!stage.backend.has(&call)).then_some(Errno::ENOSYS);
         if let Some(errno) = missing.or_else(|| errno(call)) {
             assert_eq!(
                 invoke(&*stage.kvm, call, fd, &mut machine.run),
@@ -147,9 +139,9 @@ fn refuse(stage: &Stage, fd: BorrowedFd<'_>, errno: impl Fn(&Call) -> Option<Err
 fn good_arguments(stage: &Stage) {
     let mut machine = Machine::with_flags(&*stage.kvm, slot::KVM_MEM_LOG_DIRTY_PAGES);
     let (vm, vcpu) = (machine.vm.as_fd(), machine.vcpu.as_fd());
-    for call in &CALLS {
+    for call in FlatCall::ALL {
         let fd = if call.fd == Fd::Vcpu { vcpu } else { vm };
-        let expected = if stage.backend.has(call.name) {
+        let expected = if stage.backend.has(&call) {
             Ok(())
         } else {
             Err(Errno::ENOSYS)
@@ -226,10 +218,10 @@ fn other_process(stage: &Stage) {
     match unsafe { fork() }.unwrap() {
         ForkResult::Child => {
             let (vm, vcpu) = (machine.vm.as_fd(), machine.vcpu.as_fd());
-            let wrong = CALLS.iter().position(|call| {
+            let wrong = FlatCall::ALL.into_iter().position(|call| {
                 let fd = if call.fd == Fd::Vcpu { vcpu } else { vm };
                 call.fd != Fd::None
-                    && stage.backend.has(call.name)
+                    && stage.backend.has(&call)
                     && invoke(kvm, call, fd, &mut machine.run) != Err(Errno::EIO)
             });
             let code = wrong.map_or(0, |index| 1 + index as i32);
@@ -239,7 +231,10 @@ fn other_process(stage: &Stage) {
         ForkResult::Parent { child } => match waitpid(child, None).unwrap() {
             WaitStatus::Exited(_, 0) => {}
             WaitStatus::Exited(_, code) => {
-                panic!("{} is not refused with EIO", CALLS[code as usize - 1].name)
+                panic!(
+                    "{} is not refused with EIO",
+                    FlatCall::ALL[code as usize - 1].name
+                )
             }
             other => panic!("{other:?}"),
         },
@@ -262,9 +257,9 @@ struct Arguments {
 
 /// The good arguments of `call`, behind its file descriptor, if the backend has it.
 /// `page` is memory with the structure in it, which may be read and written.
-fn arguments(call: &Call, backend: Backend, page: *mut u8) -> Option<Arguments> {
+fn arguments(call: FlatCall, backend: Backend, page: *mut u8) -> Option<Arguments> {
     use Use::{Read, Written};
-    if !backend.has(call.name) {
+    if !backend.has(&call) {
         return None;
     }
     let good = page.expose_provenance();
@@ -278,12 +273,12 @@ fn arguments(call: &Call, backend: Backend, page: *mut u8) -> Option<Arguments> 
     // SAFETY: the page is this thread's alone, and larger than any structure.
     unsafe {
         page.write_bytes(0, 0x1000);
-        match call.name {
-            "kvm_get_msr_index_list" => {
+        match call {
+            FlatCall::kvm_get_msr_index_list => {
                 page.cast::<u32>().write(KVM_MAX_MSR_ENTRIES as u32);
                 one(Written)
             }
-            "kvm_get_dirty_log" if is_ioctl => {
+            FlatCall::kvm_get_dirty_log if is_ioctl => {
                 // The pointer to the bitmap is within the structure.
                 let mut log = kvm_dirty_log {
                     slot: SLOT,
@@ -293,30 +288,32 @@ fn arguments(call: &Call, backend: Backend, page: *mut u8) -> Option<Arguments> 
                 page.cast::<kvm_dirty_log>().write(log);
                 one(Read)
             }
-            "kvm_get_dirty_log" => Some(Arguments {
+            FlatCall::kvm_get_dirty_log => Some(Arguments {
                 words: vec![SLOT as usize, good],
                 pointers: vec![(1, Written)],
             }),
-            "kvm_translate" if !is_ioctl => Some(Arguments {
+            FlatCall::kvm_translate if !is_ioctl => Some(Arguments {
                 words: vec![0, good, good + 8, good + 9, good + 10],
                 pointers: (1..5).map(|index| (index, Written)).collect(),
             }),
-            "kvm_interrupt" if !is_ioctl => None,
-            "kvm_get_msrs" => {
+            FlatCall::kvm_interrupt if !is_ioctl => None,
+            FlatCall::kvm_get_msrs => {
                 page.cast::<u32>().write(1);
                 one(Written)
             }
-            "kvm_set_msrs" => {
+            FlatCall::kvm_set_msrs => {
                 page.cast::<u32>().write(1);
                 one(Read)
             }
-            "kvm_set_signal_mask" => {
+            FlatCall::kvm_set_signal_mask => {
                 page.cast::<u32>().write(8);
                 one(Read)
             }
-            "kvm_set_user_memory_region" if !is_ioctl => None,
+            FlatCall::kvm_set_user_memory_region if !is_ioctl => None,
             _ if call.structure.is_none() => None,
-            name if name.starts_with("kvm_get_") || name == "kvm_translate" => one(Written),
+            _ if call.name.starts_with("kvm_get_") || call == FlatCall::kvm_translate => {
+                one(Written)
+            }
             _ => one(Read),
         }
     }
@@ -329,7 +326,7 @@ fn arguments(call: &Call, backend: Backend, page: *mut u8) -> Option<Arguments> 
 /// What the arguments point to has to be good, or not be there at all.
 unsafe fn raw_call(
     backend: Backend,
-    call: &Call,
+    call: FlatCall,
     fd: BorrowedFd<'_>,
     words: &[usize],
 ) -> Option<Result<i64>> {
@@ -361,13 +358,18 @@ unsafe fn raw_call(
 /// # Safety
 ///
 /// As for [`raw_call`].
-unsafe fn file_call(file: File, call: &Call, vcpu: BorrowedFd<'_>, address: usize) -> Result<i64> {
+unsafe fn file_call(
+    file: File,
+    call: FlatCall,
+    vcpu: BorrowedFd<'_>,
+    address: usize,
+) -> Result<i64> {
     let fd = file.open(vcpu)?;
     let (fd, address) = (fd.as_raw_fd(), ptr::without_provenance_mut(address));
     let header = call.structure.map_or(0, |structure| structure.size);
     let size = header
         + match file {
-            File::Msrs if call.name == "kvm_get_msrs" => {
+            File::Msrs if call == FlatCall::kvm_get_msrs => {
                 KVM_MAX_MSR_ENTRIES * size_of::<kvm_msr_entry>()
             }
             File::Msrs => size_of::<kvm_msr_entry>(),
@@ -392,7 +394,7 @@ fn bad_pointers(stage: &Stage) {
     let none = Page::new(ProtFlags::PROT_NONE);
     let readonly = Page::new(ProtFlags::PROT_READ);
     let mut tried = 0;
-    for call in &CALLS {
+    for call in FlatCall::ALL {
         let Some(good) = arguments(call, stage.backend, page.as_ptr()) else {
             continue;
         };
@@ -412,7 +414,7 @@ fn bad_pointers(stage: &Stage) {
                 bad.push(("read-only", readonly.address()));
             }
             for (what, address) in bad {
-                if what == "NULL" && call.name == "kvm_set_signal_mask" {
+                if what == "NULL" && call == FlatCall::kvm_set_signal_mask {
                     continue; // where it has a meaning
                 }
                 let mut words = good.words.clone();
@@ -476,23 +478,22 @@ fn counts(stage: &Stage) {
     let machine = Machine::new(&*stage.kvm);
     let mut page = GuestMemory::anonymous(0x10000).unwrap();
     let address = page.as_ptr().expose_provenance();
-    for (name, first_word, errno) in [
-        ("kvm_get_msrs", 256_u32, Errno::E2BIG),
-        ("kvm_get_msrs", u32::MAX, Errno::E2BIG),
-        ("kvm_set_msrs", 256, Errno::E2BIG),
-        ("kvm_set_msrs", u32::MAX, Errno::E2BIG),
-        ("kvm_set_cpuid", 257, Errno::E2BIG),
-        ("kvm_set_cpuid", u32::MAX, Errno::E2BIG),
-        ("kvm_set_signal_mask", 4, Errno::EINVAL),
-        ("kvm_set_signal_mask", 128, Errno::EINVAL),
+    for (call, first_word, errno) in [
+        (FlatCall::kvm_get_msrs, 256_u32, Errno::E2BIG),
+        (FlatCall::kvm_get_msrs, u32::MAX, Errno::E2BIG),
+        (FlatCall::kvm_set_msrs, 256, Errno::E2BIG),
+        (FlatCall::kvm_set_msrs, u32::MAX, Errno::E2BIG),
+        (FlatCall::kvm_set_cpuid, 257, Errno::E2BIG),
+        (FlatCall::kvm_set_cpuid, u32::MAX, Errno::E2BIG),
+        (FlatCall::kvm_set_signal_mask, 4, Errno::EINVAL),
+        (FlatCall::kvm_set_signal_mask, 128, Errno::EINVAL),
     ] {
-        let call = CALLS.iter().find(|call| call.name == name).unwrap();
-        if stage.backend == Backend::Files && name == "kvm_get_msrs" {
+        if stage.backend == Backend::Files && call == FlatCall::kvm_get_msrs {
             continue; // a read takes no count but that of its bytes
         }
         page.write(0, &first_word.to_le_bytes()).unwrap();
         // SAFETY: the memory is longer than any list that KVM takes.
         let result = unsafe { raw_call(stage.backend, call, machine.vcpu(), &[address]) };
-        assert_eq!(result, Some(Err(errno)), "{name} of {first_word}");
+        assert_eq!(result, Some(Err(errno)), "{call:?} of {first_word}");
     }
 }

@@ -9,13 +9,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use anyhow::{Context, Result, anyhow, ensure};
 use guests::NODE;
 use kvm_api::Errno;
+use kvm_api::kvm_sys::FlatCall;
 use nix::sys::prctl::set_dumpable;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Gid, Pid, Uid, alarm, fork, setgroups, setresgid, setresuid};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::arguments::{Arguments, CallResult, call};
+use crate::arguments::{Arguments, CallResult};
 
 /// The time limit of a child, in seconds.
 const LIMIT: u32 = 60;
@@ -92,7 +93,7 @@ pub fn become_user(user: u32, group: u32, supplementary: &[u32]) -> Result<()> {
 /// Creates a VM, by opening `/dev/kvm` and an ioctl, and by `kvm_create_vm`.
 /// Returns the result, which must be the same.
 pub fn create_vm() -> Result<CallResult> {
-    let (call, mut arguments) = (call("kvm_create_vm"), Arguments::new()?);
+    let (call, mut arguments) = (FlatCall::kvm_create_vm, Arguments::new()?);
     let by_ioctl = match File::options().read(true).write(true).open(NODE) {
         Ok(node) => arguments.ioctl(call, node.as_raw_fd(), 0),
         Err(error) => error

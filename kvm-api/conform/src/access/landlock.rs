@@ -7,12 +7,12 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use anyhow::{Context, Result, ensure};
 use kvm_api::Errno;
-use kvm_api::kvm_sys::{CALLS, Fd};
+use kvm_api::kvm_sys::{Fd, FlatCall};
 use nix::sys::prctl::set_no_new_privs;
 
 use super::Case;
 use super::child::{self, create_vm};
-use crate::arguments::{Arguments, CallResult, call};
+use crate::arguments::{Arguments, CallResult};
 
 pub const CASES: &[Case] = &[
     ("Landlock, ioctls of devices", no_ioctls),
@@ -33,7 +33,10 @@ fn no_ioctls() -> Result<()> {
         let after = device()?;
         let mut arguments = Arguments::new()?;
         let mut tried = 0;
-        for call in CALLS.iter().filter(|call| call.fd == Fd::System) {
+        for call in FlatCall::ALL
+            .into_iter()
+            .filter(|call| call.fd == Fd::System)
+        {
             let [free, bound] = [&before, &after].map(AsRawFd::as_raw_fd).map(|fd| {
                 let ioctl = arguments.ioctl(call, fd, 0);
                 (ioctl, arguments.flat(call, fd))
@@ -79,7 +82,7 @@ fn refused() -> Result<()> {
 
 /// Asserts that a file that was opened before can create a VM.
 fn may_with(before: &File) -> Result<()> {
-    let call = call("kvm_create_vm");
+    let call = FlatCall::kvm_create_vm;
     let answer = Arguments::new()?.ioctl(call, before.as_raw_fd(), 0);
     ensure!(
         answer == Some(CallResult::DONE),

@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use guests::NODE;
 use kvm_api::Errno;
+use kvm_api::kvm_sys::FlatCall;
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
@@ -16,7 +17,7 @@ use nix::unistd::chroot;
 use super::Case;
 use super::child::{self, NOBODY, become_user};
 use super::creators::{OTHER, answers};
-use crate::arguments::{Arguments, CallResult, call};
+use crate::arguments::{Arguments, CallResult};
 
 pub const CASES: &[Case] = &[
     ("no /dev/kvm", none),
@@ -121,7 +122,7 @@ fn something_else() -> Result<()> {
         let answer = child::run(|| {
             empty_dev(MsFlags::empty())?;
             make()?;
-            Ok(Arguments::new()?.flat(call("kvm_create_vm"), 0))
+            Ok(Arguments::new()?.flat(FlatCall::kvm_create_vm, 0))
         })?;
         ensure!(
             answer == CallResult::refused(errno),

@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 use kvm_api::Errno;
-use kvm_api::kvm_sys::{CALLS, Call};
+use kvm_api::kvm_sys::{Call, FlatCall};
 use libc::{
     BPF_ABS, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W, SECCOMP_RET_ALLOW, SECCOMP_RET_ERRNO,
     SECCOMP_SET_MODE_FILTER, sock_filter, sock_fprog,
@@ -19,13 +19,13 @@ pub const CASES: &[Case] = &[("a filter by number", by_number)];
 const DENIED: Errno = Errno::EXDEV;
 
 fn by_number() -> Result<()> {
-    for denied in &CALLS {
+    for denied in FlatCall::ALL {
         let answers: Vec<CallResult> = child::run(|| {
-            deny(denied)?;
+            deny(denied.row())?;
             let mut arguments = Arguments::new()?;
-            Ok(CALLS.iter().map(|call| arguments.flat(call, -1)).collect())
+            Ok(FlatCall::ALL.map(|call| arguments.flat(call, -1)).to_vec())
         })?;
-        for (call, answer) in CALLS.iter().zip(answers) {
+        for (call, answer) in FlatCall::ALL.into_iter().zip(answers) {
             ensure!(
                 (answer == CallResult::refused(DENIED)) == (call.number == denied.number),
                 "with {} denied, {} gives {answer:?}",

@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 
-use kvm_sys::{BINDING_CALLS, CALLS, Call, Fd, MERGED_CALLS, RANGE_CALLS};
+use kvm_sys::{CALL_COUNT, Call, Fd, calls};
 use libc::{c_long, c_ulong};
 
 /// A call.
@@ -20,20 +20,11 @@ pub struct CallRow {
 }
 
 /// The maximum number of rows.
-pub const MOST: usize =
-    2 * (CALLS.len() + MERGED_CALLS.len()) + RANGE_CALLS.len() + BINDING_CALLS.len();
+pub const MOST: usize = 2 * CALL_COUNT;
 
 /// All of them.
-pub static ROWS: LazyLock<Vec<CallRow>> = LazyLock::new(|| {
-    let calls = || {
-        CALLS
-            .iter()
-            .chain(&MERGED_CALLS)
-            .chain(&RANGE_CALLS)
-            .chain(&BINDING_CALLS)
-    };
-    calls().map(row).chain(calls().filter_map(bound)).collect()
-});
+pub static ROWS: LazyLock<Vec<CallRow>> =
+    LazyLock::new(|| calls().map(row).chain(calls().filter_map(bound)).collect());
 
 fn parameters(call: &Call) -> impl Iterator<Item = &'static str> {
     call.parameters.split(", ").filter(|it| *it != "void")

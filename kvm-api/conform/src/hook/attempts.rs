@@ -48,26 +48,26 @@ pub type Question = (&'static str, c_ulong);
 
 /// One call by one interface, on one file.
 pub struct Attempt {
-    pub call: &'static Call,
+    pub call: FlatCall,
     flat: bool,
     path: &'static str,
 }
 
 impl Attempt {
     pub fn all() -> Vec<Self> {
-        let of = |call: &'static Call| {
-            let flat = paths(call).iter().map(|path| (true, path));
+        let of = |call: FlatCall| {
+            let flat = paths(&call).iter().map(|path| (true, path));
             let removed = call.request.is_none();
-            let ioctl = ioctl_paths(call).iter().map(|path| (false, path));
+            let ioctl = ioctl_paths(&call).iter().map(|path| (false, path));
             flat.chain(ioctl.filter(move |_| !removed))
                 .map(move |(flat, path)| Self { call, flat, path })
         };
-        CALLS.iter().flat_map(of).collect()
+        FlatCall::ALL.into_iter().flat_map(of).collect()
     }
 
     /// The question to the security module.
     pub fn question(&self) -> Question {
-        (self.path, asked(self.call))
+        (self.path, asked(&self.call))
     }
 
     fn make(&self, arguments: &mut Arguments, fd: RawFd) -> CallResult {

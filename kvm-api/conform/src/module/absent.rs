@@ -24,7 +24,7 @@ pub fn refused() -> Result<()> {
     let (reader, _writer) = pipe()?;
     let null = File::open("/dev/null")?;
     for fd in [-1, CLOSED, reader.as_raw_fd(), null.as_raw_fd()] {
-        each_refuses(fd, &CALLS, Errno::ENOSYS)?;
+        each_refuses(fd, FlatCall::ALL, Errno::ENOSYS)?;
     }
     match Syscall::open() {
         Err(OpenError::Missing { .. }) => Ok(()),
@@ -33,11 +33,7 @@ pub fn refused() -> Result<()> {
 }
 
 /// Asserts that calls with valid arguments refuse `fd`.
-fn each_refuses<'a>(
-    fd: RawFd,
-    calls: impl IntoIterator<Item = &'a Call>,
-    errno: Errno,
-) -> Result<()> {
+fn each_refuses(fd: RawFd, calls: impl IntoIterator<Item = FlatCall>, errno: Errno) -> Result<()> {
     let mut arguments = Arguments::new()?;
     for call in calls {
         let answer = arguments.flat(call, fd);
@@ -85,7 +81,7 @@ fn each_works(kvm: &dyn Kvm) -> Result<()> {
     let mut machine = TestVm::with_flags(kvm, slot::KVM_MEM_LOG_DIRTY_PAGES);
     machine.run.set_immediate_exit(true);
     let mut arguments = Arguments::new()?;
-    for call in &CALLS {
+    for call in FlatCall::ALL {
         let fd = match call.fd {
             Fd::Vcpu => machine.vcpu.as_raw_fd(),
             _ => machine.vm.as_raw_fd(),
@@ -100,7 +96,7 @@ fn each_works(kvm: &dyn Kvm) -> Result<()> {
 /// without KVM.
 fn files_of_others() -> Result<()> {
     let (reader, _writer) = pipe()?;
-    let taking = CALLS.iter().filter(|call| call.fd != Fd::None);
+    let taking = FlatCall::ALL.into_iter().filter(|call| call.fd != Fd::None);
     each_refuses(CLOSED, taking.clone(), Errno::EBADF)?;
     each_refuses(reader.as_raw_fd(), taking, Errno::ENOTTY)
 }
@@ -117,7 +113,7 @@ pub fn stale() -> Result<()> {
     drop((vm, vcpu));
     loading::unload_soon(VENDOR)?;
     for fd in numbers {
-        each_refuses(fd, &CALLS, Errno::ENOSYS)?;
+        each_refuses(fd, FlatCall::ALL, Errno::ENOSYS)?;
     }
     let reused = numbers.map(|number| {
         // SAFETY: the number is nobody's: it was closed above, and what was
@@ -125,10 +121,10 @@ pub fn stale() -> Result<()> {
         unsafe { dup2_raw(&null, number) }
     });
     for fd in numbers {
-        each_refuses(fd, &CALLS, Errno::ENOSYS)?;
+        each_refuses(fd, FlatCall::ALL, Errno::ENOSYS)?;
     }
     loading::load(VENDOR)?;
-    let taking = CALLS.iter().filter(|call| call.fd != Fd::None);
+    let taking = FlatCall::ALL.into_iter().filter(|call| call.fd != Fd::None);
     for fd in numbers {
         each_refuses(fd, taking.clone(), Errno::ENOTTY)?;
     }

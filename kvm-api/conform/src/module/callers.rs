@@ -13,7 +13,7 @@ use kvm_api::kvm_sys::*;
 use nix::unistd::dup2_raw;
 
 use super::absent::CLOSED;
-use crate::arguments::{Arguments, call};
+use crate::arguments::Arguments;
 
 const PAUSE: Duration = Duration::from_millis(2);
 
@@ -44,13 +44,13 @@ impl Callers {
         ];
         while !self.done.load(Relaxed) {
             for (fd, errno) in files {
-                for call in CALLS.iter().filter(|call| call.fd != Fd::None) {
+                for call in FlatCall::ALL.into_iter().filter(|call| call.fd != Fd::None) {
                     let answer = arguments.flat(call, fd);
                     let (good, present) = match (answer.errno(), errno) {
                         (Some(Errno::ENOSYS), _) => (true, false),
                         (said, Some(errno)) => (said == Some(errno), true),
                         // The result of a virtual machine, or of the pipe.
-                        (Some(said), None) => (documented(call, said), true),
+                        (Some(said), None) => (documented(&call, said), true),
                         (None, None) => (call.fd != Fd::Vcpu, true),
                     };
                     ensure!(good, "{} of {fd} gives {answer:?}", call.name);
@@ -90,7 +90,7 @@ impl Callers {
                     shift(vm, shifting)?;
                     // SAFETY: the number is this thread's, told to nobody.
                     unsafe { libc::close(vm) };
-                    let size = arguments.flat(call("kvm_get_vcpu_mmap_size"), shifting);
+                    let size = arguments.flat(FlatCall::kvm_get_vcpu_mmap_size, shifting);
                     ensure!(size.number() > Some(0), "a VM that lives says {size:?}");
                     sleep(PAUSE);
                     shift(reader.as_raw_fd(), shifting)?;

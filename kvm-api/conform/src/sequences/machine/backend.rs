@@ -44,7 +44,7 @@ impl BackendKind {
             // A descriptor other than a vCPU's is not a directory.
             (Self::Files, Step::WrongFd { call, .. }, Err(Errno::ENOTTY)) => {
                 let call = &OF_TRAIT[call % OF_TRAIT.len()];
-                call.by_file.then_some(Err(Errno::ENOTDIR))
+                call.call.file.map(|_| Err(Errno::ENOTDIR))
             }
             // A read gets all MSRs, and the backend selects any number of them.
             (Self::Files, Step::ManyMsrs { count, .. }, Err(Errno::E2BIG)) => {

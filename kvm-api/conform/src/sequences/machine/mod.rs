@@ -232,13 +232,13 @@ impl SequenceVm {
                 pipe = std::io::pipe().expect("a pipe can be made").0;
                 pipe.as_fd()
             }
-            Wrong::Kind if call.on_vcpu => self.vm.as_fd(),
+            Wrong::Kind if call.call.fd == Fd::Vcpu => self.vm.as_fd(),
             Wrong::Kind => self.vcpu(0),
-            Wrong::Foreign if call.on_vcpu => others.vcpu.as_fd(),
+            Wrong::Foreign if call.call.fd == Fd::Vcpu => others.vcpu.as_fd(),
             Wrong::Foreign => others.vm.as_fd(),
         };
         let result = (call.make)(kvm, fd);
-        self.count(call.name, result.is_err());
+        self.count(call.call.row().name, result.is_err());
         done(result)
     }
 
@@ -374,7 +374,7 @@ fn call_of(step: &Step) -> Option<&'static str> {
         Step::SetSignalMask { .. } => "kvm_set_signal_mask",
         Step::GetFpu { .. } => "kvm_get_fpu",
         Step::SetFpu { .. } => "kvm_set_fpu",
-        Step::WrongPointer { call, .. } => call.call().name,
+        Step::WrongPointer { call, .. } => call.call().row().name,
         Step::Start { .. } | Step::Vector { .. } | Step::WrongFd { .. } => return None,
     })
 }

@@ -9,20 +9,19 @@ use kvm_api::files::File;
 use kvm_api::kvm_sys::*;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 
-use crate::arguments::call;
 use crate::sequences::model::memory::PAGE;
 use crate::sequences::steps::{Pointer, Registers};
 
 impl Registers {
-    pub fn call(self) -> &'static Call {
-        call(match self {
-            Self::GetRegs => "kvm_get_regs",
-            Self::SetRegs => "kvm_set_regs",
-            Self::GetSregs => "kvm_get_sregs",
-            Self::SetSregs => "kvm_set_sregs",
-            Self::GetFpu => "kvm_get_fpu",
-            Self::SetFpu => "kvm_set_fpu",
-        })
+    pub fn call(self) -> FlatCall {
+        match self {
+            Self::GetRegs => FlatCall::kvm_get_regs,
+            Self::SetRegs => FlatCall::kvm_set_regs,
+            Self::GetSregs => FlatCall::kvm_get_sregs,
+            Self::SetSregs => FlatCall::kvm_set_sregs,
+            Self::GetFpu => FlatCall::kvm_get_fpu,
+            Self::SetFpu => FlatCall::kvm_set_fpu,
+        }
     }
 
     /// The call that gets what this one gets or sets.

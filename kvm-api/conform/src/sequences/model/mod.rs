@@ -6,7 +6,7 @@ pub mod memory;
 mod vcpu;
 
 use kvm_api::Errno::{self, *};
-use kvm_api::kvm_sys::{kvm_memory_alias, kvm_regs};
+use kvm_api::kvm_sys::{Fd, kvm_memory_alias, kvm_regs};
 
 use self::guest::{Cpu, GuestExit, PROGRAM_AT};
 use self::memory::{Memory, Owner, PAGE, Place};
@@ -314,7 +314,7 @@ fn done(result: Result<(), Errno>) -> StepResult {
 }
 
 fn wrong_fd(call: usize, fd: Wrong) -> Errno {
-    let on_vcpu = OF_TRAIT[call % OF_TRAIT.len()].on_vcpu;
+    let on_vcpu = OF_TRAIT[call % OF_TRAIT.len()].call.fd == Fd::Vcpu;
     match fd {
         Wrong::Closed => EBADF,
         Wrong::Pipe => ENOTTY,
