@@ -13,15 +13,13 @@ use std::fmt;
 
 use anyhow::{Context, Result};
 use kvm_api::kvm_sys::{
-    __NR_kvm_unbind, Fd, KVM_GET_MSRS, KVM_GET_REGS, KVM_GET_SREGS, KVM_RUN, KVM_SET_CPUID2,
-    KVM_SET_MSRS, KVM_SET_REGS, KVM_SET_SREGS, calls,
-};
-use kvm_bindings::{
-    KVMIO, kvm_cpuid2, kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_pit_state2,
-    kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+    __NR_kvm_unbind, Fd, KVM_GET_CPUID2, KVM_GET_DEBUGREGS, KVM_GET_LAPIC, KVM_GET_MP_STATE,
+    KVM_GET_MSRS, KVM_GET_PIT2, KVM_GET_REGS, KVM_GET_SREGS, KVM_GET_TSC_KHZ, KVM_GET_VCPU_EVENTS,
+    KVM_GET_XCRS, KVM_GET_XSAVE, KVM_RUN, KVM_SET_CPUID2, KVM_SET_DEBUGREGS, KVM_SET_LAPIC,
+    KVM_SET_MP_STATE, KVM_SET_MSRS, KVM_SET_REGS, KVM_SET_SREGS, KVM_SET_TSC_KHZ,
+    KVM_SET_VCPU_EVENTS, KVM_SET_XCRS, KVM_SET_XSAVE, calls,
 };
 use nix::libc;
-use nix::{request_code_none, request_code_read, request_code_readwrite, request_code_write};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule,
@@ -107,29 +105,29 @@ const PRIVATE: i32 = libc::FUTEX_PRIVATE_FLAG;
 /// The commands of ioctl(), in Firecracker's order.
 const COMMANDS: [u64; 24] = [
     KVM_RUN,
-    request_code_read!(KVMIO, 0x98, size_of::<kvm_mp_state>()),
-    request_code_write!(KVMIO, 0x99, size_of::<kvm_mp_state>()),
-    request_code_read!(KVMIO, 0x9f, size_of::<kvm_vcpu_events>()),
-    request_code_write!(KVMIO, 0xa0, size_of::<kvm_vcpu_events>()),
-    request_code_read!(KVMIO, 0x8e, size_of::<kvm_lapic_state>()),
+    KVM_GET_MP_STATE,
+    KVM_SET_MP_STATE,
+    KVM_GET_VCPU_EVENTS,
+    KVM_SET_VCPU_EVENTS,
+    KVM_GET_LAPIC,
     KVM_GET_SREGS,
     KVM_SET_CPUID2,
-    request_code_write!(KVMIO, 0x8f, size_of::<kvm_lapic_state>()),
+    KVM_SET_LAPIC,
     KVM_SET_MSRS,
     KVM_SET_REGS,
     KVM_SET_SREGS,
-    request_code_read!(KVMIO, 0x9f, size_of::<kvm_pit_state2>()),
+    KVM_GET_PIT2,
     KVM_GET_REGS,
     KVM_GET_MSRS,
-    request_code_readwrite!(KVMIO, 0x91, size_of::<kvm_cpuid2>()),
-    request_code_read!(KVMIO, 0xa1, size_of::<kvm_debugregs>()),
-    request_code_write!(KVMIO, 0xa2, size_of::<kvm_debugregs>()),
-    request_code_read!(KVMIO, 0xa4, size_of::<kvm_xsave>()),
-    request_code_write!(KVMIO, 0xa5, size_of::<kvm_xsave>()),
-    request_code_read!(KVMIO, 0xa6, size_of::<kvm_xcrs>()),
-    request_code_write!(KVMIO, 0xa7, size_of::<kvm_xcrs>()),
-    request_code_none!(KVMIO, 0xa2),
-    request_code_none!(KVMIO, 0xa3),
+    KVM_GET_CPUID2,
+    KVM_GET_DEBUGREGS,
+    KVM_SET_DEBUGREGS,
+    KVM_GET_XSAVE,
+    KVM_SET_XSAVE,
+    KVM_GET_XCRS,
+    KVM_SET_XCRS,
+    KVM_SET_TSC_KHZ,
+    KVM_GET_TSC_KHZ,
 ];
 
 /// Puts the allowlist on the calling thread, for the rest of its life. Whatever

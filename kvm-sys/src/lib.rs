@@ -10,6 +10,7 @@
 mod bound;
 mod merged;
 mod ranges;
+mod requests;
 mod structs;
 mod table;
 
@@ -56,6 +57,7 @@ pub mod state {
 pub use bound::*;
 pub use merged::*;
 pub use ranges::*;
+pub use requests::*;
 pub use structs::*;
 pub use table::*;
 

@@ -13,11 +13,9 @@ use nix::errno::Errno::{self, *};
 use nix::{request_code_none, request_code_read, request_code_readwrite, request_code_write};
 
 use crate::ranges::{__NR_kvm_get_dirty_range, __NR_kvm_map_range};
+use crate::requests::KVMIO;
 use crate::state::*;
 use crate::structs::*;
-
-/// The type byte of KVM's ioctl requests.
-const KVMIO: u8 = kvm_bindings::KVMIO as u8;
 
 /// One call: a row of the table.
 #[derive(Clone, Copy, Debug)]
@@ -377,7 +375,3 @@ calls! {
         note "over ioctl: a second memory slot over the same host memory";
     }
 }
-
-/// The ioctl that says which version of the ioctl interface this is. It has no
-/// call: the proposal lets it go.
-pub const KVM_GET_API_VERSION: c_ulong = request_code_none!(KVMIO, 0x00);

@@ -3,25 +3,29 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use anyhow::{Context, Result, ensure};
+use kvm_api::kvm_sys::{
+    KVM_GET_DEBUGREGS, KVM_GET_VCPU_EVENTS, KVM_GET_XCRS, KVM_SET_DEBUGREGS, KVM_SET_VCPU_EVENTS,
+    KVM_SET_XCRS,
+};
 use kvm_api::{GetState, Kvm, SetState};
 use kvm_bindings::{
-    KVM_MAX_MSR_ENTRIES, KVMIO, MsrList, Msrs, kvm_debugregs, kvm_fpu, kvm_msr_entry, kvm_regs,
-    kvm_sregs, kvm_vcpu_events, kvm_xcrs,
+    KVM_MAX_MSR_ENTRIES, MsrList, Msrs, kvm_debugregs, kvm_fpu, kvm_msr_entry, kvm_regs, kvm_sregs,
+    kvm_vcpu_events, kvm_xcrs,
 };
-use nix::{ioctl_read, ioctl_write_ptr};
+use nix::{ioctl_read_bad, ioctl_write_ptr_bad};
 
 use super::calls::dev_kvm;
 use crate::fixture::Fixture;
 use crate::guest::{Exit, Mode};
 use crate::subject::Subject;
 
-// What the proposal has no call for.
-ioctl_read!(get_debugregs, KVMIO, 0xa1, kvm_debugregs);
-ioctl_write_ptr!(set_debugregs, KVMIO, 0xa2, kvm_debugregs);
-ioctl_read!(get_vcpu_events, KVMIO, 0x9f, kvm_vcpu_events);
-ioctl_write_ptr!(set_vcpu_events, KVMIO, 0xa0, kvm_vcpu_events);
-ioctl_read!(get_xcrs, KVMIO, 0xa6, kvm_xcrs);
-ioctl_write_ptr!(set_xcrs, KVMIO, 0xa7, kvm_xcrs);
+// The proposal has no calls for these.
+ioctl_read_bad!(get_debugregs, KVM_GET_DEBUGREGS, kvm_debugregs);
+ioctl_write_ptr_bad!(set_debugregs, KVM_SET_DEBUGREGS, kvm_debugregs);
+ioctl_read_bad!(get_vcpu_events, KVM_GET_VCPU_EVENTS, kvm_vcpu_events);
+ioctl_write_ptr_bad!(set_vcpu_events, KVM_SET_VCPU_EVENTS, kvm_vcpu_events);
+ioctl_read_bad!(get_xcrs, KVM_GET_XCRS, kvm_xcrs);
+ioctl_write_ptr_bad!(set_xcrs, KVM_SET_XCRS, kvm_xcrs);
 
 /// What is saved.
 struct Saved {

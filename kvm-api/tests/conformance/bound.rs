@@ -11,7 +11,8 @@ use std::time::Duration;
 use guests::{Machine, programs};
 use kvm_api::bound::Bound;
 use kvm_api::kvm_sys::{
-    __NR_kvm_bind, __NR_kvm_bound_get_regs, __NR_kvm_bound_run, __NR_kvm_unbind, kvm_regs,
+    __NR_kvm_bind, __NR_kvm_bound_get_regs, __NR_kvm_bound_run, __NR_kvm_unbind,
+    KVM_CREATE_IRQCHIP, KVM_SET_SIGNAL_MASK, kvm_regs,
 };
 use kvm_api::syscall::Syscall;
 use kvm_api::{Errno, Kvm, Reason, Result};
@@ -47,9 +48,6 @@ pub const TESTS: &[(Backend, Test)] = &[
 const fn of(name: &'static str, test: fn(&Stage)) -> (Backend, Test) {
     (Backend::Bound, (name, AnyVcpu, test))
 }
-
-/// The ioctl that has KVM emulate the interrupt controllers.
-const KVM_CREATE_IRQCHIP: libc::c_ulong = nix::request_code_none!(0xae, 0x60);
 
 /// How long something may take that takes no time, unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -147,7 +145,7 @@ fn one_task_a_vcpu(stage: &Stage) {
 /// The ioctl by which a 32-bit program has a vcpu run without a signal mask.
 fn set_no_sigmask_32(vcpu: BorrowedFd<'_>) -> Result<()> {
     const IOCTL: i32 = 54;
-    let request = nix::request_code_write!(0xae, 0x8b, 4) as u32;
+    let request = KVM_SET_SIGNAL_MASK as u32;
     let answer: i32;
     // SAFETY: the call touches no memory. A program of 64 bits may make it, and LLVM
     // has the register of the first argument for itself.

@@ -5,9 +5,8 @@
 use std::os::fd::{AsFd, AsRawFd};
 
 use kvm_api::Errno;
-use kvm_api::kvm_sys::__NR_kvm_clear_dirty_range;
 use kvm_api::kvm_sys::slot::KVM_MEM_LOG_DIRTY_PAGES as LOG;
-use nix::request_code_write;
+use kvm_api::kvm_sys::{__NR_kvm_clear_dirty_range, KVM_ENABLE_CAP};
 
 use crate::Needs::AnyVcpu;
 use crate::host::Backend;
@@ -43,10 +42,9 @@ fn clear_by_hand(guest: &Guest<'_>) {
         args: [1, 0, 0, 0],
         pad: [0; 64],
     };
-    let request = request_code_write!(0xae, 0xa3, size_of::<EnableCap>());
     let vm = guest.machine.vm.as_fd().as_raw_fd();
     // SAFETY: the request reads a structure of this layout.
-    Errno::result(unsafe { libc::ioctl(vm, request, &raw const enable) }).unwrap();
+    Errno::result(unsafe { libc::ioctl(vm, KVM_ENABLE_CAP, &raw const enable) }).unwrap();
 }
 
 /// Two slots, whose pages are not where words of the bitmap begin; of pages 1 to 7

@@ -47,7 +47,6 @@ const SOFTWARE_ENABLED: u64 = 0x1ff;
 
 /// A machine with a local APIC that KVM emulates, whose CPUID has all that KVM has.
 fn with_apic(stage: &Stage) -> Machine<'_> {
-    const KVM_CREATE_IRQCHIP: libc::c_ulong = nix::request_code_none!(0xae, 0x60);
     let vm = stage.kvm.kvm_create_vm().unwrap();
     // SAFETY: the request takes nothing.
     Errno::result(unsafe { libc::ioctl(vm.as_raw_fd(), KVM_CREATE_IRQCHIP) }).unwrap();
@@ -259,7 +258,6 @@ fn enabling(stage: &Stage) {
 /// Once userspace has set a VM's TSC, one that is set to about the same is taken
 /// for an attempt to set it to the very same. A list that was refused is no reason.
 fn tsc(stage: &Stage) {
-    const KVM_GET_TSC_KHZ: libc::c_ulong = nix::request_code_none!(0xae, 0xa3);
     let machine = with_apic(stage);
     let vcpu = machine.vcpu().as_raw_fd();
     // SAFETY: the request takes nothing.
@@ -300,8 +298,6 @@ struct NestedState {
 impl NestedState {
     const GIF_SET: u16 = 0x100;
     const SVM: u16 = 1;
-    const GET: libc::c_ulong = nix::request_code_readwrite!(0xae, 0xbe, size_of::<Self>());
-    const SET: libc::c_ulong = nix::request_code_write!(0xae, 0xbf, size_of::<Self>());
 
     fn of_svm() -> Self {
         Self {
@@ -328,11 +324,11 @@ fn efers(stage: &Stage) {
         return;
     }
     NestedState::of_svm()
-        .pass(&machine, NestedState::SET)
+        .pass(&machine, KVM_SET_NESTED_STATE)
         .unwrap();
     let gif = || {
         let mut state = NestedState::of_svm();
-        state.pass(&machine, NestedState::GET).unwrap();
+        state.pass(&machine, KVM_GET_NESTED_STATE).unwrap();
         state.flags & NestedState::GIF_SET != 0
     };
     assert!(!gif());

@@ -6,10 +6,6 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 
 use kvm_api::kvm_sys::*;
 use kvm_api::{Errno, GetState, Kvm, Result, SetState};
-use nix::{request_code_read, request_code_write};
-
-/// The type byte of KVM's ioctl requests.
-const KVMIO: u8 = 0xae;
 
 /// The MSRs that the tests move, which hold any value.
 pub const SYSENTER_CS: u32 = 0x174;
@@ -78,12 +74,9 @@ impl Whole {
         kvm.kvm_get_sregs(vcpu, &mut whole.sregs).unwrap();
         kvm.kvm_get_fpu(vcpu, &mut whole.fpu).unwrap();
         assert_eq!(kvm.kvm_get_msrs(vcpu, &mut whole.msrs), Ok(2));
-        let debugregs = request_code_read!(KVMIO, 0xa1, size_of::<kvm_debugregs>());
-        ioctl(vcpu, debugregs, &mut whole.debugregs).unwrap();
-        let events = request_code_read!(KVMIO, 0x9f, size_of::<kvm_vcpu_events>());
-        ioctl(vcpu, events, &mut whole.vcpu_events).unwrap();
-        let xcrs = request_code_read!(KVMIO, 0xa6, size_of::<kvm_xcrs>());
-        ioctl(vcpu, xcrs, &mut whole.xcrs).unwrap();
+        ioctl(vcpu, KVM_GET_DEBUGREGS, &mut whole.debugregs).unwrap();
+        ioctl(vcpu, KVM_GET_VCPU_EVENTS, &mut whole.vcpu_events).unwrap();
+        ioctl(vcpu, KVM_GET_XCRS, &mut whole.xcrs).unwrap();
         whole
     }
 
@@ -93,12 +86,9 @@ impl Whole {
         kvm.kvm_set_sregs(vcpu, &self.sregs).unwrap();
         kvm.kvm_set_regs(vcpu, &self.regs).unwrap();
         kvm.kvm_set_fpu(vcpu, &self.fpu).unwrap();
-        let xcrs = request_code_write!(KVMIO, 0xa7, size_of::<kvm_xcrs>());
-        ioctl(vcpu, xcrs, &mut self.xcrs).unwrap();
-        let debugregs = request_code_write!(KVMIO, 0xa2, size_of::<kvm_debugregs>());
-        ioctl(vcpu, debugregs, &mut self.debugregs).unwrap();
-        let events = request_code_write!(KVMIO, 0xa0, size_of::<kvm_vcpu_events>());
-        ioctl(vcpu, events, &mut self.vcpu_events).unwrap();
+        ioctl(vcpu, KVM_SET_XCRS, &mut self.xcrs).unwrap();
+        ioctl(vcpu, KVM_SET_DEBUGREGS, &mut self.debugregs).unwrap();
+        ioctl(vcpu, KVM_SET_VCPU_EVENTS, &mut self.vcpu_events).unwrap();
     }
 
     /// The same with a change in every part, each of which a vcpu can have.

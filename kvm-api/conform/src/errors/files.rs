@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result, bail};
-use kvm_sys::Fd;
+use kvm_sys::{Fd, KVM_CREATE_DEVICE, KVM_CREATE_GUEST_MEMFD, KVM_GET_STATS_FD};
 use libc::c_ulong;
 use nix::errno::Errno::{self, *};
 
@@ -15,7 +15,6 @@ use super::expected::{Expected, Rule, both, differs, flat_only, ioctl_only, look
 use super::misuse::{Made, Misuse};
 use super::signature::calls;
 use super::testbed::Testbed;
-use crate::requests::{KVM_CREATE_DEVICE, KVM_CREATE_GUEST_MEMFD, KVM_GET_STATS_FD};
 
 /// A descriptor in place of the right one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

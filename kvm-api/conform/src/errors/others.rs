@@ -7,11 +7,10 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use anyhow::{Context, Result, ensure};
 use guests::TestVm;
 use kvm_api::Kvm;
+use kvm_api::kvm_sys::KVM_SMI;
 use nix::errno::Errno;
 use nix::sys::wait::waitpid;
 use nix::unistd::{ForkResult, Pid, fork};
-
-use crate::requests::KVM_SMI;
 
 /// The file descriptors of a virtual machine and its vcpu.
 pub struct Others {

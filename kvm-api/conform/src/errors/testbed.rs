@@ -18,7 +18,6 @@ use nix::errno::Errno;
 
 use super::expected::Route;
 use super::others::{Others, dead};
-use crate::requests::{EVENTS, KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS};
 
 /// Guest memory that the kernel has allocated: its slot, address and size.
 pub const KERNEL_SLOT: u32 = 1;
@@ -291,7 +290,7 @@ struct VcpuState {
     regs: [u8; size_of::<kvm_regs>()],
     sregs: [u8; size_of::<kvm_sregs>()],
     fpu: [u8; size_of::<kvm_fpu>()],
-    events: [u8; EVENTS],
+    events: [u8; size_of::<kvm_vcpu_events>()],
     msr: u64,
 }
 

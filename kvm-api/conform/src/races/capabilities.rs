@@ -2,22 +2,21 @@
 //! settings of the VM. Another thread changes the settings while events and
 //! MSRs are set.
 
-use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use guests::msr::TSC_DEADLINE;
-use kvm_api::kvm_sys::{Msrs, kvm_msr_entry, kvm_regs, kvm_vcpu_events};
+use kvm_api::kvm_sys::{
+    KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, KVM_XEN_HVM_CONFIG, Msrs, kvm_msr_entry, kvm_regs,
+    kvm_vcpu_events, kvm_xen_hvm_config,
+};
 use kvm_api::{Errno, Kvm, Result, SetState};
 
 use super::Race;
 use super::guest::Guest;
 use super::round::Round;
-use crate::requests::{
-    KVM_CAP_EXCEPTION_PAYLOAD, KVM_CAP_X86_TRIPLE_FAULT_EVENT, KVM_GET_VCPU_EVENTS,
-    KVM_SET_VCPU_EVENTS, KVM_XEN_HVM_CONFIG, XEN_HVM_CONFIG, enable,
-};
+use crate::requests::{KVM_CAP_EXCEPTION_PAYLOAD, KVM_CAP_X86_TRIPLE_FAULT_EVENT, enable};
 
 pub const RACES: &[Race] = &[Race::new(
     "a capability that events need comes and goes",
@@ -33,11 +32,13 @@ const SETS: u64 = 500;
 
 /// Names the MSR whose write fills the page for Xen's hypercalls.
 fn name_hypercall_msr(vm: BorrowedFd<'_>, msr: u32) {
-    // `struct kvm_xen_hvm_config`: flags, the MSR, and no page to write.
-    let mut config = [0_u32; XEN_HVM_CONFIG / size_of::<u32>()];
-    config[1] = msr;
+    // It has no page to write.
+    let config = kvm_xen_hvm_config {
+        msr,
+        ..Default::default()
+    };
     // SAFETY: the request reads a structure of this layout.
-    let named = unsafe { libc::ioctl(vm.as_raw_fd(), KVM_XEN_HVM_CONFIG, config.as_ptr()) };
+    let named = unsafe { libc::ioctl(vm.as_raw_fd(), KVM_XEN_HVM_CONFIG, &raw const config) };
     Errno::result(named).unwrap();
 }
 
