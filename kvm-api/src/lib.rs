@@ -72,6 +72,7 @@ mod api;
 pub mod bound;
 mod delegate;
 pub mod files;
+mod form;
 pub mod ioctl;
 mod mapping;
 mod memory;
@@ -84,6 +85,7 @@ mod state;
 pub mod syscall;
 
 pub use api::Kvm;
+pub use form::{Form, OpenError};
 pub use kvm_sys;
 pub use memory::GuestMemory;
 pub use nix::errno::Errno;

@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use kvm_sys::{
-    CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MAX_MSR_ENTRIES, Msrs, kvm_cpuid_entry2, kvm_cpuid2,
+    Call, CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MAX_MSR_ENTRIES, Msrs, kvm_cpuid_entry2, kvm_cpuid2,
     kvm_msr_entry, kvm_msrs,
 };
 use nix::sys::signal::SigSet;
@@ -61,6 +61,14 @@ impl File {
             Self::Debug => c"debug",
             Self::Interrupt => c"interrupt",
         }
+    }
+
+    /// The file that a program reads or writes in place of `call`.
+    #[must_use]
+    pub fn of(call: &Call) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|file| Some(file.name()) == call.file)
     }
 
     /// Whether it can be read. Each can be written.

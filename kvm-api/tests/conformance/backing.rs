@@ -9,12 +9,12 @@ use std::os::unix::fs::FileExt;
 use kvm_api::Kvm;
 
 use crate::Needs::AnyVcpu;
-use crate::host::Backend;
 use crate::{Stage, Test};
+use kvm_api::Form;
 
-pub const TESTS: &[(Backend, Test)] = &[
+pub const TESTS: &[(Form, Test)] = &[
     (
-        Backend::Syscall,
+        Form::Syscall,
         (
             "kvm_set_memory_region::deleting_unmaps_it",
             AnyVcpu,
@@ -22,7 +22,7 @@ pub const TESTS: &[(Backend, Test)] = &[
         ),
     ),
     (
-        Backend::Syscall,
+        Form::Syscall,
         (
             "kvm_set_memory_region::the_last_reference_unmaps_it",
             AnyVcpu,
@@ -30,7 +30,7 @@ pub const TESTS: &[(Backend, Test)] = &[
         ),
     ),
     (
-        Backend::Syscall,
+        Form::Syscall,
         (
             "kvm_set_memory_region::deleting_leaves_what_is_in_its_place",
             AnyVcpu,

@@ -21,10 +21,10 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork, gettid};
 
 use crate::Needs::AnyVcpu;
-use crate::host::Backend;
 use crate::{Stage, Test};
+use kvm_api::Form;
 
-pub const TESTS: &[(Backend, Test)] = &[
+pub const TESTS: &[(Form, Test)] = &[
     of("kvm_bind::one_vcpu_a_task", one_vcpu_a_task),
     of("kvm_bind::one_task_a_vcpu", one_task_a_vcpu),
     of("kvm_bind::holds_for_a_32_bit_ioctl", by_32_bit_ioctl),
@@ -45,8 +45,8 @@ pub const TESTS: &[(Backend, Test)] = &[
     of("kvm_kick::says_who_cannot_be_kicked", kick_refused),
 ];
 
-const fn of(name: &'static str, test: fn(&Stage)) -> (Backend, Test) {
-    (Backend::Bound, (name, AnyVcpu, test))
+const fn of(name: &'static str, test: fn(&Stage)) -> (Form, Test) {
+    (Form::Bound, (name, AnyVcpu, test))
 }
 
 /// How long something may take that takes no time, unless it hangs.

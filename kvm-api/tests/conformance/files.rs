@@ -14,12 +14,12 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 
 use crate::Needs::AnyVcpu;
-use crate::host::Backend::{self, Files as Here};
 use crate::{Stage, Test};
 use guests::Machine;
 use guests::programs::{self, OUT_PORT};
+use kvm_api::Form::{self, Files as Here};
 
-pub const TESTS: &[(Backend, Test)] = &[
+pub const TESTS: &[(Form, Test)] = &[
     (Here, ("directory::lists_the_files", AnyVcpu, listing)),
     (Here, ("directory::is_still_a_vcpu", AnyVcpu, still_a_vcpu)),
     (Here, ("directory::cannot_be_changed", AnyVcpu, unchanging)),

@@ -2,14 +2,8 @@
 
 use std::env;
 
-use kvm_api::bound::Bound;
-use kvm_api::files::Files;
-use kvm_api::ioctl::Ioctl;
-use kvm_api::kvm_sys::Call;
-use kvm_api::merged::Merged;
-use kvm_api::ranges::Ranges;
 use kvm_api::syscall::{self, Syscall};
-use kvm_api::{Kvm, Reason};
+use kvm_api::{Form, Kvm, Reason};
 use libtest_mimic::{Failed, Trial};
 
 use crate::interrupt::breakpoint_exit;
@@ -17,71 +11,11 @@ use crate::{Needs, Stage};
 use guests::Machine;
 use guests::programs;
 
-/// A backend of the library.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Backend {
-    Ioctl,
-    Syscall,
-    Merged,
-    Ranges,
-    Files,
-    Bound,
-}
-
-impl Backend {
-    pub const ALL: [Self; 6] = [
-        Self::Ioctl,
-        Self::Syscall,
-        Self::Merged,
-        Self::Ranges,
-        Self::Files,
-        Self::Bound,
-    ];
-
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ioctl => "ioctl",
-            Self::Syscall => "syscall",
-            Self::Merged => "merged",
-            Self::Ranges => "ranges",
-            Self::Files => "files",
-            Self::Bound => "bound",
-        }
-    }
-
-    /// Whether it has the call. By ranges, it has none that names the caller's memory by
-    /// slots.
-    pub fn has(self, call: &Call) -> bool {
-        self != Self::Ranges || call.range.is_none()
-    }
-
-    fn other(self) -> Self {
-        match self {
-            Self::Ioctl => Self::Syscall,
-            _ => Self::Ioctl,
-        }
-    }
-
-    /// Opens it. Each test has its own, so that none remembers the numbers of
-    /// another's file descriptors.
-    pub fn open(self) -> Result<Box<dyn Kvm>, String> {
-        fn boxed<K: Kvm + 'static, E: ToString>(
-            opened: Result<K, E>,
-        ) -> Result<Box<dyn Kvm>, String> {
-            match opened {
-                Ok(kvm) => Ok(Box::new(kvm)),
-                Err(error) => Err(error.to_string()),
-            }
-        }
-
-        match self {
-            Self::Ioctl => boxed(Ioctl::open()),
-            Self::Syscall => boxed(Syscall::open()),
-            Self::Merged => boxed(Merged::open()),
-            Self::Ranges => boxed(Ranges::open()),
-            Self::Files => boxed(Files::open()),
-            Self::Bound => boxed(Bound::open()),
-        }
+/// The form that gives another view on the same kernel objects.
+fn other(form: Form) -> Form {
+    match form {
+        Form::Ioctl => Form::Syscall,
+        _ => Form::Ioctl,
     }
 }
 
@@ -98,8 +32,8 @@ pub struct Host {
 impl Host {
     /// Tries everything once.
     pub fn look() -> Self {
-        let has = |backend: Backend| {
-            let kvm = backend.open()?;
+        let has = |form: Form| {
+            let kvm = form.open().map_err(|error| error.to_string())?;
             match kvm.kvm_create_vm() {
                 Ok(_) => Ok(()),
                 Err(error) => Err(format!("kvm_create_vm: {error}")),
@@ -107,8 +41,8 @@ impl Host {
         };
         let expected = env::var("KVM_API_EXPECT").unwrap_or_default();
         Self {
-            ioctl: has(Backend::Ioctl),
-            syscall: has(Backend::Syscall),
+            ioctl: has(Form::Ioctl),
+            syscall: has(Form::Syscall),
             long_mode: runs(programs::HLT),
             processor: runs(programs::FLD1),
             breakpoints: any_backend().and_then(|kvm| match breakpoint_exit(&*kvm) {
@@ -123,9 +57,9 @@ impl Host {
         }
     }
 
-    fn backend(&self, backend: Backend) -> &Result<(), String> {
-        match backend {
-            Backend::Ioctl => &self.ioctl,
+    fn form(&self, form: Form) -> &Result<(), String> {
+        match form {
+            Form::Ioctl => &self.ioctl,
             // A kernel that has the flat calls has the others too.
             _ => &self.syscall,
         }
@@ -162,11 +96,11 @@ impl Host {
         self.expected.iter().map(promise).collect()
     }
 
-    /// A trial that runs `test` on `backend`, or is ignored, and says why.
-    pub fn trial(&self, backend: Backend, name: &str, needs: Needs, test: fn(&Stage)) -> Trial {
-        let name = format!("{}::{name}", backend.name());
+    /// A trial that runs `test` on a form, or is ignored, and says why.
+    pub fn trial(&self, form: Form, name: &str, needs: Needs, test: fn(&Stage)) -> Trial {
+        let name = format!("{}::{name}", form.name());
         let missing = match needs {
-            _ if self.backend(backend).is_err() => Some(backend.name()),
+            _ if self.form(form).is_err() => Some(form.name()),
             Needs::LongMode if self.long_mode.is_err() => Some("longmode"),
             Needs::Breakpoints if self.breakpoints.is_err() => Some("breakpoints"),
             Needs::Processor if self.processor.is_err() => Some("processor"),
@@ -178,15 +112,15 @@ impl Host {
                 .with_kind(kind)
                 .with_ignored_flag(true);
         }
-        let witness = match self.backend(backend.other()) {
-            Ok(()) => backend.other(),
-            Err(_) => backend,
+        let witness = match self.form(other(form)) {
+            Ok(()) => other(form),
+            Err(_) => form,
         };
         Trial::test(name, move || {
             test(&Stage {
-                kvm: backend.open()?,
-                witness: witness.open()?,
-                backend,
+                kvm: form.open().map_err(|error| error.to_string())?,
+                witness: witness.open().map_err(|error| error.to_string())?,
+                form,
             });
             Ok(())
         })
@@ -195,9 +129,7 @@ impl Host {
 
 /// The first backend that can make a virtual machine.
 fn any_backend() -> Result<Box<dyn Kvm>, String> {
-    let backends = Backend::ALL
-        .into_iter()
-        .filter_map(|backend| backend.open().ok());
+    let backends = Form::ALL.into_iter().filter_map(|form| form.open().ok());
     let mut able = backends.filter(|kvm| kvm.kvm_create_vm().is_ok());
     able.next().ok_or_else(|| "no backend".into())
 }

@@ -35,9 +35,9 @@ mod vm;
 
 use std::process::ExitCode;
 
-use host::{Backend, Host};
-use kvm_api::Kvm;
+use host::Host;
 use kvm_api::kvm_sys::FlatCall;
+use kvm_api::{Form, Kvm};
 use libtest_mimic::{Arguments, Trial};
 
 /// What a test gets.
@@ -47,8 +47,8 @@ pub struct Stage {
     /// Another view on the same kernel objects: the other backend where the
     /// host has both, else one more of the same.
     pub witness: Box<dyn Kvm>,
-    /// Which backend is under test.
-    pub backend: Backend,
+    /// The form under test.
+    pub form: Form,
 }
 
 /// What a test needs of the host's processor.
@@ -89,12 +89,12 @@ fn main() -> ExitCode {
 
     host.report();
     let mut trials = host.trials();
-    for backend in Backend::ALL {
+    for form in Form::ALL {
         for &(name, needs, test) in &tests {
             // `misuse` tests how a backend refuses a call that it lacks.
             let call = FlatCall::named(name.split("::").next().unwrap_or(name));
-            if call.is_none_or(|call| backend.has(&call)) {
-                trials.push(host.trial(backend, name, needs, test));
+            if call.is_none_or(|call| !form.lacks(&call)) {
+                trials.push(host.trial(form, name, needs, test));
             }
         }
     }
@@ -114,8 +114,8 @@ fn main() -> ExitCode {
         uring::TESTS,
     ]
     .concat();
-    for (backend, (name, needs, test)) in of_one {
-        trials.push(host.trial(backend, name, needs, test));
+    for (form, (name, needs, test)) in of_one {
+        trials.push(host.trial(form, name, needs, test));
     }
     trials.push(Trial::test(
         "syscall::open::says_what_it_takes",

@@ -8,10 +8,10 @@ use kvm_api::kvm_sys::{KVM_ALIAS_SLOTS, KVM_CAP_NR_MEMSLOTS, kvm_memory_alias};
 use kvm_api::{Errno, GuestMemory, Kvm, Reason};
 
 use crate::Needs::AnyVcpu;
-use crate::host::Backend;
 use crate::{Stage, Test};
 use guests::programs::{self, FAR, OUT_PORT};
 use guests::{ENTRY, MEMORY, Machine, SLOT};
+use kvm_api::Form;
 
 pub const TESTS: &[Test] = &[
     (
@@ -202,8 +202,8 @@ fn region_refuses(stage: &Stage) {
     let other = 16 * FAR;
     // The caller's memory has that number, unless it is mapped by range: then it has
     // one of KVM's choice, and is in the way of the number.
-    let callers = match stage.backend {
-        Backend::Ranges => Errno::EEXIST,
+    let callers = match stage.form {
+        Form::Ranges => Errno::EEXIST,
         _ => Errno::EINVAL,
     };
     for (what, slot, flags, address, size, errno) in [

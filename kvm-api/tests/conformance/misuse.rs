@@ -15,9 +15,9 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 
 use crate::Needs::AnyVcpu;
-use crate::host::Backend;
 use crate::{Stage, Test, raw};
 use guests::{MEMORY, Machine, SLOT};
+use kvm_api::Form;
 
 pub const TESTS: &[Test] = &[
     ("misuse::closed_fd", AnyVcpu, closed_fd),
@@ -107,15 +107,14 @@ pub fn invoke(
 }
 
 /// The file that the backend goes through for `call`, if it does.
-fn file_of(backend: Backend, call: FlatCall) -> Option<File> {
-    let name = call.file.filter(|_| backend == Backend::Files)?;
-    File::ALL.into_iter().find(|file| file.name() == name)
+fn file_of(form: Form, call: FlatCall) -> Option<File> {
+    File::of(&call).filter(|_| form == Form::Files)
 }
 
 /// What a call says of a file descriptor that is not a vcpu's: what openat(2)
 /// does where it goes through a file, else `errno`.
 fn no_vcpu(stage: &Stage, call: FlatCall, errno: Errno) -> Option<Errno> {
-    let file = file_of(stage.backend, call);
+    let file = file_of(stage.form, call);
     Some(file.map_or(errno, |_| Errno::ENOTDIR))
 }
 
@@ -124,7 +123,7 @@ fn no_vcpu(stage: &Stage, call: FlatCall, errno: Errno) -> Option<Errno> {
 fn refuse(stage: &Stage, fd: BorrowedFd<'_>, errno: impl Fn(FlatCall) -> Option<Errno>) {
     let mut machine = Machine::new(&*stage.kvm);
     for call in FlatCall::ALL {
-        let missing = (!stage.backend.has(&call)).then_some(Errno::ENOSYS);
+        let missing = stage.form.lacks(&call).then_some(Errno::ENOSYS);
         if let Some(errno) = missing.or_else(|| errno(call)) {
             assert_eq!(
                 invoke(&*stage.kvm, call, fd, &mut machine.run),
@@ -141,7 +140,7 @@ fn good_arguments(stage: &Stage) {
     let (vm, vcpu) = (machine.vm.as_fd(), machine.vcpu.as_fd());
     for call in FlatCall::ALL {
         let fd = if call.fd == Fd::Vcpu { vcpu } else { vm };
-        let expected = if stage.backend.has(&call) {
+        let expected = if !stage.form.lacks(&call) {
             Ok(())
         } else {
             Err(Errno::ENOSYS)
@@ -183,7 +182,7 @@ fn device_fd(stage: &Stage) {
     refuse(stage, device.as_fd(), |call| match call.fd {
         // Of the device the ioctl asks for the MSRs that tell features: a
         // request of its own, which only shares the code.
-        Fd::Vcpu if call.request == Some(KVM_GET_MSRS) && stage.backend == Backend::Ioctl => None,
+        Fd::Vcpu if call.request == Some(KVM_GET_MSRS) && stage.form == Form::Ioctl => None,
         Fd::Vm | Fd::Vcpu => no_vcpu(stage, call, Errno::EINVAL),
         Fd::None | Fd::System => None,
     });
@@ -221,7 +220,7 @@ fn other_process(stage: &Stage) {
             let wrong = FlatCall::ALL.into_iter().position(|call| {
                 let fd = if call.fd == Fd::Vcpu { vcpu } else { vm };
                 call.fd != Fd::None
-                    && stage.backend.has(&call)
+                    && !stage.form.lacks(&call)
                     && invoke(kvm, call, fd, &mut machine.run) != Err(Errno::EIO)
             });
             let code = wrong.map_or(0, |index| 1 + index as i32);
@@ -257,13 +256,13 @@ struct Arguments {
 
 /// The good arguments of `call`, behind its file descriptor, if the backend has it.
 /// `page` is memory with the structure in it, which may be read and written.
-fn arguments(call: FlatCall, backend: Backend, page: *mut u8) -> Option<Arguments> {
+fn arguments(call: FlatCall, form: Form, page: *mut u8) -> Option<Arguments> {
     use Use::{Read, Written};
-    if !backend.has(&call) {
+    if form.lacks(&call) {
         return None;
     }
     let good = page.expose_provenance();
-    let is_ioctl = backend == Backend::Ioctl;
+    let is_ioctl = form == Form::Ioctl;
     let one = |usage| {
         Some(Arguments {
             words: vec![good],
@@ -325,12 +324,12 @@ fn arguments(call: FlatCall, backend: Backend, page: *mut u8) -> Option<Argument
 ///
 /// What the arguments point to has to be good, or not be there at all.
 unsafe fn raw_call(
-    backend: Backend,
+    form: Form,
     call: FlatCall,
     fd: BorrowedFd<'_>,
     words: &[usize],
 ) -> Option<Result<i64>> {
-    if let Some(file) = file_of(backend, call) {
+    if let Some(file) = file_of(form, call) {
         // SAFETY: the caller answers for the argument.
         return Some(unsafe { file_call(file, call, fd, words[0]) });
     }
@@ -338,9 +337,9 @@ unsafe fn raw_call(
     let word = |index: usize| words.get(index).copied().unwrap_or(0) as c_ulong;
     // SAFETY: the caller answers for the arguments.
     let answer = unsafe {
-        match backend {
-            Backend::Ioctl => libc::ioctl(fd, call.request?, word(0)).into(),
-            Backend::Bound if call.bound.is_some() => {
+        match form {
+            Form::Ioctl => libc::ioctl(fd, call.request?, word(0)).into(),
+            Form::Bound if call.bound.is_some() => {
                 let number = call.bound?;
                 libc::syscall(__NR_kvm_bind, fd);
                 let answer = libc::syscall(number, word(0), word(1), word(2), word(3), word(4));
@@ -395,7 +394,7 @@ fn bad_pointers(stage: &Stage) {
     let readonly = Page::new(ProtFlags::PROT_READ);
     let mut tried = 0;
     for call in FlatCall::ALL {
-        let Some(good) = arguments(call, stage.backend, page.as_ptr()) else {
+        let Some(good) = arguments(call, stage.form, page.as_ptr()) else {
             continue;
         };
         let fd = match call.fd {
@@ -421,7 +420,7 @@ fn bad_pointers(stage: &Stage) {
                 words[index] = address;
                 // SAFETY: the pointer under test is one that cannot be written
                 // to, and the others are good.
-                let result = unsafe { raw_call(stage.backend, call, fd, &words) };
+                let result = unsafe { raw_call(stage.form, call, fd, &words) };
                 let Some(result) = result else { continue };
                 assert_eq!(
                     result,
@@ -488,12 +487,12 @@ fn counts(stage: &Stage) {
         (FlatCall::kvm_set_signal_mask, 4, Errno::EINVAL),
         (FlatCall::kvm_set_signal_mask, 128, Errno::EINVAL),
     ] {
-        if stage.backend == Backend::Files && call == FlatCall::kvm_get_msrs {
+        if stage.form == Form::Files && call == FlatCall::kvm_get_msrs {
             continue; // a read takes no count but that of its bytes
         }
         page.write(0, &first_word.to_le_bytes()).unwrap();
         // SAFETY: the memory is longer than any list that KVM takes.
-        let result = unsafe { raw_call(stage.backend, call, machine.vcpu(), &[address]) };
+        let result = unsafe { raw_call(stage.form, call, machine.vcpu(), &[address]) };
         assert_eq!(result, Some(Err(errno)), "{call:?} of {first_word}");
     }
 }

@@ -4,10 +4,10 @@ use kvm_api::kvm_sys::{CpuId, Msrs, kvm_cpuid_entry2, kvm_fpu, kvm_msr_entry};
 use kvm_api::{Errno, Kvm};
 
 use crate::Needs::{AnyVcpu, Processor};
-use crate::host::Backend;
 use crate::{Stage, Test};
 use guests::programs;
 use guests::{ENTRY, Machine};
+use kvm_api::Form;
 
 pub const TESTS: &[Test] = &[
     ("kvm_get_msrs::shows_what_the_guest_did", AnyVcpu, msrs),
@@ -90,8 +90,8 @@ fn msrs_too_many(stage: &Stage) {
         Err(Errno::E2BIG)
     );
     // A file gives all MSRs, and so has no limit to how many are picked.
-    let expected = match stage.backend {
-        Backend::Files => Ok(0),
+    let expected = match stage.form {
+        Form::Files => Ok(0),
         _ => Err(Errno::E2BIG),
     };
     assert_eq!(stage.kvm.kvm_get_msrs(machine.vcpu(), &mut msrs), expected);

@@ -7,11 +7,11 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Gid, Uid, fork, geteuid, setgroups, setresgid, setresuid};
 
 use crate::Needs::AnyVcpu;
-use crate::host::Backend;
 use crate::{Stage, Test};
+use kvm_api::Form;
 
-pub const TESTS: &[(Backend, Test)] = &[(
-    Backend::Syscall,
+pub const TESTS: &[(Form, Test)] = &[(
+    Form::Syscall,
     (
         "kvm_create_vm::is_for_who_may_open_the_device",
         AnyVcpu,

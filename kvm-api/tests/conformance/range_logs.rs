@@ -9,15 +9,15 @@ use kvm_api::kvm_sys::slot::KVM_MEM_LOG_DIRTY_PAGES as LOG;
 use kvm_api::kvm_sys::{__NR_kvm_clear_dirty_range, KVM_ENABLE_CAP};
 
 use crate::Needs::AnyVcpu;
-use crate::host::Backend;
 use crate::range_guest::{Guest, PAGE, WINDOW};
 use crate::{Stage, Test};
+use kvm_api::Form;
 
-const fn of(name: &'static str, test: fn(&Stage)) -> (Backend, Test) {
-    (Backend::Ranges, (name, AnyVcpu, test))
+const fn of(name: &'static str, test: fn(&Stage)) -> (Form, Test) {
+    (Form::Ranges, (name, AnyVcpu, test))
 }
 
-pub const TESTS: &[(Backend, Test)] = &[
+pub const TESTS: &[(Form, Test)] = &[
     of(
         "kvm_get_dirty_range::leaves_what_is_cleared_by_hand",
         manual,

@@ -7,12 +7,12 @@ use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
 use crate::Needs::AnyVcpu;
-use crate::host::Backend;
 use crate::range_guest::{Guest, PAGES, Wrote};
 use crate::{Stage, Test};
+use kvm_api::Form;
 
-pub const TESTS: &[(Backend, Test)] = &[(
-    Backend::Ranges,
+pub const TESTS: &[(Form, Test)] = &[(
+    Form::Ranges,
     ("kvm_map_range::random_sequences", AnyVcpu, random),
 )];
 

@@ -17,22 +17,22 @@ use kvm_api::ranges::Ranges;
 use kvm_api::{Errno, Kvm, Reason, Result};
 
 use crate::Needs::AnyVcpu;
-use crate::host::Backend;
 use crate::misuse::invoke;
 use crate::range_guest::{Guest, PAGE, PAGES, WINDOW, Wrote};
 use crate::{Stage, Test};
+use kvm_api::Form;
 
-const fn of(name: &'static str, test: fn(&Stage)) -> (Backend, Test) {
-    (Backend::Ranges, (name, AnyVcpu, test))
+const fn of(name: &'static str, test: fn(&Stage)) -> (Form, Test) {
+    (Form::Ranges, (name, AnyVcpu, test))
 }
 
-const fn beside_slots(name: &'static str, test: fn(&Stage)) -> (Backend, Test) {
-    (Backend::Syscall, (name, AnyVcpu, test))
+const fn beside_slots(name: &'static str, test: fn(&Stage)) -> (Form, Test) {
+    (Form::Syscall, (name, AnyVcpu, test))
 }
 
-pub const TESTS: &[(Backend, Test)] = &[
+pub const TESTS: &[(Form, Test)] = &[
     (
-        Backend::Ioctl,
+        Form::Ioctl,
         ("kvm_map_range::there_is_no_ioctl", AnyVcpu, no_ioctl),
     ),
     of("slots::have_no_numbers", no_numbers),

@@ -16,16 +16,16 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
 use crate::Needs::AnyVcpu;
-use crate::host::Backend;
 use crate::{Stage, Test};
+use kvm_api::Form;
 
-pub const TESTS: &[(Backend, Test)] = &[
+pub const TESTS: &[(Form, Test)] = &[
     (
-        Backend::Ioctl,
+        Form::Ioctl,
         ("instructions::no_more_than_kvm_ioctls", AnyVcpu, peer),
     ),
     (
-        Backend::Syscall,
+        Form::Syscall,
         ("instructions::shim_adds_at_most_12", AnyVcpu, shim),
     ),
 ];

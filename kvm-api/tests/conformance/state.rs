@@ -6,19 +6,19 @@ use kvm_api::kvm_sys::*;
 use kvm_api::{Errno, GetState, Result, SetState};
 
 use crate::Needs::AnyVcpu;
-use crate::host::Backend;
 use crate::state_misuse::{CALLS, SIZE, addresses, raw_state};
 use crate::vcpu_state::{PARTS, SYSENTER_CS, SYSENTER_ESP, UNKNOWN, Whole, msrs};
 use crate::{Stage, Test};
+use kvm_api::Form;
 
 /// A test of the backend that has the calls.
-pub const fn on_syscall(name: &'static str, test: fn(&Stage)) -> (Backend, Test) {
-    (Backend::Syscall, (name, AnyVcpu, test))
+pub const fn on_syscall(name: &'static str, test: fn(&Stage)) -> (Form, Test) {
+    (Form::Syscall, (name, AnyVcpu, test))
 }
 
-pub const TESTS: &[(Backend, Test)] = &[
+pub const TESTS: &[(Form, Test)] = &[
     (
-        Backend::Ioctl,
+        Form::Ioctl,
         ("kvm_get_state::there_is_no_ioctl", AnyVcpu, no_ioctl),
     ),
     on_syscall("kvm_get_state::each_subset", get_subsets),

@@ -5,13 +5,13 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use kvm_api::kvm_sys::*;
 use kvm_api::{Errno, Result};
 
-use crate::host::Backend;
 use crate::raw;
 use crate::state::{ALL, machine, on_syscall};
 use crate::vcpu_state::{PARTS, Whole};
 use crate::{Stage, Test};
+use kvm_api::Form;
 
-pub const TESTS: &[(Backend, Test)] = &[
+pub const TESTS: &[(Form, Test)] = &[
     on_syscall("kvm_get_state::sizes_and_bits", get_sizes),
     on_syscall("kvm_get_state::descriptors_and_pointers", get_misuse),
     on_syscall("kvm_set_state::sizes_and_bits", set_sizes),

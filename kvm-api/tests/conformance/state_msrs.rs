@@ -14,12 +14,12 @@ use guests::{ENTRY, Machine};
 use kvm_api::kvm_sys::*;
 use kvm_api::{Errno, SetState};
 
-use crate::host::Backend;
 use crate::state::on_syscall;
 use crate::vcpu_state::{SYSENTER_CS, UNKNOWN, msrs};
 use crate::{Stage, Test};
+use kvm_api::Form;
 
-pub const TESTS: &[(Backend, Test)] = &[
+pub const TESTS: &[(Form, Test)] = &[
     on_syscall("kvm_set_state::an_msr_that_acts_is_refused", acts),
     on_syscall("kvm_set_state::sregs_come_before_msrs", x2apic),
     on_syscall("kvm_set_state::an_msr_wins_over_sregs", wins),

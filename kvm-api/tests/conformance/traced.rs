@@ -21,16 +21,16 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
 use crate::Needs::AnyVcpu;
-use crate::host::Backend;
 use crate::{Stage, Test};
+use kvm_api::Form;
 
-pub const TESTS: &[(Backend, Test)] = &[
+pub const TESTS: &[(Form, Test)] = &[
     of("kvm_bind::traced_between_two_runs", between_runs),
     of("kvm_bind::traced_while_the_guest_runs", while_running),
 ];
 
-const fn of(name: &'static str, test: fn(&Stage)) -> (Backend, Test) {
-    (Backend::Bound, (name, AnyVcpu, test))
+const fn of(name: &'static str, test: fn(&Stage)) -> (Form, Test) {
+    (Form::Bound, (name, AnyVcpu, test))
 }
 
 /// What the guest has in vector registers, and as bases of its segments.

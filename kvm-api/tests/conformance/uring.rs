@@ -11,18 +11,18 @@ use kvm_api::kvm_sys::{kvm_fpu, kvm_regs, kvm_sregs};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 use crate::Needs::AnyVcpu;
-use crate::host::Backend;
 use crate::{Stage, Test};
 use guests::Machine;
 use guests::programs;
+use kvm_api::Form;
 
-pub const TESTS: &[(Backend, Test)] = &[
+pub const TESTS: &[(Form, Test)] = &[
     (
-        Backend::Files,
+        Form::Files,
         ("io_uring::does_a_batch_at_once", AnyVcpu, batch),
     ),
     (
-        Backend::Files,
+        Form::Files,
         ("io_uring::leaves_a_busy_vcpu_to_a_worker", AnyVcpu, busy),
     ),
 ];

@@ -48,7 +48,7 @@ impl StateMachineTest for Lockstep {
     type Reference = Reference;
 
     fn init_test(_: &Model) -> [SequenceVm; BACKENDS] {
-        BackendKind::ALL.map(SequenceVm::new)
+        BackendKind::all().map(SequenceVm::new)
     }
 
     fn apply(

@@ -2,11 +2,7 @@
 //! differences.
 
 use kvm_api::bound::Bound;
-use kvm_api::files::Files;
-use kvm_api::ioctl::Ioctl;
-use kvm_api::merged::Merged;
-use kvm_api::syscall::Syscall;
-use kvm_api::{Errno, Kvm};
+use kvm_api::{Errno, Form, Kvm};
 
 use super::traits::OF_TRAIT;
 use crate::sequences::model::{StepResult, Value};
@@ -15,39 +11,34 @@ use crate::sequences::steps::Step;
 /// The backend by which a machine takes its steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum BackendKind {
-    Ioctl,
-    Syscall,
-    Merged,
-    Files,
-    Bound,
+    /// The backend of a form other than ranges: the model names memory by slots.
+    Form(Form),
     /// Ioctl or system call, as each step says.
     Mixed,
 }
 
-/// The number of kinds.
-pub const BACKENDS: usize = 6;
+/// The number of kinds: `Mixed` takes the place of the ranges.
+pub const BACKENDS: usize = Form::ALL.len();
 
 impl BackendKind {
-    pub const ALL: [Self; BACKENDS] = [
-        Self::Ioctl,
-        Self::Syscall,
-        Self::Merged,
-        Self::Files,
-        Self::Bound,
-        Self::Mixed,
-    ];
+    /// Each kind, `Mixed` last.
+    pub fn all() -> [Self; BACKENDS] {
+        let forms = Form::ALL.into_iter().filter(|form| *form != Form::Ranges);
+        let mut kinds = forms.map(Self::Form).chain([Self::Mixed]);
+        std::array::from_fn(|_| kinds.next().expect("one for each place"))
+    }
 
     /// The result of a step, if this backend documents another one than the
     /// `answer` of the others.
     pub fn own(self, step: &Step, answer: &StepResult) -> Option<StepResult> {
         match (self, step, answer) {
             // A descriptor other than a vCPU's is not a directory.
-            (Self::Files, Step::WrongFd { call, .. }, Err(Errno::ENOTTY)) => {
+            (Self::Form(Form::Files), Step::WrongFd { call, .. }, Err(Errno::ENOTTY)) => {
                 let call = &OF_TRAIT[call % OF_TRAIT.len()];
                 call.call.file.map(|_| Err(Errno::ENOTDIR))
             }
             // A read gets all MSRs, and the backend selects any number of them.
-            (Self::Files, Step::ManyMsrs { count, .. }, Err(Errno::E2BIG)) => {
+            (Self::Form(Form::Files), Step::ManyMsrs { count, .. }, Err(Errno::E2BIG)) => {
                 Some(Ok(Value::Number(*count as u64)))
             }
             _ => None,
@@ -55,37 +46,32 @@ impl BackendKind {
     }
 }
 
-/// The backends. A machine uses one or two of them.
+/// The backends of a machine: one, or the two that take turns.
 pub struct Backends {
     pub backend: BackendKind,
-    ioctl: Ioctl,
-    syscall: Syscall,
-    merged: Merged,
-    files: Files,
-    bound: Bound,
+    flat: Box<dyn Kvm>,
+    ioctl: Option<Box<dyn Kvm>>,
 }
 
 impl Backends {
     pub fn open(backend: BackendKind) -> Self {
+        let open = |form: Form| form.open().expect("the kernel has all forms");
+        let (flat, ioctl) = match backend {
+            BackendKind::Form(form) => (open(form), None),
+            BackendKind::Mixed => (open(Form::Syscall), Some(open(Form::Ioctl))),
+        };
         Self {
             backend,
-            ioctl: Ioctl::open().expect("KVM is available"),
-            syscall: Syscall::open().expect("the kernel has the calls"),
-            merged: Merged::open().expect("the kernel has the calls"),
-            files: Files::open().expect("the kernel has the calls"),
-            bound: Bound::open().expect("the kernel has the calls"),
+            flat,
+            ioctl,
         }
     }
 
     /// The backend for a step that asks for the system call, or for the ioctl.
     pub fn pick(&self, flat: bool) -> &dyn Kvm {
-        match self.backend {
-            BackendKind::Mixed if !flat => &self.ioctl,
-            BackendKind::Ioctl => &self.ioctl,
-            BackendKind::Syscall | BackendKind::Mixed => &self.syscall,
-            BackendKind::Merged => &self.merged,
-            BackendKind::Files => &self.files,
-            BackendKind::Bound => &self.bound,
+        match &self.ioctl {
+            Some(ioctl) if !flat => &**ioctl,
+            _ => &*self.flat,
         }
     }
 }
@@ -94,8 +80,10 @@ impl Drop for Backends {
     /// Unbinds: a binding would keep its vCPU after the descriptor's number
     /// belongs to another one.
     fn drop(&mut self) {
-        if self.backend == BackendKind::Bound {
-            self.bound.unbind();
+        if self.backend == BackendKind::Form(Form::Bound)
+            && let Ok(bound) = Bound::open()
+        {
+            bound.unbind();
         }
     }
 }

@@ -4,9 +4,9 @@ use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 
-use kvm_api::Errno;
 use kvm_api::files::File;
 use kvm_api::kvm_sys::*;
+use kvm_api::{Errno, Form};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 
 use crate::sequences::model::memory::PAGE;
@@ -34,24 +34,19 @@ impl Registers {
         }
     }
 
-    fn file(self) -> File {
-        match self {
-            Self::GetRegs | Self::SetRegs => File::Regs,
-            Self::GetSregs | Self::SetSregs => File::Sregs,
-            Self::GetFpu | Self::SetFpu => File::Fpu,
-        }
-    }
-
     /// The argument of the merged call that transfers the same part.
     fn state(self, at: usize) -> kvm_vcpu_state {
         let mut state = kvm_vcpu_state::default();
-        let (part, pointer) = match self {
-            Self::GetRegs | Self::SetRegs => (state::KVM_STATE_REGS, &mut state.regs),
-            Self::GetSregs | Self::SetSregs => (state::KVM_STATE_SREGS, &mut state.sregs),
-            Self::GetFpu | Self::SetFpu => (state::KVM_STATE_FPU, &mut state.fpu),
+        let pointer = match self {
+            Self::GetRegs | Self::SetRegs => &mut state.regs,
+            Self::GetSregs | Self::SetSregs => &mut state.sregs,
+            Self::GetFpu | Self::SetFpu => &mut state.fpu,
         };
         *pointer = at as u64;
-        state.parts = part;
+        state.parts = self
+            .call()
+            .merged
+            .expect("registers are a part of the state");
         state
     }
 
@@ -68,24 +63,14 @@ impl Registers {
     }
 }
 
-/// The interface of a raw call.
-#[derive(Clone, Copy)]
-pub enum By {
-    Ioctl,
-    Syscall,
-    Merged,
-    File,
-    /// On the bound vCPU.
-    Bound,
-}
-
-/// Makes the call with such a pointer. A call that sets registers sets the
-/// current values. A call that gets registers must deliver them.
+/// Makes the call with such a pointer, by a form. For `bound`, the vCPU must be
+/// bound. A call that sets registers sets the current values. A call that gets
+/// registers must deliver them.
 pub fn point(
     registers: Registers,
     pointer: Pointer,
     vcpu: BorrowedFd<'_>,
-    by: By,
+    by: Form,
 ) -> Result<(), Errno> {
     let size = registers.size();
     let pages = Pages::new()?;
@@ -118,17 +103,17 @@ pub fn point(
     Ok(())
 }
 
-fn make(registers: Registers, vcpu: BorrowedFd<'_>, at: usize, by: By) -> Result<(), Errno> {
+fn make(registers: Registers, vcpu: BorrowedFd<'_>, at: usize, by: Form) -> Result<(), Errno> {
     let (call, fd) = (registers.call(), vcpu.as_raw_fd());
     // SAFETY: what is pointed to is not what Rust takes to be its own.
     let answer = unsafe {
         match by {
-            By::Ioctl => {
+            Form::Ioctl => {
                 let request = call.request.expect("Linux has the ioctls of registers");
                 libc::ioctl(fd, request, at).into()
             }
-            By::Syscall => libc::syscall(call.number, fd, at),
-            By::Merged => {
+            Form::Syscall | Form::Ranges => libc::syscall(call.number, fd, at),
+            Form::Merged => {
                 let number = if registers.sets() {
                     __NR_kvm_set_state
                 } else {
@@ -137,8 +122,9 @@ fn make(registers: Registers, vcpu: BorrowedFd<'_>, at: usize, by: By) -> Result
                 let state = registers.state(at);
                 libc::syscall(number, fd, &raw const state, size_of_val(&state))
             }
-            By::File => {
-                let file = registers.file().open(vcpu)?;
+            Form::Files => {
+                let file = File::of(&call).expect("registers have a file");
+                let file = file.open(vcpu)?;
                 let number = if registers.sets() {
                     libc::SYS_write
                 } else {
@@ -146,7 +132,7 @@ fn make(registers: Registers, vcpu: BorrowedFd<'_>, at: usize, by: By) -> Result
                 };
                 libc::syscall(number, file.as_raw_fd(), at, registers.size())
             }
-            By::Bound => libc::syscall(call.bound.expect("registers are a vcpu's"), at),
+            Form::Bound => libc::syscall(call.bound.expect("registers are a vcpu's"), at),
         }
     };
     Errno::result(answer).map(drop)

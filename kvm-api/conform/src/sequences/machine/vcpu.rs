@@ -3,10 +3,10 @@
 use std::os::fd::AsFd;
 
 use kvm_api::kvm_sys::*;
-use kvm_api::{Direction, Kvm, Reason, SigSet};
+use kvm_api::{Direction, Form, Kvm, Reason, SigSet};
 use nix::sys::signal::raise;
 
-use super::pointers::{self, By};
+use super::pointers;
 use super::{BackendKind, OpenVcpu, SIGNAL, SequenceVm, done};
 use crate::sequences::model::guest::{GuestExit, MSRS, PROGRAM_AT};
 use crate::sequences::model::memory::PAGE;
@@ -127,12 +127,9 @@ impl SequenceVm {
                 pointer,
             } => {
                 let by = match self.backend() {
-                    BackendKind::Ioctl => By::Ioctl,
-                    BackendKind::Mixed if !flat => By::Ioctl,
-                    BackendKind::Syscall | BackendKind::Mixed => By::Syscall,
-                    BackendKind::Merged => By::Merged,
-                    BackendKind::Files => By::File,
-                    BackendKind::Bound => By::Bound,
+                    BackendKind::Mixed if !flat => Form::Ioctl,
+                    BackendKind::Mixed => Form::Syscall,
+                    BackendKind::Form(form) => form,
                 };
                 // Binds the vCPU, if this is the backend `bound`.
                 self.regs(kvm, vcpu)?;
