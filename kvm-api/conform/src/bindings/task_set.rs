@@ -12,7 +12,6 @@ use kvm_api::kvm_sys::exit::KVM_EXIT_IO;
 use kvm_api::kvm_sys::*;
 use kvm_api::syscall::Syscall;
 use kvm_api::{Errno, GuestMemory, Kvm, Result, RunMapping, SetState};
-use libc::c_long;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
@@ -105,7 +104,7 @@ impl TaskSet {
             }
             Step::Unbind { .. } => task.does(|state| done(state, __NR_kvm_unbind, 0, 0)),
             Step::Run { by, .. } => {
-                let call = self.call(by, __NR_kvm_run, KVM_RUN);
+                let call = self.call(by, FlatCall::kvm_run);
                 let answer = task.does(move |state| call.make(state, 0));
                 if answer.is_ok() {
                     let vcpu = before.named(step.task(), by).expect("it has run");
@@ -115,23 +114,23 @@ impl TaskSet {
                 answer
             }
             Step::GetRegs { by, .. } => {
-                let call = self.call(by, __NR_kvm_get_regs, KVM_GET_REGS);
+                let call = self.call(by, FlatCall::kvm_get_regs);
                 task.does(move |state| {
                     let mut regs = kvm_regs::default();
                     call.make(state, (&raw mut regs).expose_provenance())
                 })
             }
             Step::SetRegs { by, rip, bx, .. } => {
-                let get = self.call(by, __NR_kvm_get_regs, KVM_GET_REGS);
-                let set = self.call(by, __NR_kvm_set_regs, KVM_SET_REGS);
+                let get = self.call(by, FlatCall::kvm_get_regs);
+                let set = self.call(by, FlatCall::kvm_set_regs);
                 task.does(move |state| set_regs(state, &get, &set, rip, bx))
             }
             Step::Accessors { by, .. } => {
                 let calls = [
-                    self.call(by, __NR_kvm_get_sregs, KVM_GET_SREGS),
-                    self.call(by, __NR_kvm_set_sregs, KVM_SET_SREGS),
-                    self.call(by, __NR_kvm_get_fpu, KVM_GET_FPU),
-                    self.call(by, __NR_kvm_set_fpu, KVM_SET_FPU),
+                    self.call(by, FlatCall::kvm_get_sregs),
+                    self.call(by, FlatCall::kvm_set_sregs),
+                    self.call(by, FlatCall::kvm_get_fpu),
+                    self.call(by, FlatCall::kvm_set_fpu),
                 ];
                 task.does(move |state| accessors(state, &calls))
             }
@@ -203,21 +202,21 @@ impl TaskSet {
     }
 
     /// The call, as a task makes it on the vCPU that `by` names.
-    fn call(&self, by: By, flat: c_long, request: libc::c_ulong) -> Call {
-        let bound = CALLS.iter().find(|call| call.number == flat);
-        let bound = bound.and_then(|call| call.bound);
+    fn call(&self, by: By, call: FlatCall) -> Call {
         match by {
-            By::Binding => Call::Bound(bound.expect("it is a vcpu's")),
-            By::Ioctl(vcpu) => Call::Ioctl(self.fd(vcpu), request),
-            By::Syscall(vcpu) => Call::Flat(self.fd(vcpu), flat),
+            By::Binding => Call::Bound(call.bound.expect("it is a call on a vCPU")),
+            By::Ioctl(vcpu) => {
+                Call::Ioctl(self.fd(vcpu), call.request.expect("Linux has the ioctl"))
+            }
+            By::Syscall(vcpu) => Call::Flat(self.fd(vcpu), call.number),
         }
     }
 
     fn spin(&self, task: usize, vcpu: usize, signal: bool, migrate: bool) -> Result<()> {
         let (target, fd) = (&self.tasks[task], self.fd(vcpu));
-        let get = self.call(By::Binding, __NR_kvm_get_regs, KVM_GET_REGS);
-        let set = self.call(By::Binding, __NR_kvm_set_regs, KVM_SET_REGS);
-        let run = self.call(By::Binding, __NR_kvm_run, KVM_RUN);
+        let get = self.call(By::Binding, FlatCall::kvm_get_regs);
+        let set = self.call(By::Binding, FlatCall::kvm_set_regs);
+        let run = self.call(By::Binding, FlatCall::kvm_run);
         let (get2, set2) = (get, set);
         target.does(move |state| move_to(state, &get, &set, SPIN))?;
         let running = target.begin(move |state| run.make(state, 0));
@@ -259,7 +258,7 @@ impl TaskSet {
                 Some(task) => {
                     let refused = kvm.kvm_get_regs(vcpu.fd.as_fd(), &mut regs);
                     assert_eq!(refused, Err(Errno::EBUSY), "vcpu {number}");
-                    let call = self.call(By::Binding, __NR_kvm_get_regs, KVM_GET_REGS);
+                    let call = self.call(By::Binding, FlatCall::kvm_get_regs);
                     let (answer, its) = self.tasks[task].does(move |state| {
                         let mut regs = kvm_regs::default();
                         let answer = call.make(state, (&raw mut regs).expose_provenance());

@@ -10,9 +10,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use guests::TestVm;
-use kvm_api::ioctl::Ioctl;
-use kvm_api::syscall::Syscall;
-use kvm_api::{Errno, Kvm};
+use kvm_api::{Errno, Form, Kvm};
 
 use crate::inside::Stage;
 use crate::outcome::Outcome;
@@ -40,10 +38,11 @@ fn test(stage: &Stage<'_>) -> Result<Outcome> {
     let mut lines = String::from("how the calls took the faults");
     for situation in ALL {
         let mut line = format!("{:27} {:10}", situation.call, situation.name);
-        for (interface, kvm) in interfaces()? {
-            if interface == "ioctl" && !situation.ioctl {
+        for form in [Form::Syscall, Form::Ioctl] {
+            if form == Form::Ioctl && !situation.ioctl {
                 continue;
             }
+            let (interface, kvm) = (form.name(), form.open()?);
             stage.say(&format!(
                 "{} {} ({interface})",
                 situation.call, situation.name
@@ -62,13 +61,6 @@ fn test(stage: &Stage<'_>) -> Result<Outcome> {
     }
     outcome.notes.push(lines);
     Ok(outcome)
-}
-
-fn interfaces() -> Result<[(&'static str, Box<dyn Kvm>); 2]> {
-    Ok([
-        ("syscall", Box::new(Syscall::open()?)),
-        ("ioctl", Box::new(Ioctl::open()?)),
-    ])
 }
 
 /// How often a call had each result.

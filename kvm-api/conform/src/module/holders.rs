@@ -11,10 +11,9 @@ use anyhow::{Result, ensure};
 use guests::TestVm;
 use kvm_api::bound::Bound;
 use kvm_api::files::File as VcpuFile;
-use kvm_api::ioctl::Ioctl;
 use kvm_api::kvm_sys::kvm_regs;
 use kvm_api::syscall::Syscall;
-use kvm_api::{Errno, GuestMemory, Kvm};
+use kvm_api::{Errno, Form, GuestMemory, Kvm};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::{chdir, fchdir};
 
@@ -178,26 +177,19 @@ impl Drop for Allocated {
 /// Tests each of them, on either interface.
 pub fn all(outcome: &mut Outcome) {
     for holder in HOLDERS {
-        for (interface, open) in INTERFACES {
-            let name = format!("{} ({interface})", holder.what);
-            outcome.case(&name, hold(holder, open));
+        for form in [Form::Ioctl, Form::Syscall] {
+            let name = format!("{} ({})", holder.what, form.name());
+            outcome.case(&name, hold(holder, form));
         }
     }
 }
 
-type Open = fn() -> Result<Box<dyn Kvm>>;
-
-const INTERFACES: [(&str, Open); 2] = [
-    ("ioctl", || Ok(Box::new(Ioctl::open()?))),
-    ("syscall", || Ok(Box::new(Syscall::open()?))),
-];
-
-fn hold(holder: &Holder, open: Open) -> Result<()> {
+fn hold(holder: &Holder, form: Form) -> Result<()> {
     loading::load_all()?;
     let before = [KVM, VENDOR].map(loading::references);
     let held = {
         // The backend `ioctl` keeps /dev/kvm open.
-        let kvm = open()?;
+        let kvm = form.open()?;
         (holder.make)(&*kvm)?
     };
     if holder.holds {
