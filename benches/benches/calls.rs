@@ -35,8 +35,8 @@ fn bench() -> anyhow::Result<()> {
     let mut criteria = Criteria::from_args(counter::detect());
     for case in Case::all() {
         if interfaces.can(case) {
-            let subjects = interfaces.subjects(case).collect::<anyhow::Result<_>>()?;
-            criteria.measure(&case.name(), subjects);
+            let workloads = interfaces.workloads(case).collect::<anyhow::Result<_>>()?;
+            criteria.measure(&case.name(), workloads);
         }
     }
     criteria.finish();

@@ -1,16 +1,17 @@
 //! A vcpu's registers written and read, in one go and one by one: what a
 //! snapshot restores and saves of regs, sregs and fpu.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result, ensure};
 use io_uring::{IoUring, opcode, squeue, types};
-use kvm_api::Kvm;
-use kvm_api::files::{File, Vcpu};
+use kvm_api::Vcpu;
+use kvm_api::files::File;
 use kvm_bindings::{kvm_fpu, kvm_regs, kvm_sregs};
 
+use crate::backend::{Files, StaticForm};
 use crate::fixture::Fixture;
-use crate::subject::Subject;
+use crate::workload::Workload;
 
 /// The registers that pass.
 #[derive(Default)]
@@ -21,16 +22,14 @@ struct State {
 }
 
 impl State {
-    fn of<B: Kvm>(f: &Fixture<'_, B>) -> Result<Box<Self>> {
+    fn of<B: StaticForm>(f: &Fixture<'_, B>) -> Result<Box<Self>> {
         let mut fpu = kvm_fpu::default();
-        f.kvm
-            .kvm_get_fpu(f.vcpu(), &mut fpu)
-            .context("kvm_get_fpu")?;
-        let mut regs = f.try_regs()?;
+        f.vcpu.kvm_get_fpu(&mut fpu).context("kvm_get_fpu")?;
+        let mut regs = f.regs()?;
         regs.rbx = MARK;
         Ok(Box::new(Self {
             regs,
-            sregs: f.try_sregs()?,
+            sregs: f.sregs()?,
             fpu,
         }))
     }
@@ -40,20 +39,20 @@ impl State {
 const MARK: u64 = 0x6261_7463_6800;
 
 /// Six calls of a backend, one after the other.
-pub struct Calls<'b, B> {
+pub struct Calls<'b, B: StaticForm> {
     fixture: Fixture<'b, B>,
     written: Box<State>,
     read: Box<State>,
 }
 
-impl<'b, B: Kvm> Calls<'b, B> {
+impl<'b, B: StaticForm> Calls<'b, B> {
     /// Makes the vcpu.
     ///
     /// # Errors
     ///
     /// When the kernel refuses something that it begins with.
-    pub fn new(kvm: &'b B) -> Result<Self> {
-        let fixture = Fixture::idle(kvm)?;
+    pub fn new(form: &'b B) -> Result<Self> {
+        let fixture = Fixture::new(form)?;
         let written = State::of(&fixture)?;
         Ok(Self {
             fixture,
@@ -63,15 +62,15 @@ impl<'b, B: Kvm> Calls<'b, B> {
     }
 }
 
-impl<B: Kvm> Subject for Calls<'_, B> {
+impl<B: StaticForm> Workload for Calls<'_, B> {
     fn call(&mut self) {
         let (f, read) = (&self.fixture, &mut *self.read);
-        f.kvm.kvm_set_regs(f.vcpu(), &self.written.regs).unwrap();
-        f.kvm.kvm_set_sregs(f.vcpu(), &self.written.sregs).unwrap();
-        f.kvm.kvm_set_fpu(f.vcpu(), &self.written.fpu).unwrap();
-        f.kvm.kvm_get_regs(f.vcpu(), &mut read.regs).unwrap();
-        f.kvm.kvm_get_sregs(f.vcpu(), &mut read.sregs).unwrap();
-        f.kvm.kvm_get_fpu(f.vcpu(), &mut read.fpu).unwrap();
+        f.vcpu.kvm_set_regs(&self.written.regs).unwrap();
+        f.vcpu.kvm_set_sregs(&self.written.sregs).unwrap();
+        f.vcpu.kvm_set_fpu(&self.written.fpu).unwrap();
+        f.vcpu.kvm_get_regs(&mut read.regs).unwrap();
+        f.vcpu.kvm_get_sregs(&mut read.sregs).unwrap();
+        f.vcpu.kvm_get_fpu(&mut read.fpu).unwrap();
     }
 
     fn check(&mut self, _calls: u64) -> Result<()> {
@@ -83,32 +82,30 @@ impl<B: Kvm> Subject for Calls<'_, B> {
 const OPERATIONS: usize = 6;
 
 /// The same by io_uring, from the files of the vcpu, in one submission.
-pub struct Ring<'b, B> {
+pub struct Ring<'b> {
     ring: IoUring,
     entries: [squeue::Entry; OPERATIONS],
     written: Box<State>,
     read: Box<State>,
-    // After the ring, which refers to them by number.
-    _files: Vcpu,
-    _fixture: Fixture<'b, B>,
+    // After the ring, which refers to its files by number.
+    _fixture: Fixture<'b, Files>,
 }
 
-impl<'b, B: Kvm> Ring<'b, B> {
+impl<'b> Ring<'b> {
     /// Makes the vcpu, opens its files, and registers them with a ring.
     ///
     /// # Errors
     ///
     /// When the kernel refuses something that it begins with.
-    pub fn new(kvm: &'b B) -> Result<Self> {
-        let fixture = Fixture::idle(kvm)?;
-        let files = Vcpu::open(fixture.vcpu.as_fd()).context("the files of the vcpu")?;
+    pub fn new(form: &'b Files) -> Result<Self> {
+        let fixture = Fixture::new(form)?;
         let (written, mut read) = (State::of(&fixture)?, Box::<State>::default());
         let ring = IoUring::builder()
             .setup_single_issuer()
             .build(OPERATIONS as u32)
             .context("io_uring")?;
         let used = [File::Regs, File::Sregs, File::Fpu];
-        let numbers = used.map(|file| files.file(file).as_raw_fd());
+        let numbers = used.map(|file| fixture.vcpu.file(file).as_raw_fd());
         ring.submitter()
             .register_files(&numbers)
             .context("files of io_uring")?;
@@ -133,7 +130,6 @@ impl<'b, B: Kvm> Ring<'b, B> {
             entries,
             written,
             read,
-            _files: files,
             _fixture: fixture,
         })
     }
@@ -156,7 +152,7 @@ impl<'b, B: Kvm> Ring<'b, B> {
     }
 }
 
-impl<B: Kvm> Subject for Ring<'_, B> {
+impl Workload for Ring<'_> {
     fn call(&mut self) {
         let done = self.submit();
         assert_eq!(done, OPERATIONS, "the others were left to a worker");

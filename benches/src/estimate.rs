@@ -52,10 +52,10 @@ impl Criteria {
 
     /// Measures a case on each of the interfaces that have a part in it, under
     /// the ids `case/interface`; its report compares them.
-    pub fn measure(&mut self, case: &str, subjects: Vec<Named<'_>>) {
+    pub fn measure(&mut self, case: &str, workloads: Vec<Named<'_>>) {
         match self {
-            Self::Instructions(criterion) => measure(criterion, &Instructions, case, subjects),
-            Self::Nanoseconds(criterion) => measure(criterion, &WallTime, case, subjects),
+            Self::Instructions(criterion) => measure(criterion, &Instructions, case, workloads),
+            Self::Nanoseconds(criterion) => measure(criterion, &WallTime, case, workloads),
         }
     }
 
@@ -101,24 +101,24 @@ fn measure<M: Measurement + 'static>(
     criterion: &mut Criterion<M>,
     clock: &M,
     case: &str,
-    subjects: Vec<Named<'_>>,
+    workloads: Vec<Named<'_>>,
 ) {
     let mut group = criterion.benchmark_group(case);
-    for (interface, mut subject) in subjects {
+    for (interface, mut workload) in workloads {
         group.bench_function(interface, |bencher| {
-            if subject.apart() {
+            if workload.apart() {
                 bencher.iter_custom(|calls| {
                     (0..calls).fold(clock.zero(), |sum, _| {
-                        subject.before();
+                        workload.before();
                         let start = clock.start();
-                        subject.call();
+                        workload.call();
                         let took = clock.end(start);
-                        subject.after();
+                        workload.after();
                         clock.add(&sum, &took)
                     })
                 });
             } else {
-                bencher.iter(|| subject.call());
+                bencher.iter(|| workload.call());
             }
         });
     }

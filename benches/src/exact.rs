@@ -11,7 +11,7 @@ use profile::marker::Marker;
 use serde::{Deserialize, Serialize};
 
 use crate::counter::now;
-use crate::subject::{Call, Subject};
+use crate::workload::{Plain, Workload};
 
 /// Calls before those that count, to let caches and lazy set-up settle.
 const WARM_UP: u64 = 32;
@@ -22,7 +22,7 @@ const CALLS: u64 = 301;
 const FEWEST: u64 = 31;
 const PATIENCE: u64 = 40_000_000;
 
-/// What the calls of one subject took, in ticks.
+/// What the calls of one workload took, in ticks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Count {
     /// The most common outcome, the smaller of two that are as common.
@@ -37,47 +37,47 @@ pub struct Count {
     pub max: u64,
 }
 
-/// Counts what `subject`'s calls take, less what the counting takes.
+/// Counts what `workload`'s calls take, less what the counting takes.
 ///
 /// # Errors
 ///
 /// When the calls did not have their effect.
-pub fn count(subject: &mut dyn Subject) -> Result<Count> {
-    let overhead = sample(&mut Call(|| ()))?.mode;
-    let mut count = sample(subject)?;
+pub fn count(workload: &mut dyn Workload) -> Result<Count> {
+    let overhead = sample(&mut Plain(|| ()))?.mode;
+    let mut count = sample(workload)?;
     for ticks in [&mut count.mode, &mut count.min, &mut count.max] {
         *ticks = ticks.saturating_sub(overhead);
     }
     Ok(count)
 }
 
-fn sample(subject: &mut dyn Subject) -> Result<Count> {
+fn sample(workload: &mut dyn Workload) -> Result<Count> {
     for _ in 0..WARM_UP {
-        once(subject);
+        once(workload);
     }
     mark!(Marker::Section);
     let begin = now();
     let mut outcomes = BTreeMap::new();
     let mut calls = 0;
     while calls < CALLS && (calls < FEWEST || now() - begin < PATIENCE) {
-        *outcomes.entry(once(subject)).or_insert(0) += 1;
+        *outcomes.entry(once(workload)).or_insert(0) += 1;
         calls += 1;
     }
     mark!(Marker::Close);
-    subject.check(WARM_UP + calls)?;
+    workload.check(WARM_UP + calls)?;
     Ok(summarize(&outcomes))
 }
 
 /// One call, and what it took.
 #[inline(never)]
-fn once(subject: &mut dyn Subject) -> u64 {
-    subject.before();
+fn once(workload: &mut dyn Workload) -> u64 {
+    workload.before();
     let start = now();
     mark!(Marker::Begin);
-    subject.call();
+    workload.call();
     mark!(Marker::End);
     let end = now();
-    subject.after();
+    workload.after();
     end - start
 }
 
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn calls_without_effect_do_not_count() {
         struct Nowhere;
-        impl Subject for Nowhere {
+        impl Workload for Nowhere {
             fn call(&mut self) {}
             fn check(&mut self, calls: u64) -> Result<()> {
                 anyhow::bail!("nothing came of {calls} calls")

@@ -4,101 +4,181 @@ use std::arch::asm;
 use std::fmt;
 
 use anyhow::{Context, Result};
-use kvm_api::bound::Bound;
-use kvm_api::files::Files;
+use kvm_api::Form;
 use kvm_api::ioctl::Ioctl;
-use kvm_api::merged::Merged;
-use kvm_api::ranges::Ranges;
 use kvm_api::syscall::Syscall;
 
-use crate::backend::{self, Form, Kick};
+use crate::backend::{self, Bound, Files, Kick, Merged, StaticForm};
 use crate::cases::Case;
 use crate::guest::Mode;
 use crate::peer::KvmIoctls;
-use crate::subject::{Call, Subject};
+use crate::workload::{Plain, Workload};
 
-/// The interfaces, in the order in which they are measured and shown. The first
-/// is what the others are compared with.
-pub const INTERFACES: [&str; 8] = [
-    "ioctl",
-    "syscall",
-    "merged",
-    "ranges",
-    "files",
-    "bound",
-    "sync-regs",
-    "kvm-ioctls",
-];
-
-/// One interface, open and ready.
-pub enum Interface {
-    /// The ioctls, by this project's backend: what the others are held against.
-    Ioctl(Ioctl),
-    /// The system calls of the patched kernel.
-    Syscall(Syscall),
-    /// Those of them that move any parts of a vcpu's state at once.
-    Merged(Merged),
-    /// Those that name guest memory by ranges of addresses.
-    Ranges(Ranges),
-    /// The files that the patched kernel makes of a vcpu's state.
-    Files(Files),
-    /// The calls on the vcpu that is bound to the task.
-    Bound(Bound),
+/// A column of the comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Column {
+    /// A form of the interface. All columns are compared with `ioctl`.
+    Form(Form),
     /// The registers that pass with `KVM_RUN`, by `KVM_CAP_SYNC_REGS`.
-    SyncRegs(Ioctl),
+    SyncRegs,
     /// The ioctls, by the crate that VMMs use.
-    KvmIoctls(KvmIoctls),
+    KvmIoctls,
 }
 
-impl Interface {
-    /// Its name, the last part of a bench's id.
+impl Column {
+    /// Each column, in the order in which they are measured and shown.
+    pub const ALL: [Self; Form::ALL.len() + 2] = {
+        let mut all = [Self::KvmIoctls; Form::ALL.len() + 2];
+        let mut n = 0;
+        while n < Form::ALL.len() {
+            all[n] = Self::Form(Form::ALL[n]);
+            n += 1;
+        }
+        all[n] = Self::SyncRegs;
+        all
+    };
+
+    /// The name, which is the last part of the id of a bench.
     #[must_use]
-    pub fn name(&self) -> &'static str {
+    pub const fn name(self) -> &'static str {
         match self {
-            Self::Ioctl(_) => "ioctl",
-            Self::Syscall(_) => "syscall",
-            Self::Merged(_) => "merged",
-            Self::Ranges(_) => "ranges",
-            Self::Files(_) => "files",
-            Self::Bound(_) => "bound",
-            Self::SyncRegs(_) => "sync-regs",
-            Self::KvmIoctls(_) => "kvm-ioctls",
+            Self::Form(form) => form.name(),
+            Self::SyncRegs => "sync-regs",
+            Self::KvmIoctls => "kvm-ioctls",
         }
     }
 
-    /// The same once more, with descriptors of its own.
+    /// Opens the interface, with its own file descriptors.
     ///
     /// # Errors
     ///
-    /// When it cannot be opened any more.
-    pub fn again(&self) -> Result<Self> {
-        Ok(match self {
-            Self::Ioctl(_) => Self::Ioctl(Ioctl::open()?),
-            Self::Syscall(_) => Self::Syscall(Syscall::open()?),
-            Self::Merged(_) => Self::Merged(Merged::open()?),
-            Self::Ranges(_) => Self::Ranges(Ranges::open()?),
-            Self::Files(_) => Self::Files(Files::open()?),
-            Self::Bound(_) => Self::Bound(Bound::open()?),
-            Self::SyncRegs(_) => Self::SyncRegs(Ioctl::open()?),
-            Self::KvmIoctls(_) => Self::KvmIoctls(KvmIoctls::open()?),
+    /// If the kernel lacks it.
+    pub fn open(self) -> Result<Interface> {
+        Ok(Interface {
+            column: self,
+            cases: match self {
+                Self::Form(Form::Ioctl) => Box::new(Ioctl::open()?),
+                Self::Form(Form::Syscall) => Box::new(Syscall::open()?),
+                Self::Form(Form::Merged) => Box::new(Merged::open()?),
+                Self::Form(Form::Ranges) => Box::new(Ranges(Syscall::open()?)),
+                Self::Form(Form::Files) => Box::new(Files::open()?),
+                Self::Form(Form::Bound) => Box::new(Bound::open()?),
+                Self::SyncRegs => Box::new(SyncRegs(Ioctl::open()?)),
+                Self::KvmIoctls => Box::new(KvmIoctls::open()?),
+            },
         })
     }
 
-    /// Whether it does any of `case` in its own way.
-    fn takes_part(&self, case: Case) -> bool {
+    /// Whether the interface does any of `case` in its own way.
+    fn takes_part(self, case: Case) -> bool {
         match (self, case) {
-            (Self::Merged(_), Case::Call(call)) => call.merged.is_some(),
-            (Self::Files(_), Case::Call(call)) => call.file.is_some(),
-            (Self::Bound(_), Case::Call(call)) => call.bound.is_some(),
-            (Self::Ranges(_), case) => matches!(case, Case::Memory(_)),
-            (Self::Bound(_), case) => !matches!(case, Case::Memory(_)),
-            (Self::Files(_), Case::Run(..)) => true,
-            (Self::Merged(_) | Self::Files(_), case) => matches!(
+            (Self::Form(form), Case::Call(call)) => match form {
+                Form::Ranges => false,
+                form => form.has_own(&call),
+            },
+            (Self::Form(Form::Ranges), case) => matches!(case, Case::Memory(_)),
+            (Self::Form(Form::Bound), case) => !matches!(case, Case::Memory(_)),
+            (Self::Form(Form::Files), Case::Run(..)) => true,
+            (Self::Form(Form::Merged | Form::Files), case) => matches!(
                 case,
                 Case::EmulationLoop(..) | Case::Registers | Case::Snapshot | Case::Step
             ),
             _ => true,
         }
+    }
+}
+
+/// The names of the columns.
+pub const INTERFACES: [&str; Column::ALL.len()] = {
+    let mut names = [""; Column::ALL.len()];
+    let mut n = 0;
+    while n < names.len() {
+        names[n] = Column::ALL[n].name();
+        n += 1;
+    }
+    names
+};
+
+/// A case on one interface; `None` where the interface has no such case.
+type Prepared<'a> = Result<Option<Box<dyn Workload + 'a>>>;
+
+/// How an interface prepares the cases.
+trait Cases {
+    fn prepare(&self, case: Case) -> Prepared<'_>;
+}
+
+impl Cases for Ioctl {
+    fn prepare(&self, case: Case) -> Prepared<'_> {
+        if case == Case::NullSyscall {
+            return Ok(Some(Box::new(Plain(null_syscall))));
+        }
+        backend::prepare(self, Kick::Signal, case)
+    }
+}
+
+impl Cases for Syscall {
+    fn prepare(&self, case: Case) -> Prepared<'_> {
+        backend::prepare(self, Kick::Signal, case)
+    }
+}
+
+impl Cases for Merged {
+    fn prepare(&self, case: Case) -> Prepared<'_> {
+        backend::prepare_merged(self, Kick::Signal, case)
+    }
+}
+
+struct Ranges(Syscall);
+
+impl Cases for Ranges {
+    fn prepare(&self, case: Case) -> Prepared<'_> {
+        backend::prepare_ranges(&self.0, case)
+    }
+}
+
+impl Cases for Files {
+    fn prepare(&self, case: Case) -> Prepared<'_> {
+        backend::prepare(self, Kick::Signal, case)
+    }
+}
+
+impl Cases for Bound {
+    fn prepare(&self, case: Case) -> Prepared<'_> {
+        backend::prepare_merged(self, Kick::Pidfd(self.0), case)
+    }
+}
+
+struct SyncRegs(Ioctl);
+
+impl Cases for SyncRegs {
+    fn prepare(&self, case: Case) -> Prepared<'_> {
+        backend::prepare_synced(&self.0, case)
+    }
+}
+
+impl Cases for KvmIoctls {
+    fn prepare(&self, case: Case) -> Prepared<'_> {
+        KvmIoctls::prepare(self, case)
+    }
+}
+
+/// One interface, open and ready.
+pub struct Interface {
+    column: Column,
+    cases: Box<dyn Cases>,
+}
+
+impl Interface {
+    /// Its column.
+    #[must_use]
+    pub fn column(&self) -> Column {
+        self.column
+    }
+
+    /// Its name, the last part of a bench's id.
+    #[must_use]
+    pub fn name(&self) -> &'static str {
+        self.column.name()
     }
 
     /// Prepares `case`; `None` where the interface has no part in it.
@@ -106,53 +186,13 @@ impl Interface {
     /// # Errors
     ///
     /// When the kernel refuses something that the case begins with.
-    pub fn subject(&self, case: Case) -> Result<Option<Box<dyn Subject + '_>>> {
-        match self {
-            Self::Ioctl(_) if case == Case::NullSyscall => {
-                return Ok(Some(Box::new(Call(null_syscall))));
-            }
-            _ if !self.takes_part(case) => Ok(None),
-            Self::Ioctl(kvm) => backend::subject(kvm, one_by_one(|| Ok(Ioctl::open()?)), case),
-            Self::Syscall(kvm) => backend::subject(kvm, one_by_one(|| Ok(Syscall::open()?)), case),
-            Self::Merged(kvm) => {
-                let form = Form {
-                    merged: true,
-                    ..one_by_one(|| Ok(Merged::open()?))
-                };
-                backend::subject(kvm, form, case)
-            }
-            Self::Ranges(kvm) => {
-                let form = Form {
-                    ranges: true,
-                    ..one_by_one(|| Ok(Ranges::open()?))
-                };
-                backend::subject(kvm, form, case)
-            }
-            Self::Files(kvm) => backend::subject(kvm, one_by_one(|| Ok(Files::open()?)), case),
-            Self::Bound(kvm) => {
-                let form = Form {
-                    open: || Ok(Bound::open()?),
-                    merged: true,
-                    ranges: false,
-                    kick: Kick::Pidfd(Bound::kick),
-                };
-                backend::subject(kvm, form, case)
-            }
-            Self::SyncRegs(kvm) => backend::synced(kvm, case),
-            Self::KvmIoctls(peer) => peer.subject(case),
+    pub fn prepare(&self, case: Case) -> Result<Option<Box<dyn Workload + '_>>> {
+        if !self.column.takes_part(case) {
+            return Ok(None);
         }
-        .with_context(|| format!("{}/{}", case.name(), self.name()))
-    }
-}
-
-/// A backend that moves one part at a time, names memory by slots, and whose threads
-/// are kicked by signals.
-fn one_by_one<B>(open: fn() -> Result<B>) -> Form<B> {
-    Form {
-        open,
-        merged: false,
-        ranges: false,
-        kick: Kick::Signal,
+        self.cases
+            .prepare(case)
+            .with_context(|| format!("{}/{}", case.name(), self.name()))
     }
 }
 
@@ -171,7 +211,7 @@ fn null_syscall() {
 }
 
 /// A case on one interface, whose name it bears.
-pub type Named<'a> = (&'static str, Box<dyn Subject + 'a>);
+pub type Named<'a> = (&'static str, Box<dyn Workload + 'a>);
 
 /// The interfaces that this kernel has, and why it lacks the others.
 pub struct Interfaces {
@@ -195,45 +235,26 @@ impl Interfaces {
             .context("this KVM runs no guest, not even in real mode")?;
         let long_mode = backend::runs(&ioctl, Mode::Long).is_ok();
 
-        let mut open = vec![Interface::Ioctl(ioctl)];
-        let mut no_syscalls = None;
-        match Syscall::open() {
-            Ok(syscall) => {
-                open.push(Interface::Syscall(syscall));
-                open.push(Interface::Merged(Merged::open()?));
-                open.push(Interface::Ranges(Ranges::open()?));
-                open.push(Interface::Files(Files::open()?));
-                open.push(Interface::Bound(Bound::open()?));
-            }
-            Err(error) => no_syscalls = Some(error.to_string()),
-        }
-        open.push(Interface::SyncRegs(Ioctl::open()?));
-        open.push(Interface::KvmIoctls(KvmIoctls::open()?));
+        let no_syscalls = Syscall::open().err().map(|error| error.to_string());
+        let is_there = |column: &Column| match column {
+            Column::Form(Form::Ioctl) | Column::SyncRegs | Column::KvmIoctls => true,
+            Column::Form(_) => no_syscalls.is_none(),
+        };
+        let columns = Column::ALL.into_iter().filter(is_there);
         Ok(Self {
-            open,
+            open: columns.map(Column::open).collect::<Result<_>>()?,
             no_syscalls,
             long_mode,
         })
     }
 
-    /// A vcpu that a case has left bound would be in the way of what comes next:
-    /// it stays loaded, and keeps its VM.
-    fn unbind(&self) {
-        for interface in &self.open {
-            if let Interface::Bound(kvm) = interface {
-                kvm.unbind();
-            }
-        }
-    }
-
     /// Prepares `case` on each interface that has a part in it, one after the
     /// other as they are asked for. Each may fail: when the kernel refuses
     /// something that the case begins with.
-    pub fn subjects(&self, case: Case) -> impl Iterator<Item = Result<Named<'_>>> {
+    pub fn workloads(&self, case: Case) -> impl Iterator<Item = Result<Named<'_>>> {
         self.open.iter().filter_map(move |interface| {
-            self.unbind();
-            let subject = interface.subject(case).transpose()?;
-            Some(subject.map(|subject| (interface.name(), subject)))
+            let workload = interface.prepare(case).transpose()?;
+            Some(workload.map(|workload| (interface.name(), workload)))
         })
     }
 

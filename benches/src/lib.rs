@@ -2,7 +2,7 @@
 //!
 //! A [`Case`] is a row: a call, a kind of exit, or work made of several. An
 //! [`Interface`] is a column: a backend of [`kvm_api::Kvm`], or `kvm-ioctls` for
-//! comparison. Where both meet, a [`Subject`] makes the call again and again,
+//! comparison. Where both meet, a [`Workload`] makes the call again and again,
 //! and [`measure()`] counts what it takes, by itself ([`exact`]) and with
 //! criterion ([`estimate`]).
 
@@ -28,12 +28,13 @@ pub mod profiles;
 pub mod record;
 pub mod report;
 pub mod seccomp;
-mod subject;
 pub mod table;
+mod workload;
 
 use guests::counting as guest;
 
+pub use backend::{Bound, Files, Merged, StaticForm};
 pub use cases::Case;
-pub use interface::{INTERFACES, Interface, Interfaces, Named};
+pub use interface::{Column, INTERFACES, Interface, Interfaces, Named};
 pub use measure::{Selection, measure};
-pub use subject::Subject;
+pub use workload::Workload;

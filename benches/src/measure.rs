@@ -13,7 +13,7 @@ use crate::estimate::Criteria;
 use crate::exact::{self, Count};
 use crate::record::{Figure, Record, Row, Run, SCHEMA};
 use crate::seccomp::{self, Seccomp};
-use crate::{Case, Interface, Interfaces, place};
+use crate::{Case, Column, Interfaces, place};
 
 /// What to measure.
 #[derive(Clone, Debug, Default)]
@@ -67,14 +67,14 @@ pub fn measure(selection: &Selection, progress: impl Fn(&str)) -> Result<Record>
         progress(&case.name());
         let mut figures = BTreeMap::new();
         // One at a time, so that no other VM is there while it is counted.
-        for prepared in interfaces.subjects(*case) {
-            let (interface, mut subject) = prepared?;
-            let exact = exact.then(|| exact::count(&mut *subject)).transpose()?;
+        for prepared in interfaces.workloads(*case) {
+            let (interface, mut workload) = prepared?;
+            let exact = exact.then(|| exact::count(&mut *workload)).transpose()?;
             figures.insert(interface.into(), Figure::new(exact));
         }
         if let Some(criteria) = &mut criteria {
-            let subjects = interfaces.subjects(*case).collect::<Result<_>>()?;
-            criteria.measure(&case.name(), subjects);
+            let workloads = interfaces.workloads(*case).collect::<Result<_>>()?;
+            criteria.measure(&case.name(), workloads);
         }
         rows.push(Row::new(*case, figures));
     }
@@ -99,7 +99,7 @@ pub fn measure(selection: &Selection, progress: impl Fn(&str)) -> Result<Record>
             progress(&format!("{} below the filter", case.name()));
             let mut figures = BTreeMap::new();
             for interface in &interfaces.open {
-                if let Some(count) = confined(interface, case)? {
+                if let Some(count) = confined(interface.column(), case)? {
                     figures.insert(interface.name().into(), Figure::new(Some(count)));
                 }
             }
@@ -116,18 +116,18 @@ pub fn measure(selection: &Selection, progress: impl Fn(&str)) -> Result<Record>
 }
 
 /// Counts on a thread with the filter, which goes away with its thread.
-fn confined(interface: &Interface, case: Case) -> Result<Option<Count>> {
+fn confined(column: Column, case: Case) -> Result<Option<Count>> {
     let count = || {
         // The kernel looks up descriptors faster where only one thread has
         // them, as it is without the filter.
         unshare(CloneFlags::CLONE_FILES).context("unshare")?;
         // What is opened from here on is in this thread's table alone.
-        let interface = interface.again()?;
-        let Some(mut subject) = interface.subject(case)? else {
+        let interface = column.open()?;
+        let Some(mut workload) = interface.prepare(case)? else {
             return Ok(None);
         };
         seccomp::confine()?;
-        exact::count(&mut *subject).map(Some)
+        exact::count(&mut *workload).map(Some)
     };
     thread::scope(|scope| scope.spawn(count).join()).unwrap_or_else(|panic| resume_unwind(panic))
 }

@@ -8,23 +8,23 @@
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use benches::batch::{Calls, Ring};
-use benches::{Subject, counter, exact};
+use benches::{Files, StaticForm, Workload, counter, exact};
 use kvm_api::Kvm;
-use kvm_api::files::{File, Files, Vcpu};
+use kvm_api::files::{File, FileVcpu};
 use kvm_api::ioctl::Ioctl;
 use kvm_api::syscall::Syscall;
 
 #[test]
 #[ignore = "takes the patched kernel"]
 fn a_batch_is_done_when_it_is_submitted() {
-    let calls = Syscall::open().unwrap();
-    let mut ring = Ring::new(&calls).unwrap();
+    let files = Files::open().unwrap();
+    let mut ring = Ring::new(&files).unwrap();
     ring.call();
     ring.check(1).unwrap();
 }
 
-fn show(name: &str, subject: &mut dyn Subject) {
-    let count = exact::count(subject).unwrap();
+fn show(name: &str, workload: &mut dyn Workload) {
+    let count = exact::count(workload).unwrap();
     let unit = counter::detect();
     println!(
         "{name}: {} {unit}, {} of {}",
@@ -40,7 +40,7 @@ fn what_a_batch_takes() {
     show("six ioctls", &mut Calls::new(&ioctl).unwrap());
     show("six system calls", &mut Calls::new(&calls).unwrap());
     show("six reads and writes", &mut Calls::new(&files).unwrap());
-    show("one submission", &mut Ring::new(&calls).unwrap());
+    show("one submission", &mut Ring::new(&files).unwrap());
 }
 
 /// The registers, at offset 0 or at the position that never moves.
@@ -49,7 +49,7 @@ struct Read {
     at_offset: bool,
 }
 
-impl Subject for Read {
+impl Workload for Read {
     fn call(&mut self) {
         let mut buffer = [0_u8; 144];
         let (to, size) = (buffer.as_mut_ptr().cast(), buffer.len());
@@ -71,7 +71,7 @@ fn read_and_pread() {
     let calls = Syscall::open().unwrap();
     let vm = calls.kvm_create_vm().unwrap();
     let vcpu = calls.kvm_create_vcpu(vm.as_fd()).unwrap();
-    let vcpu = Vcpu::open(vcpu.as_fd()).unwrap();
+    let vcpu = FileVcpu::open(calls, vcpu).unwrap();
     let file = vcpu.file(File::Regs).as_raw_fd();
     for (name, at_offset) in [("read", false), ("pread", true)] {
         show(name, &mut Read { file, at_offset });

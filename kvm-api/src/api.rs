@@ -7,7 +7,7 @@ use kvm_sys::{
 };
 use nix::sys::signal::SigSet;
 
-use crate::{Exit, GetState, GuestMemory, Result, RunMapping, SetState};
+use crate::{Exit, GuestMemory, Result, RunMapping};
 
 /// KVM as a flat set of calls.
 ///
@@ -109,8 +109,7 @@ pub trait Kvm {
     ///
     /// Errors: `ENOENT` when the slot is not set or does not have
     /// KVM_MEM_LOG_DIRTY_PAGES; `EINVAL` for a slot out of range; `ENXIO` when
-    /// the virtual machine logs into a ring instead; `ENOSYS` where the interface
-    /// has no such call, but [`kvm_get_dirty_range`](Self::kvm_get_dirty_range).
+    /// the virtual machine logs into a ring instead.
     ///
     /// Replaces KVM_GET_DIRTY_LOG. Proposal:
     /// `int kvm_get_dirty_log(int fd, unsigned slot, void *dirty_bitmap);`
@@ -132,8 +131,7 @@ pub trait Kvm {
     /// target is given as the lowest slot that shows the memory has it now; it
     /// is all ones if there is no such slot any more.
     ///
-    /// Errors: `EINVAL` for a number out of range; `ENOSYS` where the interface
-    /// has no such call.
+    /// Errors: `EINVAL` for a number out of range.
     ///
     /// Replaces nothing: 2007 had only KVM_SET_MEMORY_ALIAS, see
     /// [`kvm_set_memory_alias`](Self::kvm_set_memory_alias). Proposal: `int
@@ -276,9 +274,7 @@ pub trait Kvm {
     ///
     /// Slot, flags and errors are those of
     /// [`kvm_set_memory_region`](Self::kvm_set_memory_region), without its
-    /// `EBUSY`; another address than the slot has gives `EINVAL` too, and `ENOSYS`
-    /// comes where the interface has no such call, but
-    /// [`kvm_map_range`](Self::kvm_map_range).
+    /// `EBUSY`; another address than the slot has gives `EINVAL` too.
     ///
     /// Replaces KVM_SET_USER_MEMORY_REGION. The proposal would wait for it
     /// ("a region of the host process address instead of a separate address
@@ -309,128 +305,11 @@ pub trait Kvm {
     ///
     /// Errors: `EINVAL` for a number, flags, addresses, a size or a target
     /// that cannot be, or the deletion of an alias that is not set; `EEXIST`
-    /// when a slot covers a part of the range; `ENOSYS` where the interface has no
-    /// such call, but [`kvm_map_range`](Self::kvm_map_range) of the same memory.
+    /// when a slot covers a part of the range.
     ///
     /// Replaces KVM_SET_MEMORY_ALIAS, which Linux has removed. It is the
     /// setting side of the proposal's kvm_get_memory_alias.
     fn kvm_set_memory_alias(&self, vm: BorrowedFd<'_>, alias: &kvm_memory_alias) -> Result<()>;
-
-    /// Reads the parts of a vcpu's state that `state` borrows, in one call.
-    ///
-    /// Gives how many MSRs were read: 0 if none were asked for. Fewer than
-    /// asked for means that the next one cannot be read; then nothing was
-    /// written, to no part.
-    ///
-    /// Errors: `E2BIG` for 256 or more MSRs; `EINVAL` when the guest's state is
-    /// hidden from the host; `ENOSYS` where the interface has no such call.
-    ///
-    /// Replaces KVM_GET_REGS, KVM_GET_SREGS, KVM_GET_FPU, KVM_GET_MSRS,
-    /// KVM_GET_DEBUGREGS, KVM_GET_VCPU_EVENTS and KVM_GET_XCRS. It comes from the
-    /// answer to the proposal: "Many can be merged".
-    fn kvm_get_state(&self, vcpu: BorrowedFd<'_>, state: &mut GetState<'_>) -> Result<usize>;
-
-    /// Sets the parts of a vcpu's state that `state` borrows, in one call: all
-    /// of them, or nothing.
-    ///
-    /// Gives how many MSRs were set: 0 if none were asked for. Fewer than asked
-    /// for means that the next one cannot be set; then nothing was, of no part.
-    ///
-    /// Errors, with nothing changed: `EINVAL` when a part is not valid, `E2BIG` for
-    /// 256 or more MSRs, and `EOPNOTSUPP` for an MSR whose write does more than set
-    /// state and may fail, unless it has the value already:
-    /// [`kvm_set_msrs`](Self::kvm_set_msrs) sets that. `ENOSYS` where the interface
-    /// has no such call.
-    ///
-    /// Replaces KVM_SET_REGS, KVM_SET_SREGS, KVM_SET_FPU, KVM_SET_MSRS,
-    /// KVM_SET_DEBUGREGS, KVM_SET_VCPU_EVENTS and KVM_SET_XCRS. It comes from the
-    /// answer to the proposal: "Many can be merged (set_fpu, set_regs,
-    /// set_sregs)".
-    fn kvm_set_state(&self, vcpu: BorrowedFd<'_>, state: &SetState<'_>) -> Result<usize>;
-
-    /// Shows the guest `size` bytes of the caller's own memory, at
-    /// `userspace_addr`, as its memory at `guest_phys_addr`, in place of what it
-    /// saw there: mmap(2) with MAP_FIXED, of the guest's addresses.
-    ///
-    /// `flags` are KVM_MEM_LOG_DIRTY_PAGES and KVM_MEM_READONLY; given again for
-    /// the same memory, they change. The addresses and the size are multiples of
-    /// the page size. What is replaced in part keeps the rest, with its log of
-    /// writes.
-    ///
-    /// Errors: `EINVAL` for flags, addresses or a size that KVM does not take, 0
-    /// among them; `EBUSY` when a slot that was set by other means covers a part
-    /// of the range; `ENOSPC` when there is no slot left; `ENOSYS` where the
-    /// interface has no such call. Nothing has changed then.
-    ///
-    /// Replaces KVM_SET_USER_MEMORY_REGION, without slot numbers. It is what
-    /// follows from the answer's "region of the host process address".
-    ///
-    /// # Safety
-    ///
-    /// The guest, and KVM for it, reads and writes the memory for as long as it
-    /// is mapped to the guest: until then it has to stay mapped, and nothing of
-    /// it may be what Rust takes to be its own. Unmap it from the guest rather
-    /// than just close the virtual machine.
-    unsafe fn kvm_map_range(
-        &self,
-        vm: BorrowedFd<'_>,
-        guest_phys_addr: u64,
-        size: u64,
-        userspace_addr: u64,
-        flags: u32,
-    ) -> Result<()>;
-
-    /// Takes the guest's memory at `guest_phys_addr` away, `size` bytes of it:
-    /// munmap(2), of the guest's addresses. Where there is none, nothing is
-    /// done.
-    ///
-    /// Errors: those of [`kvm_map_range`](Self::kvm_map_range).
-    ///
-    /// Replaces KVM_SET_USER_MEMORY_REGION, see there.
-    fn kvm_unmap_range(&self, vm: BorrowedFd<'_>, guest_phys_addr: u64, size: u64) -> Result<()>;
-
-    /// Fetches the bitmap of the pages of a range that were written since they
-    /// were last fetched: bit n of word n / 64 is page n of the range, and bits
-    /// behind the last page are 0. Pages outside the range keep theirs. Where the
-    /// virtual machine has KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, all pages keep
-    /// theirs until [`kvm_clear_dirty_range`](Self::kvm_clear_dirty_range).
-    ///
-    /// Errors: `EINVAL` for an address or a size that is no multiple of the page
-    /// size, or 0, or of more than 2^31 - 1 pages; `ENOMEM` when the guest has no memory in a part of the range;
-    /// `ENOENT` when the writes of a part are not logged; `ENXIO` when the
-    /// virtual machine logs into a ring instead; `ENOSYS` where the interface
-    /// has no such call.
-    ///
-    /// Replaces KVM_GET_DIRTY_LOG, without slot numbers.
-    ///
-    /// # Safety
-    ///
-    /// The kernel is not told how long `bitmap` is. It must have a bit for each
-    /// page of the range: at least `pages.div_ceil(64)` words.
-    unsafe fn kvm_get_dirty_range(
-        &self,
-        vm: BorrowedFd<'_>,
-        guest_phys_addr: u64,
-        size: u64,
-        bitmap: &mut [u64],
-    ) -> Result<()>;
-
-    /// Forgets that those pages of a range were written whose bits are set in
-    /// `bitmap`. Their next writes are logged again. Errors, and the bitmap, are
-    /// those of [`kvm_get_dirty_range`](Self::kvm_get_dirty_range).
-    ///
-    /// Replaces KVM_CLEAR_DIRTY_LOG, without slot numbers.
-    ///
-    /// # Safety
-    ///
-    /// As that of [`kvm_get_dirty_range`](Self::kvm_get_dirty_range).
-    unsafe fn kvm_clear_dirty_range(
-        &self,
-        vm: BorrowedFd<'_>,
-        guest_phys_addr: u64,
-        size: u64,
-        bitmap: &[u64],
-    ) -> Result<()>;
 
     /// Maps guest memory that [`kvm_set_memory_region`](Self::kvm_set_memory_region)
     /// made. The range has to lie within one such slot. The mapping outlives

@@ -1,14 +1,18 @@
-//! The registry of the forms of the interface.
+//! The registry of the forms of the interface, and the backend of each.
+
+use std::fmt;
+use std::ops::Deref;
+use std::os::fd::AsFd;
 
 use kvm_sys::Call;
 
-use crate::Kvm;
-use crate::bound::Bound;
-use crate::files::Files;
+use crate::bound::BoundVcpu;
+use crate::files::FileVcpu;
 use crate::ioctl::{self, Ioctl};
-use crate::merged::Merged;
-use crate::ranges::Ranges;
+use crate::merged::MergedVcpu;
+use crate::ranges::RangeMemory;
 use crate::syscall::{self, Syscall};
+use crate::{ByFd, Kvm, Result, SlotMemory, Vcpu, VmMemory};
 
 /// A form of the interface.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -67,15 +71,12 @@ impl Form {
     /// # Errors
     ///
     /// If the kernel lacks the form.
-    pub fn open(self) -> Result<Box<dyn Kvm>, OpenError> {
-        Ok(match self {
-            Self::Ioctl => Box::new(Ioctl::open()?),
-            Self::Syscall => Box::new(Syscall::open()?),
-            Self::Merged => Box::new(Merged::open()?),
-            Self::Ranges => Box::new(Ranges::open()?),
-            Self::Files => Box::new(Files::open()?),
-            Self::Bound => Box::new(Bound::open()?),
-        })
+    pub fn open(self) -> std::result::Result<Backend, OpenError> {
+        let flat = match self {
+            Self::Ioctl => Flat::Ioctl(Ioctl::open()?),
+            _ => Flat::Syscall(Syscall::open()?),
+        };
+        Ok(Backend { form: self, flat })
     }
 
     /// Whether the form does the work of `call` in its own way.
@@ -90,9 +91,72 @@ impl Form {
         }
     }
 
-    /// Whether the form lacks `call`, because another call takes its place.
+    /// Whether another call takes the place of `call` in the form.
     #[must_use]
     pub fn lacks(self, call: &Call) -> bool {
         self == Self::Ranges && call.range.is_some()
+    }
+}
+
+/// The whole interface that a form builds on.
+enum Flat {
+    Ioctl(Ioctl),
+    Syscall(Syscall),
+}
+
+/// A form that is open.
+///
+/// It makes the calls of [`Kvm`] through the interface that the form builds on. It names
+/// vcpus, and the memory of VMs, in the way of the form.
+pub struct Backend {
+    form: Form,
+    flat: Flat,
+}
+
+impl Backend {
+    /// The form.
+    #[must_use]
+    pub fn form(&self) -> Form {
+        self.form
+    }
+
+    /// Names a vcpu in the way of the form. The form `bound` binds it to this thread.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`FileVcpu::open`] or of [`BoundVcpu::bind`]. The other forms check the
+    /// file descriptor at each call.
+    pub fn vcpu<'a>(&'a self, fd: impl AsFd + 'a) -> Result<Box<dyn Vcpu + 'a>> {
+        Ok(match (&self.flat, self.form) {
+            (Flat::Syscall(flat), Form::Merged) => Box::new(MergedVcpu::new(*flat, fd)),
+            (Flat::Syscall(flat), Form::Files) => Box::new(FileVcpu::open(*flat, fd)?),
+            (Flat::Syscall(flat), Form::Bound) => Box::new(BoundVcpu::bind(*flat, fd)?),
+            _ => Box::new(ByFd::new(&**self, fd)),
+        })
+    }
+
+    /// Names the memory of a VM in the way of the form.
+    pub fn memory<'a>(&'a self, vm: impl AsFd + 'a) -> Box<dyn VmMemory + 'a> {
+        match (&self.flat, self.form) {
+            (Flat::Syscall(flat), Form::Ranges) => Box::new(RangeMemory::new(*flat, vm)),
+            _ => Box::new(SlotMemory::new(&**self, vm)),
+        }
+    }
+}
+
+impl Deref for Backend {
+    type Target = dyn Kvm;
+
+    fn deref(&self) -> &(dyn Kvm + 'static) {
+        match &self.flat {
+            Flat::Ioctl(kvm) => kvm,
+            Flat::Syscall(kvm) => kvm,
+        }
+    }
+}
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.form.name())
     }
 }

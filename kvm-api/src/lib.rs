@@ -1,23 +1,27 @@
 //! KVM as the flat set of system calls that was proposed in July 2007.
 //!
-//! One trait, [`Kvm`], has the proposal's functions under their own names. These
-//! backends implement it:
+//! The trait [`Kvm`] has the functions of the proposal, under their own names. Two
+//! interfaces implement it:
 //!
-//! * [`ioctl::Ioctl`] makes of each call the ioctl that Linux has: it works
-//!   wherever `/dev/kvm` does;
-//! * [`syscall::Syscall`] makes the real system calls of a kernel with the
-//!   patch series of this project;
-//! * [`merged::Merged`] moves registers by the calls of that kernel that move
-//!   any parts of a vcpu's state at once;
-//! * [`ranges::Ranges`] names guest memory by ranges of addresses, and has none
-//!   of the calls that name the caller's memory by slot numbers;
-//! * [`files::Files`] reads and writes the files that such a kernel makes of a
-//!   vcpu's state, and makes the system calls for all else;
-//! * [`bound::Bound`] binds vcpus to the calling task, and makes the calls that
-//!   take no file descriptor.
+//! * [`ioctl::Ioctl`] makes the ioctl that Linux has for each call, wherever there is a
+//!   `/dev/kvm`;
+//! * [`syscall::Syscall`] makes the system calls of a kernel with the patch series of
+//!   this project.
 //!
-//! All work on the same kernel objects, so file descriptors pass freely
-//! between them.
+//! The other forms of that kernel have types of their own:
+//!
+//! * [`merged::MergedVcpu`] moves registers by the calls that move any parts of the state
+//!   of a vcpu;
+//! * [`ranges::RangeMemory`] names guest memory by ranges of addresses, without slots;
+//! * [`files::FileVcpu`] reads and writes the files that are the state of a vcpu;
+//! * [`bound::BoundVcpu`] is bound to the calling thread, so that its calls take no file
+//!   descriptor.
+//!
+//! The traits [`Vcpu`] and [`VmMemory`] are for programs that use a vcpu, or memory, in
+//! the way of any form. [`Form`] lists the forms, and opens the [`Backend`] of each.
+//!
+//! All forms use the same objects of the kernel, so a program can pass a file descriptor
+//! from one to another.
 //!
 //! # Example
 //!
@@ -70,7 +74,6 @@
 
 mod api;
 pub mod bound;
-mod delegate;
 pub mod files;
 mod form;
 pub mod ioctl;
@@ -83,15 +86,19 @@ mod run;
 mod signal;
 mod state;
 pub mod syscall;
+mod vcpu;
+mod vm_memory;
 
 pub use api::Kvm;
-pub use form::{Form, OpenError};
+pub use form::{Backend, Form, OpenError};
 pub use kvm_sys;
 pub use memory::GuestMemory;
 pub use nix::errno::Errno;
 pub use nix::sys::signal::SigSet;
 pub use run::{Direction, Exit, Reason, RunMapping};
 pub use state::{GetState, SetState};
+pub use vcpu::{ByFd, State, Vcpu};
+pub use vm_memory::{SlotMemory, VmMemory};
 
 /// What a call gives: its value, or the kernel's errno.
 pub type Result<T> = std::result::Result<T, Errno>;

@@ -14,7 +14,7 @@ pub struct GuestMemory(Mapping);
 impl GuestMemory {
     /// Allocates `size` bytes, which are zero, for
     /// [`kvm_set_user_memory_region`](crate::Kvm::kvm_set_user_memory_region) or
-    /// [`kvm_map_range`](crate::Kvm::kvm_map_range).
+    /// [`kvm_map_range`](crate::ranges::RangeMemory::kvm_map_range).
     ///
     /// Errors: `EINVAL` for 0; `ENOMEM`.
     pub fn anonymous(size: usize) -> Result<Self> {

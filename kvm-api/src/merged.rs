@@ -1,31 +1,55 @@
-//! The backend that moves a vcpu's registers by the merged calls.
-//!
-//! Each method moves one part, so that what it costs is that of the call. A
-//! program that moves more than one at once uses
-//! [`kvm_get_state`](Kvm::kvm_get_state) and
-//! [`kvm_set_state`](Kvm::kvm_set_state).
+//! The merged form: one call moves any parts of the state of a vcpu.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use kvm_sys::*;
 use nix::sys::signal::SigSet;
 
-use crate::delegate::delegate;
-use crate::syscall::{OpenError, Syscall};
-use crate::{Errno, Exit, GetState, GuestMemory, Kvm, Result, RunMapping, SetState};
+use crate::syscall::Syscall;
+use crate::syscall::arch::syscall3;
+use crate::syscall::conv::{fd, input, number};
+use crate::{Errno, Exit, GetState, Kvm, Result, RunMapping, SetState, State, Vcpu};
 
-/// KVM over the merged calls of a patched kernel, and the flat ones for all that
-/// is no register.
+/// A vcpu whose registers move by the merged calls.
+///
+/// Each method of [`Vcpu`] moves one part, so it costs what its call costs. A program
+/// that moves several parts at once uses [`State`]. The flat calls do all other work.
 #[derive(Clone, Copy, Debug)]
-pub struct Merged {
+pub struct MergedVcpu<F> {
     flat: Syscall,
+    fd: F,
 }
 
-impl Merged {
-    /// Asks the running kernel, once, whether it has the calls, as
-    /// [`Syscall::open`] does.
-    pub fn open() -> std::result::Result<Self, OpenError> {
-        Syscall::open().map(|flat| Self { flat })
+impl<F: AsFd> MergedVcpu<F> {
+    /// Names the vcpu. Every call checks the file descriptor.
+    #[inline]
+    pub fn new(flat: Syscall, fd: F) -> Self {
+        Self { flat, fd }
+    }
+}
+
+impl<F: AsFd> AsFd for MergedVcpu<F> {
+    #[inline]
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl<F: AsFd> State for MergedVcpu<F> {
+    #[inline]
+    fn kvm_get_state(&self, state: &mut GetState<'_>) -> Result<usize> {
+        let (state, size) = (state.raw(), size_of::<kvm_vcpu_state>());
+        // SAFETY: the kernel reads one such structure, and writes the parts that it
+        // names, which `state` borrows for that.
+        number(unsafe { syscall3(__NR_kvm_get_state, fd(self.as_fd()), input(state), size) })
+    }
+
+    #[inline]
+    fn kvm_set_state(&self, state: &SetState<'_>) -> Result<usize> {
+        let (state, size) = (state.raw(), size_of::<kvm_vcpu_state>());
+        // SAFETY: the kernel reads one such structure, and the parts that it names,
+        // which `state` borrows for that.
+        number(unsafe { syscall3(__NR_kvm_set_state, fd(self.as_fd()), input(state), size) })
     }
 }
 
@@ -35,76 +59,108 @@ fn first(msrs: &Msrs, n: usize) -> Msrs {
     Msrs::from_entries(&msrs.as_slice()[..n]).expect("they are fewer than there were")
 }
 
-impl Kvm for Merged {
-    delegate! { flat:
-        kvm_create_vm kvm_get_msr_index_list kvm_get_vcpu_mmap_size kvm_set_memory_region
-        kvm_create_vcpu kvm_get_dirty_log kvm_get_memory_alias kvm_run kvm_translate
-        kvm_interrupt kvm_debug_guest kvm_set_cpuid kvm_set_signal_mask kvm_check_extension
-        kvm_set_user_memory_region kvm_set_memory_alias kvm_get_state kvm_set_state
-        kvm_map_range kvm_unmap_range kvm_get_dirty_range kvm_clear_dirty_range
-        kvm_map_memory
+impl<F: AsFd> Vcpu for MergedVcpu<F> {
+    #[inline]
+    fn kvm_run<'r>(&self, run: &'r mut RunMapping) -> Result<Exit<'r>> {
+        self.flat.kvm_run(self.as_fd(), run)
     }
 
     #[inline]
-    fn kvm_get_regs(&self, vcpu: BorrowedFd<'_>, regs: &mut kvm_regs) -> Result<()> {
-        self.kvm_get_state(vcpu, &mut GetState::new().regs(regs))
+    fn kvm_get_regs(&self, regs: &mut kvm_regs) -> Result<()> {
+        self.kvm_get_state(&mut GetState::new().regs(regs))
             .map(drop)
     }
 
     #[inline]
-    fn kvm_set_regs(&self, vcpu: BorrowedFd<'_>, regs: &kvm_regs) -> Result<()> {
-        self.kvm_set_state(vcpu, &SetState::new().regs(regs))
+    fn kvm_set_regs(&self, regs: &kvm_regs) -> Result<()> {
+        self.kvm_set_state(&SetState::new().regs(regs)).map(drop)
+    }
+
+    #[inline]
+    fn kvm_get_sregs(&self, sregs: &mut kvm_sregs) -> Result<()> {
+        self.kvm_get_state(&mut GetState::new().sregs(sregs))
             .map(drop)
     }
 
     #[inline]
-    fn kvm_get_sregs(&self, vcpu: BorrowedFd<'_>, sregs: &mut kvm_sregs) -> Result<()> {
-        self.kvm_get_state(vcpu, &mut GetState::new().sregs(sregs))
-            .map(drop)
+    fn kvm_set_sregs(&self, sregs: &kvm_sregs) -> Result<()> {
+        self.kvm_set_state(&SetState::new().sregs(sregs)).map(drop)
     }
 
     #[inline]
-    fn kvm_set_sregs(&self, vcpu: BorrowedFd<'_>, sregs: &kvm_sregs) -> Result<()> {
-        self.kvm_set_state(vcpu, &SetState::new().sregs(sregs))
-            .map(drop)
+    fn kvm_translate(
+        &self,
+        linear_address: u64,
+        physical_address: &mut u64,
+        valid: &mut u8,
+        writeable: &mut u8,
+        usermode: &mut u8,
+    ) -> Result<()> {
+        self.flat.kvm_translate(
+            self.as_fd(),
+            linear_address,
+            physical_address,
+            valid,
+            writeable,
+            usermode,
+        )
     }
 
-    /// Where the merged call refuses one of the MSRs, and so reads none, those
-    /// before it are read by a second call.
-    fn kvm_get_msrs(&self, vcpu: BorrowedFd<'_>, msrs: &mut Msrs) -> Result<usize> {
+    #[inline]
+    fn kvm_interrupt(&self, irq: u32) -> Result<()> {
+        self.flat.kvm_interrupt(self.as_fd(), irq)
+    }
+
+    #[inline]
+    fn kvm_debug_guest(&self, debug: &kvm_guest_debug) -> Result<()> {
+        self.flat.kvm_debug_guest(self.as_fd(), debug)
+    }
+
+    /// If the merged call refuses one of the MSRs, it reads none. A second call then
+    /// reads the MSRs before it.
+    fn kvm_get_msrs(&self, msrs: &mut Msrs) -> Result<usize> {
         let all = msrs.as_slice().len();
-        let read = self.kvm_get_state(vcpu, &mut GetState::new().msrs(msrs))?;
+        let read = self.kvm_get_state(&mut GetState::new().msrs(msrs))?;
         if read < all {
             let mut good = first(msrs, read);
-            let again = self.kvm_get_state(vcpu, &mut GetState::new().msrs(&mut good))?;
+            let count = self.kvm_get_state(&mut GetState::new().msrs(&mut good))?;
             msrs.as_mut_slice()[..read].copy_from_slice(good.as_slice());
-            return Ok(again);
+            return Ok(count);
         }
         Ok(read)
     }
 
-    /// As [`kvm_get_msrs`](Kvm::kvm_get_msrs). Where one of the MSRs acts, which the
-    /// merged call refuses, the flat call sets them.
-    fn kvm_set_msrs(&self, vcpu: BorrowedFd<'_>, msrs: &Msrs) -> Result<usize> {
-        let set = match self.kvm_set_state(vcpu, &SetState::new().msrs(msrs)) {
-            Err(Errno::EOPNOTSUPP) => return self.flat.kvm_set_msrs(vcpu, msrs),
+    /// Makes a second call as [`kvm_get_msrs`](Vcpu::kvm_get_msrs) does. If the merged
+    /// call refuses an MSR because its write has a further effect, the flat call sets
+    /// the MSRs.
+    fn kvm_set_msrs(&self, msrs: &Msrs) -> Result<usize> {
+        let set = match self.kvm_set_state(&SetState::new().msrs(msrs)) {
+            Err(Errno::EOPNOTSUPP) => return self.flat.kvm_set_msrs(self.as_fd(), msrs),
             set => set?,
         };
         if set < msrs.as_slice().len() {
-            return self.kvm_set_state(vcpu, &SetState::new().msrs(&first(msrs, set)));
+            return self.kvm_set_state(&SetState::new().msrs(&first(msrs, set)));
         }
         Ok(set)
     }
 
     #[inline]
-    fn kvm_get_fpu(&self, vcpu: BorrowedFd<'_>, fpu: &mut kvm_fpu) -> Result<()> {
-        self.kvm_get_state(vcpu, &mut GetState::new().fpu(fpu))
-            .map(drop)
+    fn kvm_set_cpuid(&self, cpuid: &CpuId) -> Result<()> {
+        self.flat.kvm_set_cpuid(self.as_fd(), cpuid)
     }
 
     #[inline]
-    fn kvm_set_fpu(&self, vcpu: BorrowedFd<'_>, fpu: &kvm_fpu) -> Result<()> {
-        self.kvm_set_state(vcpu, &SetState::new().fpu(fpu))
-            .map(drop)
+    fn kvm_set_signal_mask(&self, mask: Option<&SigSet>) -> Result<()> {
+        self.flat.kvm_set_signal_mask(self.as_fd(), mask)
+    }
+
+    #[inline]
+    fn kvm_get_fpu(&self, fpu: &mut kvm_fpu) -> Result<()> {
+        self.kvm_get_state(&mut GetState::new().fpu(fpu)).map(drop)
+    }
+
+    #[inline]
+    fn kvm_set_fpu(&self, fpu: &kvm_fpu) -> Result<()> {
+        self.kvm_set_state(&SetState::new().fpu(fpu)).map(drop)
     }
 }

@@ -1,83 +1,192 @@
-//! The backend whose memory has no slot numbers.
+//! The form of ranges: a program names guest memory by addresses, without slot numbers.
 //!
-//! What the guest is shown of the host process is named by its guest physical
-//! address, and by nothing else: [`kvm_map_range`](Kvm::kvm_map_range) shows it,
-//! [`kvm_unmap_range`](Kvm::kvm_unmap_range) takes it away,
-//! [`kvm_get_dirty_range`](Kvm::kvm_get_dirty_range) fetches what was written. A
-//! second [`kvm_map_range`](Kvm::kvm_map_range) of the same host memory is an
-//! alias. The calls that would name it by number are not there. Memory that the
-//! kernel allocates is the proposal's, and stays as it is.
+//! A second mapping of the same memory of the host is an alias. Memory that the kernel
+//! allocates belongs to the proposal, so [`Kvm`](crate::Kvm) makes it.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use kvm_sys::*;
-use nix::sys::signal::SigSet;
 
-use crate::delegate::delegate;
-use crate::syscall::{OpenError, Syscall};
-use crate::{Errno, Exit, GetState, GuestMemory, Kvm, Result, RunMapping, SetState};
+use crate::syscall::Syscall;
+use crate::syscall::arch::{syscall3, syscall4, syscall5};
+use crate::syscall::conv::{done, fd, input, output};
+use crate::{Result, VmMemory};
 
-/// KVM over the flat calls of a patched kernel, without those that name the
-/// caller's memory by slots.
+/// The memory of a VM, by ranges of guest physical addresses.
 #[derive(Clone, Copy, Debug)]
-pub struct Ranges {
-    flat: Syscall,
+pub struct RangeMemory<F> {
+    vm: F,
 }
 
-impl Ranges {
-    /// Asks the running kernel, once, whether it has the calls, as
-    /// [`Syscall::open`] does.
-    pub fn open() -> std::result::Result<Self, OpenError> {
-        Syscall::open().map(|flat| Self { flat })
+impl<F: AsFd> RangeMemory<F> {
+    /// Names the VM. Every call checks the file descriptor.
+    #[inline]
+    pub fn new(_: Syscall, vm: F) -> Self {
+        Self { vm }
+    }
+
+    /// Maps `size` bytes of the memory of the caller, at `userspace_addr`, to the guest
+    /// at `guest_phys_addr`. The mapping replaces older ones, as mmap(2) with MAP_FIXED
+    /// does.
+    ///
+    /// `flags` are KVM_MEM_LOG_DIRTY_PAGES and KVM_MEM_READONLY. A second call for the
+    /// same memory changes the flags. The addresses and the size are multiples of the
+    /// page size. A mapping that is replaced in part keeps the rest, with its dirty log.
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for flags, addresses or a size that KVM does not take, 0 included;
+    /// `EBUSY` when a slot of another interface covers a part of the range; `ENOSPC`
+    /// when no slot is left. The call has changed nothing after an error.
+    ///
+    /// Replaces KVM_SET_USER_MEMORY_REGION, without slot numbers. It follows from the
+    /// "region of the host process address" of the answer.
+    ///
+    /// # Safety
+    ///
+    /// The guest, and KVM on its behalf, reads and writes the memory until it is
+    /// unmapped from the guest. Until then the memory has to stay mapped in the process,
+    /// and Rust must not own any of it. To close the VM is not enough.
+    #[inline]
+    pub unsafe fn kvm_map_range(
+        &self,
+        guest_phys_addr: u64,
+        size: u64,
+        userspace_addr: u64,
+        flags: u32,
+    ) -> Result<()> {
+        // SAFETY: the caller answers for the memory.
+        done(unsafe {
+            syscall5(
+                __NR_kvm_map_range,
+                fd(self.vm.as_fd()),
+                guest_phys_addr as usize,
+                size as usize,
+                userspace_addr as usize,
+                flags as usize,
+            )
+        })
+    }
+
+    /// Unmaps `size` bytes at `guest_phys_addr` from the guest, as munmap(2) does. Holes
+    /// in the range are no error.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`kvm_map_range`](Self::kvm_map_range).
+    ///
+    /// Replaces KVM_SET_USER_MEMORY_REGION, without slot numbers.
+    #[inline]
+    pub fn kvm_unmap_range(&self, guest_phys_addr: u64, size: u64) -> Result<()> {
+        let (guest_phys_addr, size) = (guest_phys_addr as usize, size as usize);
+        // SAFETY: the call touches no memory.
+        done(unsafe {
+            syscall3(
+                __NR_kvm_unmap_range,
+                fd(self.vm.as_fd()),
+                guest_phys_addr,
+                size,
+            )
+        })
+    }
+
+    /// Fetches the dirty log of a range: bit n of word n / 64 is set if page n of the
+    /// range was written since the last fetch. Bits behind the last page are 0. Pages
+    /// outside of the range keep their bits. Where the VM has
+    /// KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, all pages keep their bits until
+    /// [`kvm_clear_dirty_range`](Self::kvm_clear_dirty_range).
+    ///
+    /// # Errors
+    ///
+    /// `EINVAL` for an address or a size that is no multiple of the page size, for a size
+    /// of 0, and for more than 2^31 - 1 pages; `ENOMEM` when the guest has no memory in a
+    /// part of the range; `ENOENT` when a part has no dirty log; `ENXIO` when the VM has
+    /// a dirty ring.
+    ///
+    /// Replaces KVM_GET_DIRTY_LOG, without slot numbers.
+    ///
+    /// # Safety
+    ///
+    /// The kernel does not know the length of `bitmap`, which must have a bit for each
+    /// page of the range: at least `pages.div_ceil(64)` words.
+    #[inline]
+    pub unsafe fn kvm_get_dirty_range(
+        &self,
+        guest_phys_addr: u64,
+        size: u64,
+        bitmap: &mut [u64],
+    ) -> Result<()> {
+        // SAFETY: the caller says that the bitmap is as long as the range's.
+        done(unsafe {
+            syscall4(
+                __NR_kvm_get_dirty_range,
+                fd(self.vm.as_fd()),
+                guest_phys_addr as usize,
+                size as usize,
+                output(bitmap.as_mut_ptr()),
+            )
+        })
+    }
+
+    /// Clears the bits of the dirty log of a range that are set in `bitmap`. The next
+    /// writes to these pages set the bits again.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`kvm_get_dirty_range`](Self::kvm_get_dirty_range).
+    ///
+    /// Replaces KVM_CLEAR_DIRTY_LOG, without slot numbers.
+    ///
+    /// # Safety
+    ///
+    /// As for [`kvm_get_dirty_range`](Self::kvm_get_dirty_range).
+    pub unsafe fn kvm_clear_dirty_range(
+        &self,
+        guest_phys_addr: u64,
+        size: u64,
+        bitmap: &[u64],
+    ) -> Result<()> {
+        // SAFETY: the caller says that the bitmap is as long as the range's.
+        done(unsafe {
+            syscall4(
+                __NR_kvm_clear_dirty_range,
+                fd(self.vm.as_fd()),
+                guest_phys_addr as usize,
+                size as usize,
+                input(bitmap.as_ptr()),
+            )
+        })
     }
 }
 
-impl Kvm for Ranges {
-    delegate! { flat:
-        kvm_create_vm kvm_get_msr_index_list kvm_get_vcpu_mmap_size kvm_set_memory_region
-        kvm_create_vcpu kvm_run kvm_get_regs kvm_set_regs kvm_get_sregs kvm_set_sregs
-        kvm_translate kvm_interrupt kvm_debug_guest kvm_get_msrs kvm_set_msrs kvm_set_cpuid
-        kvm_set_signal_mask kvm_get_fpu kvm_set_fpu kvm_check_extension kvm_get_state
-        kvm_set_state kvm_map_range kvm_unmap_range kvm_get_dirty_range kvm_clear_dirty_range
-        kvm_map_memory
-    }
-
-    /// `ENOSYS`: [`kvm_get_dirty_range`](Kvm::kvm_get_dirty_range) takes its place.
-    unsafe fn kvm_get_dirty_log(
+impl<F: AsFd> VmMemory for RangeMemory<F> {
+    #[inline]
+    unsafe fn map(
         &self,
-        _vm: BorrowedFd<'_>,
         _slot: u32,
-        _dirty_bitmap: &mut [u64],
+        flags: u32,
+        guest_phys_addr: u64,
+        size: u64,
+        userspace_addr: u64,
     ) -> Result<()> {
-        Err(Errno::ENOSYS)
+        // SAFETY: the caller answers for the memory.
+        unsafe { self.kvm_map_range(guest_phys_addr, size, userspace_addr, flags) }
     }
 
-    /// `ENOSYS`: who has mapped the same memory twice knows where.
-    fn kvm_get_memory_alias(
-        &self,
-        _vm: BorrowedFd<'_>,
-        _alias: &mut kvm_memory_alias,
-    ) -> Result<()> {
-        Err(Errno::ENOSYS)
+    #[inline]
+    fn unmap(&self, _slot: u32, guest_phys_addr: u64, size: u64) -> Result<()> {
+        self.kvm_unmap_range(guest_phys_addr, size)
     }
 
-    /// `ENOSYS`: [`kvm_map_range`](Kvm::kvm_map_range) and
-    /// [`kvm_unmap_range`](Kvm::kvm_unmap_range) take its place.
-    unsafe fn kvm_set_user_memory_region(
+    #[inline]
+    unsafe fn dirty(
         &self,
-        _vm: BorrowedFd<'_>,
         _slot: u32,
-        _flags: u32,
-        _guest_phys_addr: u64,
-        _size: u64,
-        _userspace_addr: u64,
+        guest_phys_addr: u64,
+        size: u64,
+        bitmap: &mut [u64],
     ) -> Result<()> {
-        Err(Errno::ENOSYS)
-    }
-
-    /// `ENOSYS`: a second [`kvm_map_range`](Kvm::kvm_map_range) of the same host
-    /// memory takes its place.
-    fn kvm_set_memory_alias(&self, _vm: BorrowedFd<'_>, _alias: &kvm_memory_alias) -> Result<()> {
-        Err(Errno::ENOSYS)
+        // SAFETY: the caller answers for the length of the bitmap.
+        unsafe { self.kvm_get_dirty_range(guest_phys_addr, size, bitmap) }
     }
 }

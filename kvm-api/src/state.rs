@@ -88,12 +88,12 @@ macro_rules! parts {
 
 parts! {
     /// The parts of a vcpu's state that
-    /// [`kvm_get_state`](crate::Kvm::kvm_get_state) is to read, and where to.
+    /// [`kvm_get_state`](crate::State::kvm_get_state) is to read, and where to.
     GetState, [mut] "Reads", as_mut_fam_struct_ptr
 }
 
 parts! {
     /// The parts of a vcpu's state that
-    /// [`kvm_set_state`](crate::Kvm::kvm_set_state) is to set, and what to.
+    /// [`kvm_set_state`](crate::State::kvm_set_state) is to set, and what to.
     SetState, [] "Sets", as_fam_struct_ptr
 }

@@ -5,16 +5,17 @@ use std::os::fd::AsFd;
 
 use anyhow::{Context, Result};
 use kvm_api::kvm_sys::{FlatCall, KVM_CAP_NR_MEMSLOTS, kvm_memory_alias};
-use kvm_api::{Kvm, SigSet};
+use kvm_api::{Kvm, SigSet, Vcpu};
 use kvm_bindings::{
     CpuId, KVM_GUESTDBG_ENABLE, KVM_MAX_CPUID_ENTRIES, KVM_MAX_MSR_ENTRIES,
     KVM_MEM_LOG_DIRTY_PAGES, MsrList, Msrs, kvm_fpu, kvm_guest_debug, kvm_msr_entry,
 };
 
+use super::form::StaticForm;
 use super::make::{CreateVcpu, CreateVm};
 use crate::fixture::Fixture;
 use crate::guest::{self, VECTOR};
-use crate::subject::{Call, Set, Subject};
+use crate::workload::{Plain, Set, Workload};
 
 /// A model specific register that every KVM lets user space read and write:
 /// IA32_SYSENTER_CS.
@@ -25,21 +26,22 @@ pub const SLOT: u32 = 1;
 pub const PLACE: u64 = 0x20_0000;
 
 /// Prepares a call. The cases of [`Run`](super::run::Run) measure `kvm_run`, by exit.
-pub fn call<'b, B: Kvm>(kvm: &'b B, call: FlatCall) -> Result<Option<Box<dyn Subject + 'b>>> {
-    let f = Fixture::idle(kvm)?;
+pub fn prepare<B: StaticForm>(form: &B, call: FlatCall) -> Result<Option<Box<dyn Workload + '_>>> {
+    let f = Fixture::new(form)?;
+    let kvm = form.kvm();
     Ok(Some(match call {
         FlatCall::kvm_run => return Ok(None),
         FlatCall::kvm_create_vm => Box::new(CreateVm::new(kvm)),
         FlatCall::kvm_get_msr_index_list => {
             let dev = dev_kvm()?;
             let mut list = MsrList::new(KVM_MAX_MSR_ENTRIES).context("a list of MSRs")?;
-            Box::new(Call(move || {
+            Box::new(Plain(move || {
                 kvm.kvm_get_msr_index_list(dev.as_fd(), &mut list).unwrap();
             }))
         }
         FlatCall::kvm_get_vcpu_mmap_size => {
             let dev = dev_kvm()?;
-            Box::new(Call(move || {
+            Box::new(Plain(move || {
                 kvm.kvm_get_vcpu_mmap_size(dev.as_fd()).unwrap();
             }))
         }
@@ -56,7 +58,7 @@ pub fn call<'b, B: Kvm>(kvm: &'b B, call: FlatCall) -> Result<Option<Box<dyn Sub
             kvm.kvm_set_memory_region(f.vm(), SLOT, flags, PLACE, guest::MEMORY)
                 .context("kvm_set_memory_region")?;
             let mut bitmap = [0; (guest::MEMORY as usize >> 12).div_ceil(64)];
-            Box::new(Call(move || {
+            Box::new(Plain(move || {
                 // SAFETY: the bitmap has a bit for each of the slot's pages.
                 unsafe { kvm.kvm_get_dirty_log(f.vm(), SLOT, &mut bitmap) }.unwrap();
             }))
@@ -65,87 +67,85 @@ pub fn call<'b, B: Kvm>(kvm: &'b B, call: FlatCall) -> Result<Option<Box<dyn Sub
             kvm.kvm_set_memory_alias(f.vm(), &alias(guest::MEMORY))
                 .context("kvm_set_memory_alias")?;
             let mut alias = kvm_memory_alias::default();
-            Box::new(Call(move || {
+            Box::new(Plain(move || {
                 kvm.kvm_get_memory_alias(f.vm(), &mut alias).unwrap();
             }))
         }
         FlatCall::kvm_get_regs => {
-            let mut regs = f.try_regs()?;
-            Box::new(Call(move || {
-                kvm.kvm_get_regs(f.vcpu(), &mut regs).unwrap();
+            let mut regs = f.regs()?;
+            Box::new(Plain(move || {
+                f.vcpu.kvm_get_regs(&mut regs).unwrap();
             }))
         }
         FlatCall::kvm_set_regs => {
-            let regs = f.try_regs()?;
-            Box::new(Call(move || kvm.kvm_set_regs(f.vcpu(), &regs).unwrap()))
+            let regs = f.regs()?;
+            Box::new(Plain(move || f.vcpu.kvm_set_regs(&regs).unwrap()))
         }
         FlatCall::kvm_get_sregs => {
-            let mut sregs = f.try_sregs()?;
-            Box::new(Call(move || {
-                kvm.kvm_get_sregs(f.vcpu(), &mut sregs).unwrap();
+            let mut sregs = f.sregs()?;
+            Box::new(Plain(move || {
+                f.vcpu.kvm_get_sregs(&mut sregs).unwrap();
             }))
         }
         FlatCall::kvm_set_sregs => {
-            let sregs = f.try_sregs()?;
-            Box::new(Call(move || kvm.kvm_set_sregs(f.vcpu(), &sregs).unwrap()))
+            let sregs = f.sregs()?;
+            Box::new(Plain(move || f.vcpu.kvm_set_sregs(&sregs).unwrap()))
         }
-        FlatCall::kvm_translate => Box::new(Call(move || {
+        FlatCall::kvm_translate => Box::new(Plain(move || {
             let (mut physical, mut valid, mut writeable, mut usermode) = (0, 0, 0, 0);
-            kvm.kvm_translate(
-                f.vcpu(),
-                guest::CODE,
-                &mut physical,
-                &mut valid,
-                &mut writeable,
-                &mut usermode,
-            )
-            .unwrap();
+            f.vcpu
+                .kvm_translate(
+                    guest::CODE,
+                    &mut physical,
+                    &mut valid,
+                    &mut writeable,
+                    &mut usermode,
+                )
+                .unwrap();
             assert!(physical == guest::CODE && valid == 1);
         })),
-        FlatCall::kvm_interrupt => {
-            Box::new(Call(move || kvm.kvm_interrupt(f.vcpu(), VECTOR).unwrap()))
-        }
+        FlatCall::kvm_interrupt => Box::new(Plain(move || f.vcpu.kvm_interrupt(VECTOR).unwrap())),
         FlatCall::kvm_debug_guest => {
             let debug = kvm_guest_debug {
                 control: KVM_GUESTDBG_ENABLE,
                 ..Default::default()
             };
-            Box::new(Call(move || kvm.kvm_debug_guest(f.vcpu(), &debug).unwrap()))
+            Box::new(Plain(move || f.vcpu.kvm_debug_guest(&debug).unwrap()))
         }
         FlatCall::kvm_get_msrs => {
             let mut msrs = msrs()?;
-            Box::new(Call(move || {
-                assert!(kvm.kvm_get_msrs(f.vcpu(), &mut msrs).unwrap() == 1);
+            Box::new(Plain(move || {
+                assert!(f.vcpu.kvm_get_msrs(&mut msrs).unwrap() == 1);
             }))
         }
         FlatCall::kvm_set_msrs => {
             let msrs = msrs()?;
-            Box::new(Call(move || {
-                assert!(kvm.kvm_set_msrs(f.vcpu(), &msrs).unwrap() == 1);
+            Box::new(Plain(move || {
+                assert!(f.vcpu.kvm_set_msrs(&msrs).unwrap() == 1);
             }))
         }
         FlatCall::kvm_set_cpuid => {
             let cpuid = supported_cpuid()?;
-            Box::new(Call(move || kvm.kvm_set_cpuid(f.vcpu(), &cpuid).unwrap()))
+            Box::new(Plain(move || f.vcpu.kvm_set_cpuid(&cpuid).unwrap()))
         }
         FlatCall::kvm_set_signal_mask => {
             let mask = SigSet::empty();
-            Box::new(Call(move || {
-                kvm.kvm_set_signal_mask(f.vcpu(), Some(&mask)).unwrap();
+            Box::new(Plain(move || {
+                f.vcpu.kvm_set_signal_mask(Some(&mask)).unwrap();
             }))
         }
         FlatCall::kvm_get_fpu => {
             let mut fpu = kvm_fpu::default();
-            Box::new(Call(move || {
-                kvm.kvm_get_fpu(f.vcpu(), &mut fpu).unwrap();
+            Box::new(Plain(move || {
+                f.vcpu.kvm_get_fpu(&mut fpu).unwrap();
             }))
         }
         FlatCall::kvm_set_fpu => {
             let mut fpu = kvm_fpu::default();
-            kvm.kvm_get_fpu(f.vcpu(), &mut fpu).context("kvm_get_fpu")?;
-            Box::new(Call(move || kvm.kvm_set_fpu(f.vcpu(), &fpu).unwrap()))
+            f.vcpu.kvm_get_fpu(&mut fpu).context("kvm_get_fpu")?;
+            Box::new(Plain(move || f.vcpu.kvm_set_fpu(&fpu).unwrap()))
         }
-        FlatCall::kvm_check_extension => Box::new(Call(move || {
+        FlatCall::kvm_check_extension => Box::new(Plain(move || {
             assert!(
                 kvm.kvm_check_extension(f.vm(), KVM_CAP_NR_MEMSLOTS)
                     .unwrap()

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use kvm_api::Kvm;
 
-use crate::subject::Subject;
+use crate::workload::Workload;
 
 /// A new VM.
 pub struct CreateVm<'b, B> {
@@ -18,7 +18,7 @@ impl<'b, B> CreateVm<'b, B> {
     }
 }
 
-impl<B: Kvm> Subject for CreateVm<'_, B> {
+impl<B: Kvm> Workload for CreateVm<'_, B> {
     fn apart(&self) -> bool {
         true
     }
@@ -49,7 +49,7 @@ impl<'b, B> CreateVcpu<'b, B> {
     }
 }
 
-impl<B: Kvm> Subject for CreateVcpu<'_, B> {
+impl<B: Kvm> Workload for CreateVcpu<'_, B> {
     fn apart(&self) -> bool {
         true
     }

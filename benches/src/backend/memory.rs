@@ -2,16 +2,19 @@
 //! there.
 
 use std::ops::Range;
-use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 
 use anyhow::{Result, ensure};
-use kvm_api::{GuestMemory, Kvm};
+use kvm_api::ranges::RangeMemory;
+use kvm_api::syscall::Syscall;
+use kvm_api::{GuestMemory, Kvm, Vcpu};
 use kvm_bindings::{KVM_EXIT_HLT, KVM_EXIT_MMIO, KVM_MEM_LOG_DIRTY_PAGES, kvm_regs};
 
+use super::form::StaticForm;
 use crate::cases::Memory;
 use crate::fixture::Fixture;
 use crate::guest::{self, Mode};
-use crate::subject::Subject;
+use crate::workload::Workload;
 
 /// A page's size in bytes.
 pub const PAGE: u64 = 0x1000;
@@ -25,26 +28,26 @@ const OTHER: u64 = PAGES;
 /// A guest that writes to the middle of a window, where there is no memory yet, and
 /// memory of the host's to show it there. Pages are counted from the beginning of
 /// the window and of the host's memory.
-pub struct Window<'b, B> {
+pub struct Window<'b, B: StaticForm> {
     pub fixture: Fixture<'b, B>,
     // After the VM, which uses it.
     memory: GuestMemory,
 }
 
-impl<'b, B: Kvm> Window<'b, B> {
+impl<'b, B: StaticForm> Window<'b, B> {
     /// Makes the guest, which sees nothing of the memory.
     ///
     /// # Errors
     ///
     /// When the kernel refuses something that this takes.
-    pub fn new(kvm: &'b B) -> Result<Self> {
-        let fixture = Fixture::with_code(kvm, guest::WRITE, Mode::Real)?;
+    pub fn new(form: &'b B) -> Result<Self> {
+        let fixture = Fixture::with_code(form, guest::WRITE, Mode::Real)?;
         let regs = kvm_regs {
             rax: 0x5a,
             rbx: MIDDLE * PAGE,
             ..Mode::Real.regs()
         };
-        kvm.kvm_set_regs(fixture.vcpu(), &regs)?;
+        fixture.vcpu.kvm_set_regs(&regs)?;
         Ok(Self {
             fixture,
             memory: GuestMemory::anonymous(((PAGES + 1) * PAGE) as usize)?,
@@ -54,7 +57,7 @@ impl<'b, B: Kvm> Window<'b, B> {
     /// Has the guest write once. Gives the exit.
     fn run(&mut self) -> u32 {
         let f = &mut self.fixture;
-        let exit = f.kvm.kvm_run(f.vcpu.as_fd(), &mut f.run).unwrap();
+        let exit = f.vcpu.kvm_run(&mut f.run).unwrap();
         exit.exit_reason()
     }
 
@@ -86,7 +89,7 @@ impl<'b, B: Kvm> Window<'b, B> {
     }
 }
 
-impl<B> Window<'_, B> {
+impl<B: StaticForm> Window<'_, B> {
     /// The guest physical address of a page.
     pub fn guest(&self, page: u64) -> u64 {
         guest::MMIO + page * PAGE
@@ -99,7 +102,7 @@ impl<B> Window<'_, B> {
 }
 
 /// How an interface shows a guest memory of the host's.
-pub trait Show<B> {
+pub trait Show<B: StaticForm> {
     /// Shows the whole window, with these flags.
     fn show(&self, window: &Window<'_, B>, flags: u32);
     /// Takes it away.
@@ -117,45 +120,47 @@ pub struct ByRange;
 
 impl ByRange {
     #[inline(always)]
-    fn map<B: Kvm>(&self, window: &Window<'_, B>, pages: Range<u64>, host: u64, flags: u32) {
-        let f = &window.fixture;
+    fn memory<'w>(&self, window: &'w Window<'_, Syscall>) -> RangeMemory<BorrowedFd<'w>> {
+        RangeMemory::new(*window.fixture.form, window.fixture.vm())
+    }
+
+    #[inline(always)]
+    fn map(&self, window: &Window<'_, Syscall>, pages: Range<u64>, host: u64, flags: u32) {
         let (start, size) = (window.guest(pages.start), (pages.end - pages.start) * PAGE);
         // SAFETY: the window has the memory and the VM, which goes first.
         unsafe {
-            f.kvm
-                .kvm_map_range(f.vm(), start, size, window.host(host), flags)
+            self.memory(window)
+                .kvm_map_range(start, size, window.host(host), flags)
         }
         .unwrap();
     }
 }
 
-impl<B: Kvm> Show<B> for ByRange {
-    fn show(&self, window: &Window<'_, B>, flags: u32) {
+impl Show<Syscall> for ByRange {
+    fn show(&self, window: &Window<'_, Syscall>, flags: u32) {
         self.map(window, 0..PAGES, 0, flags);
     }
 
-    fn hide(&self, window: &Window<'_, B>) {
-        let f = &window.fixture;
-        f.kvm
-            .kvm_unmap_range(f.vm(), window.guest(0), PAGES * PAGE)
+    fn hide(&self, window: &Window<'_, Syscall>) {
+        self.memory(window)
+            .kvm_unmap_range(window.guest(0), PAGES * PAGE)
             .unwrap();
     }
 
-    fn replace(&self, window: &Window<'_, B>) {
+    fn replace(&self, window: &Window<'_, Syscall>) {
         self.map(window, MIDDLE..MIDDLE + 1, OTHER, 0);
     }
 
-    fn restore(&self, window: &Window<'_, B>) {
+    fn restore(&self, window: &Window<'_, Syscall>) {
         self.map(window, MIDDLE..MIDDLE + 1, MIDDLE, 0);
     }
 
-    fn written(&self, window: &Window<'_, B>) -> u64 {
-        let f = &window.fixture;
+    fn written(&self, window: &Window<'_, Syscall>) -> u64 {
         let mut bitmap = [0];
         // SAFETY: the bitmap has a bit for each page of the window.
         unsafe {
-            f.kvm
-                .kvm_get_dirty_range(f.vm(), window.guest(0), PAGES * PAGE, &mut bitmap)
+            self.memory(window)
+                .kvm_get_dirty_range(window.guest(0), PAGES * PAGE, &mut bitmap)
         }
         .unwrap();
         bitmap[0]
@@ -163,7 +168,7 @@ impl<B: Kvm> Show<B> for ByRange {
 }
 
 /// An interface that names memory by slots.
-pub trait Slots<B> {
+pub trait Slots<B: StaticForm> {
     /// Has a slot show these pages, the first of which is that of the host's memory;
     /// deletes the slot if there are none.
     fn set(&self, window: &Window<'_, B>, slot: u32, pages: Range<u64>, host: u64, flags: u32);
@@ -174,14 +179,14 @@ pub trait Slots<B> {
 /// The slots of a backend.
 pub struct ByNumber;
 
-impl<B: Kvm> Slots<B> for ByNumber {
+impl<B: StaticForm> Slots<B> for ByNumber {
     #[inline(always)]
     fn set(&self, window: &Window<'_, B>, slot: u32, pages: Range<u64>, host: u64, flags: u32) {
         let f = &window.fixture;
         let (start, size) = (window.guest(pages.start), (pages.end - pages.start) * PAGE);
         // SAFETY: the window has the memory and the VM, which goes first.
         unsafe {
-            f.kvm
+            f.kvm()
                 .kvm_set_user_memory_region(f.vm(), slot, flags, start, size, window.host(host))
         }
         .unwrap();
@@ -191,7 +196,7 @@ impl<B: Kvm> Slots<B> for ByNumber {
         let f = &window.fixture;
         let mut bitmap = [0];
         // SAFETY: no slot has more pages than the bitmap has bits.
-        unsafe { f.kvm.kvm_get_dirty_log(f.vm(), slot, &mut bitmap) }.unwrap();
+        unsafe { f.kvm().kvm_get_dirty_log(f.vm(), slot, &mut bitmap) }.unwrap();
         bitmap[0]
     }
 }
@@ -207,7 +212,7 @@ const REST: u32 = 3;
 
 impl<S> BySlot<S> {
     #[inline(always)]
-    fn delete<B>(&self, window: &Window<'_, B>, slot: u32)
+    fn delete<B: StaticForm>(&self, window: &Window<'_, B>, slot: u32)
     where
         S: Slots<B>,
     {
@@ -215,7 +220,7 @@ impl<S> BySlot<S> {
     }
 }
 
-impl<B, S: Slots<B>> Show<B> for BySlot<S> {
+impl<B: StaticForm, S: Slots<B>> Show<B> for BySlot<S> {
     fn show(&self, window: &Window<'_, B>, flags: u32) {
         self.0.set(window, WHOLE, 0..PAGES, 0, flags);
     }
@@ -244,11 +249,11 @@ impl<B, S: Slots<B>> Show<B> for BySlot<S> {
 }
 
 /// Prepares that work, done in that way.
-pub fn subject<'b, B: Kvm, S: Show<B> + 'b>(
+pub fn workload<'b, B: StaticForm, S: Show<B> + 'b>(
     window: Window<'b, B>,
     how: S,
     work: Memory,
-) -> Box<dyn Subject + 'b> {
+) -> Box<dyn Workload + 'b> {
     match work {
         Memory::Mapped => Box::new(Mapped { how, window }),
         Memory::PageReplaced => {
@@ -268,12 +273,12 @@ pub fn subject<'b, B: Kvm, S: Show<B> + 'b>(
 }
 
 /// Memory that is shown and taken away again.
-struct Mapped<'b, B, S> {
+struct Mapped<'b, B: StaticForm, S> {
     how: S,
     window: Window<'b, B>,
 }
 
-impl<B: Kvm, S: Show<B>> Subject for Mapped<'_, B, S> {
+impl<B: StaticForm, S: Show<B>> Workload for Mapped<'_, B, S> {
     fn call(&mut self) {
         self.how.show(&self.window, 0);
         self.how.hide(&self.window);
@@ -289,12 +294,12 @@ impl<B: Kvm, S: Show<B>> Subject for Mapped<'_, B, S> {
 }
 
 /// A page in the middle that becomes another one, and then itself again.
-struct PageReplaced<'b, B, S> {
+struct PageReplaced<'b, B: StaticForm, S> {
     how: S,
     window: Window<'b, B>,
 }
 
-impl<B: Kvm, S: Show<B>> Subject for PageReplaced<'_, B, S> {
+impl<B: StaticForm, S: Show<B>> Workload for PageReplaced<'_, B, S> {
     fn call(&mut self) {
         self.how.replace(&self.window);
         self.how.restore(&self.window);
@@ -310,13 +315,13 @@ impl<B: Kvm, S: Show<B>> Subject for PageReplaced<'_, B, S> {
 }
 
 /// The log of the window's pages, of which the guest has written one.
-struct DirtyFetched<'b, B, S> {
+struct DirtyFetched<'b, B: StaticForm, S> {
     how: S,
     window: Window<'b, B>,
     written: u64,
 }
 
-impl<B: Kvm, S: Show<B>> Subject for DirtyFetched<'_, B, S> {
+impl<B: StaticForm, S: Show<B>> Workload for DirtyFetched<'_, B, S> {
     fn apart(&self) -> bool {
         true
     }

@@ -1,7 +1,8 @@
-//! The cases through the trait: the same code for every backend.
+//! The cases through the traits of `kvm_api`: the same code for every form.
 
 mod calls;
 mod debugger;
+mod form;
 mod make;
 mod memory;
 mod other_thread;
@@ -9,76 +10,89 @@ mod registers;
 mod run;
 mod snapshot;
 
-use std::os::fd::BorrowedFd;
-
 use anyhow::Result;
-use kvm_api::Kvm;
+use kvm_api::State;
 use kvm_api::ioctl::Ioctl;
+use kvm_api::syscall::Syscall;
 
 pub use self::calls::{PLACE, SLOT, msrs, supported_cpuid};
+pub use self::form::{Bound, Files, Merged, StaticForm};
 use self::memory::{ByNumber, ByRange};
-pub use self::memory::{BySlot, PAGE, PAGES, Slots, Window, subject as on_memory};
+pub use self::memory::{BySlot, PAGE, PAGES, Slots, Window, workload as on_memory};
+pub use self::other_thread::Kick;
 use self::other_thread::{OtherThread, Request};
 use self::registers::{SyncRegs, SyncedReadWritten};
 pub use self::run::runs;
 use crate::cases::Case;
-use crate::subject::Subject;
+use crate::workload::Workload;
 
-/// What a backend offers beside the calls of the trait's first list.
-pub struct Form<B> {
-    /// Opens another one, for another thread.
-    pub open: fn() -> Result<B>,
-    /// Whether more than one part of a vcpu's state is moved by the merged calls.
-    pub merged: bool,
-    /// Whether the caller's memory is named by ranges of addresses, not by slots.
-    pub ranges: bool,
-    /// How another thread stops a vcpu that runs.
-    pub kick: Kick<B>,
-}
-
-/// How a thread stops a vcpu that another one runs.
-#[derive(Clone, Copy)]
-pub enum Kick<B> {
-    /// By a signal, whose handler sets `immediate_exit`, as VMMs do.
-    Signal,
-    /// By a call on the thread's pidfd.
-    Pidfd(fn(&B, BorrowedFd<'_>) -> kvm_api::Result<()>),
-}
-
-/// Prepares `case` for `kvm`; `None` where it has nothing to do with a backend.
+/// Prepares `case` in the way of a form, with a call for each part of a vcpu's state;
+/// `None` where the form has no such case.
 ///
 /// # Errors
 ///
 /// When the kernel refuses something that the case begins with.
-pub fn subject<'b, B: Kvm + 'static>(
-    kvm: &'b B,
-    form: Form<B>,
+pub fn prepare<B: StaticForm + 'static>(
+    form: &B,
+    kick: Kick,
     case: Case,
-) -> Result<Option<Box<dyn Subject + 'b>>> {
+) -> Result<Option<Box<dyn Workload + '_>>> {
     Ok(Some(match case {
         Case::NullSyscall => return Ok(None),
-        Case::Call(call) => return calls::call(kvm, call),
-        Case::Run(exit, mode) => Box::new(run::Run::new(kvm, exit, mode)?),
-        Case::ImmediateExit => Box::new(run::ImmediateExit::new(kvm)?),
+        Case::Call(call) => return calls::prepare(form, call),
+        Case::Run(exit, mode) => Box::new(run::Run::new(form, exit, mode)?),
+        Case::ImmediateExit => Box::new(run::ImmediateExit::new(form)?),
         Case::EmulationLoop(exit, mode) => {
-            Box::new(registers::EmulationLoop::new(kvm, exit, mode)?)
+            Box::new(registers::EmulationLoop::new(form, exit, mode)?)
         }
-        Case::Registers => Box::new(registers::ReadWritten::new(kvm, form.merged)?),
-        Case::Snapshot => Box::new(snapshot::SaveRestore::new(kvm, form.merged)?),
-        Case::Step => Box::new(debugger::Step::new(kvm)?),
-        Case::Memory(work) if form.ranges => on_memory(Window::new(kvm)?, ByRange, work),
-        Case::Memory(work) => on_memory(Window::new(kvm)?, BySlot(ByNumber), work),
-        Case::Kick => Box::new(OtherThread::new(form, Request::Stop)?),
-        Case::Interrupt => Box::new(OtherThread::new(form, Request::Interrupt)?),
+        Case::Registers => Box::new(registers::ReadWritten::new(form)?),
+        Case::Snapshot => Box::new(snapshot::SaveRestore::new(form)?),
+        Case::Step => Box::new(debugger::Step::new(form)?),
+        Case::Memory(work) => on_memory(Window::new(form)?, BySlot(ByNumber), work),
+        Case::Kick => Box::new(OtherThread::new::<B>(kick, Request::Stop)?),
+        Case::Interrupt => Box::new(OtherThread::new::<B>(kick, Request::Interrupt)?),
     }))
+}
+
+/// Prepares `case` in the way of a form whose merged calls move several parts of a
+/// vcpu's state.
+///
+/// # Errors
+///
+/// As [`prepare`].
+pub fn prepare_merged<B: StaticForm + 'static>(
+    form: &B,
+    kick: Kick,
+    case: Case,
+) -> Result<Option<Box<dyn Workload + '_>>>
+where
+    for<'k> B::Vcpu<'k>: State,
+{
+    Ok(Some(match case {
+        Case::Registers => Box::new(registers::MergedReadWritten::new(form)?),
+        Case::Snapshot => Box::new(snapshot::MergedSaveRestore::new(form)?),
+        case => return prepare(form, kick, case),
+    }))
+}
+
+/// Prepares `case` by ranges of addresses; `None` where it is not about memory.
+///
+/// # Errors
+///
+/// As [`prepare`].
+pub fn prepare_ranges(flat: &Syscall, case: Case) -> Result<Option<Box<dyn Workload + '_>>> {
+    Ok(match case {
+        Case::Memory(work) => Some(on_memory(Window::new(flat)?, ByRange, work)),
+        _ => None,
+    })
 }
 
 /// Prepares `case` by `KVM_CAP_SYNC_REGS`; `None` where no registers pass.
 ///
 /// # Errors
 ///
-/// As [`subject`].
-pub fn synced(kvm: &Ioctl, case: Case) -> Result<Option<Box<dyn Subject + '_>>> {
+/// As [`prepare`].
+pub fn prepare_synced(kvm: &Ioctl, case: Case) -> Result<Option<Box<dyn Workload + '_>>> {
     Ok(Some(match case {
         Case::EmulationLoop(exit, mode) => Box::new(SyncRegs::new(kvm, exit, mode)?),
         Case::Registers => Box::new(SyncedReadWritten::new(kvm)?),

@@ -1,28 +1,27 @@
 //! Work on a vcpu's registers.
 
-use std::os::fd::AsFd;
-
 use anyhow::{Result, ensure};
 use kvm_api::ioctl::Ioctl;
-use kvm_api::{Errno, GetState, Kvm, SetState};
+use kvm_api::{Errno, GetState, SetState, State, Vcpu};
 use kvm_bindings::{KVM_SYNC_X86_REGS, KVM_SYNC_X86_SREGS, kvm_fpu, kvm_regs, kvm_sregs};
 
+use super::form::StaticForm;
 use super::run::{reason, run_to};
 use crate::fixture::{Fixture, check_rounds};
 use crate::guest::{Exit, Mode};
-use crate::subject::Subject;
+use crate::workload::Workload;
 
 /// An exit, for which the registers are read, changed and written back.
-pub struct EmulationLoop<'b, B> {
+pub struct EmulationLoop<'b, B: StaticForm> {
     fixture: Fixture<'b, B>,
     exit: u32,
     mode: Mode,
 }
 
-impl<'b, B: Kvm> EmulationLoop<'b, B> {
-    pub fn new(kvm: &'b B, exit: Exit, mode: Mode) -> Result<Self> {
+impl<'b, B: StaticForm> EmulationLoop<'b, B> {
+    pub fn new(form: &'b B, exit: Exit, mode: Mode) -> Result<Self> {
         Ok(Self {
-            fixture: Fixture::with_program(kvm, exit, mode)?,
+            fixture: Fixture::with_program(form, exit, mode)?,
             exit: reason(exit),
             mode,
         })
@@ -36,18 +35,18 @@ fn check_changes(mode: Mode, regs: &kvm_regs, calls: u64) -> Result<()> {
     Ok(())
 }
 
-impl<B: Kvm> Subject for EmulationLoop<'_, B> {
+impl<B: StaticForm> Workload for EmulationLoop<'_, B> {
     fn call(&mut self) {
         let f = &mut self.fixture;
-        run_to(f.kvm, &f.vcpu, &mut f.run, self.exit);
+        run_to(&f.vcpu, &mut f.run, self.exit);
         let mut regs = Default::default();
-        f.kvm.kvm_get_regs(f.vcpu.as_fd(), &mut regs).unwrap();
+        f.vcpu.kvm_get_regs(&mut regs).unwrap();
         regs.r8 += 1;
-        f.kvm.kvm_set_regs(f.vcpu.as_fd(), &regs).unwrap();
+        f.vcpu.kvm_set_regs(&regs).unwrap();
     }
 
     fn check(&mut self, calls: u64) -> Result<()> {
-        check_changes(self.mode, &self.fixture.try_regs()?, calls)
+        check_changes(self.mode, &self.fixture.regs()?, calls)
     }
 }
 
@@ -76,10 +75,10 @@ impl<'b> SyncRegs<'b> {
     }
 }
 
-impl Subject for SyncRegs<'_> {
+impl Workload for SyncRegs<'_> {
     fn call(&mut self) {
         let f = &mut self.fixture;
-        run_to(f.kvm, &f.vcpu, &mut f.run, self.exit);
+        run_to(&f.vcpu, &mut f.run, self.exit);
         let mut regs = f.run.regs();
         regs.r8 += 1;
         f.run.set_regs(&regs);
@@ -88,26 +87,31 @@ impl Subject for SyncRegs<'_> {
 
     /// The last change has not gone back yet.
     fn check(&mut self, calls: u64) -> Result<()> {
-        let mut regs = self.fixture.try_regs()?;
+        let mut regs = self.fixture.regs()?;
         regs.r8 += 1;
         check_changes(self.mode, &regs, calls)
     }
 }
 
+/// Checks that each of `calls` has changed the registers once.
+pub fn check_r8<B: StaticForm>(fixture: &Fixture<'_, B>, calls: u64) -> Result<()> {
+    let changes = fixture.regs()?.r8;
+    ensure!(changes == calls, "{changes} of {calls} changes stayed");
+    Ok(())
+}
+
 /// General, special and floating point registers, read and written back.
-pub struct ReadWritten<'b, B> {
+pub struct ReadWritten<'b, B: StaticForm> {
     fixture: Fixture<'b, B>,
-    merged: bool,
     regs: kvm_regs,
     sregs: kvm_sregs,
     fpu: kvm_fpu,
 }
 
-impl<'b, B: Kvm> ReadWritten<'b, B> {
-    pub fn new(kvm: &'b B, merged: bool) -> Result<Self> {
+impl<'b, B: StaticForm> ReadWritten<'b, B> {
+    pub fn new(form: &'b B) -> Result<Self> {
         Ok(Self {
-            fixture: Fixture::with_program(kvm, Exit::PioOut, Mode::Long)?,
-            merged,
+            fixture: Fixture::with_program(form, Exit::PioOut, Mode::Long)?,
             regs: kvm_regs::default(),
             sregs: kvm_sregs::default(),
             fpu: kvm_fpu::default(),
@@ -115,32 +119,59 @@ impl<'b, B: Kvm> ReadWritten<'b, B> {
     }
 }
 
-impl<B: Kvm> Subject for ReadWritten<'_, B> {
+impl<B: StaticForm> Workload for ReadWritten<'_, B> {
     fn call(&mut self) {
-        let (kvm, vcpu) = (self.fixture.kvm, self.fixture.vcpu.as_fd());
-        if self.merged {
-            let get = GetState::new().regs(&mut self.regs);
-            let mut get = get.sregs(&mut self.sregs).fpu(&mut self.fpu);
-            kvm.kvm_get_state(vcpu, &mut get).unwrap();
-            self.regs.r8 += 1;
-            let set = SetState::new().regs(&self.regs);
-            let set = set.sregs(&self.sregs).fpu(&self.fpu);
-            kvm.kvm_set_state(vcpu, &set).unwrap();
-        } else {
-            kvm.kvm_get_regs(vcpu, &mut self.regs).unwrap();
-            kvm.kvm_get_sregs(vcpu, &mut self.sregs).unwrap();
-            kvm.kvm_get_fpu(vcpu, &mut self.fpu).unwrap();
-            self.regs.r8 += 1;
-            kvm.kvm_set_regs(vcpu, &self.regs).unwrap();
-            kvm.kvm_set_sregs(vcpu, &self.sregs).unwrap();
-            kvm.kvm_set_fpu(vcpu, &self.fpu).unwrap();
-        }
+        let vcpu = &self.fixture.vcpu;
+        vcpu.kvm_get_regs(&mut self.regs).unwrap();
+        vcpu.kvm_get_sregs(&mut self.sregs).unwrap();
+        vcpu.kvm_get_fpu(&mut self.fpu).unwrap();
+        self.regs.r8 += 1;
+        vcpu.kvm_set_regs(&self.regs).unwrap();
+        vcpu.kvm_set_sregs(&self.sregs).unwrap();
+        vcpu.kvm_set_fpu(&self.fpu).unwrap();
     }
 
     fn check(&mut self, calls: u64) -> Result<()> {
-        let changes = self.fixture.try_regs()?.r8;
-        ensure!(changes == calls, "{changes} of {calls} changes stayed");
-        Ok(())
+        check_r8(&self.fixture, calls)
+    }
+}
+
+/// The same by two merged calls.
+pub struct MergedReadWritten<'b, B: StaticForm> {
+    fixture: Fixture<'b, B>,
+    regs: kvm_regs,
+    sregs: kvm_sregs,
+    fpu: kvm_fpu,
+}
+
+impl<'b, B: StaticForm> MergedReadWritten<'b, B> {
+    pub fn new(form: &'b B) -> Result<Self> {
+        Ok(Self {
+            fixture: Fixture::with_program(form, Exit::PioOut, Mode::Long)?,
+            regs: kvm_regs::default(),
+            sregs: kvm_sregs::default(),
+            fpu: kvm_fpu::default(),
+        })
+    }
+}
+
+impl<B: StaticForm> Workload for MergedReadWritten<'_, B>
+where
+    for<'k> B::Vcpu<'k>: State,
+{
+    fn call(&mut self) {
+        let vcpu = &self.fixture.vcpu;
+        let get = GetState::new().regs(&mut self.regs);
+        let mut get = get.sregs(&mut self.sregs).fpu(&mut self.fpu);
+        vcpu.kvm_get_state(&mut get).unwrap();
+        self.regs.r8 += 1;
+        let set = SetState::new().regs(&self.regs);
+        let set = set.sregs(&self.sregs).fpu(&self.fpu);
+        vcpu.kvm_set_state(&set).unwrap();
+    }
+
+    fn check(&mut self, calls: u64) -> Result<()> {
+        check_r8(&self.fixture, calls)
     }
 }
 
@@ -177,37 +208,36 @@ impl<'b> SyncedReadWritten<'b> {
     #[inline(always)]
     fn pass(&mut self) {
         let f = &mut self.fixture;
-        let result = f.kvm.kvm_run(f.vcpu.as_fd(), &mut f.run);
+        let result = f.vcpu.kvm_run(&mut f.run);
         assert!(matches!(result, Err(Errno::EINTR)));
     }
 }
 
-impl Subject for SyncedReadWritten<'_> {
+impl Workload for SyncedReadWritten<'_> {
     fn call(&mut self) {
         let f = &mut self.fixture;
         let mut regs = f.run.regs();
         let sregs = f.run.sregs();
-        f.kvm.kvm_get_fpu(f.vcpu.as_fd(), &mut self.fpu).unwrap();
+        f.vcpu.kvm_get_fpu(&mut self.fpu).unwrap();
         regs.r8 += 1;
         f.run.set_regs(&regs);
         f.run.set_sregs(&sregs);
         f.run.set_dirty_regs(SYNCED);
-        f.kvm.kvm_set_fpu(f.vcpu.as_fd(), &self.fpu).unwrap();
+        f.vcpu.kvm_set_fpu(&self.fpu).unwrap();
         self.pass();
     }
 
     /// Asks the vcpu, not the mapping; and of the special registers, which the calls
     /// leave as they are, whether a change would have stayed too.
     fn check(&mut self, calls: u64) -> Result<()> {
-        let changes = self.fixture.try_regs()?.r8;
-        ensure!(changes == calls, "{changes} of {calls} changes stayed");
+        check_r8(&self.fixture, calls)?;
         let run = &mut self.fixture.run;
         let mut sregs = run.sregs();
         sregs.cr2 += 1;
         run.set_sregs(&sregs);
         run.set_dirty_regs(SYNCED);
         self.pass();
-        let (is, stored) = (self.fixture.try_sregs()?, self.fixture.run.sregs());
+        let (is, stored) = (self.fixture.sregs()?, self.fixture.run.sregs());
         ensure!(
             is == sregs && stored == sregs,
             "a change of the special registers did not stay"

@@ -4,7 +4,7 @@
 mod memory;
 mod work;
 
-use std::os::fd::IntoRawFd;
+use std::os::fd::{AsFd, IntoRawFd};
 
 use anyhow::{Context, Result};
 use kvm_api::Errno;
@@ -20,7 +20,7 @@ use crate::backend::{BySlot, PLACE, SLOT, Window, msrs, on_memory, supported_cpu
 use crate::cases::Case;
 use crate::fixture::{Fixture, check_rounds};
 use crate::guest::{self, Exit, Mode};
-use crate::subject::{Call, Subject};
+use crate::workload::{Plain, Workload};
 
 /// The crate's handle, and the backend that sets the cases up.
 pub struct KvmIoctls {
@@ -46,7 +46,7 @@ impl KvmIoctls {
     /// # Errors
     ///
     /// When the kernel refuses something that the case begins with.
-    pub fn subject(&self, case: Case) -> Result<Option<Box<dyn Subject + '_>>> {
+    pub fn prepare(&self, case: Case) -> Result<Option<Box<dyn Workload + '_>>> {
         let program = |exit, mode| self.wrap(Fixture::with_program(&self.setup, exit, mode)?);
         Ok(Some(match case {
             Case::NullSyscall => return Ok(None),
@@ -78,7 +78,7 @@ impl KvmIoctls {
     /// Hands a fixture's descriptors to the crate.
     fn wrap<'b>(&self, fixture: Fixture<'b, Ioctl>) -> Result<Peer<'b>> {
         let vm = self.vm(&fixture)?;
-        let vcpu = fixture.vcpu.try_clone()?.into_raw_fd();
+        let vcpu = fixture.vcpu.as_fd().try_clone_to_owned()?.into_raw_fd();
         // SAFETY: the descriptor is that of a vcpu, and nobody else's.
         let vcpu = unsafe { vm.create_vcpu_from_rawfd(vcpu) }.context("the vcpu")?;
         Ok(Peer { vm, vcpu, fixture })
@@ -90,15 +90,15 @@ impl KvmIoctls {
         unsafe { self.kvm.create_vmfd_from_rawfd(vm) }.context("the VM")
     }
 
-    fn call(&self, call: FlatCall) -> Result<Option<Box<dyn Subject + '_>>> {
+    fn call(&self, call: FlatCall) -> Result<Option<Box<dyn Workload + '_>>> {
         let kvm = &self.kvm;
-        let peer = self.wrap(Fixture::idle(&self.setup)?)?;
+        let peer = self.wrap(Fixture::new(&self.setup)?)?;
         Ok(Some(match call {
             FlatCall::kvm_create_vm => Box::new(CreateVm { kvm, vm: None }),
-            FlatCall::kvm_get_msr_index_list => Box::new(Call(move || {
+            FlatCall::kvm_get_msr_index_list => Box::new(Plain(move || {
                 kvm.get_msr_index_list().unwrap();
             })),
-            FlatCall::kvm_get_vcpu_mmap_size => Box::new(Call(move || {
+            FlatCall::kvm_get_vcpu_mmap_size => Box::new(Plain(move || {
                 kvm.get_vcpu_mmap_size().unwrap();
             })),
             FlatCall::kvm_create_vcpu => Box::new(CreateVcpu {
@@ -108,26 +108,26 @@ impl KvmIoctls {
             }),
             FlatCall::kvm_get_dirty_log => {
                 peer.set_region(guest::MEMORY, KVM_MEM_LOG_DIRTY_PAGES);
-                Box::new(Call(move || {
+                Box::new(Plain(move || {
                     let size = guest::MEMORY as usize;
                     peer.vm.get_dirty_log(SLOT, size).unwrap();
                 }))
             }
-            FlatCall::kvm_get_regs => Box::new(Call(move || {
+            FlatCall::kvm_get_regs => Box::new(Plain(move || {
                 peer.vcpu.get_regs().unwrap();
             })),
             FlatCall::kvm_set_regs => {
                 let regs = peer.vcpu.get_regs()?;
-                Box::new(Call(move || peer.vcpu.set_regs(&regs).unwrap()))
+                Box::new(Plain(move || peer.vcpu.set_regs(&regs).unwrap()))
             }
-            FlatCall::kvm_get_sregs => Box::new(Call(move || {
+            FlatCall::kvm_get_sregs => Box::new(Plain(move || {
                 peer.vcpu.get_sregs().unwrap();
             })),
             FlatCall::kvm_set_sregs => {
                 let sregs = peer.vcpu.get_sregs()?;
-                Box::new(Call(move || peer.vcpu.set_sregs(&sregs).unwrap()))
+                Box::new(Plain(move || peer.vcpu.set_sregs(&sregs).unwrap()))
             }
-            FlatCall::kvm_translate => Box::new(Call(move || {
+            FlatCall::kvm_translate => Box::new(Plain(move || {
                 let translation = peer.vcpu.translate_gva(guest::CODE).unwrap();
                 assert!(translation.physical_address == guest::CODE && translation.valid == 1);
             })),
@@ -136,32 +136,32 @@ impl KvmIoctls {
                     control: KVM_GUESTDBG_ENABLE,
                     ..Default::default()
                 };
-                Box::new(Call(move || peer.vcpu.set_guest_debug(&debug).unwrap()))
+                Box::new(Plain(move || peer.vcpu.set_guest_debug(&debug).unwrap()))
             }
             FlatCall::kvm_get_msrs => {
                 let mut msrs = msrs()?;
-                Box::new(Call(move || {
+                Box::new(Plain(move || {
                     assert!(peer.vcpu.get_msrs(&mut msrs).unwrap() == 1);
                 }))
             }
             FlatCall::kvm_set_msrs => {
                 let msrs = msrs()?;
-                Box::new(Call(move || {
+                Box::new(Plain(move || {
                     assert!(peer.vcpu.set_msrs(&msrs).unwrap() == 1);
                 }))
             }
             FlatCall::kvm_set_cpuid => {
                 let cpuid = supported_cpuid()?;
-                Box::new(Call(move || peer.vcpu.set_cpuid2(&cpuid).unwrap()))
+                Box::new(Plain(move || peer.vcpu.set_cpuid2(&cpuid).unwrap()))
             }
-            FlatCall::kvm_get_fpu => Box::new(Call(move || {
+            FlatCall::kvm_get_fpu => Box::new(Plain(move || {
                 peer.vcpu.get_fpu().unwrap();
             })),
             FlatCall::kvm_set_fpu => {
                 let fpu = peer.vcpu.get_fpu()?;
-                Box::new(Call(move || peer.vcpu.set_fpu(&fpu).unwrap()))
+                Box::new(Plain(move || peer.vcpu.set_fpu(&fpu).unwrap()))
             }
-            FlatCall::kvm_check_extension => Box::new(Call(move || {
+            FlatCall::kvm_check_extension => Box::new(Plain(move || {
                 let slots = peer.vm.check_extension_raw(KVM_CAP_NR_MEMSLOTS.into());
                 assert!(slots > 0);
             })),
@@ -202,7 +202,7 @@ impl Peer<'_> {
 
 struct SetRegion<'b>(Peer<'b>);
 
-impl Subject for SetRegion<'_> {
+impl Workload for SetRegion<'_> {
     fn apart(&self) -> bool {
         true
     }
@@ -221,7 +221,7 @@ struct CreateVm<'b> {
     vm: Option<VmFd>,
 }
 
-impl Subject for CreateVm<'_> {
+impl Workload for CreateVm<'_> {
     fn apart(&self) -> bool {
         true
     }
@@ -241,7 +241,7 @@ struct CreateVcpu<'b> {
     vcpu: Option<VcpuFd>,
 }
 
-impl Subject for CreateVcpu<'_> {
+impl Workload for CreateVcpu<'_> {
     fn apart(&self) -> bool {
         true
     }
@@ -267,7 +267,7 @@ struct Run<'b> {
     mode: Mode,
 }
 
-impl Subject for Run<'_> {
+impl Workload for Run<'_> {
     fn call(&mut self) {
         let exit = match self.peer.vcpu.run().unwrap() {
             VcpuExit::IoOut(..) => Exit::PioOut,
@@ -287,7 +287,7 @@ impl Subject for Run<'_> {
 
 struct ImmediateExit<'b>(Peer<'b>);
 
-impl Subject for ImmediateExit<'_> {
+impl Workload for ImmediateExit<'_> {
     fn call(&mut self) {
         let result = self.0.vcpu.run();
         assert!(matches!(result, Err(e) if e.errno() == Errno::EINTR as i32));

@@ -5,7 +5,7 @@ use kvm_ioctls::VcpuExit;
 
 use super::Peer;
 use crate::guest::Mode;
-use crate::subject::Subject;
+use crate::workload::Workload;
 
 /// An exit, for which the registers are read, changed and written back.
 pub struct EmulationLoop<'b> {
@@ -13,7 +13,7 @@ pub struct EmulationLoop<'b> {
     pub mode: Mode,
 }
 
-impl Subject for EmulationLoop<'_> {
+impl Workload for EmulationLoop<'_> {
     fn call(&mut self) {
         let vcpu = &mut self.peer.vcpu;
         let exit = vcpu.run().unwrap();
@@ -32,7 +32,7 @@ impl Subject for EmulationLoop<'_> {
 /// General, special and floating point registers, read and written back.
 pub struct Registers<'b>(pub Peer<'b>);
 
-impl Subject for Registers<'_> {
+impl Workload for Registers<'_> {
     fn call(&mut self) {
         let vcpu = &self.0.vcpu;
         let mut regs = vcpu.get_regs().unwrap();

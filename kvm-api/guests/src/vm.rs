@@ -4,7 +4,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use kvm_api::kvm_sys::{kvm_regs, kvm_sregs};
-use kvm_api::{Errno, Exit, GuestMemory, Kvm, Reason, RunMapping};
+use kvm_api::{
+    Backend, ByFd, Errno, Exit, GuestMemory, Kvm, Reason, RunMapping, SlotMemory, Vcpu, VmMemory,
+};
 
 use crate::long_mode::{self, PageTables};
 
@@ -23,12 +25,15 @@ const TABLES: u64 = 0x8000;
 
 /// A virtual machine with one vCPU.
 pub struct TestVm<'k, K: ?Sized = dyn Kvm + 'k> {
-    /// The backend that all methods use.
+    /// The interface that has made it.
     pub kvm: &'k K,
+    /// The form that names its vCPU and its memory, if they are not named by
+    /// descriptors and slots.
+    backend: Option<&'k Backend>,
     /// The vCPU's run mapping.
     pub run: RunMapping,
-    /// The vCPU.
-    pub vcpu: OwnedFd,
+    /// The vCPU, which all methods use.
+    pub vcpu: Box<dyn Vcpu + 'k>,
     /// The virtual machine.
     pub vm: OwnedFd,
     /// The guest's memory.
@@ -53,41 +58,50 @@ impl<'k> TestVm<'k> {
 
     /// Gives memory and a vCPU to a virtual machine that has neither.
     pub fn of_vm(kvm: &'k dyn Kvm, vm: OwnedFd, flags: u32) -> Self {
+        Self::make(kvm, None, vm, flags)
+    }
+
+    /// Makes a virtual machine in the way of a form, with flags for its memory.
+    pub fn of_form(backend: &'k Backend, flags: u32) -> Self {
+        let vm = backend.kvm_create_vm().unwrap();
+        Self::make(&**backend, Some(backend), vm, flags)
+    }
+
+    fn make(kvm: &'k dyn Kvm, backend: Option<&'k Backend>, vm: OwnedFd, flags: u32) -> Self {
         let memory = GuestMemory::anonymous(MEMORY).unwrap();
         let address = memory.as_ptr().expose_provenance() as u64;
-        let size = MEMORY as u64;
-        // SAFETY: nothing else uses the memory until the machine is dropped.
-        let given = unsafe {
-            match kvm.kvm_set_user_memory_region(vm.as_fd(), SLOT, flags, 0, size, address) {
-                Err(Errno::ENOSYS) => kvm.kvm_map_range(vm.as_fd(), 0, size, address, flags),
-                given => given,
-            }
+        let of_vm: Box<dyn VmMemory> = match backend {
+            None => Box::new(SlotMemory::new(kvm, vm.as_fd())),
+            Some(backend) => backend.memory(vm.as_fd()),
         };
-        given.unwrap();
-        let machine = Self::with_memory(kvm, vm, memory).unwrap();
-        machine.make_ready(machine.vcpu());
+        // SAFETY: nothing else uses the memory until the machine is dropped.
+        unsafe { of_vm.map(SLOT, flags, 0, MEMORY as u64, address) }.unwrap();
+        drop(of_vm);
+        let (vcpu, run) = form_vcpu(kvm, backend, vm.as_fd());
+        let machine = Self {
+            kvm,
+            backend,
+            run,
+            vcpu,
+            vm,
+            memory,
+        };
+        make_ready(&*machine.vcpu);
         machine
     }
 
-    /// Replaces the vCPU by a new one.
+    /// Replaces the vCPU by a new one. A vCPU that is bound has to be unbound first.
     pub fn replace_vcpu(&mut self) {
-        (self.vcpu, self.run) = self.add_vcpu();
+        (self.vcpu, self.run) = form_vcpu(self.kvm, self.backend, self.vm.as_fd());
+        make_ready(&*self.vcpu);
     }
 
     /// Adds a vCPU, in real mode at [`ENTRY`].
     #[must_use]
     pub fn add_vcpu(&self) -> (OwnedFd, RunMapping) {
         let (vcpu, run) = new_vcpu(self.kvm, self.vm()).unwrap();
-        self.make_ready(vcpu.as_fd());
+        make_ready(&ByFd::new(self.kvm, vcpu.as_fd()));
         (vcpu, run)
-    }
-
-    fn make_ready(&self, vcpu: BorrowedFd<'_>) {
-        let mut sregs = kvm_sregs::default();
-        self.kvm.kvm_get_sregs(vcpu, &mut sregs).unwrap();
-        (sregs.cs.base, sregs.cs.selector) = (0, 0);
-        self.kvm.kvm_set_sregs(vcpu, &sregs).unwrap();
-        self.kvm.kvm_set_regs(vcpu, &regs_at(ENTRY)).unwrap();
     }
 }
 
@@ -101,8 +115,9 @@ impl<'k, K: Kvm + ?Sized> TestVm<'k, K> {
         let (vcpu, run) = new_vcpu(kvm, vm.as_fd())?;
         Ok(Self {
             kvm,
+            backend: None,
             run,
-            vcpu,
+            vcpu: Box::new(ByFd::new(kvm, vcpu)),
             vm,
             memory,
         })
@@ -127,7 +142,7 @@ impl<'k, K: Kvm + ?Sized> TestVm<'k, K> {
     /// If the call fails.
     pub fn try_regs(&self) -> Result<kvm_regs> {
         let mut regs = kvm_regs::default();
-        let result = self.kvm.kvm_get_regs(self.vcpu(), &mut regs);
+        let result = self.vcpu.kvm_get_regs(&mut regs);
         result.context("kvm_get_regs")?;
         Ok(regs)
     }
@@ -139,7 +154,7 @@ impl<'k, K: Kvm + ?Sized> TestVm<'k, K> {
     /// If the call fails.
     pub fn try_sregs(&self) -> Result<kvm_sregs> {
         let mut sregs = kvm_sregs::default();
-        let result = self.kvm.kvm_get_sregs(self.vcpu(), &mut sregs);
+        let result = self.vcpu.kvm_get_sregs(&mut sregs);
         result.context("kvm_get_sregs")?;
         Ok(sregs)
     }
@@ -147,6 +162,12 @@ impl<'k, K: Kvm + ?Sized> TestVm<'k, K> {
 
 /// Operations of tests, which panic if a call fails.
 impl<K: Kvm + ?Sized> TestVm<'_, K> {
+    /// A new descriptor of the vCPU.
+    #[must_use]
+    pub fn vcpu_fd(&self) -> OwnedFd {
+        self.vcpu().try_clone_to_owned().unwrap()
+    }
+
     /// Loads a program at [`ENTRY`].
     pub fn load(&mut self, program: &[u8]) {
         self.memory.write(ENTRY as usize, program).unwrap();
@@ -155,7 +176,7 @@ impl<K: Kvm + ?Sized> TestVm<'_, K> {
     /// Clears the general registers, except the stack pointer, and continues at
     /// `rip`.
     pub fn start_at(&mut self, rip: u64) {
-        self.kvm.kvm_set_regs(self.vcpu(), &regs_at(rip)).unwrap();
+        self.vcpu.kvm_set_regs(&regs_at(rip)).unwrap();
     }
 
     /// The general registers.
@@ -174,20 +195,20 @@ impl<K: Kvm + ?Sized> TestVm<'_, K> {
     pub fn change_regs(&mut self, change: impl FnOnce(&mut kvm_regs)) {
         let mut regs = self.regs();
         change(&mut regs);
-        self.kvm.kvm_set_regs(self.vcpu(), &regs).unwrap();
+        self.vcpu.kvm_set_regs(&regs).unwrap();
     }
 
     /// Changes some of the special registers.
     pub fn change_sregs(&mut self, change: impl FnOnce(&mut kvm_sregs)) {
         let mut sregs = self.sregs();
         change(&mut sregs);
-        self.kvm.kvm_set_sregs(self.vcpu(), &sregs).unwrap();
+        self.vcpu.kvm_set_sregs(&sregs).unwrap();
     }
 
     /// Runs to the next exit.
     #[track_caller]
     pub fn run(&mut self) -> Exit<'_> {
-        self.kvm.kvm_run(self.vcpu.as_fd(), &mut self.run).unwrap()
+        self.vcpu.kvm_run(&mut self.run).unwrap()
     }
 
     /// Runs to the next exit.
@@ -196,7 +217,7 @@ impl<K: Kvm + ?Sized> TestVm<'_, K> {
     ///
     /// Those of `kvm_run`.
     pub fn try_run(&mut self) -> Result<Reason, Errno> {
-        Ok(self.kvm.kvm_run(self.vcpu.as_fd(), &mut self.run)?.reason())
+        Ok(self.vcpu.kvm_run(&mut self.run)?.reason())
     }
 
     /// Runs to the next exit, which must be a write of a byte to a port, and
@@ -229,7 +250,7 @@ impl<K: Kvm + ?Sized> TestVm<'_, K> {
     pub fn enter_long_mode(&mut self) {
         let leaves = [long_mode::leaf(0, 1, 0), long_mode::leaf(1, 0, 0)];
         let cpuid = long_mode::cpuid(&leaves);
-        self.kvm.kvm_set_cpuid(self.vcpu(), &cpuid).unwrap();
+        self.vcpu.kvm_set_cpuid(&cpuid).unwrap();
         let tables = PageTables { at: TABLES };
         for (address, entry) in tables
             .identity()
@@ -253,6 +274,28 @@ fn regs_at(rip: u64) -> kvm_regs {
         rflags: 2,
         ..Default::default()
     }
+}
+
+fn make_ready(vcpu: &dyn Vcpu) {
+    let mut sregs = kvm_sregs::default();
+    vcpu.kvm_get_sregs(&mut sregs).unwrap();
+    (sregs.cs.base, sregs.cs.selector) = (0, 0);
+    vcpu.kvm_set_sregs(&sregs).unwrap();
+    vcpu.kvm_set_regs(&regs_at(ENTRY)).unwrap();
+}
+
+/// Makes a vCPU, in the way of the form if there is one.
+fn form_vcpu<'k>(
+    kvm: &'k dyn Kvm,
+    backend: Option<&'k Backend>,
+    vm: BorrowedFd<'_>,
+) -> (Box<dyn Vcpu + 'k>, RunMapping) {
+    let (vcpu, run) = new_vcpu(kvm, vm).unwrap();
+    let vcpu = match backend {
+        None => Box::new(ByFd::new(kvm, vcpu)),
+        Some(backend) => backend.vcpu(vcpu).unwrap(),
+    };
+    (vcpu, run)
 }
 
 fn new_vcpu<K: Kvm + ?Sized>(kvm: &K, vm: BorrowedFd<'_>) -> Result<(OwnedFd, RunMapping)> {

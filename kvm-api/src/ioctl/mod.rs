@@ -16,7 +16,7 @@ use nix::sys::signal::SigSet;
 use self::memory::Memory;
 use self::request::{request, request_fd, request_pointer};
 use crate::signal::signal_mask;
-use crate::{Errno, Exit, GetState, GuestMemory, Kvm, Result, RunMapping, SetState, msr_list};
+use crate::{Errno, Exit, GuestMemory, Kvm, Result, RunMapping, msr_list};
 
 /// KVM over the ioctls of `/dev/kvm`.
 ///
@@ -321,59 +321,6 @@ impl Kvm for Ioctl {
 
     fn kvm_set_memory_alias(&self, vm: BorrowedFd<'_>, alias: &kvm_memory_alias) -> Result<()> {
         self.memory.set_alias(self, vm, alias)
-    }
-
-    /// No ioctl does this.
-    fn kvm_get_state(&self, _vcpu: BorrowedFd<'_>, _state: &mut GetState<'_>) -> Result<usize> {
-        Err(Errno::ENOSYS)
-    }
-
-    /// No ioctl does this.
-    fn kvm_set_state(&self, _vcpu: BorrowedFd<'_>, _state: &SetState<'_>) -> Result<usize> {
-        Err(Errno::ENOSYS)
-    }
-
-    /// No ioctl does this.
-    unsafe fn kvm_map_range(
-        &self,
-        _vm: BorrowedFd<'_>,
-        _guest_phys_addr: u64,
-        _size: u64,
-        _userspace_addr: u64,
-        _flags: u32,
-    ) -> Result<()> {
-        Err(Errno::ENOSYS)
-    }
-
-    /// No ioctl does this.
-    fn kvm_unmap_range(
-        &self,
-        _vm: BorrowedFd<'_>,
-        _guest_phys_addr: u64,
-        _size: u64,
-    ) -> Result<()> {
-        Err(Errno::ENOSYS)
-    }
-
-    /// No ioctl does this.
-    unsafe fn kvm_get_dirty_range(
-        &self,
-        _vm: BorrowedFd<'_>,
-        _guest_phys_addr: u64,
-        _size: u64,
-        _bitmap: &mut [u64],
-    ) -> Result<()> {
-        Err(Errno::ENOSYS)
-    }
-
-    unsafe fn kvm_clear_dirty_range(
-        &self,
-        _vm: BorrowedFd<'_>,
-        _guest_phys_addr: u64,
-        _size: u64,
-        _bitmap: &[u64],
-    ) -> Result<()> {
-        Err(Errno::ENOSYS)
     }
 
     fn kvm_map_memory(

@@ -16,7 +16,7 @@ use nix::sys::utsname::uname;
 use self::arch::*;
 use self::conv::{descriptor, done, fd, input, number, output};
 use crate::signal::signal_mask;
-use crate::{Errno, Exit, GetState, GuestMemory, Kvm, Result, RunMapping, SetState, msr_list};
+use crate::{Errno, Exit, GuestMemory, Kvm, Result, RunMapping, msr_list};
 
 /// KVM over the system calls of a patched kernel.
 #[derive(Clone, Copy, Debug)]
@@ -295,90 +295,6 @@ impl Kvm for Syscall {
         // SAFETY: the kernel reads one such structure; the memory that the
         // alias shows is the guest's already.
         done(unsafe { syscall2(__NR_kvm_set_memory_alias, fd(vm), input(alias)) })
-    }
-
-    #[inline]
-    fn kvm_get_state(&self, vcpu: BorrowedFd<'_>, state: &mut GetState<'_>) -> Result<usize> {
-        let (state, size) = (state.raw(), size_of::<kvm_vcpu_state>());
-        // SAFETY: the kernel reads one such structure, and writes the parts that
-        // it names, which are borrowed for that.
-        number(unsafe { syscall3(__NR_kvm_get_state, fd(vcpu), input(state), size) })
-    }
-
-    #[inline]
-    fn kvm_set_state(&self, vcpu: BorrowedFd<'_>, state: &SetState<'_>) -> Result<usize> {
-        let (state, size) = (state.raw(), size_of::<kvm_vcpu_state>());
-        // SAFETY: the kernel reads one such structure, and the parts that it
-        // names, which are borrowed for that.
-        number(unsafe { syscall3(__NR_kvm_set_state, fd(vcpu), input(state), size) })
-    }
-
-    #[inline]
-    unsafe fn kvm_map_range(
-        &self,
-        vm: BorrowedFd<'_>,
-        guest_phys_addr: u64,
-        size: u64,
-        userspace_addr: u64,
-        flags: u32,
-    ) -> Result<()> {
-        // SAFETY: the caller answers for the memory.
-        done(unsafe {
-            syscall5(
-                __NR_kvm_map_range,
-                fd(vm),
-                guest_phys_addr as usize,
-                size as usize,
-                userspace_addr as usize,
-                flags as usize,
-            )
-        })
-    }
-
-    #[inline]
-    fn kvm_unmap_range(&self, vm: BorrowedFd<'_>, guest_phys_addr: u64, size: u64) -> Result<()> {
-        let (guest_phys_addr, size) = (guest_phys_addr as usize, size as usize);
-        // SAFETY: the call touches no memory.
-        done(unsafe { syscall3(__NR_kvm_unmap_range, fd(vm), guest_phys_addr, size) })
-    }
-
-    #[inline]
-    unsafe fn kvm_get_dirty_range(
-        &self,
-        vm: BorrowedFd<'_>,
-        guest_phys_addr: u64,
-        size: u64,
-        bitmap: &mut [u64],
-    ) -> Result<()> {
-        // SAFETY: the caller says that the bitmap is as long as the range's.
-        done(unsafe {
-            syscall4(
-                __NR_kvm_get_dirty_range,
-                fd(vm),
-                guest_phys_addr as usize,
-                size as usize,
-                output(bitmap.as_mut_ptr()),
-            )
-        })
-    }
-
-    unsafe fn kvm_clear_dirty_range(
-        &self,
-        vm: BorrowedFd<'_>,
-        guest_phys_addr: u64,
-        size: u64,
-        bitmap: &[u64],
-    ) -> Result<()> {
-        // SAFETY: the caller says that the bitmap is as long as the range's.
-        done(unsafe {
-            syscall4(
-                __NR_kvm_clear_dirty_range,
-                fd(vm),
-                guest_phys_addr as usize,
-                size as usize,
-                input(bitmap.as_ptr()),
-            )
-        })
     }
 
     fn kvm_map_memory(

@@ -9,13 +9,13 @@ use std::thread;
 use std::time::Duration;
 
 use guests::{Machine, programs};
-use kvm_api::bound::Bound;
+use kvm_api::bound::{BoundVcpu, kick};
 use kvm_api::kvm_sys::{
     __NR_kvm_bind, __NR_kvm_bound_get_regs, __NR_kvm_bound_run, __NR_kvm_unbind,
     KVM_CREATE_IRQCHIP, KVM_SET_SIGNAL_MASK, kvm_regs,
 };
 use kvm_api::syscall::Syscall;
-use kvm_api::{Errno, Kvm, Reason, Result};
+use kvm_api::{Errno, Reason, Result, Vcpu};
 use libc::c_long;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork, gettid};
@@ -79,7 +79,7 @@ fn bound_regs() -> Result<kvm_regs> {
 /// A machine of the witness', which binds nothing of itself; nor has a test
 /// before this left anything bound.
 fn machine<'s>(stage: &'s Stage, program: &[u8]) -> Machine<'s> {
-    Bound::open().unwrap().unbind();
+    let _ = unbind();
     let mut machine = Machine::new(&*stage.witness);
     machine.load(program);
     machine
@@ -99,8 +99,9 @@ fn elsewhere<T: Send>(f: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| scope.spawn(f).join().unwrap())
 }
 
-fn get_regs(kvm: &dyn Kvm, vcpu: BorrowedFd<'_>) -> Result<()> {
-    kvm.kvm_get_regs(vcpu, &mut kvm_regs::default())
+/// The calls of the kernel.
+fn flat() -> Syscall {
+    Syscall::open().unwrap()
 }
 
 fn one_vcpu_a_task(stage: &Stage) {
@@ -120,7 +121,6 @@ fn one_vcpu_a_task(stage: &Stage) {
 fn one_task_a_vcpu(stage: &Stage) {
     let machine = machine(stage, programs::SPIN);
     let vcpu = machine.vcpu();
-    let bound = Bound::open().unwrap();
     let (tell, told) = mpsc::channel();
     thread::scope(|scope| {
         let runs = scope.spawn(move || {
@@ -132,14 +132,16 @@ fn one_task_a_vcpu(stage: &Stage) {
         });
         let thread = told.recv_timeout(PATIENCE).unwrap();
         // At once, though its task is in the guest and stays there.
-        let flat = Syscall::open().unwrap();
-        for kvm in [&*stage.witness, &flat, &bound] {
-            assert_eq!(get_regs(kvm, vcpu), Err(Errno::EBUSY));
+        for kvm in [&*stage.witness, &flat()] {
+            let regs = kvm.kvm_get_regs(vcpu, &mut kvm_regs::default());
+            assert_eq!(regs, Err(Errno::EBUSY));
         }
-        bound.kick(thread.as_fd()).unwrap();
+        assert_eq!(BoundVcpu::bind(flat(), vcpu).err(), Some(Errno::EBUSY));
+        kick(flat(), thread.as_fd()).unwrap();
         assert_eq!(runs.join().unwrap(), Err(Errno::EINTR));
     });
-    get_regs(&*stage.witness, vcpu).unwrap();
+    let regs = &mut kvm_regs::default();
+    stage.witness.kvm_get_regs(vcpu, regs).unwrap();
 }
 
 /// The ioctl by which a 32-bit program has a vcpu run without a signal mask.
@@ -259,14 +261,14 @@ fn shown_by_fdinfo(stage: &Stage) {
 
 fn ends_with_thread(stage: &Stage) {
     let mut machine = machine(stage, programs::OUT);
-    let vcpu = machine.vcpu.try_clone().unwrap();
+    let vcpu = machine.vcpu.as_fd().try_clone_to_owned().unwrap();
     let thread = elsewhere(move || {
         bind(vcpu.as_fd()).unwrap();
         bound_run().unwrap();
         this_thread()
     });
     machine.run_to_hlt();
-    let kicked = Bound::open().unwrap().kick(thread.as_fd());
+    let kicked = kick(flat(), thread.as_fd());
     assert_eq!(kicked, Err(Errno::ESRCH));
 }
 
@@ -330,7 +332,7 @@ fn given_free(stage: &Stage) {
     bind(machine.vcpu()).unwrap();
     bound_run().unwrap();
     unbind().unwrap();
-    let vcpu = machine.vcpu.try_clone().unwrap();
+    let vcpu = machine.vcpu.as_fd().try_clone_to_owned().unwrap();
     elsewhere(move || {
         bind(vcpu.as_fd()).unwrap();
         assert_eq!(bound_regs().unwrap().rip, guests::ENTRY + 2);
@@ -355,20 +357,19 @@ fn pending_exit(stage: &Stage) {
 
 fn kick_before(stage: &Stage) {
     let mut machine = machine(stage, programs::OUT);
-    let bound = Bound::open().unwrap();
     let me = this_thread();
-    get_regs(&bound, machine.vcpu()).unwrap();
+    let bound = BoundVcpu::bind(flat(), machine.vcpu_fd()).unwrap();
     // As often as one likes: they do not add up.
     for _ in 0..3 {
-        bound.kick(me.as_fd()).unwrap();
+        kick(flat(), me.as_fd()).unwrap();
     }
-    let kicked = bound.kvm_run(machine.vcpu.as_fd(), &mut machine.run);
+    let kicked = bound.kvm_run(&mut machine.run);
     assert_eq!(kicked.map(|exit| exit.reason()), Err(Errno::EINTR));
-    let exit = bound.kvm_run(machine.vcpu.as_fd(), &mut machine.run);
+    let exit = bound.kvm_run(&mut machine.run);
     assert!(matches!(exit.unwrap().reason(), Reason::Io { .. }));
     // One that is not taken ends with the binding.
-    bound.kick(me.as_fd()).unwrap();
-    bound.unbind();
+    kick(flat(), me.as_fd()).unwrap();
+    drop(bound);
     machine.run_to_hlt();
 }
 
@@ -380,7 +381,6 @@ fn kick_during(stage: &Stage) {
 fn kicked(machine: Machine) {
     const ROUNDS: usize = 20;
     let vcpu = machine.vcpu();
-    let bound = Bound::open().unwrap();
     let (tell, told) = mpsc::channel();
     thread::scope(|scope| {
         let runs = scope.spawn(move || {
@@ -394,7 +394,7 @@ fn kicked(machine: Machine) {
         });
         for _ in 0..ROUNDS {
             let thread = told.recv_timeout(PATIENCE).unwrap();
-            bound.kick(thread.as_fd()).unwrap();
+            kick(flat(), thread.as_fd()).unwrap();
         }
         assert_eq!(runs.join().unwrap(), [Err(Errno::EINTR); ROUNDS]);
     });
@@ -413,29 +413,28 @@ fn kick_halted(stage: &Stage) {
 
 fn kick_completes(stage: &Stage) {
     let mut machine = machine(stage, programs::IN);
-    let bound = Bound::open().unwrap();
-    let exit = bound.kvm_run(machine.vcpu.as_fd(), &mut machine.run);
+    let bound = BoundVcpu::bind(flat(), machine.vcpu_fd()).unwrap();
+    let exit = bound.kvm_run(&mut machine.run);
     exit.unwrap().write_data(&[0x10]);
-    bound.kick(this_thread().as_fd()).unwrap();
-    let kicked = bound.kvm_run(machine.vcpu.as_fd(), &mut machine.run);
+    kick(flat(), this_thread().as_fd()).unwrap();
+    let kicked = bound.kvm_run(&mut machine.run);
     assert_eq!(kicked.map(|exit| exit.reason()), Err(Errno::EINTR));
     // The pending instruction is completed, and no other begun.
     let regs = bound_regs().unwrap();
     assert_eq!((regs.rax & 0xff, regs.rip), (0x10, guests::ENTRY + 2));
-    bound.unbind();
+    drop(bound);
 }
 
 fn kick_refused(stage: &Stage) {
     let machine = machine(stage, programs::OUT);
-    let bound = Bound::open().unwrap();
     let null = File::open("/dev/null").unwrap();
-    assert_eq!(bound.kick(null.as_fd()), Err(Errno::EBADF));
-    assert_eq!(bound.kick(machine.vcpu()), Err(Errno::EBADF));
+    assert_eq!(kick(flat(), null.as_fd()), Err(Errno::EBADF));
+    assert_eq!(kick(flat(), machine.vcpu()), Err(Errno::EBADF));
     let me = this_thread();
-    assert_eq!(bound.kick(me.as_fd()), Err(Errno::ESRCH));
+    assert_eq!(kick(flat(), me.as_fd()), Err(Errno::ESRCH));
     bind(machine.vcpu()).unwrap();
     // Another process' is not its to kick.
-    let status = in_child(|| i32::from(bound.kick(me.as_fd()) != Err(Errno::EIO)));
+    let status = in_child(|| i32::from(kick(flat(), me.as_fd()) != Err(Errno::EIO)));
     assert_eq!(status, 0);
     unbind().unwrap();
 }

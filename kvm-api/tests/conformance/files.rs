@@ -7,9 +7,10 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
-use kvm_api::files::{File, Files, Vcpu};
+use kvm_api::files::{File, FileVcpu};
 use kvm_api::kvm_sys::*;
-use kvm_api::{Errno, Kvm, Result};
+use kvm_api::syscall::Syscall;
+use kvm_api::{Errno, Result, Vcpu};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 
@@ -95,8 +96,13 @@ fn pwrite(fd: &OwnedFd, buffer: &[u8], offset: i64) -> Result<usize> {
     Errno::result(n).map(|n| n as usize)
 }
 
+/// The files of a vcpu, beside those that the machine has open.
+fn files(machine: &Machine<'_>) -> FileVcpu<OwnedFd> {
+    FileVcpu::open(Syscall::open().unwrap(), machine.vcpu_fd()).unwrap()
+}
+
 fn listing(stage: &Stage) {
-    let machine = Machine::new(&*stage.kvm);
+    let machine = Machine::of_form(&stage.kvm, 0);
     let list = || -> BTreeMap<String, u64> {
         let entries = fs::read_dir(path(machine.vcpu())).unwrap();
         let name = |entry: fs::DirEntry| {
@@ -127,12 +133,12 @@ fn listing(stage: &Stage) {
 }
 
 fn still_a_vcpu(stage: &Stage) {
-    let mut machine = Machine::new(&*stage.kvm);
+    let mut machine = Machine::of_form(&stage.kvm, 0);
     let link = fs::read_link(path(machine.vcpu())).unwrap();
     assert_eq!(link.to_str(), Some("anon_inode:kvm-vcpu:0"));
     let stat = nix::sys::stat::fstat(machine.vcpu()).unwrap();
     assert_eq!(stat.st_mode, libc::S_IFDIR | 0o500);
-    let vcpu = machine.vcpu.try_clone().unwrap();
+    let vcpu = machine.vcpu.as_fd().try_clone_to_owned().unwrap();
     assert_eq!(read(&vcpu, &mut [0; 8]), Err(Errno::EINVAL));
     // The witness makes ioctls, and `run` is a mapping of the directory's.
     machine.load(programs::OUT);
@@ -147,7 +153,7 @@ fn still_a_vcpu(stage: &Stage) {
 }
 
 fn unchanging(stage: &Stage) {
-    let machine = Machine::new(&*stage.kvm);
+    let machine = Machine::of_form(&stage.kvm, 0);
     let vcpu = machine.vcpu();
     let at = vcpu.as_raw_fd();
     let raw = |answer: i32| Errno::result(answer).map(drop);
@@ -178,7 +184,7 @@ fn unchanging(stage: &Stage) {
 }
 
 fn opened_anew(stage: &Stage) {
-    let machine = Machine::new(&*stage.kvm);
+    let machine = Machine::of_form(&stage.kvm, 0);
     let anew = fs::File::open(path(machine.vcpu())).unwrap();
     let mut regs = kvm_regs::default();
     let by_ioctl = stage.witness.kvm_get_regs(anew.as_fd(), &mut regs);
@@ -188,7 +194,7 @@ fn opened_anew(stage: &Stage) {
 }
 
 fn whole(stage: &Stage) {
-    let machine = Machine::new(&*stage.kvm);
+    let machine = Machine::of_form(&stage.kvm, 0);
     for file in File::ALL {
         let opened = file.open(machine.vcpu()).unwrap();
         let Some(size) = size(file) else { continue };
@@ -219,7 +225,7 @@ fn whole(stage: &Stage) {
 }
 
 fn position(stage: &Stage) {
-    let machine = Machine::new(&*stage.kvm);
+    let machine = Machine::of_form(&stage.kvm, 0);
     let file = File::Sregs.open(machine.vcpu()).unwrap();
     let mut first = [0; size_of::<kvm_sregs>()];
     let mut again = first;
@@ -242,7 +248,7 @@ fn position(stage: &Stage) {
 }
 
 fn access_mode(stage: &Stage) {
-    let machine = Machine::new(&*stage.kvm);
+    let machine = Machine::of_form(&stage.kvm, 0);
     let mut regs = [0; size_of::<kvm_regs>()];
     let reader = openat(machine.vcpu(), c"regs", libc::O_RDONLY).unwrap();
     assert_eq!(read(&reader, &mut regs), Ok(regs.len()));
@@ -257,8 +263,8 @@ fn access_mode(stage: &Stage) {
 }
 
 fn mixed(stage: &Stage) {
-    let mut machine = Machine::new(&*stage.kvm);
-    let files = Vcpu::open(machine.vcpu()).unwrap();
+    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let files = files(&machine);
     machine.load(programs::ADD);
     let mut regs = kvm_regs::default();
     stage
@@ -284,7 +290,7 @@ fn mixed(stage: &Stage) {
 }
 
 fn forked(stage: &Stage) {
-    let machine = Machine::new(&*stage.kvm);
+    let machine = Machine::of_form(&stage.kvm, 0);
     let file = File::Regs.open(machine.vcpu()).unwrap();
     let mut regs = [0; size_of::<kvm_regs>()];
     // SAFETY: the child makes system calls, and leaves without unwinding.
@@ -305,50 +311,48 @@ fn forked(stage: &Stage) {
 }
 
 fn closing(stage: &Stage) {
-    let machine = Machine::new(&*stage.kvm);
-    let files = Vcpu::open(machine.vcpu()).unwrap();
-    let regs = kvm_regs {
-        rbx: 7,
-        rflags: 2,
-        ..Default::default()
-    };
-    files.kvm_set_regs(&regs).unwrap();
+    let machine = Machine::of_form(&stage.kvm, 0);
+    machine
+        .vcpu
+        .kvm_set_regs(&kvm_regs {
+            rbx: 7,
+            rflags: 2,
+            ..Default::default()
+        })
+        .unwrap();
+    let file = File::Regs.open(machine.vcpu()).unwrap();
+    let mut before = [0; size_of::<kvm_regs>()];
+    assert_eq!(read(&file, &mut before), Ok(before.len()));
     // The vcpu's and the machine's file descriptors, and all else.
     drop(machine);
-    let mut seen = kvm_regs::default();
-    files.kvm_get_regs(&mut seen).unwrap();
-    assert_eq!(seen, regs);
+    let mut after = [0; size_of::<kvm_regs>()];
+    assert_eq!(read(&file, &mut after), Ok(after.len()));
+    assert_eq!((after, after[8]), (before, 7));
     let users = || fs::read_to_string("/sys/module/kvm_amd/refcnt").map(|n| n.trim() == "0");
     if let Ok(unused) = users() {
         assert!(!unused, "a file does not keep the module");
     }
 }
 
-fn reused(_stage: &Stage) {
-    let kvm = Files::open().unwrap();
-    let vm = kvm.kvm_create_vm().unwrap();
-    let mut numbers = Vec::new();
-    for round in 1..=3 {
-        let vcpu = kvm.kvm_create_vcpu(vm.as_fd()).unwrap();
+fn reused(stage: &Stage) {
+    let vm = stage.kvm.kvm_create_vm().unwrap();
+    let numbers = [1, 2, 3].map(|round| {
+        let fd = stage.kvm.kvm_create_vcpu(vm.as_fd()).unwrap();
+        let number = fd.as_raw_fd();
+        let vcpu = stage.kvm.vcpu(fd).unwrap();
         let mut regs = kvm_regs::default();
-        kvm.kvm_get_regs(vcpu.as_fd(), &mut regs).unwrap();
+        vcpu.kvm_get_regs(&mut regs).unwrap();
         assert_eq!(regs.rbx, 0, "the registers of a vcpu that is closed");
         regs.rbx = round;
-        kvm.kvm_set_regs(vcpu.as_fd(), &regs).unwrap();
-        numbers.push(vcpu.as_raw_fd());
-        // Once behind its back, once not.
-        if round == 1 {
-            drop(vcpu);
-        } else {
-            kvm.close(vcpu);
-        }
-    }
+        vcpu.kvm_set_regs(&regs).unwrap();
+        number
+    });
     assert_eq!(numbers[0], numbers[1]);
 }
 
 fn msrs(stage: &Stage) {
-    let machine = Machine::new(&*stage.kvm);
-    let files = Vcpu::open(machine.vcpu()).unwrap();
+    let machine = Machine::of_form(&stage.kvm, 0);
+    let files = files(&machine);
     let mut list = MsrList::new(KVM_MAX_MSR_ENTRIES).unwrap();
     stage
         .kvm
@@ -380,8 +384,8 @@ fn msrs(stage: &Stage) {
 const CLOCKS: [u32; 3] = [0x10, 0x4000_0020, 0x4000_0010];
 
 fn cpuid(stage: &Stage) {
-    let machine = Machine::new(&*stage.kvm);
-    let files = Vcpu::open(machine.vcpu()).unwrap();
+    let machine = Machine::of_form(&stage.kvm, 0);
+    let files = files(&machine);
     assert_eq!(files.kvm_get_cpuid().unwrap().as_slice().len(), 0);
     let entry = kvm_cpuid_entry2 {
         function: 0x4000_0001,
@@ -397,7 +401,7 @@ fn cpuid(stage: &Stage) {
 }
 
 fn sigmask(stage: &Stage) {
-    let machine = Machine::new(&*stage.kvm);
+    let machine = Machine::of_form(&stage.kvm, 0);
     let file = File::Sigmask.open(machine.vcpu()).unwrap();
     let mask = |len: u32, bytes: usize| [&len.to_ne_bytes()[..], &vec![0; bytes]].concat();
     for (len, bytes) in [(8, 8), (0, 0)] {

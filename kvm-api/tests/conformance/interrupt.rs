@@ -2,7 +2,7 @@
 
 use kvm_api::kvm_sys::debug::*;
 use kvm_api::kvm_sys::kvm_guest_debug;
-use kvm_api::{Errno, Kvm, Reason, SigSet};
+use kvm_api::{Backend, Errno, Reason, SigSet};
 use nix::sys::signal::{Signal, raise};
 
 use crate::Needs::{AnyVcpu, Breakpoints};
@@ -38,7 +38,7 @@ pub const TESTS: &[Test] = &[
 const VECTOR: u32 = 0x21;
 
 fn interrupt(stage: &Stage) {
-    let mut machine = Machine::new(&*stage.kvm);
+    let mut machine = Machine::of_form(&stage.kvm, 0);
     machine.load(programs::ENABLE_AND_SPIN);
     machine
         .memory
@@ -53,15 +53,15 @@ fn interrupt(stage: &Stage) {
     assert!(machine.run.if_flag());
     machine.run.set_request_interrupt_window(false);
 
-    stage.kvm.kvm_interrupt(machine.vcpu(), VECTOR).unwrap();
+    machine.vcpu.kvm_interrupt(VECTOR).unwrap();
     assert_eq!(machine.run_to_out(OUT_PORT), 0x21);
     assert!(!machine.run.if_flag());
 }
 
 fn interrupt_refuses(stage: &Stage) {
-    let machine = Machine::new(&*stage.kvm);
+    let machine = Machine::of_form(&stage.kvm, 0);
     for irq in [256, u32::MAX] {
-        let result = stage.kvm.kvm_interrupt(machine.vcpu(), irq);
+        let result = machine.vcpu.kvm_interrupt(irq);
         assert_eq!(result, Err(Errno::EINVAL), "{irq}");
     }
 }
@@ -75,13 +75,13 @@ fn assert_debug(reason: Reason, vector: u32, at: u64) {
 }
 
 fn single_step(stage: &Stage) {
-    let mut machine = Machine::new(&*stage.kvm);
+    let mut machine = Machine::of_form(&stage.kvm, 0);
     machine.load(programs::NOPS);
     let debug = kvm_guest_debug {
         control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP,
         ..Default::default()
     };
-    stage.kvm.kvm_debug_guest(machine.vcpu(), &debug).unwrap();
+    machine.vcpu.kvm_debug_guest(&debug).unwrap();
     assert_debug(machine.run().reason(), 1, ENTRY + 1);
     assert_debug(machine.run().reason(), 1, ENTRY + 2);
     stage
@@ -92,9 +92,9 @@ fn single_step(stage: &Stage) {
 }
 
 /// The exit of a guest with a breakpoint at its second instruction.
-pub fn breakpoint_exit(kvm: &dyn Kvm) -> Reason {
+pub fn breakpoint_exit(kvm: &Backend) -> Reason {
     const DR7_ENABLE_0: u64 = 1 << 1;
-    let mut machine = Machine::new(kvm);
+    let mut machine = Machine::of_form(kvm, 0);
     machine.load(programs::NOPS);
     let mut debug = kvm_guest_debug {
         control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP,
@@ -102,12 +102,12 @@ pub fn breakpoint_exit(kvm: &dyn Kvm) -> Reason {
     };
     debug.arch.debugreg[0] = ENTRY + 1;
     debug.arch.debugreg[7] = DR7_ENABLE_0;
-    kvm.kvm_debug_guest(machine.vcpu(), &debug).unwrap();
+    machine.vcpu.kvm_debug_guest(&debug).unwrap();
     machine.run().reason()
 }
 
 fn breakpoint(stage: &Stage) {
-    assert_debug(breakpoint_exit(&*stage.kvm), 1, ENTRY + 1);
+    assert_debug(breakpoint_exit(&stage.kvm), 1, ENTRY + 1);
 }
 
 /// Blocks a signal for this thread and makes it pending; on drop takes it away
@@ -133,11 +133,11 @@ impl Drop for Pending {
 }
 
 fn mask_lets(stage: &Stage) {
-    let mut machine = Machine::new(&*stage.kvm);
+    let mut machine = Machine::of_form(&stage.kvm, 0);
     machine.load(programs::SPIN);
-    stage
-        .kvm
-        .kvm_set_signal_mask(machine.vcpu(), Some(&SigSet::empty()))
+    machine
+        .vcpu
+        .kvm_set_signal_mask(Some(&SigSet::empty()))
         .unwrap();
     let _pending = Pending::new();
     assert_eq!(machine.try_run(), Err(Errno::EINTR));
@@ -145,21 +145,18 @@ fn mask_lets(stage: &Stage) {
 }
 
 fn mask_keeps(stage: &Stage) {
-    let mut machine = Machine::new(&*stage.kvm);
+    let mut machine = Machine::of_form(&stage.kvm, 0);
     machine.load(programs::OUT);
     let mask = SigSet::from(Pending::SIGNAL);
-    stage
-        .kvm
-        .kvm_set_signal_mask(machine.vcpu(), Some(&mask))
-        .unwrap();
+    machine.vcpu.kvm_set_signal_mask(Some(&mask)).unwrap();
     let _pending = Pending::new();
     machine.run_to_out(OUT_PORT);
     // Without a mask it is the thread's own, which blocks the signal too.
-    stage
-        .kvm
-        .kvm_set_signal_mask(machine.vcpu(), Some(&SigSet::empty()))
+    machine
+        .vcpu
+        .kvm_set_signal_mask(Some(&SigSet::empty()))
         .unwrap();
     assert_eq!(machine.try_run(), Err(Errno::EINTR));
-    stage.kvm.kvm_set_signal_mask(machine.vcpu(), None).unwrap();
+    machine.vcpu.kvm_set_signal_mask(None).unwrap();
     machine.run_to_hlt();
 }

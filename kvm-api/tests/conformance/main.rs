@@ -37,16 +37,16 @@ use std::process::ExitCode;
 
 use host::Host;
 use kvm_api::kvm_sys::FlatCall;
-use kvm_api::{Form, Kvm};
+use kvm_api::{Backend, Form};
 use libtest_mimic::{Arguments, Trial};
 
 /// What a test gets.
 pub struct Stage {
     /// The backend under test.
-    pub kvm: Box<dyn Kvm>,
+    pub kvm: Backend,
     /// Another view on the same kernel objects: the other backend where the
     /// host has both, else one more of the same.
-    pub witness: Box<dyn Kvm>,
+    pub witness: Backend,
     /// The form under test.
     pub form: Form,
 }

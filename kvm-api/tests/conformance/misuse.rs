@@ -3,12 +3,12 @@
 //! where it cannot.
 
 use std::io::pipe;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::ptr;
 
 use kvm_api::files::File;
 use kvm_api::kvm_sys::*;
-use kvm_api::{Errno, GuestMemory, Kvm, Result, RunMapping};
+use kvm_api::{Backend, Errno, GuestMemory, Result, RunMapping};
 use libc::c_ulong;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -37,7 +37,7 @@ pub const TESTS: &[Test] = &[
 
 /// Makes a call through the trait, with good arguments but for its `fd`.
 pub fn invoke(
-    kvm: &dyn Kvm,
+    kvm: &Backend,
     call: FlatCall,
     fd: BorrowedFd<'_>,
     run: &mut RunMapping,
@@ -53,6 +53,7 @@ pub fn invoke(
         memory_size: size,
         ..Default::default()
     };
+    let vcpu = || kvm.vcpu(fd);
     match call {
         FlatCall::kvm_create_vm => kvm.kvm_create_vm().map(drop),
         FlatCall::kvm_get_msr_index_list => {
@@ -69,31 +70,28 @@ pub fn invoke(
         FlatCall::kvm_get_memory_alias => kvm.kvm_get_memory_alias(fd, &mut alias(0)),
         FlatCall::kvm_run => {
             run.set_immediate_exit(true);
-            match kvm.kvm_run(fd, run).map(drop) {
+            match vcpu()?.kvm_run(run).map(drop) {
                 // That is how it succeeds without a guest.
                 Err(Errno::EINTR) => Ok(()),
                 other => other,
             }
         }
-        FlatCall::kvm_get_regs => kvm.kvm_get_regs(fd, &mut kvm_regs::default()),
-        FlatCall::kvm_set_regs => kvm.kvm_set_regs(
-            fd,
-            &kvm_regs {
-                rflags: 2,
-                ..Default::default()
-            },
-        ),
-        FlatCall::kvm_get_sregs => kvm.kvm_get_sregs(fd, &mut kvm_sregs::default()),
-        FlatCall::kvm_set_sregs => kvm.kvm_set_sregs(fd, &kvm_sregs::default()),
-        FlatCall::kvm_translate => kvm.kvm_translate(fd, 0, &mut word, &mut a, &mut b, &mut c),
-        FlatCall::kvm_interrupt => kvm.kvm_interrupt(fd, 32),
-        FlatCall::kvm_debug_guest => kvm.kvm_debug_guest(fd, &kvm_guest_debug::default()),
-        FlatCall::kvm_get_msrs => kvm.kvm_get_msrs(fd, &mut Msrs::new(1).unwrap()).map(drop),
-        FlatCall::kvm_set_msrs => kvm.kvm_set_msrs(fd, &Msrs::new(1).unwrap()).map(drop),
-        FlatCall::kvm_set_cpuid => kvm.kvm_set_cpuid(fd, &CpuId::new(0).unwrap()),
-        FlatCall::kvm_set_signal_mask => kvm.kvm_set_signal_mask(fd, None),
-        FlatCall::kvm_get_fpu => kvm.kvm_get_fpu(fd, &mut kvm_fpu::default()),
-        FlatCall::kvm_set_fpu => kvm.kvm_set_fpu(fd, &kvm_fpu::default()),
+        FlatCall::kvm_get_regs => vcpu()?.kvm_get_regs(&mut kvm_regs::default()),
+        FlatCall::kvm_set_regs => vcpu()?.kvm_set_regs(&kvm_regs {
+            rflags: 2,
+            ..Default::default()
+        }),
+        FlatCall::kvm_get_sregs => vcpu()?.kvm_get_sregs(&mut kvm_sregs::default()),
+        FlatCall::kvm_set_sregs => vcpu()?.kvm_set_sregs(&kvm_sregs::default()),
+        FlatCall::kvm_translate => vcpu()?.kvm_translate(0, &mut word, &mut a, &mut b, &mut c),
+        FlatCall::kvm_interrupt => vcpu()?.kvm_interrupt(32),
+        FlatCall::kvm_debug_guest => vcpu()?.kvm_debug_guest(&kvm_guest_debug::default()),
+        FlatCall::kvm_get_msrs => vcpu()?.kvm_get_msrs(&mut Msrs::new(1).unwrap()).map(drop),
+        FlatCall::kvm_set_msrs => vcpu()?.kvm_set_msrs(&Msrs::new(1).unwrap()).map(drop),
+        FlatCall::kvm_set_cpuid => vcpu()?.kvm_set_cpuid(&CpuId::new(0).unwrap()),
+        FlatCall::kvm_set_signal_mask => vcpu()?.kvm_set_signal_mask(None),
+        FlatCall::kvm_get_fpu => vcpu()?.kvm_get_fpu(&mut kvm_fpu::default()),
+        FlatCall::kvm_set_fpu => vcpu()?.kvm_set_fpu(&kvm_fpu::default()),
         FlatCall::kvm_check_extension => kvm.kvm_check_extension(fd, 0).map(drop),
         FlatCall::kvm_set_user_memory_region => {
             // SAFETY: if it is set, it is deleted before the memory goes.
@@ -111,42 +109,50 @@ fn file_of(form: Form, call: FlatCall) -> Option<File> {
     File::of(&call).filter(|_| form == Form::Files)
 }
 
-/// What a call says of a file descriptor that is not a vcpu's: what openat(2)
-/// does where it goes through a file, else `errno`.
-fn no_vcpu(stage: &Stage, call: FlatCall, errno: Errno) -> Option<Errno> {
-    let file = file_of(stage.form, call);
-    Some(file.map_or(errno, |_| Errno::ENOTDIR))
+/// The errno of a call on a file descriptor that is not a vcpu's: where the form opens
+/// the files of the vcpu, that of openat(2), else `errno`.
+fn no_vcpu(stage: &Stage, errno: Errno) -> Errno {
+    match stage.form {
+        Form::Files => Errno::ENOTDIR,
+        _ => errno,
+    }
 }
 
-/// Asserts that calls refuse `fd` with the `errno` that is given for each, if
-/// one is. One that the backend has not is refused as that, whatever `fd` is.
+/// The VM, the vcpu, the run mapping and the memory of a machine. The vcpu is not bound.
+fn parts(machine: Machine<'_>) -> (OwnedFd, OwnedFd, RunMapping, GuestMemory) {
+    let vcpu = machine.vcpu_fd();
+    let Machine {
+        vm, run, memory, ..
+    } = machine;
+    (vm, vcpu, run, memory)
+}
+
+/// Asserts that calls refuse `fd` with the `errno` that is given for each, if one is.
 fn refuse(stage: &Stage, fd: BorrowedFd<'_>, errno: impl Fn(FlatCall) -> Option<Errno>) {
-    let mut machine = Machine::new(&*stage.kvm);
-    for call in FlatCall::ALL {
-        let missing = stage.form.lacks(&call).then_some(Errno::ENOSYS);
-        if let Some(errno) = missing.or_else(|| errno(call)) {
-            assert_eq!(
-                invoke(&*stage.kvm, call, fd, &mut machine.run),
-                Err(errno),
-                "{}",
-                call.name
-            );
+    let (_vm, _vcpu, mut run, _memory) = parts(Machine::of_form(&stage.kvm, 0));
+    for call in calls(stage) {
+        if let Some(errno) = errno(call) {
+            let result = invoke(&stage.kvm, call, fd, &mut run);
+            assert_eq!(result, Err(errno), "{}", call.name);
         }
     }
 }
 
+/// The flat calls that the form under test has.
+fn calls(stage: &Stage) -> impl Iterator<Item = FlatCall> {
+    let form = stage.form;
+    FlatCall::ALL
+        .into_iter()
+        .filter(move |call| !form.lacks(call))
+}
+
 fn good_arguments(stage: &Stage) {
-    let mut machine = Machine::with_flags(&*stage.kvm, slot::KVM_MEM_LOG_DIRTY_PAGES);
-    let (vm, vcpu) = (machine.vm.as_fd(), machine.vcpu.as_fd());
-    for call in FlatCall::ALL {
-        let fd = if call.fd == Fd::Vcpu { vcpu } else { vm };
-        let expected = if !stage.form.lacks(&call) {
-            Ok(())
-        } else {
-            Err(Errno::ENOSYS)
-        };
-        let result = invoke(&*stage.kvm, call, fd, &mut machine.run);
-        assert_eq!(result, expected, "{}", call.name);
+    let machine = Machine::of_form(&stage.kvm, slot::KVM_MEM_LOG_DIRTY_PAGES);
+    let (vm, vcpu, mut run, _memory) = parts(machine);
+    for call in calls(stage) {
+        let fd = if call.fd == Fd::Vcpu { &vcpu } else { &vm };
+        let result = invoke(&stage.kvm, call, fd.as_fd(), &mut run);
+        assert_eq!(result, Ok(()), "{}", call.name);
     }
 }
 
@@ -166,10 +172,10 @@ fn closed_fd(stage: &Stage) {
 fn pipe_fd(stage: &Stage) {
     let (reader, _writer) = pipe().unwrap();
     let fd = reader.as_fd();
-    refuse(stage, fd, |call| {
-        (call.fd != Fd::None)
-            .then(|| no_vcpu(stage, call, Errno::ENOTTY))
-            .flatten()
+    refuse(stage, fd, |call| match call.fd {
+        Fd::None => None,
+        Fd::Vcpu => Some(no_vcpu(stage, Errno::ENOTTY)),
+        Fd::System | Fd::Vm => Some(Errno::ENOTTY),
     });
     assert_eq!(
         stage.kvm.kvm_map_memory(fd, 0, 0x1000).err(),
@@ -183,7 +189,8 @@ fn device_fd(stage: &Stage) {
         // Of the device the ioctl asks for the MSRs that tell features: a
         // request of its own, which only shares the code.
         Fd::Vcpu if call.request == Some(KVM_GET_MSRS) && stage.form == Form::Ioctl => None,
-        Fd::Vm | Fd::Vcpu => no_vcpu(stage, call, Errno::EINVAL),
+        Fd::Vcpu => Some(no_vcpu(stage, Errno::EINVAL)),
+        Fd::Vm => Some(Errno::EINVAL),
         Fd::None | Fd::System => None,
     });
     let result = stage.kvm.kvm_map_memory(device.as_fd(), 0, 0x1000);
@@ -193,35 +200,32 @@ fn device_fd(stage: &Stage) {
 fn vm_fd(stage: &Stage) {
     let vm = stage.kvm.kvm_create_vm().unwrap();
     refuse(stage, vm.as_fd(), |call| {
-        (call.fd == Fd::Vcpu)
-            .then(|| no_vcpu(stage, call, Errno::ENOTTY))
-            .flatten()
+        (call.fd == Fd::Vcpu).then(|| no_vcpu(stage, Errno::ENOTTY))
     });
 }
 
 fn vcpu_fd(stage: &Stage) {
-    let machine = Machine::new(&*stage.kvm);
-    refuse(stage, machine.vcpu(), |call| match call.fd {
+    let (_vm, vcpu, _run, _memory) = parts(Machine::of_form(&stage.kvm, 0));
+    refuse(stage, vcpu.as_fd(), |call| match call.fd {
         Fd::Vm | Fd::System => Some(Errno::EINVAL),
         Fd::None | Fd::Vcpu => None,
     });
-    let result = stage.kvm.kvm_map_memory(machine.vcpu(), 0, 0x1000);
+    let result = stage.kvm.kvm_map_memory(vcpu.as_fd(), 0, 0x1000);
     assert_eq!(result.err(), Some(Errno::EINVAL));
 }
 
 fn other_process(stage: &Stage) {
-    let kvm = &*stage.kvm;
-    let mut machine = Machine::with_flags(kvm, slot::KVM_MEM_LOG_DIRTY_PAGES);
+    let machine = Machine::of_form(&stage.kvm, slot::KVM_MEM_LOG_DIRTY_PAGES);
     // SAFETY: the child makes system calls, takes memory from an allocator that
     // survives a fork, and leaves without unwinding.
     match unsafe { fork() }.unwrap() {
         ForkResult::Child => {
-            let (vm, vcpu) = (machine.vm.as_fd(), machine.vcpu.as_fd());
+            let (vm, vcpu, mut run, _memory) = parts(machine);
             let wrong = FlatCall::ALL.into_iter().position(|call| {
-                let fd = if call.fd == Fd::Vcpu { vcpu } else { vm };
+                let fd = if call.fd == Fd::Vcpu { &vcpu } else { &vm };
                 call.fd != Fd::None
                     && !stage.form.lacks(&call)
-                    && invoke(kvm, call, fd, &mut machine.run) != Err(Errno::EIO)
+                    && invoke(&stage.kvm, call, fd.as_fd(), &mut run) != Err(Errno::EIO)
             });
             let code = wrong.map_or(0, |index| 1 + index as i32);
             // SAFETY: nothing of the parent's is touched on the way out.
@@ -387,7 +391,7 @@ unsafe fn file_call(
 }
 
 fn bad_pointers(stage: &Stage) {
-    let machine = Machine::with_flags(&*stage.kvm, slot::KVM_MEM_LOG_DIRTY_PAGES);
+    let machine = Machine::of_form(&stage.kvm, slot::KVM_MEM_LOG_DIRTY_PAGES);
     let device = raw::device();
     let page = GuestMemory::anonymous(0x1000).unwrap();
     let none = Page::new(ProtFlags::PROT_NONE);
@@ -474,7 +478,7 @@ impl Page {
 }
 
 fn counts(stage: &Stage) {
-    let machine = Machine::new(&*stage.kvm);
+    let machine = Machine::of_form(&stage.kvm, 0);
     let mut page = GuestMemory::anonymous(0x10000).unwrap();
     let address = page.as_ptr().expose_provenance();
     for (call, first_word, errno) in [

@@ -1,7 +1,7 @@
 //! kvm_get_msrs, kvm_set_msrs, kvm_set_cpuid, kvm_get_fpu, kvm_set_fpu.
 
 use kvm_api::kvm_sys::{CpuId, Msrs, kvm_cpuid_entry2, kvm_fpu, kvm_msr_entry};
-use kvm_api::{Errno, Kvm};
+use kvm_api::{Errno, Vcpu};
 
 use crate::Needs::{AnyVcpu, Processor};
 use crate::{Stage, Test};
@@ -48,57 +48,56 @@ fn list(entries: &[(u32, u64)]) -> Msrs {
     Msrs::from_entries(&entries).unwrap()
 }
 
-fn get(kvm: &dyn Kvm, machine: &Machine<'_>, index: u32) -> u64 {
+fn get(vcpu: &dyn Vcpu, index: u32) -> u64 {
     let mut msrs = list(&[(index, 0)]);
-    assert_eq!(kvm.kvm_get_msrs(machine.vcpu(), &mut msrs), Ok(1));
+    assert_eq!(vcpu.kvm_get_msrs(&mut msrs), Ok(1));
     msrs.as_slice()[0].data
 }
 
 fn msrs(stage: &Stage) {
-    let mut machine = Machine::new(&*stage.kvm);
+    let mut machine = Machine::of_form(&stage.kvm, 0);
     let set = list(&[(SYSENTER_CS, 0x10)]);
-    assert_eq!(stage.kvm.kvm_set_msrs(machine.vcpu(), &set), Ok(1));
+    assert_eq!(machine.vcpu.kvm_set_msrs(&set), Ok(1));
     machine.load(programs::INCREMENT_SYSENTER_CS);
     machine.run_to_hlt();
-    assert_eq!(get(&*stage.kvm, &machine, SYSENTER_CS), 0x11);
+    assert_eq!(get(&*machine.vcpu, SYSENTER_CS), 0x11);
 }
 
 fn msrs_both_ways(stage: &Stage) {
-    let machine = Machine::new(&*stage.kvm);
-    for (kvm, witness) in [(&stage.kvm, &stage.witness), (&stage.witness, &stage.kvm)] {
+    let machine = Machine::of_form(&stage.kvm, 0);
+    let (ours, theirs) = (&*machine.vcpu, stage.witness.vcpu(machine.vcpu()).unwrap());
+    for (vcpu, witness) in [(ours, &*theirs), (&*theirs, ours)] {
         let set = list(&[(SYSENTER_CS, 0x20), (SYSENTER_EIP, 0x1234)]);
-        assert_eq!(kvm.kvm_set_msrs(machine.vcpu(), &set), Ok(2));
+        assert_eq!(vcpu.kvm_set_msrs(&set), Ok(2));
         let mut seen = list(&[(SYSENTER_CS, 0), (SYSENTER_EIP, 0)]);
-        assert_eq!(witness.kvm_get_msrs(machine.vcpu(), &mut seen), Ok(2));
+        assert_eq!(witness.kvm_get_msrs(&mut seen), Ok(2));
         assert_eq!(seen, set);
     }
 }
 
 fn msrs_unknown(stage: &Stage) {
-    let machine = Machine::new(&*stage.kvm);
+    let machine = Machine::of_form(&stage.kvm, 0);
     let mut msrs = list(&[(SYSENTER_CS, 0x30), (UNKNOWN, 0), (SYSENTER_EIP, 1)]);
-    assert_eq!(stage.kvm.kvm_set_msrs(machine.vcpu(), &msrs), Ok(1));
-    assert_eq!(stage.kvm.kvm_get_msrs(machine.vcpu(), &mut msrs), Ok(1));
-    assert_eq!(get(&*stage.witness, &machine, SYSENTER_CS), 0x30);
+    assert_eq!(machine.vcpu.kvm_set_msrs(&msrs), Ok(1));
+    assert_eq!(machine.vcpu.kvm_get_msrs(&mut msrs), Ok(1));
+    let witness = stage.witness.vcpu(machine.vcpu()).unwrap();
+    assert_eq!(get(&*witness, SYSENTER_CS), 0x30);
 }
 
 fn msrs_too_many(stage: &Stage) {
-    let machine = Machine::new(&*stage.kvm);
+    let machine = Machine::of_form(&stage.kvm, 0);
     let mut msrs = Msrs::new(256).unwrap();
-    assert_eq!(
-        stage.kvm.kvm_set_msrs(machine.vcpu(), &msrs),
-        Err(Errno::E2BIG)
-    );
+    assert_eq!(machine.vcpu.kvm_set_msrs(&msrs), Err(Errno::E2BIG));
     // A file gives all MSRs, and so has no limit to how many are picked.
     let expected = match stage.form {
         Form::Files => Ok(0),
         _ => Err(Errno::E2BIG),
     };
-    assert_eq!(stage.kvm.kvm_get_msrs(machine.vcpu(), &mut msrs), expected);
+    assert_eq!(machine.vcpu.kvm_get_msrs(&mut msrs), expected);
 }
 
 fn cpuid(stage: &Stage) {
-    let mut machine = Machine::new(&*stage.kvm);
+    let mut machine = Machine::of_form(&stage.kvm, 0);
     let entry = |function, ebx| kvm_cpuid_entry2 {
         function,
         eax: function,
@@ -106,21 +105,21 @@ fn cpuid(stage: &Stage) {
         ..Default::default()
     };
     let cpuid = CpuId::from_entries(&[entry(0, 0), entry(0x4000_0001, 0xcafe)]).unwrap();
-    stage.kvm.kvm_set_cpuid(machine.vcpu(), &cpuid).unwrap();
+    machine.vcpu.kvm_set_cpuid(&cpuid).unwrap();
     machine.load(programs::CPUID);
     machine.run_to_hlt();
     let regs = machine.regs();
     assert_eq!((regs.rax, regs.rbx), (0x4000_0001, 0xcafe));
 }
 
-fn get_fpu(kvm: &dyn Kvm, machine: &Machine<'_>) -> kvm_fpu {
+fn get_fpu(vcpu: &dyn Vcpu) -> kvm_fpu {
     let mut fpu = kvm_fpu::default();
-    kvm.kvm_get_fpu(machine.vcpu(), &mut fpu).unwrap();
+    vcpu.kvm_get_fpu(&mut fpu).unwrap();
     fpu
 }
 
 fn fpu(stage: &Stage) {
-    let mut machine = Machine::new(&*stage.kvm);
+    let mut machine = Machine::of_form(&stage.kvm, 0);
     machine.load(programs::SWAP_FCW);
     machine
         .memory
@@ -129,11 +128,11 @@ fn fpu(stage: &Stage) {
     // What is set before the guest has used its FPU need not reach it: to the
     // processor the registers are in their initial state as yet.
     machine.run_to_hlt();
-    let mut fpu = get_fpu(&*stage.kvm, &machine);
+    let mut fpu = get_fpu(&*machine.vcpu);
     assert_eq!(fpu.fcw, 0x0f7f);
 
     fpu.fcw = 0x027f;
-    stage.kvm.kvm_set_fpu(machine.vcpu(), &fpu).unwrap();
+    machine.vcpu.kvm_set_fpu(&fpu).unwrap();
     machine.start_at(ENTRY);
     machine.run_to_hlt();
     let mut seen = [0; 2];
@@ -142,16 +141,17 @@ fn fpu(stage: &Stage) {
 }
 
 fn fpu_both_ways(stage: &Stage) {
-    let machine = Machine::new(&*stage.kvm);
-    for (kvm, witness) in [(&stage.kvm, &stage.witness), (&stage.witness, &stage.kvm)] {
-        let mut fpu = get_fpu(&**kvm, &machine);
+    let machine = Machine::of_form(&stage.kvm, 0);
+    let (ours, theirs) = (&*machine.vcpu, stage.witness.vcpu(machine.vcpu()).unwrap());
+    for (vcpu, witness) in [(ours, &*theirs), (&*theirs, ours)] {
+        let mut fpu = get_fpu(vcpu);
         fpu.fcw = 0x0b7f;
         fpu.xmm[3] = [0xa5; 16];
         fpu.xmm[15] = [0x5a; 16];
         fpu.fpr[2][..10].copy_from_slice(&[1, 2, 3, 4, 5, 6, 7, 0x88, 9, 0x40]);
         // A copy, lest what is compared be what the call leaves.
-        kvm.kvm_set_fpu(machine.vcpu(), &{ fpu }).unwrap();
-        let seen = get_fpu(&**witness, &machine);
+        vcpu.kvm_set_fpu(&{ fpu }).unwrap();
+        let seen = get_fpu(witness);
         assert_eq!((seen.fcw, seen.xmm, seen.fpr), (fpu.fcw, fpu.xmm, fpu.fpr));
     }
 }

@@ -1,7 +1,11 @@
 //! A guest with a window of memory that is mapped by ranges, and host memory to
 //! map there.
 
+use std::os::fd::BorrowedFd;
+
 use guests::{ENTRY, Machine};
+use kvm_api::ranges::RangeMemory;
+use kvm_api::syscall::Syscall;
 use kvm_api::{GuestMemory, Kvm, Reason, Result};
 
 use crate::Stage;
@@ -41,7 +45,7 @@ impl Drop for Guest<'_> {
 
 impl<'k> Guest<'k> {
     pub fn new(stage: &'k Stage) -> Self {
-        let mut machine = Machine::new(&*stage.kvm);
+        let mut machine = Machine::of_form(&stage.kvm, 0);
         machine.load(WRITE);
         Self {
             machine,
@@ -53,34 +57,37 @@ impl<'k> Guest<'k> {
         self.machine.kvm
     }
 
+    /// The memory of the guest, by ranges.
+    pub fn ranges(&self) -> RangeMemory<BorrowedFd<'_>> {
+        RangeMemory::new(Syscall::open().unwrap(), self.machine.vm())
+    }
+
     /// The address of a page of the host's memory.
     pub fn address(&self, page: u64) -> u64 {
         self.memory.as_ptr().expose_provenance() as u64 + page * PAGE
     }
 
     pub fn map(&mut self, page: u64, pages: u64, host: u64, flags: u32) -> Result<()> {
-        let (vm, address) = (self.machine.vm(), self.address(host));
+        let address = self.address(host);
         // SAFETY: the memory stays until it is unmapped from the guest.
         unsafe {
-            self.kvm()
-                .kvm_map_range(vm, WINDOW + page * PAGE, pages * PAGE, address, flags)
+            self.ranges()
+                .kvm_map_range(WINDOW + page * PAGE, pages * PAGE, address, flags)
         }
     }
 
     pub fn unmap(&mut self, page: u64, pages: u64) -> Result<()> {
-        let vm = self.machine.vm();
-        self.kvm()
-            .kvm_unmap_range(vm, WINDOW + page * PAGE, pages * PAGE)
+        self.ranges()
+            .kvm_unmap_range(WINDOW + page * PAGE, pages * PAGE)
     }
 
     /// Which of the pages were written.
     pub fn dirty(&mut self, page: u64, pages: u64) -> Result<Vec<bool>> {
         let mut bitmap = [!0];
-        let vm = self.machine.vm();
         // SAFETY: there are no more pages than bits.
         unsafe {
-            self.kvm()
-                .kvm_get_dirty_range(vm, WINDOW + page * PAGE, pages * PAGE, &mut bitmap)
+            self.ranges()
+                .kvm_get_dirty_range(WINDOW + page * PAGE, pages * PAGE, &mut bitmap)
         }?;
         assert_eq!(bitmap[0] >> pages, 0, "bits of no page");
         Ok((0..pages).map(|page| bitmap[0] & 1 << page != 0).collect())
@@ -88,11 +95,10 @@ impl<'k> Guest<'k> {
 
     /// Clears the log of those of the pages whose bit is set.
     pub fn clear(&mut self, page: u64, pages: u64, bitmap: u64) -> Result<()> {
-        let vm = self.machine.vm();
         // SAFETY: there are no more pages than bits.
         unsafe {
-            self.kvm()
-                .kvm_clear_dirty_range(vm, WINDOW + page * PAGE, pages * PAGE, &[bitmap])
+            self.ranges()
+                .kvm_clear_dirty_range(WINDOW + page * PAGE, pages * PAGE, &[bitmap])
         }
     }
 

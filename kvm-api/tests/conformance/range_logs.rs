@@ -112,14 +112,14 @@ fn holes(stage: &Stage) {
         assert_eq!(guest.clear(page, pages, !0), Err(Errno::ENOMEM), "{page}");
     }
     assert_eq!(guest.clear(4, 2, !0), Err(Errno::ENOENT));
-    let (kvm, vm) = (guest.kvm(), guest.machine.vm());
+    let ranges = guest.ranges();
     // One more page than a slot can have.
     let most = 1 << 31;
     for (address, size) in [(WINDOW, 0), (WINDOW + 1, PAGE), (WINDOW, most * PAGE)] {
         // SAFETY: nothing is read for what the kernel does not take.
-        let clear = unsafe { kvm.kvm_clear_dirty_range(vm, address, size, &[]) };
+        let clear = unsafe { ranges.kvm_clear_dirty_range(address, size, &[]) };
         // SAFETY: as above.
-        let get = unsafe { kvm.kvm_get_dirty_range(vm, address, size, &mut []) };
+        let get = unsafe { ranges.kvm_get_dirty_range(address, size, &mut []) };
         assert_eq!(
             (get, clear),
             (Err(Errno::EINVAL), Err(Errno::EINVAL)),

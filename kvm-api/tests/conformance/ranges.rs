@@ -8,16 +8,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use guests::{ENTRY, Machine};
+use guests::ENTRY;
 use kvm_api::kvm_sys::slot::{KVM_MEM_LOG_DIRTY_PAGES as LOG, KVM_MEM_READONLY as READONLY};
 use kvm_api::kvm_sys::{
-    __NR_kvm_get_dirty_range, FlatCall, KVM_ALIAS_SLOTS, KVM_CAP_NR_MEMSLOTS, kvm_memory_alias,
+    __NR_kvm_get_dirty_range, KVM_ALIAS_SLOTS, KVM_CAP_NR_MEMSLOTS, kvm_memory_alias,
 };
-use kvm_api::ranges::Ranges;
-use kvm_api::{Errno, Kvm, Reason, Result};
+use kvm_api::ranges::RangeMemory;
+use kvm_api::syscall::Syscall;
+use kvm_api::{Errno, Reason, Result};
 
 use crate::Needs::AnyVcpu;
-use crate::misuse::invoke;
 use crate::range_guest::{Guest, PAGE, PAGES, WINDOW, Wrote};
 use crate::{Stage, Test};
 use kvm_api::Form;
@@ -31,11 +31,6 @@ const fn beside_slots(name: &'static str, test: fn(&Stage)) -> (Form, Test) {
 }
 
 pub const TESTS: &[(Form, Test)] = &[
-    (
-        Form::Ioctl,
-        ("kvm_map_range::there_is_no_ioctl", AnyVcpu, no_ioctl),
-    ),
-    of("slots::have_no_numbers", no_numbers),
     of("kvm_map_range::shows_and_replaces", shows),
     of("kvm_map_range::shows_the_same_twice", twice),
     of("kvm_map_range::changes_flags", flags),
@@ -48,37 +43,6 @@ pub const TESTS: &[(Form, Test)] = &[
     of("kvm_get_dirty_range::holes_and_the_unlogged", dirty_holes),
     of("kvm_get_dirty_range::a_fault_loses_nothing", dirty_fault),
 ];
-
-fn no_ioctl(stage: &Stage) {
-    let machine = Machine::new(&*stage.kvm);
-    // SAFETY: nothing is mapped, and the bitmaps have a bit for the one page.
-    let (map, dirty, clear) = unsafe {
-        (
-            stage.kvm.kvm_map_range(machine.vm(), WINDOW, PAGE, 0, 0),
-            stage
-                .kvm
-                .kvm_get_dirty_range(machine.vm(), WINDOW, PAGE, &mut [0]),
-            stage
-                .kvm
-                .kvm_clear_dirty_range(machine.vm(), WINDOW, PAGE, &[0]),
-        )
-    };
-    let unmap = stage.kvm.kvm_unmap_range(machine.vm(), WINDOW, PAGE);
-    assert_eq!([map, unmap, dirty, clear], [Err(Errno::ENOSYS); 4]);
-}
-
-/// No call names the caller's memory by a slot, whatever it is told.
-fn no_numbers(stage: &Stage) {
-    let mut machine = Machine::new(&*stage.kvm);
-    let vm = machine.vm.as_fd();
-    for call in FlatCall::ALL
-        .into_iter()
-        .filter(|call| call.range.is_some())
-    {
-        let result = invoke(&*stage.kvm, call, vm, &mut machine.run);
-        assert_eq!(result, Err(Errno::ENOSYS), "{call:?}");
-    }
-}
 
 /// What is an alias where slots have numbers.
 fn twice(stage: &Stage) {
@@ -218,10 +182,10 @@ fn others(stage: &Stage) {
 
 fn bad_arguments(stage: &Stage) {
     let guest = Guest::new(stage);
-    let (kvm, vm, host) = (guest.kvm(), guest.machine.vm(), guest.address(0));
+    let (ranges, host) = (guest.ranges(), guest.address(0));
     // SAFETY: none of them is what the kernel takes.
     let map =
-        |address, size, host, flags| unsafe { kvm.kvm_map_range(vm, address, size, host, flags) };
+        |address, size, host, flags| unsafe { ranges.kvm_map_range(address, size, host, flags) };
     for (address, size, host, flags) in [
         (WINDOW, 0, host, 0),
         (WINDOW, 1, host, 0),
@@ -245,14 +209,17 @@ fn bad_arguments(stage: &Stage) {
         (0_u64.wrapping_sub(PAGE), 2 * PAGE),
     ] {
         let what = format!("{address:#x} {size:#x}");
-        let result = kvm.kvm_unmap_range(vm, address, size);
+        let result = ranges.kvm_unmap_range(address, size);
         assert_eq!(result, Err(Errno::EINVAL), "{what}");
         // SAFETY: nothing is written for what the kernel does not take.
-        let result = unsafe { kvm.kvm_get_dirty_range(vm, address, size, &mut []) };
+        let result = unsafe { ranges.kvm_get_dirty_range(address, size, &mut []) };
         assert_eq!(result, Err(Errno::EINVAL), "{what}");
     }
     // SAFETY: as above.
-    let of_vcpu = unsafe { kvm.kvm_map_range(guest.machine.vcpu(), WINDOW, PAGE, host, 0) };
+    let of_vcpu = unsafe {
+        let ranges = RangeMemory::new(Syscall::open().unwrap(), guest.machine.vcpu());
+        ranges.kvm_map_range(WINDOW, PAGE, host, 0)
+    };
     assert_eq!(of_vcpu, Err(Errno::EINVAL));
 }
 
@@ -314,11 +281,11 @@ fn no_gap(stage: &Stage) {
     let ending = Arc::new(AtomicBool::new(false));
     let end = Arc::clone(&ending);
     let changes = thread::spawn(move || {
-        let kvm = Ranges::open().unwrap();
+        let ranges = RangeMemory::new(Syscall::open().unwrap(), vm);
         let map = |page: u64, pages: u64, flags| {
             let (at, host) = (WINDOW + page * PAGE, address + page * PAGE);
             // SAFETY: the memory outlives the guest.
-            unsafe { kvm.kvm_map_range(vm.as_fd(), at, pages * PAGE, host, flags) }.unwrap();
+            unsafe { ranges.kvm_map_range(at, pages * PAGE, host, flags) }.unwrap();
             thread::yield_now();
         };
         for _ in 0..100 {

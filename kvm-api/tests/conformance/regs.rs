@@ -1,7 +1,7 @@
 //! kvm_get_regs, kvm_set_regs, kvm_get_sregs, kvm_set_sregs, kvm_translate.
 
 use kvm_api::kvm_sys::{kvm_regs, kvm_sregs};
-use kvm_api::{Errno, Kvm};
+use kvm_api::{Errno, Vcpu};
 
 use crate::Needs::{AnyVcpu, LongMode};
 use crate::{Stage, Test};
@@ -45,7 +45,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 fn get_regs(stage: &Stage) {
-    let mut machine = Machine::new(&*stage.kvm);
+    let mut machine = Machine::of_form(&stage.kvm, 0);
     machine.load(programs::OUT);
     machine.run_to_out(OUT_PORT);
     machine.run_to_hlt();
@@ -55,7 +55,7 @@ fn get_regs(stage: &Stage) {
 }
 
 fn set_regs(stage: &Stage) {
-    let mut machine = Machine::new(&*stage.kvm);
+    let mut machine = Machine::of_form(&stage.kvm, 0);
     machine.load(programs::ADD);
     machine.change_regs(|regs| (regs.rbx, regs.rcx) = (30, 12));
     machine.run_to_hlt();
@@ -68,7 +68,7 @@ fn set_regs(stage: &Stage) {
 }
 
 fn regs_both_ways(stage: &Stage) {
-    let machine = Machine::new(&*stage.kvm);
+    let machine = Machine::of_form(&stage.kvm, 0);
     let mut word = 0x1000_0000_0000_0000;
     let mut next = || {
         word += 0x11;
@@ -96,7 +96,7 @@ fn regs_both_ways(stage: &Stage) {
     };
     let mut seen = kvm_regs::default();
     // Copies, lest what is compared be what the call leaves.
-    stage.kvm.kvm_set_regs(machine.vcpu(), &{ regs }).unwrap();
+    machine.vcpu.kvm_set_regs(&{ regs }).unwrap();
     stage
         .witness
         .kvm_get_regs(machine.vcpu(), &mut seen)
@@ -111,12 +111,12 @@ fn regs_both_ways(stage: &Stage) {
         .witness
         .kvm_set_regs(machine.vcpu(), &{ regs })
         .unwrap();
-    stage.kvm.kvm_get_regs(machine.vcpu(), &mut seen).unwrap();
+    machine.vcpu.kvm_get_regs(&mut seen).unwrap();
     assert_eq!(seen, regs);
 }
 
 fn get_sregs(stage: &Stage) {
-    let mut machine = Machine::new(&*stage.kvm);
+    let mut machine = Machine::of_form(&stage.kvm, 0);
     machine.load(programs::FAR_COPY);
     machine.run();
     let sregs = machine.sregs();
@@ -124,7 +124,7 @@ fn get_sregs(stage: &Stage) {
 }
 
 fn set_sregs(stage: &Stage) {
-    let mut machine = Machine::new(&*stage.kvm);
+    let mut machine = Machine::of_form(&stage.kvm, 0);
     machine.load(programs::READ_ES);
     machine.memory.write(0x3450, &[0x1e]).unwrap();
     machine.change_sregs(|sregs| (sregs.es.selector, sregs.es.base) = (0x345, 0x3450));
@@ -132,48 +132,42 @@ fn set_sregs(stage: &Stage) {
 }
 
 fn sregs_both_ways(stage: &Stage) {
-    let machine = Machine::new(&*stage.kvm);
-    let get = |kvm: &dyn Kvm| {
+    let machine = Machine::of_form(&stage.kvm, 0);
+    let (ours, theirs) = (&*machine.vcpu, stage.witness.vcpu(machine.vcpu()).unwrap());
+    let get = |vcpu: &dyn Vcpu| {
         let mut sregs = kvm_sregs::default();
-        kvm.kvm_get_sregs(machine.vcpu(), &mut sregs).unwrap();
+        vcpu.kvm_get_sregs(&mut sregs).unwrap();
         sregs
     };
-    let mut sregs = get(&*stage.kvm);
-    assert_eq!(get(&*stage.witness), sregs);
+    let mut sregs = get(ours);
+    assert_eq!(get(&*theirs), sregs);
     sregs.gdt.base = 0x4321;
     sregs.idt.limit = 0x1f;
     sregs.cr2 = 0x8765;
     (sregs.fs.selector, sregs.fs.base) = (0x10, 0x100);
-    stage.kvm.kvm_set_sregs(machine.vcpu(), &{ sregs }).unwrap();
-    assert_eq!(get(&*stage.witness), sregs);
+    ours.kvm_set_sregs(&{ sregs }).unwrap();
+    assert_eq!(get(&*theirs), sregs);
     sregs.gs.base = 0x70;
     sregs.gs.selector = 7;
-    stage
-        .witness
-        .kvm_set_sregs(machine.vcpu(), &{ sregs })
-        .unwrap();
-    assert_eq!(get(&*stage.kvm), sregs);
+    theirs.kvm_set_sregs(&{ sregs }).unwrap();
+    assert_eq!(get(ours), sregs);
 }
 
 fn set_sregs_refuses(stage: &Stage) {
     const CR0_PG: u64 = 1 << 31;
     const EFER_LME: u64 = 1 << 8;
-    let machine = Machine::new(&*stage.kvm);
+    let machine = Machine::of_form(&stage.kvm, 0);
     let mut sregs = machine.sregs();
     // Long mode's paging without PAE.
     sregs.cr0 |= CR0_PG | 1;
     sregs.efer = EFER_LME;
-    assert_eq!(
-        stage.kvm.kvm_set_sregs(machine.vcpu(), &sregs),
-        Err(Errno::EINVAL)
-    );
+    assert_eq!(machine.vcpu.kvm_set_sregs(&sregs), Err(Errno::EINVAL));
 }
 
 /// What kvm_translate says: the address, and the three bytes.
-fn translate(kvm: &dyn Kvm, machine: &Machine<'_>, address: u64) -> (u64, [u8; 3]) {
+fn translate(vcpu: &dyn Vcpu, address: u64) -> (u64, [u8; 3]) {
     let (mut physical, mut valid, mut writeable, mut usermode) = (0, 9, 9, 9);
-    kvm.kvm_translate(
-        machine.vcpu(),
+    vcpu.kvm_translate(
         address,
         &mut physical,
         &mut valid,
@@ -185,14 +179,15 @@ fn translate(kvm: &dyn Kvm, machine: &Machine<'_>, address: u64) -> (u64, [u8; 3
 }
 
 fn translate_real(stage: &Stage) {
-    let machine = Machine::new(&*stage.kvm);
-    for kvm in [&*stage.kvm, &*stage.witness] {
-        assert_eq!(translate(kvm, &machine, 0x3456), (0x3456, [1, 1, 0]));
+    let machine = Machine::of_form(&stage.kvm, 0);
+    let witness = stage.witness.vcpu(machine.vcpu()).unwrap();
+    for vcpu in [&*machine.vcpu, &*witness] {
+        assert_eq!(translate(vcpu, 0x3456), (0x3456, [1, 1, 0]));
     }
 }
 
 fn translate_long(stage: &Stage) {
-    let mut machine = Machine::new(&*stage.kvm);
+    let mut machine = Machine::of_form(&stage.kvm, 0);
     machine.enter_long_mode();
     // The guest agrees.
     machine
@@ -201,11 +196,12 @@ fn translate_long(stage: &Stage) {
         .unwrap();
     machine.load(programs::LONG_ELSEWHERE);
     assert_eq!(machine.run_to_out(OUT_PORT), 0x3d);
-    for kvm in [&*stage.kvm, &*stage.witness] {
-        let elsewhere = translate(kvm, &machine, ELSEWHERE + 0x123);
+    let witness = stage.witness.vcpu(machine.vcpu()).unwrap();
+    for vcpu in [&*machine.vcpu, &*witness] {
+        let elsewhere = translate(vcpu, ELSEWHERE + 0x123);
         assert_eq!(elsewhere, (ELSEWHERE_PHYS + 0x123, [1, 1, 0]));
-        assert_eq!(translate(kvm, &machine, 0x3456), (0x3456, [1, 1, 0]));
-        let (_, [valid, ..]) = translate(kvm, &machine, ELSEWHERE + 0x1000);
+        assert_eq!(translate(vcpu, 0x3456), (0x3456, [1, 1, 0]));
+        let (_, [valid, ..]) = translate(vcpu, ELSEWHERE + 0x1000);
         assert_eq!(valid, 0);
     }
 }

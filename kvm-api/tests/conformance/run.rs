@@ -28,7 +28,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 fn port_out(stage: &Stage) {
-    let mut machine = Machine::new(&*stage.kvm);
+    let mut machine = Machine::of_form(&stage.kvm, 0);
     machine.load(programs::OUT);
     assert_eq!(machine.run().exit_reason(), KVM_EXIT_IO);
     let exit = machine.run.exit();
@@ -48,7 +48,7 @@ fn port_out(stage: &Stage) {
 }
 
 fn port_in(stage: &Stage) {
-    let mut machine = Machine::new(&*stage.kvm);
+    let mut machine = Machine::of_form(&stage.kvm, 0);
     machine.load(programs::IN);
     let mut exit = machine.run();
     assert_eq!(
@@ -66,7 +66,7 @@ fn port_in(stage: &Stage) {
 }
 
 fn port_string(stage: &Stage) {
-    let mut machine = Machine::new(&*stage.kvm);
+    let mut machine = Machine::of_form(&stage.kvm, 0);
     machine.load(programs::OUT_STRING);
     machine.memory.write(0x1040, b"flat").unwrap();
     let mut written = Vec::new();
@@ -92,7 +92,7 @@ fn port_string(stage: &Stage) {
 }
 
 fn mmio_write(stage: &Stage) {
-    let mut machine = Machine::new(&*stage.kvm);
+    let mut machine = Machine::of_form(&stage.kvm, 0);
     machine.load(programs::MMIO_WRITE);
     let exit = machine.run();
     assert_eq!(
@@ -110,7 +110,7 @@ fn mmio_write(stage: &Stage) {
 }
 
 fn mmio_read(stage: &Stage) {
-    let mut machine = Machine::new(&*stage.kvm);
+    let mut machine = Machine::of_form(&stage.kvm, 0);
     machine.load(programs::MMIO_READ);
     let mut exit = machine.run();
     assert_eq!(
@@ -127,7 +127,7 @@ fn mmio_read(stage: &Stage) {
 }
 
 fn hlt(stage: &Stage) {
-    let mut machine = Machine::new(&*stage.kvm);
+    let mut machine = Machine::of_form(&stage.kvm, 0);
     machine.load(&[programs::HLT, programs::OUT].concat());
     let mut exit = machine.run();
     assert_eq!(exit.reason(), Reason::Hlt);
@@ -154,7 +154,7 @@ fn left(stage: &Stage) {
             (move_base, false),
             (there_and_back, true),
         ] {
-            let mut machine = Machine::new(&*stage.kvm);
+            let mut machine = Machine::of_form(&stage.kvm, 0);
             machine.load(program);
             // Where it goes on, there are nothing but halts.
             let halts = [0xf4; 16];
@@ -185,7 +185,7 @@ fn left(stage: &Stage) {
 }
 
 fn immediate_exit(stage: &Stage) {
-    let mut machine = Machine::new(&*stage.kvm);
+    let mut machine = Machine::of_form(&stage.kvm, 0);
     machine.load(programs::IN);
     machine.run().write_data(&[0x10]);
     let before = machine.regs();
@@ -200,17 +200,18 @@ fn immediate_exit(stage: &Stage) {
 }
 
 fn either_interface(stage: &Stage) {
-    let mut machine = Machine::new(&*stage.kvm);
+    let mut machine = Machine::of_form(&stage.kvm, 0);
     machine.load(programs::IN);
     machine.run().write_data(&[1]);
-    machine.kvm = &*stage.witness;
+    let witness = stage.witness.vcpu(machine.vcpu_fd()).unwrap();
+    let own = std::mem::replace(&mut machine.vcpu, witness);
     assert_eq!(machine.run_to_out(OUT_PORT), 2);
-    machine.kvm = &*stage.kvm;
+    machine.vcpu = own;
     machine.run_to_hlt();
 }
 
 fn shutdown(stage: &Stage) {
-    let mut machine = Machine::new(&*stage.kvm);
+    let mut machine = Machine::of_form(&stage.kvm, 0);
     // No interrupt fits into an IDT without a limit: a triple fault.
     machine.change_sregs(|sregs| sregs.idt.limit = 0);
     machine.load(&[0xcd, 0x21]);
@@ -218,7 +219,7 @@ fn shutdown(stage: &Stage) {
 }
 
 fn long_mode(stage: &Stage) {
-    let mut machine = Machine::new(&*stage.kvm);
+    let mut machine = Machine::of_form(&stage.kvm, 0);
     machine.enter_long_mode();
     machine.load(programs::LONG);
     assert_eq!(machine.run_to_out(OUT_PORT), 0x2a);
@@ -229,7 +230,7 @@ fn long_mode(stage: &Stage) {
 }
 
 fn long_mode_mmio(stage: &Stage) {
-    let mut machine = Machine::new(&*stage.kvm);
+    let mut machine = Machine::of_form(&stage.kvm, 0);
     machine.enter_long_mode();
     machine.load(programs::LONG_MMIO);
     machine.change_regs(|regs| regs.r8 = 0x0102_0304_0506_0708);

@@ -1,9 +1,13 @@
 //! kvm_get_state, kvm_set_state: every part, by itself and with the others, and
 //! that a call that fails has changed nothing.
 
+use std::os::fd::BorrowedFd;
+
 use guests::Machine;
 use kvm_api::kvm_sys::*;
-use kvm_api::{Errno, GetState, Result, SetState};
+use kvm_api::merged::MergedVcpu;
+use kvm_api::syscall::Syscall;
+use kvm_api::{Errno, GetState, Result, SetState, State};
 
 use crate::Needs::AnyVcpu;
 use crate::state_misuse::{CALLS, SIZE, addresses, raw_state};
@@ -17,10 +21,6 @@ pub const fn on_syscall(name: &'static str, test: fn(&Stage)) -> (Form, Test) {
 }
 
 pub const TESTS: &[(Form, Test)] = &[
-    (
-        Form::Ioctl,
-        ("kvm_get_state::there_is_no_ioctl", AnyVcpu, no_ioctl),
-    ),
     on_syscall("kvm_get_state::each_subset", get_subsets),
     on_syscall("kvm_get_state::an_msr_that_cannot_be_read", get_unknown),
     on_syscall("kvm_set_state::each_subset", set_subsets),
@@ -36,27 +36,23 @@ pub const ALL: u64 = (1 << PARTS) - 1;
 
 /// A machine whose vcpu has all that KVM can give it, and what the ioctls say.
 pub fn machine(stage: &Stage) -> (Machine<'_>, Whole) {
-    let machine = Machine::new(&*stage.kvm);
+    let machine = Machine::of_form(&stage.kvm, 0);
     let supported = kvm_ioctls::Kvm::new()
         .unwrap()
         .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
         .unwrap();
-    stage.kvm.kvm_set_cpuid(machine.vcpu(), &supported).unwrap();
+    machine.vcpu.kvm_set_cpuid(&supported).unwrap();
     let whole = read(stage, &machine);
     (machine, whole)
 }
 
-fn read(stage: &Stage, machine: &Machine<'_>) -> Whole {
-    Whole::read(&*stage.witness, machine.vcpu())
+/// The vcpu of a machine, by the merged calls.
+pub fn merged<'m>(machine: &'m Machine<'_>) -> MergedVcpu<BorrowedFd<'m>> {
+    MergedVcpu::new(Syscall::open().unwrap(), machine.vcpu())
 }
 
-fn no_ioctl(stage: &Stage) {
-    let machine = Machine::new(&*stage.kvm);
-    let got = stage
-        .kvm
-        .kvm_get_state(machine.vcpu(), &mut GetState::new());
-    let set = stage.kvm.kvm_set_state(machine.vcpu(), &SetState::new());
-    assert_eq!((got, set), (Err(Errno::ENOSYS), Err(Errno::ENOSYS)));
+fn read(stage: &Stage, machine: &Machine<'_>) -> Whole {
+    Whole::read(&*stage.witness, machine.vcpu())
 }
 
 /// How many MSRs a call moves that is made of these parts.
@@ -75,9 +71,7 @@ fn get_subsets(stage: &Stage) {
     let before = Whole::empty().parts();
     for parts in 0..=ALL {
         let mut got = Whole::empty();
-        let result = stage
-            .kvm
-            .kvm_get_state(machine.vcpu(), &mut got.getting(parts));
+        let result = merged(&machine).kvm_get_state(&mut got.getting(parts));
         assert_eq!(result, Ok(moved(parts)), "{parts:#b}");
         for (part, got) in got.parts().iter().enumerate() {
             let chosen = parts & (1 << part) != 0;
@@ -93,9 +87,7 @@ fn set_subsets(stage: &Stage) {
     for parts in 0..=ALL {
         whole.clone().set(&*stage.witness, machine.vcpu());
         let before = read(stage, &machine).parts();
-        let result = stage
-            .kvm
-            .kvm_set_state(machine.vcpu(), &changed.setting(parts));
+        let result = merged(&machine).kvm_set_state(&changed.setting(parts));
         assert_eq!(result, Ok(moved(parts)), "{parts:#b}");
         let after = read(stage, &machine).parts();
         for part in 0..PARTS {
@@ -119,16 +111,12 @@ fn get_unknown(stage: &Stage) {
         let mut got = Whole::empty();
         got.msrs = msrs(list);
         let before = got.parts();
-        let result = stage
-            .kvm
-            .kvm_get_state(machine.vcpu(), &mut got.getting(ALL));
+        let result = merged(&machine).kvm_get_state(&mut got.getting(ALL));
         assert_eq!(result, Ok(index));
         assert_eq!(got.parts(), before);
     }
     let mut many = Msrs::new(256).unwrap();
-    let result = stage
-        .kvm
-        .kvm_get_state(machine.vcpu(), &mut GetState::new().msrs(&mut many));
+    let result = merged(&machine).kvm_get_state(&mut GetState::new().msrs(&mut many));
     assert_eq!(result, Err(Errno::E2BIG));
 }
 
@@ -230,9 +218,7 @@ fn set_bad(stage: &Stage) {
     for (what, spoil, expected) in BAD {
         let mut changed = whole.changed();
         spoil(&mut changed);
-        let result = stage
-            .kvm
-            .kvm_set_state(machine.vcpu(), &changed.setting(ALL));
+        let result = merged(&machine).kvm_set_state(&changed.setting(ALL));
         assert_eq!(result, *expected, "{what}");
         assert_eq!(read(stage, &machine).parts(), before, "{what}");
     }
@@ -271,9 +257,7 @@ fn set_msrs_go_back(stage: &Stage) {
     changed.msrs = msrs(&[(SYSENTER_CS, 1), (SYSENTER_ESP, 2), (SYSENTER_CS, 3)]);
     // What is behind MSRs in order, and is found to be bad after they are set.
     changed.sregs.apic_base = 1 << 60;
-    let result = stage
-        .kvm
-        .kvm_set_state(machine.vcpu(), &changed.setting(ALL));
+    let result = merged(&machine).kvm_set_state(&changed.setting(ALL));
     assert_eq!(result, Err(Errno::EINVAL));
     assert_eq!(read(stage, &machine).parts(), whole.parts());
 }
@@ -288,9 +272,7 @@ fn set_tsc(stage: &Stage) {
     };
     let before = tsc();
     let list = msrs(&[(TSC, 1 << 60), (UNKNOWN, 0)]);
-    let result = stage
-        .kvm
-        .kvm_set_state(machine.vcpu(), &SetState::new().msrs(&list));
+    let result = merged(&machine).kvm_set_state(&SetState::new().msrs(&list));
     assert_eq!(result, Ok(1));
     let after = tsc();
     assert!((before..1 << 60).contains(&after), "{before} {after}");
@@ -301,7 +283,7 @@ fn set_exception(stage: &Stage) {
     let (machine, mut whole) = machine(stage);
     whole.vcpu_events.exception.injected = 1;
     whole.vcpu_events.exception.nr = UD;
-    let result = stage.kvm.kvm_set_state(machine.vcpu(), &whole.setting(ALL));
+    let result = merged(&machine).kvm_set_state(&whole.setting(ALL));
     assert_eq!(result, Ok(2));
     let exception = read(stage, &machine).vcpu_events.exception;
     assert_eq!((exception.injected, exception.nr), (1, UD));

@@ -12,9 +12,9 @@ use guests::msr::{
 use guests::programs::{HANDLER, HANDLER_AT, OUT_PORT};
 use guests::{ENTRY, Machine};
 use kvm_api::kvm_sys::*;
-use kvm_api::{Errno, SetState};
+use kvm_api::{Errno, SetState, State};
 
-use crate::state::on_syscall;
+use crate::state::{merged, on_syscall};
 use crate::vcpu_state::{SYSENTER_CS, UNKNOWN, msrs};
 use crate::{Stage, Test};
 use kvm_api::Form;
@@ -61,7 +61,7 @@ fn with_apic(stage: &Stage) -> Machine<'_> {
             leaf.ecx |= 1 << 24;
         }
     }
-    stage.kvm.kvm_set_cpuid(machine.vcpu(), &supported).unwrap();
+    machine.vcpu.kvm_set_cpuid(&supported).unwrap();
     machine
 }
 
@@ -72,23 +72,20 @@ fn get(stage: &Stage, machine: &Machine<'_>, index: u32) -> u64 {
     list.as_slice()[0].data
 }
 
-fn set(stage: &Stage, machine: &Machine<'_>, list: &[(u32, u64)]) -> kvm_api::Result<usize> {
+fn set(machine: &Machine<'_>, list: &[(u32, u64)]) -> kvm_api::Result<usize> {
     let list = msrs(list);
-    stage
-        .kvm
-        .kvm_set_state(machine.vcpu(), &SetState::new().msrs(&list))
+    merged(machine).kvm_set_state(&SetState::new().msrs(&list))
 }
 
 /// Sets MSRs and special registers.
 fn set_both(
-    stage: &Stage,
     machine: &Machine<'_>,
     list: &[(u32, u64)],
     sregs: &kvm_sregs,
 ) -> kvm_api::Result<usize> {
     let list = msrs(list);
     let state = SetState::new().msrs(&list).sregs(sregs);
-    stage.kvm.kvm_set_state(machine.vcpu(), &state)
+    merged(machine).kvm_set_state(&state)
 }
 
 /// Has the guest enable interrupts and write `own` to the port; [`HANDLER`] writes
@@ -126,21 +123,21 @@ fn acts(stage: &Stage) {
     let mut machine = with_apic(stage);
     machine.change_sregs(|sregs| sregs.apic_base |= X2APIC);
     let enabled = [(X2APIC_SPIV, SOFTWARE_ENABLED)];
-    assert_eq!(set(stage, &machine, &enabled), Ok(1));
+    assert_eq!(set(&machine, &enabled), Ok(1));
     for &(index, data) in ACTING {
         for list in [
             &[(SYSENTER_CS, 7), (index, data)][..],
             // Before one that is bad: nothing has been done when it is found.
             &[(SYSENTER_CS, 7), (index, data), (UNKNOWN, 0)],
         ] {
-            let result = set(stage, &machine, list);
+            let result = set(&machine, list);
             assert_eq!(result, Err(Errno::EOPNOTSUPP), "{index:#x}");
             assert_eq!(get(stage, &machine, SYSENTER_CS), 0, "{index:#x}");
         }
     }
     // What has the value already is restored by doing nothing.
     for index in [HV_RESET, 0x4000_0000, 0x4000_0001, 0x4000_0073, 0x4b56_4d07] {
-        assert_eq!(set(stage, &machine, &[(index, 0)]), Ok(1), "{index:#x}");
+        assert_eq!(set(&machine, &[(index, 0)]), Ok(1), "{index:#x}");
     }
     // The guest runs on: there was no reset and no interrupt.
     assert_eq!(first_byte(&mut machine, 0x5a), 0x5a);
@@ -158,13 +155,13 @@ fn x2apic(stage: &Stage) {
         (TSC_DEADLINE, 1),
     ];
     // The same MSRs need the mode, and none of them is set without it.
-    assert_eq!(set(stage, &machine, &list), Ok(0));
+    assert_eq!(set(&machine, &list), Ok(0));
     // The mode goes with the rest when something else is refused.
     let bad = [&list[..], &[(UNKNOWN, 0)]].concat();
-    assert_eq!(set_both(stage, &machine, &bad, &sregs), Ok(4));
+    assert_eq!(set_both(&machine, &bad, &sregs), Ok(4));
     assert_eq!(machine.sregs().apic_base, before.apic_base);
 
-    assert_eq!(set_both(stage, &machine, &list, &sregs), Ok(4));
+    assert_eq!(set_both(&machine, &list, &sregs), Ok(4));
     assert_eq!(machine.sregs().apic_base, sregs.apic_base);
     assert_eq!(get(stage, &machine, X2APIC_SPIV), SOFTWARE_ENABLED);
     assert_eq!(get(stage, &machine, X2APIC_LVTT), DEADLINE_MODE | VECTOR);
@@ -175,11 +172,11 @@ fn x2apic(stage: &Stage) {
     // The mode may come of an MSR as well.
     let other = with_apic(stage);
     let list = [(APIC_BASE, sregs.apic_base), (X2APIC_TPR, 0x20)];
-    assert_eq!(set(stage, &other, &list), Ok(2));
+    assert_eq!(set(&other, &list), Ok(2));
     assert_eq!(get(stage, &other, X2APIC_TPR), 0x20);
     // And go by one: then there are no such registers.
     let list = [(APIC_BASE, before.apic_base), (X2APIC_TPR, 0)];
-    assert_eq!(set(stage, &other, &list), Ok(1));
+    assert_eq!(set(&other, &list), Ok(1));
     assert_eq!(get(stage, &other, X2APIC_TPR), 0x20);
 }
 
@@ -187,14 +184,14 @@ fn wins(stage: &Stage) {
     let machine = with_apic(stage);
     let sregs = machine.sregs();
     let list = [(EFER, SCE), (FS_BASE, 0x1234_0000), (GS_BASE, 0x5678_0000)];
-    assert_eq!(set_both(stage, &machine, &list, &sregs), Ok(3));
+    assert_eq!(set_both(&machine, &list, &sregs), Ok(3));
     let seen = machine.sregs();
     let seen = (seen.efer, seen.fs.base, seen.gs.base);
     assert_eq!(seen, (SCE, 0x1234_0000, 0x5678_0000));
     // What the MSRs cannot have is found before anything is set.
     for (index, data) in [(EFER, !0), (FS_BASE, 1 << 63), (GS_BASE, 1 << 63)] {
         let list = [(SYSENTER_CS, 7), (index, data)];
-        let result = set_both(stage, &machine, &list, &sregs);
+        let result = set_both(&machine, &list, &sregs);
         assert_eq!(result, Ok(1), "{index:#x}");
         assert_eq!(get(stage, &machine, SYSENTER_CS), 0, "{index:#x}");
         assert_eq!(machine.sregs().fs.base, 0x1234_0000, "{index:#x}");
@@ -212,18 +209,15 @@ fn last(stage: &Stage) {
         (X2APIC_SPIV, SOFTWARE_ENABLED),
         (X2APIC_LVTT, DEADLINE_MODE | VECTOR),
     ];
-    assert_eq!(set_both(stage, &machine, &timer, &sregs), Ok(2));
+    assert_eq!(set_both(&machine, &timer, &sregs), Ok(2));
     // A deadline that was long ago, before what is refused.
-    assert_eq!(
-        set(stage, &machine, &[(TSC_DEADLINE, 1), (UNKNOWN, 0)]),
-        Ok(1)
-    );
+    assert_eq!(set(&machine, &[(TSC_DEADLINE, 1), (UNKNOWN, 0)]), Ok(1));
     let mut bad = sregs;
     bad.cr4 = 1 << 31;
-    let result = set_both(stage, &machine, &[(TSC_DEADLINE, 1)], &bad);
+    let result = set_both(&machine, &[(TSC_DEADLINE, 1)], &bad);
     assert_eq!(result, Err(Errno::EINVAL));
     assert_eq!(first_byte(&mut machine, 0x5a), 0x5a);
-    assert_eq!(set(stage, &machine, &[(TSC_DEADLINE, 1)]), Ok(1));
+    assert_eq!(set(&machine, &[(TSC_DEADLINE, 1)]), Ok(1));
     assert_eq!(first_byte(&mut machine, 0x5a), VECTOR as u8);
 }
 
@@ -233,24 +227,24 @@ fn enabling(stage: &Stage) {
     for (index, one, other) in [(PV_EOI_EN, 0x2001, 0x3001), (ASYNC_PF_EN, 0x2009, 0x3009)] {
         // Where there is no memory.
         let nowhere = [(index, one | 0x4000_0000)];
-        assert_eq!(set(stage, &machine, &nowhere), Ok(0), "{index:#x}");
+        assert_eq!(set(&machine, &nowhere), Ok(0), "{index:#x}");
         assert_eq!(get(stage, &machine, index), 0, "{index:#x}");
         let bad = [(index, one), (UNKNOWN, 0)];
-        assert_eq!(set(stage, &machine, &bad), Ok(1), "{index:#x}");
+        assert_eq!(set(&machine, &bad), Ok(1), "{index:#x}");
         assert_eq!(get(stage, &machine, index), 0, "{index:#x}");
 
-        assert_eq!(set(stage, &machine, &[(index, one)]), Ok(1), "{index:#x}");
-        assert_eq!(set(stage, &machine, &[(index, one)]), Ok(1), "{index:#x}");
-        let moved = set(stage, &machine, &[(index, other)]);
+        assert_eq!(set(&machine, &[(index, one)]), Ok(1), "{index:#x}");
+        assert_eq!(set(&machine, &[(index, one)]), Ok(1), "{index:#x}");
+        let moved = set(&machine, &[(index, other)]);
         assert_eq!(moved, Err(Errno::EOPNOTSUPP), "{index:#x}");
         let bad = [(index, 0), (UNKNOWN, 0)];
-        assert_eq!(set(stage, &machine, &bad), Ok(1), "{index:#x}");
+        assert_eq!(set(&machine, &bad), Ok(1), "{index:#x}");
         assert_eq!(get(stage, &machine, index), one, "{index:#x}");
         // The last value counts.
         let again = [(index, 0), (index, one)];
-        assert_eq!(set(stage, &machine, &again), Ok(2), "{index:#x}");
+        assert_eq!(set(&machine, &again), Ok(2), "{index:#x}");
         assert_eq!(get(stage, &machine, index), one, "{index:#x}");
-        assert_eq!(set(stage, &machine, &[(index, 0)]), Ok(1), "{index:#x}");
+        assert_eq!(set(&machine, &[(index, 0)]), Ok(1), "{index:#x}");
         assert_eq!(get(stage, &machine, index), 0, "{index:#x}");
     }
 }
@@ -262,10 +256,10 @@ fn tsc(stage: &Stage) {
     let vcpu = machine.vcpu().as_raw_fd();
     // SAFETY: the request takes nothing.
     let khz = Errno::result(unsafe { libc::ioctl(vcpu, KVM_GET_TSC_KHZ) }).unwrap() as u64;
-    assert_eq!(set(stage, &machine, &[(TSC, 1 << 60), (UNKNOWN, 0)]), Ok(1));
+    assert_eq!(set(&machine, &[(TSC, 1 << 60), (UNKNOWN, 0)]), Ok(1));
     let mut bad = machine.sregs();
     bad.cr4 = 1 << 31;
-    let result = set_both(stage, &machine, &[(TSC, 1 << 60)], &bad);
+    let result = set_both(&machine, &[(TSC, 1 << 60)], &bad);
     assert_eq!(result, Err(Errno::EINVAL));
     // Where the host's TSC is not to be relied on, what is set is moved by the time
     // that has passed.
@@ -277,10 +271,7 @@ fn tsc(stage: &Stage) {
     let moved = get(stage, &machine, TSC) - before;
     assert!((jump..2 * jump).contains(&moved), "{moved}, of {jump}");
     // And it can be set with the rest.
-    assert_eq!(
-        set(stage, &machine, &[(TSC, 1 << 60), (SYSENTER_CS, 7)]),
-        Ok(2)
-    );
+    assert_eq!(set(&machine, &[(TSC, 1 << 60), (SYSENTER_CS, 7)]), Ok(2));
     assert!(get(stage, &machine, TSC) >= 1 << 60);
     assert_eq!(get(stage, &machine, SYSENTER_CS), 7);
 }
@@ -319,7 +310,7 @@ impl NestedState {
 /// SVME, there is nothing to be given up and had again.
 fn efers(stage: &Stage) {
     let machine = with_apic(stage);
-    if set(stage, &machine, &[(EFER, SVME)]) != Ok(1) {
+    if set(&machine, &[(EFER, SVME)]) != Ok(1) {
         // A processor whose guests have none.
         return;
     }
@@ -337,27 +328,27 @@ fn efers(stage: &Stage) {
         &[(EFER, SCE), (EFER, SVME), (EFER, SVME | SCE)],
         &[(EFER, SVME), (EFER, 0), (EFER, SVME | SCE)],
     ] {
-        assert_eq!(set(stage, &machine, list), Ok(list.len()));
+        assert_eq!(set(&machine, list), Ok(list.len()));
         assert_eq!(machine.sregs().efer, SVME | SCE);
         assert!(!gif(), "{list:x?}");
     }
     // Nothing of it is left when something else is refused.
     let list = [(EFER, 0), (EFER, SVME), (UNKNOWN, 0)];
-    assert_eq!(set(stage, &machine, &list), Ok(2));
+    assert_eq!(set(&machine, &list), Ok(2));
     assert_eq!(machine.sregs().efer, SVME | SCE);
     assert!(!gif());
     // With sregs all of them come last, and SVME is not had again.
     let sregs = machine.sregs();
     let list = [(EFER, 0), (EFER, SVME)];
-    let result = set_both(stage, &machine, &list, &sregs);
+    let result = set_both(&machine, &list, &sregs);
     assert_eq!(result, Err(Errno::EOPNOTSUPP));
     assert_eq!(machine.sregs().efer, SVME | SCE);
     // Unless it is what sregs say.
     let list = [(EFER, 0), (EFER, SVME | SCE), (EFER, SVME)];
-    assert_eq!(set_both(stage, &machine, &list, &sregs), Ok(3));
+    assert_eq!(set_both(&machine, &list, &sregs), Ok(3));
     assert_eq!(machine.sregs().efer, SVME);
     assert!(!gif());
-    assert_eq!(set(stage, &machine, &[(EFER, SVME), (EFER, 0)]), Ok(2));
+    assert_eq!(set(&machine, &[(EFER, SVME), (EFER, 0)]), Ok(2));
     assert_eq!(machine.sregs().efer, 0);
 }
 
@@ -372,17 +363,17 @@ fn tpr(stage: &Stage) {
         sregs
     };
     let old = [(HV_TPR, 0)];
-    let result = set_both(stage, &machine, &old, &sregs);
+    let result = set_both(&machine, &old, &sregs);
     assert_eq!(result, Err(Errno::EOPNOTSUPP));
     assert_eq!(machine.sregs().cr8, 0);
-    assert_eq!(set_both(stage, &machine, &[(HV_TPR, 0x30)], &sregs), Ok(1));
+    assert_eq!(set_both(&machine, &[(HV_TPR, 0x30)], &sregs), Ok(1));
     assert_eq!(machine.sregs().cr8, 3);
     assert_eq!(get(stage, &machine, HV_TPR), 0x30);
 
     let list = [(X2APIC_TPR, 0x52), (HV_TPR, 0x30)];
-    assert_eq!(set(stage, &machine, &list), Err(Errno::EOPNOTSUPP));
+    assert_eq!(set(&machine, &list), Err(Errno::EOPNOTSUPP));
     assert_eq!(get(stage, &machine, X2APIC_TPR), 0x30);
     let list = [(X2APIC_TPR, 0x52), (HV_TPR, 0x52)];
-    assert_eq!(set(stage, &machine, &list), Ok(2));
+    assert_eq!(set(&machine, &list), Ok(2));
     assert_eq!(get(stage, &machine, HV_TPR), 0x52);
 }

@@ -3,7 +3,6 @@
 
 use std::arch::asm;
 use std::mem::offset_of;
-use std::os::fd::AsFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -11,9 +10,8 @@ use std::thread::sleep;
 use std::time::Duration;
 
 use guests::{ENTRY, Machine, programs};
-use kvm_api::bound::Bound;
 use kvm_api::kvm_sys::{__NR_kvm_bound_run, kvm_debugregs, kvm_fpu};
-use kvm_api::{Kvm, SetState};
+use kvm_api::{Backend, SetState, State};
 use libc::{c_long, c_void, user, user_regs_struct};
 use nix::sys::ptrace::{self, regset::NT_PRFPREG};
 use nix::sys::signal::{Signal, kill};
@@ -21,6 +19,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
 use crate::Needs::AnyVcpu;
+use crate::state::merged;
 use crate::{Stage, Test};
 use kvm_api::Form;
 
@@ -59,14 +58,12 @@ static WATCHED: AtomicU64 = AtomicU64::new(0);
 
 /// A machine of the calling process', whose guest has all that the host has of
 /// its own.
-fn machine<'b>(bound: &'b Bound, program: &[u8]) -> Machine<'b> {
-    bound.unbind();
-    let mut machine = Machine::new(bound);
+fn machine<'b>(bound: &'b Backend, program: &[u8]) -> Machine<'b> {
+    let mut machine = Machine::of_form(bound, 0);
     machine.load(program);
-    let vcpu = machine.vcpu.as_fd();
     machine.run.set_immediate_exit(true);
     // What is set before the first run does not stay.
-    assert!(bound.kvm_run(vcpu, &mut machine.run).is_err());
+    assert!(machine.vcpu.kvm_run(&mut machine.run).is_err());
     machine.run.set_immediate_exit(false);
     let fpu = kvm_fpu {
         fcw: 0x37f,
@@ -74,7 +71,7 @@ fn machine<'b>(bound: &'b Bound, program: &[u8]) -> Machine<'b> {
         xmm: [[GUEST_BYTE; 16]; 16],
         ..Default::default()
     };
-    bound.kvm_set_fpu(vcpu, &fpu).unwrap();
+    machine.vcpu.kvm_set_fpu(&fpu).unwrap();
     let debugregs = kvm_debugregs {
         db: [WATCHED.as_ptr().expose_provenance() as u64; 4],
         dr6: 0xffff_0ff0,
@@ -82,14 +79,14 @@ fn machine<'b>(bound: &'b Bound, program: &[u8]) -> Machine<'b> {
         ..Default::default()
     };
     let state = SetState::new().debugregs(&debugregs);
-    bound.kvm_set_state(vcpu, &state).unwrap();
+    merged(&machine).kvm_set_state(&state).unwrap();
     machine.change_sregs(|sregs| [sregs.fs.base, sregs.gs.base] = GUEST_BASES);
     machine
 }
 
 /// Has a child be traced, which does no more than `does`.
-fn traced(does: impl FnOnce(&Bound)) -> Pid {
-    let bound = Bound::open().unwrap();
+fn traced(does: impl FnOnce(&Backend)) -> Pid {
+    let bound = Form::Bound.open().unwrap();
     // SAFETY: the tests run one at a time, in the only thread that does anything
     // meanwhile; the child ends without unwinding into what is the parent's.
     match unsafe { fork() }.unwrap() {

@@ -1,13 +1,15 @@
 //! The files of a vcpu by io_uring: a batch of them in one submission.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use io_uring::{IoUring, opcode, types};
-use kvm_api::files::{File, Vcpu};
+use kvm_api::Vcpu;
+use kvm_api::files::{File, FileVcpu};
 use kvm_api::kvm_sys::{kvm_fpu, kvm_regs, kvm_sregs};
+use kvm_api::syscall::Syscall;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 use crate::Needs::AnyVcpu;
@@ -27,13 +29,13 @@ pub const TESTS: &[(Form, Test)] = &[
     ),
 ];
 
-fn number(files: &Vcpu, file: File) -> types::Fd {
+fn number(files: &FileVcpu<OwnedFd>, file: File) -> types::Fd {
     types::Fd(files.file(file).as_raw_fd())
 }
 
 fn batch(stage: &Stage) {
-    let machine = Machine::new(&*stage.kvm);
-    let files = Vcpu::open(machine.vcpu()).unwrap();
+    let machine = Machine::of_form(&stage.kvm, 0);
+    let files = FileVcpu::open(Syscall::open().unwrap(), machine.vcpu_fd()).unwrap();
     let (mut regs, mut sregs) = (machine.regs(), machine.sregs());
     let mut fpu = kvm_fpu::default();
     files.kvm_get_fpu(&mut fpu).unwrap();
@@ -81,9 +83,9 @@ extern "C" fn hit(_: i32) {
 }
 
 fn busy(stage: &Stage) {
-    let mut machine = Machine::new(&*stage.kvm);
+    let mut machine = Machine::of_form(&stage.kvm, 0);
     machine.load(programs::SPIN);
-    let files = Vcpu::open(machine.vcpu()).unwrap();
+    let files = FileVcpu::open(Syscall::open().unwrap(), machine.vcpu_fd()).unwrap();
     let action = SigAction::new(SigHandler::Handler(hit), SaFlags::empty(), SigSet::empty());
     // SAFETY: the handler stores to an atomic, no more.
     let before = unsafe { sigaction(Signal::SIGUSR1, &action) }.unwrap();

@@ -125,7 +125,7 @@ fn create_vcpu(stage: &Stage) {
 }
 
 fn check_extension(stage: &Stage) {
-    let machine = Machine::new(&*stage.kvm);
+    let machine = Machine::of_form(&stage.kvm, 0);
     let device = raw::device();
     for extension in 0..256 {
         for fd in [machine.vm(), device.as_fd()] {

@@ -18,12 +18,13 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail, ensure};
-use kvm_api::Kvm;
+use kvm_api::bound;
+use kvm_api::syscall::Syscall;
 use nix::sys::pthread::pthread_kill;
 
-use self::vcpu::Vcpu;
-use super::{Form, Kick};
-use crate::subject::Subject;
+use self::vcpu::VcpuThread;
+use super::form::StaticForm;
+use crate::workload::Workload;
 
 /// How long to wait for the other thread.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -42,6 +43,15 @@ pub enum Request {
     End,
 }
 
+/// How a thread stops a vcpu that another one runs.
+#[derive(Clone, Copy)]
+pub enum Kick {
+    /// By a signal, whose handler sets `immediate_exit`, as VMMs do.
+    Signal,
+    /// By a call on the thread's pidfd.
+    Pidfd(Syscall),
+}
+
 /// What the two threads have in common.
 #[derive(Default)]
 struct Shared {
@@ -54,25 +64,24 @@ struct Shared {
 }
 
 /// A vcpu that another thread runs, and a request of it.
-pub struct OtherThread<B> {
+pub struct OtherThread {
     shared: Arc<Shared>,
-    kvm: B,
-    kick: Kick<B>,
+    kick: Kick,
     request: Request,
     thread: Option<JoinHandle<Result<()>>>,
     pidfd: OwnedFd,
 }
 
-impl<B: Kvm + 'static> OtherThread<B> {
-    pub fn new(form: Form<B>, request: Request) -> Result<Self> {
+impl OtherThread {
+    pub fn new<B: StaticForm + 'static>(kick: Kick, request: Request) -> Result<Self> {
         vcpu::handle_signal()?;
         let shared = Arc::new(Shared::default());
         let (started, start) = mpsc::channel();
-        let vcpu = Vcpu {
+        let vcpu = VcpuThread {
             shared: Arc::clone(&shared),
             requester: thread::current(),
         };
-        let thread = thread::spawn(move || vcpu.serve(form.open, &started));
+        let thread = thread::spawn(move || vcpu.serve::<B>(&started));
         let Ok(pidfd) = start.recv_timeout(PATIENCE) else {
             if !thread.is_finished() {
                 bail!("the vcpu's thread does not begin");
@@ -85,16 +94,13 @@ impl<B: Kvm + 'static> OtherThread<B> {
         };
         Ok(Self {
             shared,
-            kvm: (form.open)()?,
-            kick: form.kick,
+            kick,
             request,
             thread: Some(thread),
             pidfd,
         })
     }
-}
 
-impl<B> OtherThread<B> {
     fn ask(&self, request: Request) {
         self.shared.request.store(request as u32, SeqCst);
         match self.kick {
@@ -102,7 +108,7 @@ impl<B> OtherThread<B> {
                 let thread = self.thread.as_ref().expect("it is joined at the end only");
                 pthread_kill(thread.as_pthread_t(), vcpu::SIGNAL).unwrap();
             }
-            Kick::Pidfd(kick) => kick(&self.kvm, self.pidfd.as_fd()).unwrap(),
+            Kick::Pidfd(flat) => bound::kick(flat, self.pidfd.as_fd()).unwrap(),
         }
     }
 }
@@ -116,7 +122,7 @@ fn wait(what: &str, done: impl Fn() -> bool) {
     }
 }
 
-impl<B: Kvm + 'static> Subject for OtherThread<B> {
+impl Workload for OtherThread {
     fn apart(&self) -> bool {
         true
     }
@@ -147,7 +153,7 @@ impl<B: Kvm + 'static> Subject for OtherThread<B> {
     }
 }
 
-impl<B> Drop for OtherThread<B> {
+impl Drop for OtherThread {
     fn drop(&mut self) {
         self.ask(Request::End);
         if let Some(thread) = self.thread.take() {

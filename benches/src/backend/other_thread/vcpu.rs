@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::mem::offset_of;
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering::SeqCst};
@@ -11,13 +11,14 @@ use std::sync::mpsc::Sender;
 use std::thread::Thread;
 
 use anyhow::{Context, Result, bail};
-use kvm_api::{Errno, Kvm, Reason};
+use kvm_api::{Errno, Reason, Vcpu};
 use kvm_bindings::kvm_run;
 use nix::libc;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 use super::{Request, Shared};
+use crate::backend::StaticForm;
 use crate::fixture::Fixture;
 use crate::guest::{INTERRUPTED, Mode, VECTOR};
 
@@ -58,7 +59,7 @@ struct Flag(NonNull<libc::c_void>);
 const PAGE: NonZeroUsize = NonZeroUsize::new(4096).expect("not 0");
 
 impl Flag {
-    fn new(vcpu: &OwnedFd) -> Result<Self> {
+    fn new(vcpu: BorrowedFd<'_>) -> Result<Self> {
         let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: nothing is replaced.
         let page = unsafe { mmap(None, PAGE, prot, MapFlags::MAP_SHARED, vcpu, 0) };
@@ -79,24 +80,24 @@ impl Drop for Flag {
 }
 
 /// What the vcpu's thread is begun with.
-pub struct Vcpu {
+pub struct VcpuThread {
     pub(super) shared: Arc<Shared>,
     /// Who waits for what is done.
     pub(super) requester: Thread,
 }
 
-impl Vcpu {
+impl VcpuThread {
     /// Makes a vcpu, tells by which pidfd the thread goes, and runs the vcpu until
     /// the thread is to end.
-    pub fn serve<B: Kvm>(self, open: fn() -> Result<B>, started: &Sender<OwnedFd>) -> Result<()> {
-        let kvm = open()?;
-        let mut f = Fixture::with_code(&kvm, INTERRUPTED, Mode::Real)?;
-        let _flag = Flag::new(&f.vcpu)?;
+    pub fn serve<B: StaticForm>(self, started: &Sender<OwnedFd>) -> Result<()> {
+        let form = B::open()?;
+        let mut f = Fixture::with_code(&form, INTERRUPTED, Mode::Real)?;
+        let _flag = Flag::new(f.vcpu.as_fd())?;
         started.send(pidfd()?)?;
         loop {
             self.shared.entries.fetch_add(1, SeqCst);
             self.requester.unpark();
-            match kvm.kvm_run(f.vcpu.as_fd(), &mut f.run) {
+            match f.vcpu.kvm_run(&mut f.run) {
                 Ok(exit) => match exit.reason() {
                     // The handler has run.
                     Reason::Io { .. } => self.done(),
@@ -106,9 +107,9 @@ impl Vcpu {
                     f.run.set_immediate_exit(false);
                     match self.shared.request.swap(0, SeqCst) {
                         it if it == Request::Stop as u32 => self.done(),
-                        it if it == Request::Interrupt as u32 => kvm
-                            .kvm_interrupt(f.vcpu.as_fd(), VECTOR)
-                            .context("kvm_interrupt")?,
+                        it if it == Request::Interrupt as u32 => {
+                            f.vcpu.kvm_interrupt(VECTOR).context("kvm_interrupt")?
+                        }
                         it if it == Request::End as u32 => return Ok(()),
                         _ => {}
                     }

@@ -10,8 +10,9 @@ use guests::{TestVm, programs};
 use kvm_api::ioctl::Ioctl;
 use kvm_api::kvm_sys::exit::KVM_EXIT_IO;
 use kvm_api::kvm_sys::*;
+use kvm_api::merged::MergedVcpu;
 use kvm_api::syscall::Syscall;
-use kvm_api::{Errno, GuestMemory, Kvm, Result, RunMapping, SetState};
+use kvm_api::{Errno, GuestMemory, Kvm, Result, RunMapping, SetState, State};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::{Pid, SysconfVar, sysconf};
 
@@ -64,12 +65,9 @@ impl TaskSet {
                 .write(SPIN as usize, programs::SPIN)
                 .expect("it fits");
             let others: Vec<_> = (1..count).map(|_| machine.add_vcpu()).collect();
+            let vcpu = machine.vcpu_fd();
             let TestVm {
-                vm,
-                memory,
-                vcpu,
-                run,
-                ..
+                vm, memory, run, ..
             } = machine;
             let vm = Arc::new((vm, memory));
             for (fd, run) in iter::once((vcpu, run)).chain(others) {
@@ -328,9 +326,9 @@ fn settled(
     kvm.kvm_set_regs(fd.as_fd(), &regs)
         .expect("the values are valid");
     let debugregs = watch::guests();
-    Syscall::open()
-        .expect("the kernel has the calls")
-        .kvm_set_state(fd.as_fd(), &SetState::new().debugregs(&debugregs))
+    let flat = Syscall::open().expect("the kernel has the calls");
+    MergedVcpu::new(flat, fd.as_fd())
+        .kvm_set_state(&SetState::new().debugregs(&debugregs))
         .expect("the values are valid");
     let vm = Arc::clone(vm);
     TaskVcpu { fd, run, vm }

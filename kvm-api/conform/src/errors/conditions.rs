@@ -104,7 +104,7 @@ const CONDITIONS: &[Condition] = &[
     Condition("kvm_set_cpuid", "more than before, and the vcpu has run", Fails(EINVAL),
         |testbed, it| {
             testbed.machine.run_to_hlt();
-            it.words[0] = testbed.machine.vcpu.as_raw_fd() as u64;
+            it.words[0] = testbed.machine.vcpu().as_raw_fd() as u64;
             it.set("nent", 1);
             Ok(())
         }),

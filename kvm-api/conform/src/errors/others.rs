@@ -79,9 +79,12 @@ fn take(process: Pid, fd: RawFd) -> Result<OwnedFd> {
 pub fn dead(kvm: &dyn Kvm) -> Result<Others> {
     let mut machine = TestVm::new(kvm);
     // SAFETY: the request touches no memory.
-    Errno::result(unsafe { libc::ioctl(machine.vcpu.as_raw_fd(), KVM_SMI, 0) })?;
+    Errno::result(unsafe { libc::ioctl(machine.vcpu().as_raw_fd(), KVM_SMI, 0) })?;
     let run = machine.try_run();
     ensure!(run == Err(Errno::EIO), "the machine lives: {run:?}");
-    let TestVm { vm, vcpu, .. } = machine;
-    Ok(Others { vm, vcpu })
+    let vcpu = machine.vcpu_fd();
+    Ok(Others {
+        vm: machine.vm,
+        vcpu,
+    })
 }

@@ -46,7 +46,7 @@ pub fn while_running(
     signal: bool,
 ) -> Result<Made> {
     if waits {
-        invocation.words[0] = testbed.machine.vcpu.as_raw_fd() as u64;
+        invocation.words[0] = testbed.machine.vcpu().as_raw_fd() as u64;
     }
     invocation.place(testbed);
     let both = testbed.both;
@@ -87,7 +87,7 @@ pub fn while_running(
 /// While this process runs the vCPU, from another one with the same memory and
 /// files. That process is killed while it waits, and the run continues.
 pub fn killed(testbed: &mut Testbed<'_>, mut invocation: Invocation) -> Result<Made> {
-    invocation.words[0] = testbed.machine.vcpu.as_raw_fd() as u64;
+    invocation.words[0] = testbed.machine.vcpu().as_raw_fd() as u64;
     invocation.place(testbed);
     let raw = invocation.raw();
     run_meanwhile(testbed, |testbed, stop| {
@@ -132,7 +132,7 @@ fn run_meanwhile<'k>(
     alarm::set(LIMIT);
     testbed.machine.load(programs::COUNT);
     testbed.machine.start_at(ENTRY);
-    let vcpu = testbed.machine.vcpu.as_raw_fd();
+    let vcpu = testbed.machine.vcpu().as_raw_fd();
     let (sender, receiver) = mpsc::channel();
     let made = thread::scope(|scope| {
         let runner = scope.spawn(move || {

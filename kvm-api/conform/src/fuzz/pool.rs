@@ -163,8 +163,8 @@ impl Pool {
         match fd {
             Fd::Vm0 => self.guests[0].vm.as_raw_fd(),
             Fd::Vm1 => self.guests[1].vm.as_raw_fd(),
-            Fd::Vcpu0 => self.guests[0].vcpu.as_raw_fd(),
-            Fd::Vcpu1 => self.guests[1].vcpu.as_raw_fd(),
+            Fd::Vcpu0 => self.guests[0].vcpu().as_raw_fd(),
+            Fd::Vcpu1 => self.guests[1].vcpu().as_raw_fd(),
             Fd::Kvm => self.device.as_raw_fd(),
             Fd::Pipe => self.pipe[0].as_raw_fd(),
             Fd::Closed => 1000,
@@ -209,7 +209,7 @@ impl Pool {
 
     /// Replaces a vCPU by a new one.
     pub fn replace(&mut self, vcpu: RawFd) -> Result<()> {
-        let is = |guest: &guests::TestVm<'_>| guest.vcpu.as_raw_fd() == vcpu;
+        let is = |guest: &guests::TestVm<'_>| guest.vcpu().as_raw_fd() == vcpu;
         if is(&self.guests[0]) {
             self.guests[0].replace_vcpu();
             self.run = map_run(&self.guests[0])?;

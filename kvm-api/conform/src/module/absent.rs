@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::pipe;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use anyhow::{Result, bail, ensure};
 use guests::TestVm;
@@ -83,7 +83,7 @@ fn each_works(kvm: &dyn Kvm) -> Result<()> {
     let mut arguments = Arguments::new()?;
     for call in FlatCall::ALL {
         let fd = match call.fd {
-            Fd::Vcpu => machine.vcpu.as_raw_fd(),
+            Fd::Vcpu => machine.vcpu().as_raw_fd(),
             _ => machine.vm.as_raw_fd(),
         };
         let answer = arguments.flat(call, fd);
@@ -109,7 +109,7 @@ pub fn stale() -> Result<()> {
     loading::load_all()?;
     let kvm = Syscall::open()?;
     let TestVm { vm, vcpu, .. } = TestVm::new(&kvm);
-    let numbers = [vm.as_raw_fd(), vcpu.as_raw_fd()];
+    let numbers = [vm.as_raw_fd(), vcpu.as_fd().as_raw_fd()];
     drop((vm, vcpu));
     loading::unload_soon(VENDOR)?;
     for fd in numbers {

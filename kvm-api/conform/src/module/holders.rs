@@ -9,9 +9,8 @@ use std::os::unix::net::UnixStream;
 
 use anyhow::{Result, ensure};
 use guests::TestVm;
-use kvm_api::bound::Bound;
 use kvm_api::files::File as VcpuFile;
-use kvm_api::kvm_sys::kvm_regs;
+use kvm_api::kvm_sys::{__NR_kvm_bind, __NR_kvm_unbind};
 use kvm_api::syscall::Syscall;
 use kvm_api::{Errno, Form, GuestMemory, Kvm};
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
@@ -50,7 +49,7 @@ const HOLDERS: &[Holder] = &[
     Holder {
         what: "a vcpu's file descriptor",
         holds: true,
-        make: |kvm| Ok(Box::new(TestVm::new(kvm).vcpu)),
+        make: |kvm| Ok(Box::new(TestVm::new(kvm).vcpu_fd())),
     },
     // The mapping keeps the vCPU's file open.
     Holder {
@@ -121,7 +120,7 @@ struct Current;
 
 impl Current {
     fn make(kvm: &dyn Kvm) -> Result<Self> {
-        fchdir(TestVm::new(kvm).vcpu)?;
+        fchdir(TestVm::new(kvm).vcpu())?;
         Ok(Self)
     }
 }
@@ -132,22 +131,22 @@ impl Drop for Current {
     }
 }
 
-/// A vcpu that nothing keeps but that it is bound.
-struct Binding(Bound);
+/// The binding of this thread, which alone keeps a vcpu.
+struct Binding;
 
 impl Binding {
     fn make(kvm: &dyn Kvm) -> Result<Self> {
-        let bound = Bound::open()?;
         let vcpu = TestVm::new(kvm).vcpu;
-        // This binds the vCPU.
-        bound.kvm_get_regs(vcpu.as_fd(), &mut kvm_regs::default())?;
-        Ok(Self(bound))
+        // SAFETY: the call touches no memory.
+        Errno::result(unsafe { libc::syscall(__NR_kvm_bind, vcpu.as_fd().as_raw_fd()) })?;
+        Ok(Self)
     }
 }
 
 impl Drop for Binding {
     fn drop(&mut self) {
-        self.0.unbind();
+        // SAFETY: the call touches no memory.
+        unsafe { libc::syscall(__NR_kvm_unbind) };
     }
 }
 

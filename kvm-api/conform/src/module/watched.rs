@@ -53,9 +53,9 @@ fn goes() -> Result<()> {
     let listener = Listener::new()?;
     let vcpu = {
         let kvm = Syscall::open()?;
-        let TestVm {
-            vcpu, vm, memory, ..
-        } = TestVm::new(&kvm);
+        let machine = TestVm::new(&kvm);
+        let vcpu = machine.vcpu_fd();
+        let TestVm { vm, memory, .. } = machine;
         kvm.kvm_set_memory_region(vm.as_fd(), SLOT, 0, ADDRESS, SIZE)?;
         listener.listen(mapping()?.context("the memory is not mapped")?)?;
         let path = format!("/proc/self/fd/{}", vcpu.as_raw_fd());

@@ -11,7 +11,8 @@ use kvm_api::kvm_sys::{
     KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, KVM_XEN_HVM_CONFIG, Msrs, kvm_msr_entry, kvm_regs,
     kvm_vcpu_events, kvm_xen_hvm_config,
 };
-use kvm_api::{Errno, Kvm, Result, SetState};
+use kvm_api::merged::MergedVcpu;
+use kvm_api::{Errno, Kvm, Result, SetState, State};
 
 use super::Race;
 use super::guest::Guest;
@@ -98,9 +99,9 @@ fn set(round: &Round, vcpu: BorrowedFd<'_>) {
         regs.rbx = n;
         events.flags = [VALID_TRIPLE_FAULT, VALID_TRIPLE_FAULT | VALID_PAYLOAD][n as usize % 2];
         let state = SetState::new().regs(&regs).msrs(&msrs).vcpu_events(&events);
-        let done = match kvm.kvm_set_state(vcpu, &state) {
-            Err(Errno::ENOSYS) => set_one_by_one(kvm, vcpu, &regs, &events),
-            done => done.map(drop),
+        let done = match round.flat(n as usize) {
+            Some(flat) => MergedVcpu::new(flat, vcpu).kvm_set_state(&state).map(drop),
+            None => set_one_by_one(kvm, vcpu, &regs, &events),
         };
         let mut seen = kvm_regs::default();
         kvm.kvm_get_regs(vcpu, &mut seen).unwrap();

@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use std::thread;
 
 use guests::msr::POLL_CONTROL;
-use kvm_api::bound::Bound;
+use kvm_api::bound::BoundVcpu;
 use kvm_api::kvm_sys::{Msrs, kvm_msr_entry};
-use kvm_api::{Errno, Kvm};
+use kvm_api::syscall::Syscall;
+use kvm_api::{Errno, Vcpu};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::Race;
@@ -20,11 +21,13 @@ pub const RACES: &[Race] = &[
     Race::new("vcpus made at once have the lowest ids", vcpus),
     Race::new("file descriptors run out while machines are made", machines),
     Race::new("a vcpu is whole when it can be used", |round| {
-        whole(round, |_| (), round.other());
+        whole(round, |vcpu, msrs| round.other().kvm_get_msrs(vcpu, msrs));
     }),
     Race::new("a vcpu is whole when it can be bound", |round| {
-        let bound = Bound::open().unwrap();
-        whole(round, |_| bound.unbind(), &bound);
+        let flat = Syscall::open().unwrap();
+        whole(round, |vcpu, msrs| {
+            BoundVcpu::bind(flat, vcpu)?.kvm_get_msrs(msrs)
+        });
     }),
 ];
 
@@ -59,9 +62,12 @@ fn vcpus(round: &Round) {
 /// descriptors are published.
 const VCPUS: usize = 20;
 
-/// A thread creates vCPUs. Another thread uses each vCPU by the number that its
-/// descriptor will have, as soon as that works, and then calls `after`.
-fn whole(round: &Round, after: impl Fn(BorrowedFd<'_>) + Sync, kvm: &(dyn Kvm + Sync)) {
+/// A thread creates vCPUs. Another thread reads an MSR of each vCPU by the number
+/// that its descriptor will have, as soon as that works.
+fn whole(
+    round: &Round,
+    get_msrs: impl Fn(BorrowedFd<'_>, &mut Msrs) -> Result<usize, Errno> + Sync,
+) {
     /// No next number yet, and no more numbers.
     const NONE: RawFd = -1;
     const OVER: RawFd = -2;
@@ -84,13 +90,12 @@ fn whole(round: &Round, after: impl Fn(BorrowedFd<'_>) + Sync, kvm: &(dyn Kvm + 
                     ..Default::default()
                 }])
                 .expect("one entry fits");
-                match kvm.kvm_get_msrs(vcpu, &mut msrs) {
+                match get_msrs(vcpu, &mut msrs) {
                     Err(error) => assert_eq!(error, Errno::EBADF),
                     Ok(count) => {
                         let values: Vec<u64> = msrs.as_slice().iter().map(|it| it.data).collect();
                         assert_eq!((count, &values[..]), (1, &[1][..]));
                         round.pause();
-                        after(vcpu);
                         next.store(NONE, Ordering::SeqCst);
                     }
                 }

@@ -21,12 +21,9 @@ impl Guest {
     pub fn new(kvm: &Interface, program: &[u8]) -> Self {
         let mut machine = TestVm::new(kvm);
         machine.load(program);
+        let vcpu = machine.vcpu_fd();
         let TestVm {
-            run,
-            vcpu,
-            vm,
-            memory,
-            ..
+            run, vm, memory, ..
         } = machine;
         Self {
             run,

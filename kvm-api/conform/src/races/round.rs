@@ -60,12 +60,20 @@ impl Round {
 
     /// The interface of the n-th of several that race.
     pub fn interface(&self, n: usize) -> &Interface {
-        match self.pairing {
-            Pairing::Syscall => &self.syscall,
-            Pairing::Ioctl => &self.ioctl,
-            Pairing::Mixed if (self.number as usize + n).is_multiple_of(2) => &self.syscall,
-            Pairing::Mixed => &self.ioctl,
+        match self.flat(n) {
+            Some(_) => &self.syscall,
+            None => &self.ioctl,
         }
+    }
+
+    /// The system calls, if they are the interface of the n-th.
+    pub fn flat(&self, n: usize) -> Option<Syscall> {
+        let flat = match self.pairing {
+            Pairing::Syscall => true,
+            Pairing::Ioctl => false,
+            Pairing::Mixed => (self.number as usize + n).is_multiple_of(2),
+        };
+        flat.then_some(self.syscall)
     }
 
     /// The interface that creates and runs vCPUs.

@@ -16,11 +16,11 @@ use std::thread::{self, sleep};
 use std::time::Duration;
 
 use io_uring::{IoUring, opcode, squeue, types};
-use kvm_api::bound::Bound;
+use kvm_api::bound::BoundVcpu;
 use kvm_api::files::File as VcpuFile;
 use kvm_api::kvm_sys::kvm_regs;
 use kvm_api::syscall::Syscall;
-use kvm_api::{Errno, GuestMemory, Kvm, RunMapping};
+use kvm_api::{Errno, GuestMemory, Kvm, RunMapping, Vcpu};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::Pid;
 
@@ -185,15 +185,13 @@ fn requests(
         });
         scope.spawn(move || {
             pin(SELF, SHARED);
-            let kvm = Bound::open().unwrap();
+            let bound = BoundVcpu::bind(Syscall::open().unwrap(), vcpu).unwrap();
             let mut ring = IoUring::new(2).unwrap();
-            // The first call binds the vCPU.
-            kvm.kvm_get_regs(vcpu, &mut kvm_regs::default()).unwrap();
             for number in 1.. {
                 submit(&mut ring, event, request());
                 begun.store(number, Ordering::Relaxed);
                 // A request of io_uring ends the run, whoever handles it.
-                let end = kvm.kvm_run(vcpu, run).map(|exit| exit.reason());
+                let end = bound.kvm_run(run).map(|exit| exit.reason());
                 assert_eq!(end, Err(Errno::EINTR));
                 let end = complete(&mut ring);
                 (&*event).read_exact(&mut [0; 8]).unwrap();

@@ -1,8 +1,8 @@
 //! The backend by which a machine takes its steps, and its documented
 //! differences.
 
-use kvm_api::bound::Bound;
-use kvm_api::{Errno, Form, Kvm};
+use kvm_api::kvm_sys::Fd;
+use kvm_api::{Backend, Errno, Form};
 
 use super::traits::OF_TRAIT;
 use crate::sequences::model::{StepResult, Value};
@@ -31,14 +31,17 @@ impl BackendKind {
     /// The result of a step, if this backend documents another one than the
     /// `answer` of the others.
     pub fn own(self, step: &Step, answer: &StepResult) -> Option<StepResult> {
-        match (self, step, answer) {
-            // A descriptor other than a vCPU's is not a directory.
-            (Self::Form(Form::Files), Step::WrongFd { call, .. }, Err(Errno::ENOTTY)) => {
-                let call = &OF_TRAIT[call % OF_TRAIT.len()];
-                call.call.file.map(|_| Err(Errno::ENOTDIR))
+        if self != Self::Form(Form::Files) {
+            return None;
+        }
+        match (step, answer) {
+            // Only a vCPU is a directory.
+            (Step::WrongFd { call, .. }, Err(Errno::ENOTTY)) => {
+                let call = OF_TRAIT[call % OF_TRAIT.len()].call;
+                (call.fd == Fd::Vcpu).then_some(Err(Errno::ENOTDIR))
             }
             // A read gets all MSRs, and the backend selects any number of them.
-            (Self::Form(Form::Files), Step::ManyMsrs { count, .. }, Err(Errno::E2BIG)) => {
+            (Step::ManyMsrs { count, .. }, Err(Errno::E2BIG)) => {
                 Some(Ok(Value::Number(*count as u64)))
             }
             _ => None,
@@ -49,8 +52,8 @@ impl BackendKind {
 /// The backends of a machine: one, or the two that take turns.
 pub struct Backends {
     pub backend: BackendKind,
-    flat: Box<dyn Kvm>,
-    ioctl: Option<Box<dyn Kvm>>,
+    flat: Backend,
+    ioctl: Option<Backend>,
 }
 
 impl Backends {
@@ -68,22 +71,10 @@ impl Backends {
     }
 
     /// The backend for a step that asks for the system call, or for the ioctl.
-    pub fn pick(&self, flat: bool) -> &dyn Kvm {
+    pub fn pick(&self, flat: bool) -> &Backend {
         match &self.ioctl {
-            Some(ioctl) if !flat => &**ioctl,
-            _ => &*self.flat,
-        }
-    }
-}
-
-impl Drop for Backends {
-    /// Unbinds: a binding would keep its vCPU after the descriptor's number
-    /// belongs to another one.
-    fn drop(&mut self) {
-        if self.backend == BackendKind::Form(Form::Bound)
-            && let Ok(bound) = Bound::open()
-        {
-            bound.unbind();
+            Some(ioctl) if !flat => ioctl,
+            _ => &self.flat,
         }
     }
 }

@@ -5,18 +5,24 @@ mod pointers;
 pub mod traits;
 mod vcpu;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::rc::Rc;
 use std::sync::Mutex;
 
+use kvm_api::bound::BoundVcpu;
+use kvm_api::files::FileVcpu;
 use kvm_api::kvm_sys::*;
-use kvm_api::{Errno, GuestMemory, Kvm, RunMapping};
+use kvm_api::merged::MergedVcpu;
+use kvm_api::syscall::Syscall;
+use kvm_api::{ByFd, Errno, Form, GuestMemory, Kvm, RunMapping, Vcpu};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 
 use self::backend::{BackendKind, Backends};
-use self::traits::OF_TRAIT;
+use self::traits::{Make, OF_TRAIT};
 use super::facts::Facts;
 use super::model::guest::PROGRAM_AT;
 use super::model::memory::{Owner, PAGE, POOL, Place};
@@ -30,13 +36,18 @@ pub const SIGNAL: Signal = Signal::SIGUSR1;
 /// machines, because the machines agree.
 pub static MADE: Mutex<BTreeMap<&str, [u64; 2]>> = Mutex::new(BTreeMap::new());
 
+/// A vCPU of the machine.
 struct OpenVcpu {
-    fd: OwnedFd,
-    run: RunMapping,
+    fd: Rc<OwnedFd>,
+    run: RefCell<RunMapping>,
+    /// The vCPU in the way of the forms `merged` and `files`.
+    own: Option<Rc<dyn Vcpu>>,
 }
 
 pub struct SequenceVm {
-    interfaces: Backends,
+    backends: Backends,
+    /// The vCPU that is bound to this thread, and its number.
+    bound: RefCell<Option<(usize, Rc<dyn Vcpu>)>>,
     vcpus: Vec<OpenVcpu>,
     /// The memory that the kernel has allocated, by the model's numbers.
     kernel: BTreeMap<u32, GuestMemory>,
@@ -53,11 +64,12 @@ impl fmt::Debug for SequenceVm {
 
 impl SequenceVm {
     pub fn new(backend: BackendKind) -> Self {
-        let interfaces = Backends::open(backend);
-        let vm = interfaces.pick(true).kvm_create_vm();
+        let backends = Backends::open(backend);
+        let vm = backends.pick(true).kvm_create_vm();
         let pool = GuestMemory::anonymous((POOL * PAGE) as usize).expect("there is memory");
         let mut machine = Self {
-            interfaces,
+            backends,
+            bound: RefCell::new(None),
             vcpus: Vec::new(),
             kernel: BTreeMap::new(),
             vm: vm.expect("a VM can be made"),
@@ -80,11 +92,11 @@ impl SequenceVm {
     }
 
     pub fn backend(&self) -> BackendKind {
-        self.interfaces.backend
+        self.backends.backend
     }
 
     fn kvm(&self, flat: bool) -> &dyn Kvm {
-        self.interfaces.pick(flat)
+        &**self.backends.pick(flat)
     }
 
     /// The calls without an ioctl always go to the library: its substitute
@@ -93,8 +105,30 @@ impl SequenceVm {
         self.kvm(true)
     }
 
-    fn vcpu(&self, vcpu: usize) -> BorrowedFd<'_> {
+    fn fd(&self, vcpu: usize) -> BorrowedFd<'_> {
         self.vcpus[vcpu].fd.as_fd()
+    }
+
+    /// A vCPU in the way of the form, for a step that asks for the system call, or for
+    /// the ioctl. The form `bound` binds it, in place of the vCPU that is bound.
+    fn vcpu(&self, flat: bool, vcpu: usize) -> Result<Rc<dyn Vcpu + '_>, Errno> {
+        let made = &self.vcpus[vcpu];
+        if let Some(own) = &made.own {
+            return Ok(own.clone());
+        }
+        if self.backend() != BackendKind::Form(Form::Bound) {
+            return Ok(Rc::new(ByFd::new(self.kvm(flat), made.fd.as_fd())));
+        }
+        let mut bound = self.bound.borrow_mut();
+        if let Some((number, own)) = &*bound
+            && *number == vcpu
+        {
+            return Ok(own.clone());
+        }
+        *bound = None;
+        let own: Rc<dyn Vcpu> = Rc::new(BoundVcpu::bind(calls(), made.fd.clone())?);
+        *bound = Some((vcpu, own.clone()));
+        Ok(own)
     }
 
     /// Takes a step, which `model` has already taken.
@@ -112,13 +146,24 @@ impl SequenceVm {
         match *step {
             Step::CreateVm { full } => done(with_files(full, || kvm.kvm_create_vm().map(drop))),
             Step::CreateVcpu { full } => {
-                let fd = with_files(full, || kvm.kvm_create_vcpu(vm))?;
-                let mut sregs = kvm_sregs::default();
-                kvm.kvm_get_sregs(fd.as_fd(), &mut sregs)?;
-                (sregs.cs.base, sregs.cs.selector) = (0, 0);
-                kvm.kvm_set_sregs(fd.as_fd(), &sregs)?;
+                let fd = Rc::new(with_files(full, || kvm.kvm_create_vcpu(vm))?);
                 let run = RunMapping::new(fd.as_fd(), Facts::get().mmap_size)?;
-                self.vcpus.push(OpenVcpu { fd, run });
+                let own: Option<Rc<dyn Vcpu>> = match self.backend() {
+                    BackendKind::Form(Form::Merged) => {
+                        Some(Rc::new(MergedVcpu::new(calls(), fd.clone())))
+                    }
+                    BackendKind::Form(Form::Files) => {
+                        Some(Rc::new(FileVcpu::open(calls(), fd.clone())?))
+                    }
+                    _ => None,
+                };
+                let run = RefCell::new(run);
+                self.vcpus.push(OpenVcpu { fd, run, own });
+                let vcpu = self.vcpu(flat, self.vcpus.len() - 1)?;
+                let mut sregs = kvm_sregs::default();
+                vcpu.kvm_get_sregs(&mut sregs)?;
+                (sregs.cs.base, sregs.cs.selector) = (0, 0);
+                vcpu.kvm_set_sregs(&sregs)?;
                 Ok(Value::Nothing)
             }
             Step::MsrIndexList { room } => {
@@ -194,12 +239,14 @@ impl SequenceVm {
                 program,
             } => {
                 let rip = page * PAGE + PROGRAM_AT;
-                let regs = regs_at(rip, &self.regs(kvm, vcpu)?);
+                let vcpu = self.vcpu(flat, vcpu)?;
+                let regs = regs_at(rip, &regs(&*vcpu)?);
                 let mut sregs = kvm_sregs::default();
-                kvm.kvm_get_sregs(self.vcpu(vcpu), &mut sregs)?;
+                vcpu.kvm_get_sregs(&mut sregs)?;
                 (sregs.cs.base, sregs.cs.selector) = (0, 0);
-                kvm.kvm_set_sregs(self.vcpu(vcpu), &sregs)?;
-                kvm.kvm_set_regs(self.vcpu(vcpu), &regs)?;
+                vcpu.kvm_set_sregs(&sregs)?;
+                vcpu.kvm_set_regs(&regs)?;
+                drop(vcpu);
                 let place = model.memory.place(rip).expect("it is known");
                 self.put(place, &program.bytes());
                 Ok(Value::Nothing)
@@ -216,12 +263,12 @@ impl SequenceVm {
                 signal,
                 immediate_exit,
             } => self.run(flat, vcpu, data, signal, immediate_exit),
-            Step::WrongFd { call, fd } => self.wrong_fd(kvm, call, fd),
-            _ => self.of_vcpu(kvm, step, flat),
+            Step::WrongFd { call, fd } => self.wrong_fd(flat, call, fd),
+            _ => self.of_vcpu(step, flat),
         }
     }
 
-    fn wrong_fd(&self, kvm: &dyn Kvm, call: usize, fd: Wrong) -> StepResult {
+    fn wrong_fd(&self, flat: bool, call: usize, fd: Wrong) -> StepResult {
         let call = &OF_TRAIT[call % OF_TRAIT.len()];
         let others = Facts::get().others();
         let pipe;
@@ -233,11 +280,19 @@ impl SequenceVm {
                 pipe.as_fd()
             }
             Wrong::Kind if call.call.fd == Fd::Vcpu => self.vm.as_fd(),
-            Wrong::Kind => self.vcpu(0),
+            Wrong::Kind => self.fd(0),
             Wrong::Foreign if call.call.fd == Fd::Vcpu => others.vcpu.as_fd(),
             Wrong::Foreign => others.vm.as_fd(),
         };
-        let result = (call.make)(kvm, fd);
+        let result = match call.make {
+            Make::Vm(make) => make(self.kvm(flat), fd),
+            Make::Vcpu(make) => {
+                // The form `bound` tries to bind it.
+                *self.bound.borrow_mut() = None;
+                let vcpu = self.backends.pick(flat).vcpu(fd);
+                vcpu.and_then(|vcpu| make(&*vcpu))
+            }
+        };
         self.count(call.call.row().name, result.is_err());
         done(result)
     }
@@ -278,17 +333,10 @@ impl SequenceVm {
             .expect("it is within the memory");
     }
 
-    fn regs(&self, kvm: &dyn Kvm, vcpu: usize) -> Result<kvm_regs, Errno> {
-        let mut regs = kvm_regs::default();
-        kvm.kvm_get_regs(self.vcpu(vcpu), &mut regs)?;
-        Ok(regs)
-    }
-
     /// Describes a difference to the model, if any.
     pub fn difference(&self, model: &Model) -> Option<String> {
-        let kvm = self.kvm(false);
         for (vcpu, expected) in model.vcpus.iter().enumerate() {
-            let regs = self.regs(kvm, vcpu);
+            let regs = self.vcpu(false, vcpu).and_then(|vcpu| regs(&*vcpu));
             let regs = regs.map(|regs| numbers(&regs));
             let expected = numbers(&expected.regs);
             if regs != Ok(expected.clone()) {
@@ -316,17 +364,26 @@ impl SequenceVm {
 
     /// The other state of the vCPUs, for comparison between machines.
     pub fn state(&self) -> Vec<(kvm_sregs, kvm_fpu)> {
-        let kvm = self.kvm(true);
-        let of = |vcpu: &OpenVcpu| {
+        let of = |vcpu: usize| {
             let (mut sregs, mut fpu) = (kvm_sregs::default(), kvm_fpu::default());
-            let vcpu = vcpu.fd.as_fd();
-            kvm.kvm_get_sregs(vcpu, &mut sregs)
-                .expect("a vcpu has them");
-            kvm.kvm_get_fpu(vcpu, &mut fpu).expect("a vcpu has them");
+            let vcpu = self.vcpu(true, vcpu).expect("it can be used");
+            vcpu.kvm_get_sregs(&mut sregs).expect("a vcpu has them");
+            vcpu.kvm_get_fpu(&mut fpu).expect("a vcpu has them");
             (sregs, fpu)
         };
-        self.vcpus.iter().map(of).collect()
+        (0..self.vcpus.len()).map(of).collect()
     }
+}
+
+/// The system calls, which the kernel has.
+fn calls() -> Syscall {
+    Syscall::open().expect("the kernel has the calls")
+}
+
+fn regs(vcpu: &dyn Vcpu) -> Result<kvm_regs, Errno> {
+    let mut regs = kvm_regs::default();
+    vcpu.kvm_get_regs(&mut regs)?;
+    Ok(regs)
 }
 
 /// Makes a call, while no file may be opened if `full`.

@@ -1,13 +1,11 @@
 //! The steps that affect one vCPU only.
 
-use std::os::fd::AsFd;
-
 use kvm_api::kvm_sys::*;
-use kvm_api::{Direction, Form, Kvm, Reason, SigSet};
+use kvm_api::{Direction, Form, Reason, SigSet};
 use nix::sys::signal::raise;
 
 use super::pointers;
-use super::{BackendKind, OpenVcpu, SIGNAL, SequenceVm, done};
+use super::{BackendKind, SIGNAL, SequenceVm, done, regs};
 use crate::sequences::model::guest::{GuestExit, MSRS, PROGRAM_AT};
 use crate::sequences::model::memory::PAGE;
 use crate::sequences::model::{MANY_FUNCTION, StepResult, Value, numbers, regs_at};
@@ -15,9 +13,9 @@ use crate::sequences::steps::Step;
 
 impl SequenceVm {
     /// The steps that affect one vCPU only.
-    pub(super) fn of_vcpu(&self, kvm: &dyn Kvm, step: &Step, flat: bool) -> StepResult {
+    pub(super) fn of_vcpu(&self, step: &Step, flat: bool) -> StepResult {
         match *step {
-            Step::GetRegs { vcpu } => Ok(Value::Numbers(numbers(&self.regs(kvm, vcpu)?))),
+            Step::GetRegs { vcpu } => Ok(Value::Numbers(numbers(&regs(&*self.vcpu(flat, vcpu)?)?))),
             Step::SetRegs {
                 vcpu,
                 rax,
@@ -30,28 +28,27 @@ impl SequenceVm {
                     rax,
                     rbx,
                     rcx,
-                    ..regs_at(rip, &self.regs(kvm, vcpu)?)
+                    ..regs_at(rip, &regs(&*self.vcpu(flat, vcpu)?)?)
                 };
-                done(kvm.kvm_set_regs(self.vcpu(vcpu), &regs))
+                done(self.vcpu(flat, vcpu)?.kvm_set_regs(&regs))
             }
             Step::GetSregs { vcpu } => {
                 let mut sregs = kvm_sregs::default();
-                kvm.kvm_get_sregs(self.vcpu(vcpu), &mut sregs)?;
+                self.vcpu(flat, vcpu)?.kvm_get_sregs(&mut sregs)?;
                 Ok(Value::Numbers(known_sregs(&sregs)))
             }
             Step::SetSregs { vcpu, ds, cr2, bad } => {
                 let mut sregs = kvm_sregs::default();
-                kvm.kvm_get_sregs(self.vcpu(vcpu), &mut sregs)?;
+                self.vcpu(flat, vcpu)?.kvm_get_sregs(&mut sregs)?;
                 (sregs.cs.selector, sregs.cs.base) = (0, 0);
                 (sregs.ds.selector, sregs.ds.base) = (ds, u64::from(ds) * 16);
                 sregs.cr2 = cr2;
                 sregs.cr4 |= u64::from(bad) << 31;
-                done(kvm.kvm_set_sregs(self.vcpu(vcpu), &sregs))
+                done(self.vcpu(flat, vcpu)?.kvm_set_sregs(&sregs))
             }
             Step::Translate { vcpu, address } => {
                 let (mut physical, mut valid, mut writeable, mut usermode) = (0, 9, 9, 9);
-                kvm.kvm_translate(
-                    self.vcpu(vcpu),
+                self.vcpu(flat, vcpu)?.kvm_translate(
                     address,
                     &mut physical,
                     &mut valid,
@@ -61,7 +58,7 @@ impl SequenceVm {
                 let bytes = [valid, writeable, usermode].map(u64::from);
                 Ok(Value::Numbers([&[physical][..], &bytes].concat()))
             }
-            Step::Interrupt { vcpu, irq } => done(kvm.kvm_interrupt(self.vcpu(vcpu), irq)),
+            Step::Interrupt { vcpu, irq } => done(self.vcpu(flat, vcpu)?.kvm_interrupt(irq)),
             Step::DebugGuest { vcpu, single_step } => {
                 let control = if single_step {
                     debug::KVM_GUESTDBG_ENABLE | debug::KVM_GUESTDBG_SINGLESTEP
@@ -72,32 +69,32 @@ impl SequenceVm {
                     control,
                     ..Default::default()
                 };
-                done(kvm.kvm_debug_guest(self.vcpu(vcpu), &debug))
+                done(self.vcpu(flat, vcpu)?.kvm_debug_guest(&debug))
             }
             Step::GetMsrs { vcpu, ref indices } => {
                 let entries = indices.iter().map(|&index| (index, 0));
                 let mut msrs = msrs(entries);
-                let count = kvm.kvm_get_msrs(self.vcpu(vcpu), &mut msrs)?;
+                let count = self.vcpu(flat, vcpu)?.kvm_get_msrs(&mut msrs)?;
                 let values = msrs.as_slice().iter().take(count).map(|entry| entry.data);
                 Ok(Value::Numbers(values.collect()))
             }
             Step::SetMsrs { vcpu, ref entries } => {
                 let msrs = msrs(entries.iter().copied());
-                let count = kvm.kvm_set_msrs(self.vcpu(vcpu), &msrs)?;
+                let count = self.vcpu(flat, vcpu)?.kvm_set_msrs(&msrs)?;
                 Ok(Value::Number(count as u64))
             }
             Step::ManyMsrs { vcpu, count } => {
                 let mut msrs = msrs(std::iter::repeat_n((MSRS, 0), count));
-                let count = kvm.kvm_get_msrs(self.vcpu(vcpu), &mut msrs)?;
+                let count = self.vcpu(flat, vcpu)?.kvm_get_msrs(&mut msrs)?;
                 Ok(Value::Number(count as u64))
             }
             Step::SetCpuid {
                 vcpu,
                 ref functions,
-            } => done(kvm.kvm_set_cpuid(self.vcpu(vcpu), &cpuid(functions))),
+            } => done(self.vcpu(flat, vcpu)?.kvm_set_cpuid(&cpuid(functions))),
             Step::ManyCpuid { vcpu, count } => {
                 let functions = vec![MANY_FUNCTION; count];
-                done(kvm.kvm_set_cpuid(self.vcpu(vcpu), &cpuid(&functions)))
+                done(self.vcpu(flat, vcpu)?.kvm_set_cpuid(&cpuid(&functions)))
             }
             Step::SetSignalMask { vcpu, mask } => {
                 let mask = mask.map(|blocked| {
@@ -107,19 +104,19 @@ impl SequenceVm {
                     }
                     set
                 });
-                done(kvm.kvm_set_signal_mask(self.vcpu(vcpu), mask.as_ref()))
+                done(self.vcpu(flat, vcpu)?.kvm_set_signal_mask(mask.as_ref()))
             }
             Step::GetFpu { vcpu } => {
                 let mut fpu = kvm_fpu::default();
-                kvm.kvm_get_fpu(self.vcpu(vcpu), &mut fpu)?;
+                self.vcpu(flat, vcpu)?.kvm_get_fpu(&mut fpu)?;
                 Ok(Value::Numbers(vec![fpu.fcw.into(), fpu.xmm[0][0].into()]))
             }
             Step::SetFpu { vcpu, fcw, xmm } => {
                 let mut fpu = kvm_fpu::default();
-                kvm.kvm_get_fpu(self.vcpu(vcpu), &mut fpu)?;
+                self.vcpu(flat, vcpu)?.kvm_get_fpu(&mut fpu)?;
                 fpu.fcw = fcw;
                 fpu.xmm[0][0] = xmm;
-                done(kvm.kvm_set_fpu(self.vcpu(vcpu), &fpu))
+                done(self.vcpu(flat, vcpu)?.kvm_set_fpu(&fpu))
             }
             Step::WrongPointer {
                 vcpu,
@@ -131,9 +128,9 @@ impl SequenceVm {
                     BackendKind::Mixed => Form::Syscall,
                     BackendKind::Form(form) => form,
                 };
-                // Binds the vCPU, if this is the backend `bound`.
-                self.regs(kvm, vcpu)?;
-                done(pointers::point(call, pointer, self.vcpu(vcpu), by))
+                // Binds the vCPU, if this is the form `bound`.
+                regs(&*self.vcpu(flat, vcpu)?)?;
+                done(pointers::point(call, pointer, self.fd(vcpu), by))
             }
             _ => unreachable!("{step:?} is of no vcpu"),
         }
@@ -147,14 +144,13 @@ impl SequenceVm {
         signal: bool,
         immediate_exit: bool,
     ) -> StepResult {
-        let kvm = self.interfaces.pick(flat);
-        let OpenVcpu { fd, run } = &mut self.vcpus[vcpu];
+        let mut run = self.vcpus[vcpu].run.borrow_mut();
         run.exit().write_data(&[data]);
         run.set_immediate_exit(immediate_exit);
         if signal {
             raise(SIGNAL)?;
         }
-        let result = kvm.kvm_run(fd.as_fd(), run).map(|exit| {
+        let result = self.vcpu(flat, vcpu)?.kvm_run(&mut run).map(|exit| {
             let reason = exit.reason();
             let mut data = vec![0; 8];
             let reads = matches!(

@@ -4,10 +4,10 @@ use anyhow::Result;
 
 /// One call of one interface, ready to be made again and again.
 ///
-/// Only [`call`](Subject::call) is measured. It panics when the kernel does not
+/// Only [`call`](Workload::call) is measured. It panics when the kernel does not
 /// answer as it should, so that a call that failed cannot count.
-pub trait Subject {
-    /// Whether [`before`](Subject::before) or [`after`](Subject::after) do
+pub trait Workload {
+    /// Whether [`before`](Workload::before) or [`after`](Workload::after) do
     /// anything, so that calls cannot follow one another.
     fn apart(&self) -> bool {
         false
@@ -33,16 +33,16 @@ pub trait Subject {
     }
 }
 
-/// A subject without more to it than its call.
-pub struct Call<F>(pub F);
+/// A workload that is only its call.
+pub struct Plain<F>(pub F);
 
-impl<F: FnMut()> Subject for Call<F> {
+impl<F: FnMut()> Workload for Plain<F> {
     fn call(&mut self) {
         (self.0)();
     }
 }
 
-/// A subject whose call sets something of that size, which setting it to none
+/// A workload whose call sets something of that size, which setting it to none
 /// takes back.
 pub struct Set<F> {
     /// Sets it to a size in bytes.
@@ -51,7 +51,7 @@ pub struct Set<F> {
     pub size: u64,
 }
 
-impl<F: FnMut(u64)> Subject for Set<F> {
+impl<F: FnMut(u64)> Workload for Set<F> {
     fn apart(&self) -> bool {
         true
     }

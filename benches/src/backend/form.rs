@@ -1,0 +1,106 @@
+//! The forms, each with types that the compiler knows, so that a case measures the call
+//! and nothing else.
+
+use std::os::fd::OwnedFd;
+
+use kvm_api::bound::BoundVcpu;
+use kvm_api::files::FileVcpu;
+use kvm_api::ioctl::Ioctl;
+use kvm_api::merged::MergedVcpu;
+use kvm_api::syscall::Syscall;
+use kvm_api::{ByFd, Kvm, Result, Vcpu};
+
+/// A form that is open.
+pub trait StaticForm {
+    /// The interface that it builds on.
+    type Kvm: Kvm;
+    /// A vcpu, in the way of the form.
+    type Vcpu<'k>: Vcpu
+    where
+        Self: 'k;
+
+    /// Opens it.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel lacks it.
+    fn open() -> anyhow::Result<Self>
+    where
+        Self: Sized;
+
+    /// The interface that it builds on.
+    fn kvm(&self) -> &Self::Kvm;
+
+    /// Names a vcpu.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel refuses that.
+    fn vcpu(&self, fd: OwnedFd) -> Result<Self::Vcpu<'_>>;
+}
+
+/// Implements [`StaticForm`] for a whole interface.
+macro_rules! whole {
+    ($name:ident) => {
+        impl StaticForm for $name {
+            type Kvm = Self;
+            type Vcpu<'k> = ByFd<'k, Self, OwnedFd>;
+
+            fn open() -> anyhow::Result<Self> {
+                Ok(Self::open()?)
+            }
+
+            fn kvm(&self) -> &Self {
+                self
+            }
+
+            fn vcpu(&self, fd: OwnedFd) -> Result<Self::Vcpu<'_>> {
+                Ok(ByFd::new(self, fd))
+            }
+        }
+    };
+}
+
+whole! { Ioctl }
+whole! { Syscall }
+
+/// Defines a form that builds on the flat calls, with its own type of vcpu.
+macro_rules! on_flat {
+    ($(#[doc = $doc:literal])* $name:ident: $vcpu:ident, |$flat:ident, $fd:ident| $make:expr) => {
+        $(#[doc = $doc])*
+        pub struct $name(pub Syscall);
+
+        impl StaticForm for $name {
+            type Kvm = Syscall;
+            type Vcpu<'k> = $vcpu<OwnedFd>;
+
+            fn open() -> anyhow::Result<Self> {
+                Ok(Self(Syscall::open()?))
+            }
+
+            fn kvm(&self) -> &Syscall {
+                &self.0
+            }
+
+            fn vcpu(&self, $fd: OwnedFd) -> Result<$vcpu<OwnedFd>> {
+                let $flat = self.0;
+                $make
+            }
+        }
+    };
+}
+
+on_flat! {
+    /// The merged calls.
+    Merged: MergedVcpu, |flat, fd| Ok(MergedVcpu::new(flat, fd))
+}
+
+on_flat! {
+    /// The files of a vcpu.
+    Files: FileVcpu, |flat, fd| FileVcpu::open(flat, fd)
+}
+
+on_flat! {
+    /// The calls on the bound vcpu.
+    Bound: BoundVcpu, |flat, fd| BoundVcpu::bind(flat, fd)
+}

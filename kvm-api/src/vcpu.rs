@@ -1,0 +1,213 @@
+//! A vcpu, in whatever way a form names it.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use kvm_sys::{CpuId, Msrs, kvm_fpu, kvm_guest_debug, kvm_regs, kvm_sregs};
+use nix::sys::signal::SigSet;
+
+use crate::{Exit, GetState, Kvm, Result, RunMapping, SetState};
+
+/// The calls on a vcpu, under the names of the proposal and in its order.
+///
+/// [`Kvm`] documents each call. Other interfaces can use the file descriptor of the
+/// vcpu.
+///
+/// # Errors
+///
+/// Those of the call of the same name of [`Kvm`].
+pub trait Vcpu: AsFd {
+    /// Runs the guest until it exits.
+    fn kvm_run<'r>(&self, run: &'r mut RunMapping) -> Result<Exit<'r>>;
+
+    /// Reads the general registers.
+    fn kvm_get_regs(&self, regs: &mut kvm_regs) -> Result<()>;
+
+    /// Sets the general registers.
+    fn kvm_set_regs(&self, regs: &kvm_regs) -> Result<()>;
+
+    /// Reads the segment, descriptor table and control registers.
+    fn kvm_get_sregs(&self, sregs: &mut kvm_sregs) -> Result<()>;
+
+    /// Sets the segment, descriptor table and control registers.
+    fn kvm_set_sregs(&self, sregs: &kvm_sregs) -> Result<()>;
+
+    /// Walks the page tables of the guest.
+    fn kvm_translate(
+        &self,
+        linear_address: u64,
+        physical_address: &mut u64,
+        valid: &mut u8,
+        writeable: &mut u8,
+        usermode: &mut u8,
+    ) -> Result<()>;
+
+    /// Queues an interrupt.
+    fn kvm_interrupt(&self, irq: u32) -> Result<()>;
+
+    /// Sets breakpoints and single-stepping.
+    fn kvm_debug_guest(&self, debug: &kvm_guest_debug) -> Result<()>;
+
+    /// Reads the MSRs whose indices `msrs` holds.
+    fn kvm_get_msrs(&self, msrs: &mut Msrs) -> Result<usize>;
+
+    /// Sets the MSRs that `msrs` holds.
+    fn kvm_set_msrs(&self, msrs: &Msrs) -> Result<usize>;
+
+    /// Sets the results of the CPUID instruction of the guest.
+    fn kvm_set_cpuid(&self, cpuid: &CpuId) -> Result<()>;
+
+    /// Sets which signals are blocked while the guest runs.
+    fn kvm_set_signal_mask(&self, mask: Option<&SigSet>) -> Result<()>;
+
+    /// Reads the floating point and SSE registers.
+    fn kvm_get_fpu(&self, fpu: &mut kvm_fpu) -> Result<()>;
+
+    /// Sets the floating point and SSE registers.
+    fn kvm_set_fpu(&self, fpu: &kvm_fpu) -> Result<()>;
+}
+
+/// A vcpu whose state one call can move.
+pub trait State: Vcpu {
+    /// Reads the parts of the state that `state` borrows, in one call.
+    ///
+    /// Returns the number of MSRs that were read: 0 if none were requested. If the
+    /// number is less than requested, the next MSR cannot be read, and the call has
+    /// written nothing to any part.
+    ///
+    /// # Errors
+    ///
+    /// `E2BIG` for 256 or more MSRs; `EINVAL` when the state of the guest is hidden
+    /// from the host.
+    ///
+    /// Replaces KVM_GET_REGS, KVM_GET_SREGS, KVM_GET_FPU, KVM_GET_MSRS,
+    /// KVM_GET_DEBUGREGS, KVM_GET_VCPU_EVENTS and KVM_GET_XCRS. It comes from the
+    /// answer to the proposal: "Many can be merged".
+    fn kvm_get_state(&self, state: &mut GetState<'_>) -> Result<usize>;
+
+    /// Sets the parts of the state that `state` borrows, in one call: all of them, or
+    /// none.
+    ///
+    /// Returns the number of MSRs that were set: 0 if none were requested. If the
+    /// number is less than requested, the next MSR cannot be set, and the call has set
+    /// nothing in any part.
+    ///
+    /// # Errors
+    ///
+    /// The call has changed nothing after an error. `EINVAL` when a part is not valid;
+    /// `E2BIG` for 256 or more MSRs; `EOPNOTSUPP` for an MSR whose write has a further
+    /// effect and may fail, unless the MSR has the value already:
+    /// [`Vcpu::kvm_set_msrs`] sets such an MSR.
+    ///
+    /// Replaces KVM_SET_REGS, KVM_SET_SREGS, KVM_SET_FPU, KVM_SET_MSRS,
+    /// KVM_SET_DEBUGREGS, KVM_SET_VCPU_EVENTS and KVM_SET_XCRS. It comes from the
+    /// answer to the proposal: "Many can be merged (set_fpu, set_regs, set_sregs)".
+    fn kvm_set_state(&self, state: &SetState<'_>) -> Result<usize>;
+}
+
+/// A vcpu that [`Kvm`] names by its file descriptor.
+#[derive(Clone, Copy, Debug)]
+pub struct ByFd<'k, K: ?Sized, F> {
+    kvm: &'k K,
+    fd: F,
+}
+
+impl<'k, K: ?Sized, F: AsFd> ByFd<'k, K, F> {
+    /// Names the vcpu. Every call checks the file descriptor.
+    #[inline]
+    pub fn new(kvm: &'k K, fd: F) -> Self {
+        Self { kvm, fd }
+    }
+}
+
+impl<K: ?Sized, F: AsFd> AsFd for ByFd<'_, K, F> {
+    #[inline]
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl<K: Kvm + ?Sized, F: AsFd> Vcpu for ByFd<'_, K, F> {
+    #[inline]
+    fn kvm_run<'r>(&self, run: &'r mut RunMapping) -> Result<Exit<'r>> {
+        self.kvm.kvm_run(self.as_fd(), run)
+    }
+
+    #[inline]
+    fn kvm_get_regs(&self, regs: &mut kvm_regs) -> Result<()> {
+        self.kvm.kvm_get_regs(self.as_fd(), regs)
+    }
+
+    #[inline]
+    fn kvm_set_regs(&self, regs: &kvm_regs) -> Result<()> {
+        self.kvm.kvm_set_regs(self.as_fd(), regs)
+    }
+
+    #[inline]
+    fn kvm_get_sregs(&self, sregs: &mut kvm_sregs) -> Result<()> {
+        self.kvm.kvm_get_sregs(self.as_fd(), sregs)
+    }
+
+    #[inline]
+    fn kvm_set_sregs(&self, sregs: &kvm_sregs) -> Result<()> {
+        self.kvm.kvm_set_sregs(self.as_fd(), sregs)
+    }
+
+    #[inline]
+    fn kvm_translate(
+        &self,
+        linear_address: u64,
+        physical_address: &mut u64,
+        valid: &mut u8,
+        writeable: &mut u8,
+        usermode: &mut u8,
+    ) -> Result<()> {
+        self.kvm.kvm_translate(
+            self.as_fd(),
+            linear_address,
+            physical_address,
+            valid,
+            writeable,
+            usermode,
+        )
+    }
+
+    #[inline]
+    fn kvm_interrupt(&self, irq: u32) -> Result<()> {
+        self.kvm.kvm_interrupt(self.as_fd(), irq)
+    }
+
+    #[inline]
+    fn kvm_debug_guest(&self, debug: &kvm_guest_debug) -> Result<()> {
+        self.kvm.kvm_debug_guest(self.as_fd(), debug)
+    }
+
+    #[inline]
+    fn kvm_get_msrs(&self, msrs: &mut Msrs) -> Result<usize> {
+        self.kvm.kvm_get_msrs(self.as_fd(), msrs)
+    }
+
+    #[inline]
+    fn kvm_set_msrs(&self, msrs: &Msrs) -> Result<usize> {
+        self.kvm.kvm_set_msrs(self.as_fd(), msrs)
+    }
+
+    #[inline]
+    fn kvm_set_cpuid(&self, cpuid: &CpuId) -> Result<()> {
+        self.kvm.kvm_set_cpuid(self.as_fd(), cpuid)
+    }
+
+    #[inline]
+    fn kvm_set_signal_mask(&self, mask: Option<&SigSet>) -> Result<()> {
+        self.kvm.kvm_set_signal_mask(self.as_fd(), mask)
+    }
+
+    #[inline]
+    fn kvm_get_fpu(&self, fpu: &mut kvm_fpu) -> Result<()> {
+        self.kvm.kvm_get_fpu(self.as_fd(), fpu)
+    }
+
+    #[inline]
+    fn kvm_set_fpu(&self, fpu: &kvm_fpu) -> Result<()> {
+        self.kvm.kvm_set_fpu(self.as_fd(), fpu)
+    }
+}
