@@ -7,7 +7,7 @@ use guests::TestVm;
 use kvm_api::{GuestMemory, RunMapping, Vcpu};
 use kvm_bindings::{kvm_regs, kvm_sregs};
 
-use crate::backend::StaticForm;
+use crate::backend::form::StaticForm;
 use crate::guest::{Exit, Mode, Program};
 
 /// A virtual machine, and its vCPU as the form has it.

@@ -7,7 +7,7 @@
 use libc::c_long;
 use nix::errno::Errno::*;
 
-use crate::table::calls;
+use crate::call::calls;
 
 calls! {
     /// The calls that bind vcpus to tasks.

@@ -8,6 +8,7 @@
 #![cfg(target_arch = "x86_64")]
 
 mod bound;
+mod call;
 mod merged;
 mod ranges;
 mod requests;
@@ -55,6 +56,7 @@ pub mod state {
 }
 
 pub use bound::*;
+pub use call::*;
 pub use merged::*;
 pub use ranges::*;
 pub use requests::*;

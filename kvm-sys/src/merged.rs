@@ -6,8 +6,8 @@
 use libc::c_long;
 use nix::errno::Errno::*;
 
+use crate::call::calls;
 use crate::structs::*;
-use crate::table::calls;
 
 calls! {
     /// The calls of the merged form.

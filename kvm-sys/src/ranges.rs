@@ -6,7 +6,7 @@
 use libc::c_long;
 use nix::errno::Errno::*;
 
-use crate::table::calls;
+use crate::call::calls;
 
 calls! {
     /// The calls of the host memory form.

@@ -2,7 +2,7 @@
 
 mod calls;
 mod debugger;
-mod form;
+pub mod form;
 mod make;
 mod memory;
 mod other_thread;
