@@ -14,7 +14,9 @@ use crate::outcome::{Outcome, Say};
 
 /// Data races that Linux has without the series, by the functions.
 const UPSTREAMS_RACES: &[&str] = &[
-    // The first reads another task's flags while the second sets PF_VCPU in them.
+    // Sending a signal reads the flags of a task, in which a run of its vCPU sets and
+    // clears PF_VCPU.
+    "__send_signal_locked / vcpu_run",
     "prepare_signal / vcpu_run",
 ];
 
