@@ -142,6 +142,11 @@ pub(crate) const CHECK: &[Need] = &[
         "/usr/lib/python3/dist-packages/git/__init__.py",
         "python3-git",
     ),
+    // The documentation's build renders the netlink families from YAML.
+    file(
+        "/usr/lib/python3/dist-packages/yaml/__init__.py",
+        "python3-yaml",
+    ),
 ];
 
 /// What checking the manual pages needs. Debian's `man` brings groff and its macros.
