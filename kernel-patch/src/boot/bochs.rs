@@ -9,7 +9,7 @@ use std::{io, thread};
 use nix::pty::openpty;
 
 use super::error::{BootError, Result};
-use crate::host::error::HostError;
+use crate::host::error::IoContext;
 use crate::host::{needs, process};
 
 /// The program of the emulator.
@@ -72,14 +72,14 @@ impl BochsCommand<'_> {
 
     fn file(&self, name: &str, text: &str) -> Result<PathBuf> {
         let path = self.dir.join(name);
-        fs::write(&path, text).map_err(BootError::io("write", &path))?;
+        fs::write(&path, text).cannot("write", &path)?;
         Ok(path)
     }
 
     /// Makes a disc that boots the kernel.
     fn disc(&self) -> Result<PathBuf> {
         let files = self.dir.join("disc");
-        fs::create_dir(&files).map_err(BootError::io("make", &files))?;
+        fs::create_dir(&files).cannot("make", &files)?;
         let config = format!(
             "default linux\nlabel linux\nkernel linux\ninitrd initrd\nappend {}\n",
             self.cmdline
@@ -92,7 +92,7 @@ impl BochsCommand<'_> {
             (self.initramfs, "initrd"),
         ] {
             let to = files.join(name);
-            fs::copy(from, &to).map_err(BootError::io("write", &to))?;
+            fs::copy(from, &to).cannot("write", &to)?;
         }
         let disc = self.dir.join("disc.iso");
         let mut command = Command::new(MKISOFS);
@@ -153,8 +153,7 @@ fn megabytes(size: &str) -> Result<u32> {
 
 /// Opens a terminal on which Bochs draws the machine's screen. Nobody reads it.
 pub(crate) fn terminal() -> Result<OwnedFd> {
-    let pty = openpty(None, None)
-        .map_err(|errno| HostError::process("open", "a terminal for Bochs")(errno.into()))?;
+    let pty = openpty(None, None).cannot_named("open", "a terminal for Bochs")?;
     let mut master = File::from(pty.master);
     // The copy ends when nobody has the other side open.
     thread::spawn(move || io::copy(&mut master, &mut io::sink()));

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use super::error::{BootError, LastLines, Result};
 use crate::boot::machine::Machine;
 use crate::host::cargo::this_program;
-use crate::host::error::HostError;
+use crate::host::error::{HostError, IoContext};
 use crate::host::paths;
 use crate::host::process::run_here;
 use crate::host::transcript::transcribe;
@@ -125,7 +125,7 @@ pub fn call_here<I: Serialize + ?Sized, O: DeserializeOwned>(
     on_line: &mut dyn FnMut(&str),
 ) -> Result<O> {
     let scratch = tempfile::tempdir();
-    let scratch = scratch.map_err(HostError::process("make", "a temporary directory"))?;
+    let scratch = scratch.cannot_named("make", "a temporary directory")?;
     let file = scratch.path().join("input");
     write_input(&file, input)?;
     let mut command = Command::new(this_program()?);
@@ -143,17 +143,16 @@ pub fn call_here<I: Serialize + ?Sized, O: DeserializeOwned>(
     read_output(what, out)
 }
 
-fn write_input(file: &Path, input: &(impl Serialize + ?Sized)) -> Result<()> {
-    let json =
-        serde_json::to_vec(input).map_err(|error| BootError::io("write", file)(error.into()))?;
-    fs::write(file, json).map_err(BootError::io("write", file))
+fn write_input(file: &Path, input: &(impl Serialize + ?Sized)) -> Result<(), HostError> {
+    let json = serde_json::to_vec(input).cannot("write", file)?;
+    fs::write(file, json).cannot("write", file)
 }
 
 /// Takes the output out of the directory.
 fn read_output<O: DeserializeOwned>(what: &str, out: &Path) -> Result<O> {
     let file = out.join(OUTPUT);
-    let json = fs::read(&file).map_err(BootError::io("read", &file))?;
-    fs::remove_file(&file).map_err(BootError::io("remove", &file))?;
+    let json = fs::read(&file).cannot("read", &file)?;
+    fs::remove_file(&file).cannot("remove", &file)?;
     serde_json::from_slice(&json).map_err(|source| BootError::BadOutput {
         what: what.into(),
         source,

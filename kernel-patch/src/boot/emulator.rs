@@ -16,7 +16,7 @@ use super::error::{BootError, Result};
 use crate::boot::machine::Machine;
 use crate::boot::run_dir::RunDir;
 use crate::boot::{bochs, qemu};
-use crate::host::error::HostError;
+use crate::host::error::{HostError, IoContext};
 use crate::host::process::{Process, drain};
 use crate::kbuild::kernel::Kernel;
 use crate::wire::job::port;
@@ -38,7 +38,7 @@ struct PortPipe {
 
 impl PortPipe {
     fn new(name: &'static str) -> Result<Self> {
-        let pipe = io::pipe().map_err(HostError::process("make a pipe for port", name));
+        let pipe = io::pipe().cannot_named("make a pipe for port", name);
         let (reader, writer) = pipe?;
         // A smaller pipe works too, but more slowly.
         let _ = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(PIPE));
@@ -72,7 +72,7 @@ pub(crate) fn qemu(
         PortPipe::new(port::EXIT)?,
     ];
     let log = dir.log();
-    let said = File::create(&log).map_err(BootError::io("write", &log))?;
+    let said = File::create(&log).cannot("write", &log)?;
     let mut command = qemu::QemuCommand {
         accel: machine.accel.qemu_args(),
         cpu: machine.accel.cpu(),
@@ -99,7 +99,7 @@ pub(crate) fn qemu(
             writers.push(port.writer);
             readers.push(scope.spawn(move || {
                 let drained = drain(port.reader, sink);
-                drained.map_err(HostError::process("forward the port", port.name))
+                drained.cannot_named("forward the port", port.name)
             }));
         }
         let status = run(machine, command, qemu::PROGRAM);
@@ -145,7 +145,7 @@ pub(crate) fn bochs(
     let terminal = bochs::terminal()?;
     let end = || {
         let copy = terminal.try_clone();
-        copy.map_err(HostError::process("open", "a terminal for Bochs"))
+        copy.cannot_named("open", "a terminal for Bochs")
     };
     command.stdin(end()?).stdout(end()?).stderr(end()?);
     drop(terminal);
@@ -156,7 +156,7 @@ pub(crate) fn bochs(
         let status = run(machine, command, bochs::PROGRAM);
         drop(writer);
         let received = reader.join().expect("receiving frames does not panic");
-        let received = received.map_err(HostError::process("forward", "the ports"));
+        let received = received.cannot_named("forward", "the ports");
         status.and_then(|status| received.map(|()| status))
     })?;
     Ok(status)

@@ -1,7 +1,6 @@
 //! What can go wrong with a machine.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::host::error::HostError;
@@ -145,12 +144,4 @@ pub enum BootError {
 pub struct LastLines {
     pub(super) what: String,
     pub(super) lines: String,
-}
-
-impl BootError {
-    /// For `map_err`: an operation on a file failed.
-    pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let host = HostError::io(doing, path);
-        move |source| host(source).into()
-    }
 }

@@ -8,6 +8,7 @@ use elf::abi::{EM_X86_64, ET_DYN, ET_EXEC, PT_INTERP};
 use elf::endian::AnyEndian;
 
 use super::error::{BootError, Result};
+use crate::host::error::IoContext;
 
 /// Checks that a machine can run a file.
 ///
@@ -16,7 +17,7 @@ use super::error::{BootError, Result};
 /// [`BootError::NotRunnable`] has the reason. [`BootError::Host`] if the file cannot be
 /// read.
 pub fn check(path: &Path) -> Result<()> {
-    let data = fs::read(path).map_err(BootError::io("read", path))?;
+    let data = fs::read(path).cannot("read", path)?;
     let because = |why| {
         Err(BootError::NotRunnable {
             path: path.into(),

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use cpio::newc::{self, Builder};
 
-use super::error::{BootError, Result};
+use crate::host::error::{IoContext, Result};
 
 const DIRECTORY: u32 = 0o040_755;
 const EXECUTABLE: u32 = 0o100_755;
@@ -26,7 +26,7 @@ pub(crate) struct Initramfs {
 
 impl Initramfs {
     pub(crate) fn create(path: &Path) -> Result<Self> {
-        let file = File::create(path).map_err(BootError::io("write", path))?;
+        let file = File::create(path).cannot("write", path)?;
         let mut this = Self {
             path: path.into(),
             file: BufWriter::new(file),
@@ -41,7 +41,7 @@ impl Initramfs {
 
     /// Copies a file of the host to an absolute path inside.
     pub(crate) fn copy(&mut self, from: &Path, to: &Path) -> Result<()> {
-        let data = fs::read(from).map_err(BootError::io("read", from))?;
+        let data = fs::read(from).cannot("read", from)?;
         self.write(&data, to)
     }
 
@@ -57,7 +57,7 @@ impl Initramfs {
     pub(crate) fn finish(self) -> Result<()> {
         newc::trailer(self.file)
             .and_then(|mut file| file.flush())
-            .map_err(BootError::io("write", &self.path))
+            .cannot("write", &self.path)
     }
 
     /// Makes a directory and its parents, which the kernel does not make itself.
@@ -75,7 +75,7 @@ impl Initramfs {
         self.inode += 1;
         let size = u32::try_from(data.len())
             .map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))
-            .map_err(BootError::io("put into the machine", Path::new(name)))?;
+            .cannot("put into the machine", Path::new(name))?;
         let mut entry = Builder::new(name)
             .ino(self.inode)
             .mode(mode)
@@ -86,7 +86,7 @@ impl Initramfs {
         entry
             .write_all(data)
             .and_then(|()| entry.finish().map(drop))
-            .map_err(BootError::io("write", &self.path))
+            .cannot("write", &self.path)
     }
 }
 

@@ -10,6 +10,7 @@ use elf::abi::PT_INTERP;
 use elf::endian::AnyEndian;
 
 use super::error::{BootError, Result};
+use crate::host::error::IoContext;
 use crate::host::process;
 
 /// The directory for libraries in the machine. `LD_LIBRARY_PATH` has to name it, because
@@ -58,7 +59,7 @@ fn found(line: &str) -> Option<(&str, &str)> {
 
 /// The dynamic linker that an executable names.
 fn linker(program: &Path) -> Result<PathBuf> {
-    let data = fs::read(program).map_err(BootError::io("read", program))?;
+    let data = fs::read(program).cannot("read", program)?;
     let name = ElfBytes::<AnyEndian>::minimal_parse(&data)
         .ok()
         .and_then(|elf| {

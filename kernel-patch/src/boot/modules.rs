@@ -7,16 +7,17 @@ use std::path::{Path, PathBuf};
 use elf::ElfBytes;
 use elf::endian::AnyEndian;
 
-use super::error::{BootError, Result};
+use crate::host::error::{IoContext, Result};
+use crate::host::files;
 
 /// Returns all modules of the build, each after those that it depends on.
 pub(crate) fn in_order(build: &Path) -> Result<Vec<PathBuf>> {
     let list = build.join("modules.order");
-    let list = fs::read_to_string(&list).map_err(BootError::io("read", &list))?;
+    let list = files::text(&list)?;
     let mut waiting = BTreeMap::new();
     for object in list.lines() {
         let path = build.join(object).with_extension("ko");
-        let data = fs::read(&path).map_err(BootError::io("read", &path))?;
+        let data = fs::read(&path).cannot("read", &path)?;
         waiting.insert(name(&path), (path, depends(&data)));
     }
     let mut order = Vec::new();

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::_rdtsc;
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,6 +17,7 @@ use crate::boot::run_dir::RunDir;
 use crate::boot::verdict::judge;
 use crate::boot::{bochs, emulator, executable, modules};
 use crate::host::cargo::this_program;
+use crate::host::error::IoContext;
 use crate::host::{needs, packages, paths, process};
 use crate::kbuild::kernel::Kernel;
 use crate::wire::job::{Exit, JOB, Job, OUT, OUT_VARIABLE, WORK};
@@ -56,8 +57,7 @@ impl Machine {
         let dir = RunDir::new(scratch.path());
         pack(self, kernel, program, args, &dir)?;
 
-        let mut files =
-            tempfile::tempfile_in(dir.path()).map_err(BootError::io("write in", dir.path()))?;
+        let mut files = tempfile::tempfile_in(dir.path()).cannot("write in", dir.path())?;
         let mut result = Vec::new();
         let sinks: emulator::Sinks<'_> = [stdout, stderr, &mut files, &mut result];
         let cmdline = kernel_cmdline(self);
@@ -67,9 +67,7 @@ impl Machine {
         };
         let exit = judge(self, status, &result, &dir)?;
         if let Some(out) = &self.out {
-            files
-                .rewind()
-                .map_err(BootError::io("read in", dir.path()))?;
+            files.rewind().cannot("read in", dir.path())?;
             unpack(files, out)?;
         }
         Ok(exit)
@@ -113,7 +111,7 @@ fn pack(
     };
     let job = serde_json::to_vec(&job).map_err(|error| BootError::NotStarted(error.to_string()))?;
     initramfs.write(&job, Path::new(JOB))?;
-    initramfs.finish()
+    Ok(initramfs.finish()?)
 }
 
 /// Copies a file without its debugging data, which is most of an executable, because the
@@ -195,10 +193,8 @@ fn tsc_khz() -> u64 {
 }
 
 fn unpack(files: File, out: &Path) -> Result<()> {
-    fs::create_dir_all(out).map_err(BootError::io("make", out))?;
+    paths::create(out.into())?;
     let mut archive = tar::Archive::new(files);
     archive.set_preserve_mtime(false);
-    archive
-        .unpack(out)
-        .map_err(BootError::io("write below", out))
+    Ok(archive.unpack(out).cannot("write below", out)?)
 }

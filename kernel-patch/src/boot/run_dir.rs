@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::error::{BootError, Result};
+use crate::host::error::{IoContext, Result};
 use crate::host::paths;
 
 /// The directory of one run, and the names of the files in it.
@@ -35,7 +35,7 @@ impl<'a> RunDir<'a> {
     pub(crate) fn keep_console(&self) -> Result<PathBuf> {
         let name = self.0.file_name().unwrap_or_default().to_string_lossy();
         let kept = paths::logs()?.join(format!("{name}-console.log"));
-        fs::copy(self.console(), &kept).map_err(BootError::io("write", &kept))?;
+        fs::copy(self.console(), &kept).cannot("write", &kept)?;
         Ok(kept)
     }
 }

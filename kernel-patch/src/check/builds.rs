@@ -10,9 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use super::configurations::Configuration;
 use super::dependencies;
-use super::error::{CheckError, Result, finding};
+use super::error::{Result, finding};
 use super::names::{EXTRA, SPARSE};
 use super::warnings::{Known, Warnings, is_sparse};
+use crate::host::error::IoContext;
 use crate::host::progress::Progress;
 use crate::host::{files, paths};
 use crate::kbuild::make::Make;
@@ -130,11 +131,10 @@ impl ConfigurationBuild {
             Some(other) => {
                 let dir = tree.parent().expect("the source lies in a directory");
                 tree::seed(&other.build, &self.build, paths::scratch_in(dir)?.path())?;
-                fs::remove_file(stamp(&self.build))
-                    .map_err(CheckError::io("remove", &self.build))?;
+                fs::remove_file(stamp(&self.build)).cannot("remove", &self.build)?;
                 self.known = other.known.clone();
             }
-            None => fs::create_dir(&self.build).map_err(CheckError::io("make", &self.build))?,
+            None => fs::create_dir(&self.build).cannot("make", &self.build)?,
         }
         if self.warns {
             self.make(tree, false, log, "the source itself")?;
@@ -225,6 +225,5 @@ fn stamp(build: &Path) -> PathBuf {
 }
 
 fn read(log: &Path) -> Result<Warnings> {
-    let output = files::read(log)?.unwrap_or_default();
-    Ok(Warnings::read(&String::from_utf8_lossy(&output)))
+    Ok(Warnings::read(&files::text_or_empty(log)?))
 }

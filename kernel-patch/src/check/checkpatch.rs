@@ -56,17 +56,15 @@ pub(super) fn check(
         .arg(patch);
     // It fails if it has remarks, which exceptions may cover.
     finding(run(command, "checkpatch", log))?;
-    let output = files::read(log)?.unwrap_or_default();
     let name = patch.file_name().unwrap_or_default().to_string_lossy();
-    Ok(exceptions.apply(&name, &String::from_utf8_lossy(&output)))
+    Ok(exceptions.apply(&name, &files::text_or_empty(log)?))
 }
 
 impl Exceptions {
     /// Reads the exceptions of a directory of patches. Without the file there are none.
     pub(super) fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(EXCEPTIONS);
-        let content = files::read(&path)?.unwrap_or_default();
-        Self::parse(&String::from_utf8_lossy(&content)).map_err(|line| CheckError::BadException {
+        Self::parse(&files::text_or_empty(&path)?).map_err(|line| CheckError::BadException {
             path: path.clone(),
             line,
         })

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use super::error::{CheckError, Result};
-use crate::host::process;
+use super::error::Result;
+use crate::host::{files, process};
 use crate::kbuild::config::{self, Config};
 
 /// The fragment of all configurations.
@@ -176,7 +176,7 @@ impl Configuration {
             let mut command = Command::new(tool);
             process::clean(&mut command).arg("--version");
             process::run(command, tool, log)?;
-            versions += &fs::read_to_string(log).map_err(CheckError::io("read", log))?;
+            versions += &files::text(log)?;
         }
         Ok(versions)
     }

@@ -19,8 +19,7 @@ pub(super) fn include(build: &Path, changed: &BTreeSet<String>) -> Result<bool> 
     files::walk(build, |_| false, &mut |file, metadata| {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         if !found && metadata.is_file() && name.ends_with(".cmd") {
-            let text = files::read(&build.join(file))?.unwrap_or_default();
-            found = names(&String::from_utf8_lossy(&text), changed);
+            found = names(&files::text_or_empty(&build.join(file))?, changed);
         }
         Ok(())
     })?;

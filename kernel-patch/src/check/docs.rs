@@ -6,8 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::error::{CheckError, Result, finding};
+use super::error::{Result, finding};
 use super::warnings::{Known, Warnings};
+use crate::host::error::IoContext;
 use crate::host::files;
 use crate::host::process::{self, run};
 use crate::host::progress::Progress;
@@ -88,14 +89,13 @@ impl Docs {
                 .args(sources);
             error = error.or(finding(run(command, "kernel-doc", log))?);
         }
-        let output = files::read(log)?.unwrap_or_default();
-        Ok((error, Warnings::read(&String::from_utf8_lossy(&output))))
+        Ok((error, Warnings::read(&files::text_or_empty(log)?)))
     }
 
     fn sphinx(&self, tree: &Path, log: &Path, what: &str) -> Result<()> {
         // sphinx does not repeat remarks about a file.
         files::remove(&self.build)?;
-        fs::create_dir(&self.build).map_err(CheckError::io("make", &self.build))?;
+        fs::create_dir(&self.build).cannot("make", &self.build)?;
         let args = [
             format!("SPHINXDIRS={}", self.books),
             "SPHINXBUILD=/usr/bin/sphinx-build".into(),

@@ -1,7 +1,6 @@
 //! What can keep the series from being checked.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::host::error::HostError;
 use crate::kbuild::error::BuildError;
@@ -47,14 +46,6 @@ pub enum CheckError {
         /// The line.
         line: String,
     },
-}
-
-impl CheckError {
-    /// For `map_err`: an operation on a file failed.
-    pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let host = HostError::io(doing, path);
-        move |source| host(source).into()
-    }
 }
 
 /// Turns the failure of a tool into a finding. Other errors keep the series from being

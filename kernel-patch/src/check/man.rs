@@ -31,9 +31,9 @@ pub(super) fn lint(dir: &Path, log: &Path) -> Result<Vec<String>> {
             .args(["-T", "lint", "-W", "warning"])
             .arg(&page);
         for (what, command) in [("man", man), ("mandoc", mandoc)] {
-            let before = said(log)?.len();
+            let before = files::text_or_empty(log)?.len();
             let error = finding(run(command, what, log))?;
-            let said = said(log)?;
+            let said = files::text_or_empty(log)?;
             let remarks: Vec<_> = said[before..].lines().map(String::from).collect();
             let remarks = if remarks.is_empty() {
                 Vec::from_iter(error)
@@ -50,11 +50,6 @@ pub(super) fn lint(dir: &Path, log: &Path) -> Result<Vec<String>> {
 /// The directory of this project's pages.
 pub(super) fn directory() -> Result<PathBuf> {
     Ok(paths::workspace_dir()?.join("docs/man"))
-}
-
-fn said(log: &Path) -> Result<String> {
-    let output = files::read(log)?.unwrap_or_default();
-    Ok(String::from_utf8_lossy(&output).into_owned())
 }
 
 #[cfg(test)]

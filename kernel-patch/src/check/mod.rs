@@ -24,6 +24,7 @@ pub use self::error::{CheckError, Result};
 use self::names::{AM, CHECKPATCH, DOCS, EXTRA, MAN, PAGES, SELFTESTS, SPARSE};
 pub use self::review::{CheckOutcome, Finding, PatchReview, Review};
 use self::worktree::Worktree;
+use crate::host::error::IoContext;
 use crate::host::lock::Lock;
 use crate::host::{files, needs, packages, paths, process};
 use crate::kbuild::error::BuildError;
@@ -62,7 +63,7 @@ impl Check {
             None => series::directory()?,
         };
         // The tools start in the source.
-        let dir = std::path::absolute(&dir).map_err(CheckError::io("find", &dir))?;
+        let dir = std::path::absolute(&dir).cannot("find", &dir)?;
         let series = Series::read(&dir)?;
         let exceptions = Exceptions::read(&dir)?;
         self.validate(series.patches().len())?;
@@ -153,7 +154,7 @@ impl Run<'_> {
     /// that kernels are built from. Returns the commits, the source's first.
     fn apply(&mut self, work: &Path) -> Result<Vec<String>> {
         let scratch = paths::scratch_in(work)?;
-        self.tree.copy(self.series, scratch.path())?;
+        self.series.copy_files(self.tree.root(), scratch.path())?;
         let patches = self.series.patches().iter();
         let patches: Vec<_> = patches.map(|patch| self.dir.join(patch.name())).collect();
         let commits = self.tree.apply(&patches, |number| self.log(number, AM))?;

@@ -3,8 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use super::error::{CheckError, Result, finding};
+use super::error::{Result, finding};
 use super::warnings::{Known, Warnings};
+use crate::host::error::IoContext;
 use crate::host::files;
 use crate::host::progress::Progress;
 use crate::kbuild::make::Make;
@@ -36,7 +37,7 @@ pub(super) fn check(
         return Ok(Vec::new());
     }
     files::remove(&out)?;
-    fs::create_dir(&out).map_err(CheckError::io("make", &out))?;
+    fs::create_dir(&out).cannot("make", &out)?;
     let make = |tree: &Path, build: &Path, args: &[String], targets: &str| {
         let make = Make {
             tree,
@@ -57,8 +58,7 @@ pub(super) fn check(
     let made = make(tree, build, &[], "headers")
         .and_then(|()| make(&tree.join(SELFTESTS), &out, &args, &programs.join(" ")));
     let error = finding(made)?;
-    let output = files::read(log)?.unwrap_or_default();
-    let warnings = Warnings::read(&String::from_utf8_lossy(&output));
+    let warnings = Warnings::read(&files::text_or_empty(log)?);
     let none = Known::default();
     let warnings = warnings.new_to(&none).map(String::from);
     Ok(error.into_iter().chain(warnings).collect())

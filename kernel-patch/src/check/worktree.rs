@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::error::{CheckError, Result, finding};
+use super::error::{Result, finding};
 use crate::host::progress::Progress;
 use crate::host::{files, needs, packages, process};
 use crate::kbuild::series::Series;
@@ -42,9 +42,9 @@ impl Worktree {
         packages::ensure(needs::GIT)?;
         let this = Self { root, log };
         let wanted = format!("{source:?}");
-        let is_wanted =
-            files::read(&this.root.join(STAMP))?.is_some_and(|it| it == wanted.as_bytes());
-        if is_wanted && finding(this.restore())?.is_none() {
+        if files::has(&this.root.join(STAMP), wanted.as_bytes())?
+            && finding(this.restore())?.is_none()
+        {
             return Ok(this);
         }
         files::remove(&this.root)?;
@@ -107,9 +107,8 @@ impl Worktree {
     /// that assigns their numbers. Returns whether the calls exist.
     pub(super) fn offer(&self) -> Result<bool> {
         let path = self.root.join(KCONFIG);
-        let text = fs::read_to_string(&path).map_err(CheckError::io("read", &path))?;
-        let x86 = self.root.join("arch/x86/kvm/Kconfig");
-        let x86 = fs::read_to_string(&x86).map_err(CheckError::io("read", &x86))?;
+        let text = files::text(&path)?;
+        let x86 = files::text(&self.root.join("arch/x86/kvm/Kconfig"))?;
         if text.contains(OFFER) && !x86.contains("select HAVE_KVM_SYSCALLS") {
             files::write(&path, text.replace(OFFER, OFFERED).as_bytes())?;
         }
@@ -129,20 +128,8 @@ impl Worktree {
         Ok(differ)
     }
 
-    /// Copies the files that a series changes.
-    pub(super) fn copy(&self, series: &Series, to: &Path) -> Result<()> {
-        for file in series.files() {
-            if let Some(content) = files::read(&self.root.join(&file))? {
-                files::write(&to.join(&file), &content)?;
-            }
-        }
-        Ok(())
-    }
-
     fn head(&self) -> Result<String> {
-        let path = self.root.join(".git/HEAD");
-        let head = fs::read_to_string(&path).map_err(CheckError::io("read", &path))?;
-        Ok(head.trim().into())
+        Ok(files::text(&self.root.join(".git/HEAD"))?.trim().into())
     }
 
     fn git(&self, args: &[&str]) -> Result<()> {
@@ -235,7 +222,9 @@ diff --git a/virt/kvm/Kconfig b/virt/kvm/Kconfig
     fn a_patch_becomes_a_commit_and_what_patch_makes() {
         let it = fixture(PATCH);
         let pristine = tempfile::tempdir().unwrap();
-        it.worktree.copy(&it.series, pristine.path()).unwrap();
+        it.series
+            .copy_files(it.worktree.root(), pristine.path())
+            .unwrap();
         let commits = it.apply();
         assert_eq!(commits.len(), 2);
         let differ = it.worktree.differences(&it.series, pristine.path());

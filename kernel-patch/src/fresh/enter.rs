@@ -18,9 +18,9 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{chdir, chroot};
 use serde::{Deserialize, Serialize};
 
-use super::error::{FreshError, Result};
+use super::error::Result;
 use super::layout::{CARGO_HOME, TOOLCHAIN, USER};
-use crate::host::error::HostError;
+use crate::host::error::IoContext;
 use crate::host::paths;
 
 /// The devices that programs expect on any system, and KVM's.
@@ -53,16 +53,15 @@ impl Entry {
     ///
     /// A file system cannot be mounted, or the command cannot be started.
     pub fn enter(&self) -> Result<Infallible> {
-        let of_root = |errno: nix::Error| FreshError::io("enter", &self.root)(errno.into());
-        unshare(CloneFlags::CLONE_NEWNS).map_err(of_root)?;
+        unshare(CloneFlags::CLONE_NEWNS).cannot("enter", &self.root)?;
         let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         attach(None, Path::new("/"), None, private, None)?;
         // A root has to be a mount point.
         bind(&self.root, &self.root)?;
         self.mount()?;
-        chroot(&self.root).map_err(of_root)?;
-        chdir(self.directory.as_str()).map_err(of_root)?;
-        Err(HostError::process("run", "unshare")(self.command().exec()).into())
+        chroot(&self.root).cannot("enter", &self.root)?;
+        chdir(self.directory.as_str()).cannot("enter", &self.root)?;
+        Ok(Err(self.command().exec()).cannot_named("run", "unshare")?)
     }
 
     fn mount(&self) -> Result<()> {
@@ -82,7 +81,7 @@ impl Entry {
             let (from, to) = (Path::new("/dev").join(name), dev.join(name));
             // Some hosts lack KVM.
             if from.exists() {
-                File::create(&to).map_err(FreshError::io("make", &to))?;
+                File::create(&to).cannot("make", &to)?;
                 bind(&from, &to)?;
             }
         }
@@ -104,7 +103,7 @@ impl Entry {
             ("stderr", "/proc/self/fd/2"),
         ] {
             let link = dev.join(name);
-            symlink(target, &link).map_err(FreshError::io("make", &link))?;
+            symlink(target, &link).cannot("make", &link)?;
         }
 
         bind(&self.packages, &inside("/var/cache/apt/archives")?)?;
@@ -150,7 +149,7 @@ impl Entry {
 }
 
 fn bind(from: &Path, to: &Path) -> Result<()> {
-    let from = fs::canonicalize(from).map_err(FreshError::io("find", from))?;
+    let from = fs::canonicalize(from).cannot("find", from)?;
     attach(from.to_str(), to, None, MsFlags::MS_BIND, None)
 }
 
@@ -161,6 +160,5 @@ fn attach(
     flags: MsFlags,
     options: Option<&CStr>,
 ) -> Result<()> {
-    mount(source, target, kind, flags, options)
-        .map_err(|errno| FreshError::io("mount", target)(errno.into()))
+    Ok(mount(source, target, kind, flags, options).cannot("mount", target)?)
 }

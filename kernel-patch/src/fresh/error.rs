@@ -1,7 +1,6 @@
 //! What can keep a new machine from being tried.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::host::error::HostError;
 
@@ -27,12 +26,4 @@ pub enum FreshError {
     /// A step did not succeed.
     #[error("{0}")]
     StepFailed(String),
-}
-
-impl FreshError {
-    /// For `map_err`: an operation on a file failed.
-    pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let host = HostError::io(doing, path);
-        move |source| host(source).into()
-    }
 }

@@ -24,6 +24,7 @@ use self::layout::{CHECKOUT, ELSEWHERE};
 use self::root::RootFs;
 pub use self::trial::Trial;
 use crate::host::cargo::{TARGET, cargo};
+use crate::host::error::IoContext;
 use crate::host::lanes::lanes;
 use crate::host::lock::Lock;
 use crate::host::progress::Progress;
@@ -177,7 +178,7 @@ impl Sandbox<'_> {
     /// there and names only paths of its new place.
     fn moved(&self) -> Result<()> {
         let [old, new] = [CHECKOUT, ELSEWHERE].map(|it| self.root.outside(it));
-        std::fs::rename(&old, &new).map_err(FreshError::io("move", &old))?;
+        std::fs::rename(&old, &new).cannot("move", &old)?;
         // Look at its standard output too.
         let command = format!("said=$({MOVED}) && echo \"$said\" >&2");
         let said = self.succeeds(ELSEWHERE, &command, self.timeout)?;

@@ -5,8 +5,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::error::{FreshError, Result};
+use super::error::Result;
 use super::layout::{CARGO_HOME, USER};
+use crate::host::error::IoContext;
 use crate::host::process::{git, output, run};
 use crate::host::progress::Progress;
 use crate::host::{files, needs, packages, paths};
@@ -31,7 +32,7 @@ impl RootFs {
         let log = paths::new_log("fresh.log")?;
         let base = base(cache, &log)?;
         let _progress = Progress::ours("unpacking Debian");
-        fs::create_dir(&path).map_err(FreshError::io("make", &path))?;
+        fs::create_dir(&path).cannot("make", &path)?;
         let mut tar = Command::new("tar");
         tar.args(["--extract", "--numeric-owner", "--file"]);
         tar.arg(&base).arg("--directory").arg(&path);
@@ -76,7 +77,7 @@ impl RootFs {
         run(useradd, "useradd", &self.log)?;
         let cargo = paths::create(self.outside(CARGO_HOME))?;
         let all = fs::Permissions::from_mode(0o1777);
-        fs::set_permissions(&cargo, all).map_err(FreshError::io("open to all", &cargo))
+        Ok(fs::set_permissions(&cargo, all).cannot("open to all", &cargo)?)
     }
 
     /// Clones the current commit to `directory` in the machine, for the ordinary user.
@@ -113,7 +114,7 @@ fn base(cache: &Path, log: &Path) -> Result<PathBuf> {
     let base = cache.join("base.tar");
     let stamp = cache.join("base.stamp");
     let wanted = format!("{SUITE} {PACKAGES}");
-    if files::read(&stamp)?.is_some_and(|it| it == wanted.as_bytes()) && base.exists() {
+    if files::has(&stamp, wanted.as_bytes())? && base.exists() {
         return Ok(base);
     }
     packages::ensure(needs::FRESH)?;

@@ -4,7 +4,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use super::error::{HostError, Result};
+use super::error::{IoContext, Result};
 use super::paths;
 use super::process::run;
 use super::progress::Progress;
@@ -71,5 +71,5 @@ pub fn beside(name: &str) -> Result<PathBuf> {
 ///
 /// The path is not known.
 pub fn this_program() -> Result<PathBuf> {
-    env::current_exe().map_err(HostError::process("find", "this program"))
+    env::current_exe().cannot_named("find", "this program")
 }

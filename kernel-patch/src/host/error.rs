@@ -14,23 +14,12 @@ const NEED: &str = "a kernel source and its builds need about 5 GB below target/
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HostError {
-    /// A file could not be read, written, made or removed.
-    #[error("cannot {doing} {}", path.display())]
+    /// An operation of the operating system failed.
+    #[error("cannot {doing} {what}")]
     Io {
         /// The verb, as in "cannot read".
         doing: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// The reason.
-        source: io::Error,
-    },
-
-    /// Something other than a file, for example a program or a pipe, failed.
-    #[error("cannot {doing} {what}")]
-    Process {
-        /// The verb, as in "cannot run".
-        doing: &'static str,
-        /// The object of the verb.
+        /// Its object: a file, or for example a program.
         what: String,
         /// The reason.
         source: io::Error,
@@ -99,29 +88,34 @@ pub enum HostError {
     Interrupted,
 }
 
-impl HostError {
-    /// For `map_err`: an operation on a file failed.
-    pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| match source.kind() {
-            io::ErrorKind::StorageFull => Self::DiskFull { path: path.into() },
-            _ => Self::Io {
+/// Adds to an error of the operating system what could not be done.
+pub(crate) trait IoContext<T>: Sized {
+    /// As in `fs::read(path).cannot("read", path)`.
+    fn cannot(self, doing: &'static str, path: &Path) -> Result<T>;
+
+    /// The same for something other than a file, as in `.cannot_named("run", "git")`.
+    fn cannot_named(self, doing: &'static str, what: &str) -> Result<T>;
+}
+
+impl<T, E: Into<io::Error>> IoContext<T> for Result<T, E> {
+    fn cannot(self, doing: &'static str, path: &Path) -> Result<T> {
+        self.map_err(|error| match error.into() {
+            full if full.kind() == io::ErrorKind::StorageFull => {
+                HostError::DiskFull { path: path.into() }
+            }
+            source => HostError::Io {
                 doing,
-                path: path.into(),
+                what: path.display().to_string(),
                 source,
             },
-        }
+        })
     }
 
-    /// For `map_err`: an operation on something other than a file failed.
-    pub(crate) fn process(
-        doing: &'static str,
-        what: impl Into<String>,
-    ) -> impl FnOnce(io::Error) -> Self {
-        let what = what.into();
-        move |source| Self::Process {
+    fn cannot_named(self, doing: &'static str, what: &str) -> Result<T> {
+        self.map_err(|error| HostError::Io {
             doing,
-            what,
-            source,
-        }
+            what: what.into(),
+            source: error.into(),
+        })
     }
 }

@@ -8,7 +8,7 @@ use std::process;
 use std::thread;
 use std::time::Duration;
 
-use super::error::{HostError, Result};
+use super::error::{HostError, IoContext, Result};
 use crate::host::interrupt;
 
 /// The interval at which a process that waits polls.
@@ -47,7 +47,7 @@ impl Lock {
             .set_len(0)
             .and_then(|()| file.rewind())
             .and_then(|()| write!(file, "{}", process::id()));
-        sign.map_err(HostError::io("write in", dir))?;
+        sign.cannot("write in", dir)?;
         Ok(Self { _file: file })
     }
 }
@@ -69,7 +69,7 @@ fn open(dir: &Path) -> Result<File> {
         .read(true)
         .write(true)
         .open(&path)
-        .map_err(HostError::io("open", &path))
+        .cannot("open", &path)
 }
 
 fn obtain(
@@ -82,7 +82,7 @@ fn obtain(
     loop {
         match lock(file) {
             Ok(()) => return Ok(()),
-            Err(TryLockError::Error(error)) => return Err(HostError::io("lock", dir)(error)),
+            Err(TryLockError::Error(error)) => return Err(error).cannot("lock", dir),
             Err(TryLockError::WouldBlock) if !wait => {
                 return Err(HostError::Locked {
                     holder: holder(file),

@@ -5,7 +5,7 @@ use std::{env, fs};
 
 use tempfile::TempDir;
 
-use super::error::{HostError, Result};
+use super::error::{HostError, IoContext, Result};
 use super::files;
 
 /// The directory by which a checkout is recognized.
@@ -47,7 +47,7 @@ pub fn target_dir() -> Result<PathBuf> {
         Some(dir) => PathBuf::from(dir),
         None => workspace_dir()?.join("target"),
     };
-    std::path::absolute(&target).map_err(HostError::io("find", &target))
+    std::path::absolute(&target).cannot("find", &target)
 }
 
 /// The directory of everything that this crate unpacks or builds.
@@ -77,7 +77,7 @@ pub(crate) fn scratch_in(dir: &Path) -> Result<TempDir> {
     tempfile::Builder::new()
         .prefix(SCRATCH)
         .tempdir_in(dir)
-        .map_err(HostError::io("make a directory in", dir))
+        .cannot("make a directory in", dir)
 }
 
 /// Removes the temporary directories of processes that were killed. The caller holds
@@ -94,6 +94,6 @@ pub(crate) fn sweep(dir: &Path) -> Result<()> {
 
 /// Makes `dir` and the directories above it, as far as they are missing.
 pub(crate) fn create(dir: PathBuf) -> Result<PathBuf> {
-    fs::create_dir_all(&dir).map_err(HostError::io("make", &dir))?;
+    fs::create_dir_all(&dir).cannot("make", &dir)?;
     Ok(dir)
 }

@@ -13,7 +13,7 @@ use nix::sys::prctl;
 use nix::sys::signal::{self, Signal};
 use nix::unistd::{self, Pid};
 
-use super::error::{HostError, Result};
+use super::error::{HostError, IoContext, Result};
 use crate::host::interrupt;
 
 /// The variables that a tool needs.
@@ -51,7 +51,7 @@ impl Process {
         // SAFETY: between fork and exec the closure makes two system calls. It allocates
         // only if it fails, and takes no lock.
         unsafe { command.process_group(0).pre_exec(before_exec) };
-        let child = command.spawn().map_err(HostError::process("run", what))?;
+        let child = command.spawn().cannot_named("run", what)?;
         let what = what.into();
         Ok(Self { child, what })
     }
@@ -78,7 +78,7 @@ impl Process {
 
     fn try_wait(&mut self) -> Result<Option<ExitStatus>> {
         let status = self.child.try_wait();
-        status.map_err(HostError::process("wait for", &self.what))
+        status.cannot_named("wait for", &self.what)
     }
 
     fn signal(&self, signal: Signal) {
@@ -132,7 +132,7 @@ pub(crate) fn run_with(
     tick: impl FnMut(),
 ) -> Result<()> {
     let file = append(log)?;
-    let copy = file.try_clone().map_err(HostError::io("write", log))?;
+    let copy = file.try_clone().cannot("write", log)?;
     command.stdin(Stdio::null()).stdout(file).stderr(copy);
     let status = Process::spawn(command, what, Signal::SIGTERM)?
         .wait(None, tick)?
@@ -163,7 +163,7 @@ pub(crate) fn run_here(
     timeout: Duration,
     stderr: &mut (dyn Write + Send),
 ) -> Result<ExitStatus> {
-    let (reader, writer) = io::pipe().map_err(HostError::process("make a pipe for", what))?;
+    let (reader, writer) = io::pipe().cannot_named("make a pipe for", what)?;
     command.stdin(Stdio::null()).stderr(writer);
     thread::scope(|scope| {
         let drained = scope.spawn(|| drain(reader, stderr));
@@ -176,14 +176,14 @@ pub(crate) fn run_here(
             what: what.into(),
             after: timeout,
         })?;
-        drained.map_err(HostError::process("forward the output of", what))?;
+        drained.cannot_named("forward the output of", what)?;
         Ok(status)
     })
 }
 
 /// Runs `command`, which `what` names, and returns its output and status.
 pub(crate) fn output(command: &mut Command, what: &str) -> Result<Output> {
-    command.output().map_err(HostError::process("run", what))
+    command.output().cannot_named("run", what)
 }
 
 /// Forwards a pipe. Goes on reading after `to` has failed, so that the writer does not
@@ -209,7 +209,7 @@ fn append(log: &Path) -> Result<File> {
         .create(true)
         .append(true)
         .open(log)
-        .map_err(HostError::io("write", log))
+        .cannot("write", log)
 }
 
 /// Returns the last lines of a file; nothing if it does not exist.
@@ -273,12 +273,16 @@ mod tests {
         let file = dir.path().join("pid");
         let script = format!("sleep 1000 & echo $! >{}; wait", file.display());
         let mut process = Process::spawn(shell(&script), "sh", Signal::SIGKILL).unwrap();
-        let soon = Instant::now() + Duration::from_millis(300);
-        assert_eq!(process.wait(Some(soon), || ()).unwrap(), None);
-        let pid = fs::read_to_string(&file).unwrap();
+        let mut pid = String::new();
+        while !pid.ends_with('\n') {
+            assert_eq!(process.wait(Some(Instant::now()), || ()).unwrap(), None);
+            pid = fs::read_to_string(&file).unwrap_or_default();
+        }
         drop(process);
         // The process is a zombie until its parent reaps it, and gone after that.
-        let stat = fs::read_to_string(format!("/proc/{}/stat", pid.trim()));
-        assert!(stat.is_err() || stat.unwrap().contains(") Z "));
+        let stat = format!("/proc/{}/stat", pid.trim());
+        while fs::read_to_string(&stat).is_ok_and(|it| !it.contains(") Z ")) {
+            thread::sleep(TICK);
+        }
     }
 }

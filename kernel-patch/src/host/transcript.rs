@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::{self, Sender};
 use std::thread;
 
-use super::error::{HostError, Result};
+use super::error::{IoContext, Result};
 use super::paths;
 
 /// The most lines that a message quotes.
@@ -80,7 +80,7 @@ impl Transcript {
     fn keep(&self, what: &str) -> Result<PathBuf> {
         let name = what.replace([' ', '/'], "-");
         let path = paths::logs()?.join(format!("{name}.log"));
-        fs::write(&path, &self.0).map_err(HostError::io("write", &path))?;
+        fs::write(&path, &self.0).cannot("write", &path)?;
         Ok(path)
     }
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::host::error::{HostError, Result};
+use crate::host::error::{IoContext, Result};
 use crate::host::files;
 use crate::wire::job::{COUNTS, OUT};
 
@@ -23,7 +23,7 @@ pub(crate) fn leave() -> Result<()> {
             return Ok(());
         }
         let path = from.join(file);
-        let counts = fs::read(&path).map_err(HostError::io("read", &path))?;
+        let counts = fs::read(&path).cannot("read", &path)?;
         files::write(&to.join(file), &counts)
     })
 }

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use super::digest;
 use super::error::{BuildError, Result};
+use crate::host::error::IoContext;
 use crate::host::lock::Lock;
 use crate::host::process::git;
 use crate::host::progress::Progress;
@@ -26,7 +27,7 @@ impl Kernel {
     ///
     /// `path` is not a git work tree, or does not build.
     pub fn of_checkout(path: &Path) -> Result<Self> {
-        let from = fs::canonicalize(path).map_err(BuildError::io("find", path))?;
+        let from = fs::canonicalize(path).cannot("find", path)?;
         packages::ensure(needs::GIT)?;
         packages::ensure(needs::BUILD)?;
         let root = paths::work_dir()?;
@@ -45,7 +46,7 @@ impl Kernel {
             git.args(["clone", "--quiet", "--shared", "--no-checkout"]);
             git.arg(&from).arg(&half);
             process::run(git, "git clone", &log)?;
-            fs::rename(&half, &clone).map_err(BuildError::io("make", &clone))?;
+            fs::rename(&half, &clone).cannot("make", &clone)?;
         }
         let mut git = git();
         git.arg("-C").arg(&clone);

@@ -1,7 +1,6 @@
 //! The kernel's configuration: tinyconfig and fragments.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::PathBuf;
 
 use super::digest;
@@ -111,8 +110,7 @@ impl Config {
     pub(crate) fn of(fragments: &[&str], more: &str) -> Result<Self> {
         let mut text = String::new();
         for name in fragments {
-            let path = fragment(name)?;
-            text += &fs::read_to_string(&path).map_err(BuildError::io("read", &path))?;
+            text += &files::text(&fragment(name)?)?;
         }
         text += more;
         Ok(Self {
@@ -152,12 +150,11 @@ impl Config {
     /// because Kconfig drops an option silently if its dependencies are missing.
     pub(crate) fn make(&self, make: &Make<'_>) -> Result<()> {
         let path = make.build.join(".config");
-        let read = || fs::read_to_string(&path).map_err(BuildError::io("read", &path));
         make.run("tinyconfig")?;
-        files::write(&path, merged(&read()?, &self.asked()).as_bytes())?;
+        let tiny = files::text(&path)?;
+        files::write(&path, merged(&tiny, &self.asked()).as_bytes())?;
         make.run("olddefconfig")?;
-        let result = read()?;
-        match lost(&self.text, &result) {
+        match lost(&self.text, &files::text(&path)?) {
             lost if lost.is_empty() => Ok(()),
             lost => Err(BuildError::ConfigLost(lost)),
         }
@@ -203,6 +200,7 @@ fn lost(asked: &str, result: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::process::Command;
 
     use super::*;

@@ -1,7 +1,6 @@
 //! What can go wrong with a build.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use crate::host::error::HostError;
 
@@ -63,12 +62,4 @@ pub enum BuildError {
     /// The kernel's configuration lacks options of the fragments.
     #[error("the kernel's configuration lost these options:\n{}", .0.join("\n"))]
     ConfigLost(Vec<String>),
-}
-
-impl BuildError {
-    /// For `map_err`: an operation on a file failed.
-    pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        let host = HostError::io(doing, path);
-        move |source| host(source).into()
-    }
 }

@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::error::{BuildError, Result};
+use super::error::Result;
+use crate::host::error::IoContext;
 use crate::host::lock::Lock;
 use crate::host::progress::Progress;
 use crate::host::{files, needs, packages, paths};
@@ -134,8 +135,8 @@ impl KernelBuilder {
         let Some(source) = current(self.source.as_deref())? else {
             return Ok(false);
         };
-        let stamp = files::read(&stamp(&self.variant.build_dir(tree)))?;
-        Ok(stamp == Some(wanted(&source, series, config)))
+        let stamp = stamp(&self.variant.build_dir(tree));
+        Ok(files::has(&stamp, &wanted(&source, series, config))?)
     }
 
     fn make(&self, tree: &Tree, series: &Series, config: &Config) -> Result<()> {
@@ -155,7 +156,7 @@ impl KernelBuilder {
         match (self.variant, &self.mutation) {
             // It could reuse nothing of the usual build.
             (Variant::Debug | Variant::Kcsan, None) => {
-                fs::create_dir_all(build).map_err(BuildError::io("make", build))?;
+                paths::create(build.clone())?;
             }
             (_, None) => seed(build, &Variant::Module.build_dir(&first))?,
             (_, Some(_)) => seed(build, &proper)?,
@@ -200,7 +201,8 @@ impl KernelBuilder {
 /// builds only what differs.
 fn seed(build: &Path, other: &Path) -> Result<()> {
     if build.exists() || !stamp(other).exists() {
-        return fs::create_dir_all(build).map_err(BuildError::io("make", build));
+        paths::create(build.into())?;
+        return Ok(());
     }
     let scratch = paths::scratch()?;
     tree::seed(other, build, scratch.path())
@@ -210,11 +212,11 @@ fn seed(build: &Path, other: &Path) -> Result<()> {
 /// would check everything again after a change.
 fn configure_as(build: &Path, other: &Path) -> Result<()> {
     let (ours, theirs) = (build.join(".config"), other.join(".config"));
-    let wanted = fs::read(&theirs).map_err(BuildError::io("read", &theirs))?;
-    if files::read(&ours)?.is_some_and(|it| it == wanted) {
-        return Ok(());
+    let wanted = fs::read(&theirs).cannot("read", &theirs)?;
+    if !files::has(&ours, &wanted)? {
+        files::write(&ours, &wanted)?;
     }
-    Ok(files::write(&ours, &wanted)?)
+    Ok(())
 }
 
 /// Returns the current state of the source, or `None` if it is not installed yet.
@@ -278,7 +280,7 @@ impl Kernel {
         lock: Lock,
     ) -> Result<Self> {
         let release = build.join("include/config/kernel.release");
-        let release = fs::read_to_string(&release).map_err(BuildError::io("read", &release))?;
+        let release = files::text(&release)?;
         Ok(Self {
             source,
             build,

@@ -7,8 +7,9 @@ use std::process::Command;
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
-use super::error::{BuildError, Result};
-use crate::host::error::HostError;
+use super::error::Result;
+use crate::host::error::{HostError, IoContext};
+use crate::host::files;
 use crate::host::process::{self, run, run_with};
 use crate::host::progress::Progress;
 
@@ -77,8 +78,7 @@ impl Make<'_> {
             Ok(()) | Err(HostError::ToolFailed { .. }) => {}
             Err(other) => return Err(other.into()),
         }
-        let said = fs::read(&log).map_err(BuildError::io("read", &log))?;
-        let said = String::from_utf8_lossy(&said);
+        let said = files::text_or_empty(&log)?;
         // The recipe of an object begins with a message.
         Ok(said.matches("echo '  CC ").count() + said.matches("echo '  AS ").count())
     }
@@ -142,7 +142,7 @@ impl Objects {
             .append(true)
             .read(true)
             .open(log)
-            .map_err(BuildError::io("write", log))?;
+            .cannot("write", log)?;
         Ok(Self {
             log: BufReader::new(file),
             line: Vec::new(),

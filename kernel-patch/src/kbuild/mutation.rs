@@ -10,7 +10,6 @@
 //! Kernel: module
 //! ```
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::error::{BuildError, Result};
@@ -43,7 +42,7 @@ impl Mutation {
     }
 
     fn read(path: PathBuf) -> Result<Self> {
-        let text = fs::read_to_string(&path).map_err(BuildError::io("read", &path))?;
+        let text = files::text(&path)?;
         let header = |name: &'static str| {
             let mut lines = text.lines().take_while(|line| !line.is_empty());
             let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
@@ -102,6 +101,7 @@ impl Mutation {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::fs;
 
     use super::*;
     use crate::kbuild::kernel::Kernel;
@@ -130,10 +130,7 @@ mod tests {
                 );
                 assert!(ids.insert(alone.id()), "{}", mutation.name());
                 let copy = tempfile::tempdir().unwrap();
-                for file in alone.files() {
-                    let content = files::read(&patched.path().join(&file)).unwrap().unwrap();
-                    files::write(&copy.path().join(&file), &content).unwrap();
-                }
+                alone.copy_files(patched.path(), copy.path()).unwrap();
                 alone.apply(copy.path()).unwrap();
             }
         }

@@ -4,7 +4,8 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use super::error::{BuildError, Result};
+use super::error::Result;
+use crate::host::error::IoContext;
 use crate::host::lock::Lock;
 use crate::host::progress::Progress;
 use crate::host::{files, needs, packages, paths};
@@ -36,17 +37,17 @@ pub fn selftests(kernel: &Kernel) -> Result<Vec<Selftest>> {
     let out = kernel
         .source_dir()
         .join(format!("{}-selftests", tree::BUILD));
-    fs::create_dir_all(&out).map_err(BuildError::io("make", &out))?;
+    paths::create(out.clone())?;
     let _lock = Lock::exclusive(&out, true)?;
     let built = out.join("kvm");
     let stamp = out.join("stamp");
     let source = Tree::new(kernel.source_dir().into()).source()?;
     let wanted = format!("{source:?} {}", kernel.series_id()).into_bytes();
-    if files::read(&stamp)?.as_ref() != Some(&wanted) {
+    if !files::has(&stamp, &wanted)? {
         packages::ensure(needs::BUILD)?;
         // A build from scratch takes half a minute, and leaves no removed tests.
         files::remove(&built)?;
-        fs::create_dir(&built).map_err(BuildError::io("make", &built))?;
+        fs::create_dir(&built).cannot("make", &built)?;
         build(kernel, &built)?;
         files::write(&stamp, &wanted)?;
     }

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use super::digest;
 use super::error::{BuildError, Result};
-use crate::host::error::HostError;
+use crate::host::error::{HostError, IoContext};
 use crate::host::process::tail;
 use crate::host::{files, paths, process};
 
@@ -61,7 +61,7 @@ impl Series {
 
     /// Adds the patch in a file.
     pub(crate) fn push(&mut self, path: &Path) -> Result<()> {
-        let text = fs::read_to_string(path).map_err(BuildError::io("read", path))?;
+        let text = files::text(path)?;
         let name = path.file_name().unwrap_or_default();
         self.patches.push(Patch {
             name: name.to_string_lossy().into_owned(),
@@ -90,13 +90,23 @@ impl Series {
         files.map(String::from).collect()
     }
 
+    /// Copies the files that it changes, as far as they exist.
+    pub(crate) fn copy_files(&self, from: &Path, to: &Path) -> Result<()> {
+        for file in self.files() {
+            if let Some(content) = files::read(&from.join(&file))? {
+                files::write(&to.join(&file), &content)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Applies the series in `dir`, which needs only the files that it changes. Applies one
     /// file at a time, to be able to name the one that fails.
     pub(crate) fn apply(&self, dir: &Path) -> Result<()> {
         let (input, output) = (dir.join(".diff"), dir.join(".log"));
         for patch in &self.patches {
             for diff in &patch.diffs {
-                fs::write(&input, &diff.text).map_err(BuildError::io("write", &input))?;
+                fs::write(&input, &diff.text).cannot("write", &input)?;
                 let mut command = Command::new("patch");
                 command
                     .args(["--strip=1", "--fuzz=0", "--batch", "--forward"])
@@ -115,7 +125,7 @@ impl Series {
                     }
                     other => other?,
                 }
-                fs::remove_file(&output).map_err(BuildError::io("remove", &output))?;
+                fs::remove_file(&output).cannot("remove", &output)?;
             }
         }
         Ok(())

@@ -8,6 +8,7 @@ use std::process::Command;
 use serde::{Deserialize, Serialize};
 
 use super::error::{BuildError, Result};
+use crate::host::error::IoContext;
 use crate::host::process::run;
 use crate::host::progress::Progress;
 use crate::host::{disk, files, paths};
@@ -25,8 +26,8 @@ pub(crate) struct Source {
 impl Source {
     /// Finds a tree or a tarball, and its identity.
     pub(crate) fn find(path: &Path) -> Result<Self> {
-        let path = fs::canonicalize(path).map_err(BuildError::io("find", path))?;
-        let metadata = fs::metadata(&path).map_err(BuildError::io("read", &path))?;
+        let path = fs::canonicalize(path).cannot("find", path)?;
+        let metadata = fs::metadata(&path).cannot("read", &path)?;
         let (mut bytes, mut newest) = (0, (metadata.mtime(), metadata.mtime_nsec()));
         if metadata.is_dir() {
             check_version(&path, &path)?;
@@ -62,7 +63,7 @@ impl Source {
             command = Command::new("make");
             command.args(["-s", "mrproper", "-C"]).arg(&tree);
         } else {
-            fs::create_dir(&tree).map_err(BuildError::io("make", &tree))?;
+            fs::create_dir(&tree).cannot("make", &tree)?;
             command = Command::new("tar");
             command
                 .args(["--extract", "--no-same-owner", "--strip-components=1"])
@@ -73,7 +74,7 @@ impl Source {
         }
         run(command, "unpacking the source", &log)?;
         check_version(&tree, &self.path)?;
-        fs::rename(&tree, to).map_err(BuildError::io("make", to))
+        Ok(fs::rename(&tree, to).cannot("make", to)?)
     }
 }
 
@@ -83,8 +84,7 @@ fn is_git(name: &str) -> bool {
 
 /// Fails unless `tree`, which came from `path`, has the series' version.
 fn check_version(tree: &Path, path: &Path) -> Result<()> {
-    let makefile = files::read(&tree.join("Makefile"))?.unwrap_or_default();
-    match version(&String::from_utf8_lossy(&makefile)) {
+    match version(&files::text_or_empty(&tree.join("Makefile"))?) {
         Some(version) if version == VERSION => Ok(()),
         other => Err(BuildError::WrongSource {
             path: path.into(),

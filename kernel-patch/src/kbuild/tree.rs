@@ -12,7 +12,8 @@ use std::process::Command;
 use similar::{ChangeTag, TextDiff};
 use tempfile::TempDir;
 
-use super::error::{BuildError, Result};
+use super::error::Result;
+use crate::host::error::IoContext;
 use crate::host::{files, paths, process};
 use crate::kbuild::series::Series;
 use crate::kbuild::source::Source;
@@ -64,15 +65,15 @@ impl Tree {
         let tree = scratch.path().join("linux");
         files::replicate(&other.root, &tree, skip, |from, to| fs::hard_link(from, to))?;
         let state = tree.join(STATE);
-        fs::remove_file(state.join(SOURCE)).map_err(BuildError::io("remove", &state))?;
-        fs::rename(&tree, &self.root).map_err(BuildError::io("make", &self.root))?;
+        fs::remove_file(state.join(SOURCE)).cannot("remove", &state)?;
+        fs::rename(&tree, &self.root).cannot("make", &self.root)?;
         self.set_source(source)
     }
 
     /// Gives the tree the source with `series` applied.
     pub(crate) fn apply(&self, series: &Series) -> Result<()> {
         let id = series.id();
-        if files::read(&self.state(SERIES))?.is_some_and(|it| it == id.as_bytes()) {
+        if files::has(&self.state(SERIES), id.as_bytes())? {
             return Ok(());
         }
         let before = self.touched()?;
@@ -100,11 +101,7 @@ impl Tree {
     /// changes all of them before.
     pub(crate) fn patched(&self, series: &Series) -> Result<TempDir> {
         let scratch = paths::scratch()?;
-        for file in series.files() {
-            if let Some(content) = files::read(&self.pristine(&file))? {
-                files::write(&scratch.path().join(&file), &content)?;
-            }
-        }
+        series.copy_files(&self.state(PRISTINE), scratch.path())?;
         series.apply(scratch.path())?;
         Ok(scratch)
     }
@@ -113,11 +110,8 @@ impl Tree {
     pub(crate) fn added_lines(&self) -> Result<BTreeMap<PathBuf, BTreeSet<u32>>> {
         let mut added = BTreeMap::new();
         for file in self.touched()? {
-            let text = |path: &Path| -> Result<String> {
-                let content = files::read(path)?.unwrap_or_default();
-                Ok(String::from_utf8_lossy(&content).into_owned())
-            };
-            let (old, new) = (text(&self.pristine(&file))?, text(&self.root.join(&file))?);
+            let old = files::text_or_empty(&self.pristine(&file))?;
+            let new = files::text_or_empty(&self.root.join(&file))?;
             let diff = TextDiff::from_lines(&old, &new);
             let lines = diff.iter_all_changes().filter_map(|change| {
                 let index = change
@@ -146,11 +140,8 @@ impl Tree {
     }
 
     fn touched(&self) -> Result<BTreeSet<String>> {
-        let content = files::read(&self.state(TOUCHED))?.unwrap_or_default();
-        Ok(String::from_utf8_lossy(&content)
-            .lines()
-            .map(String::from)
-            .collect())
+        let touched = files::text_or_empty(&self.state(TOUCHED))?;
+        Ok(touched.lines().map(String::from).collect())
     }
 
     fn set_touched(&self, touched: &BTreeSet<String>) -> Result<()> {
@@ -173,7 +164,7 @@ impl Tree {
             return Ok(());
         }
         let Some(new) = new else {
-            return fs::remove_file(&path).map_err(BuildError::io("remove", &path));
+            return Ok(fs::remove_file(&path).cannot("remove", &path)?);
         };
         files::write(&path, &new)?;
         if old.is_none() {
@@ -181,7 +172,7 @@ impl Tree {
                 // Scripts of the series are executable.
                 fs::set_permissions(&path, it.permissions())
             });
-            permissions.map_err(BuildError::io("write", &path))?;
+            permissions.cannot("write", &path)?;
         }
         Ok(())
     }
@@ -196,7 +187,7 @@ pub(crate) fn seed(from: &Path, to: &Path, scratch: &Path) -> Result<()> {
         .arg(from)
         .arg(&copy);
     process::run(cp, "cp", &paths::logs()?.join("seed.log"))?;
-    fs::rename(&copy, to).map_err(BuildError::io("make", to))
+    Ok(fs::rename(&copy, to).cannot("make", to)?)
 }
 
 #[cfg(test)]
