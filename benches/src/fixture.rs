@@ -35,7 +35,7 @@ impl<'b, B: StaticForm> Fixture<'b, B> {
         Self::of(form, TestVm::with_code(form.kvm(), program, mode)?)
     }
 
-    fn of(form: &'b B, machine: TestVm<'b, B::Kvm>) -> Result<Self> {
+    fn of(form: &'b B, machine: TestVm<'b>) -> Result<Self> {
         Ok(Self {
             form,
             vcpu: form

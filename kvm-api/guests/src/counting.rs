@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 
 use anyhow::{Context, Result};
 use kvm_api::Kvm;
-use kvm_api::kvm_sys::kvm_regs;
+use kvm_api::kvm_sys::{kvm_regs, kvm_sregs};
 
 use crate::assemble::programs;
 use crate::long_mode::{self, PageTables};
@@ -137,21 +137,21 @@ impl Mode {
 }
 
 /// Constructors of benches.
-impl<'k, K: Kvm> TestVm<'k, K> {
+impl<'k> TestVm<'k> {
     /// Makes a virtual machine with a new vCPU. KVM allocates its memory, which
     /// is empty.
     ///
     /// # Errors
     ///
     /// If a call fails.
-    pub fn idle(kvm: &'k K) -> Result<Self> {
+    pub fn idle(kvm: &'k dyn Kvm) -> Result<Self> {
         let vm = kvm.kvm_create_vm().context("kvm_create_vm")?;
         kvm.kvm_set_memory_region(vm.as_fd(), 0, 0, 0, MEMORY)
             .context("kvm_set_memory_region")?;
         let memory = kvm
             .kvm_map_memory(vm.as_fd(), 0, MEMORY as usize)
             .context("kvm_map_memory")?;
-        Self::with_memory(kvm, vm, memory)
+        Self::with_memory(kvm, None, vm, memory)
     }
 
     /// Makes a virtual machine that is ready to run the program of `exit`.
@@ -159,7 +159,7 @@ impl<'k, K: Kvm> TestVm<'k, K> {
     /// # Errors
     ///
     /// If a call fails.
-    pub fn with_program(kvm: &'k K, exit: Exit, mode: Mode) -> Result<Self> {
+    pub fn with_program(kvm: &'k dyn Kvm, exit: Exit, mode: Mode) -> Result<Self> {
         Self::with_code(kvm, &[(CODE, exit.program())], mode)
     }
 
@@ -168,15 +168,17 @@ impl<'k, K: Kvm> TestVm<'k, K> {
     /// # Errors
     ///
     /// If a call fails.
-    pub fn with_code(kvm: &'k K, program: &[(u64, &[u8])], mode: Mode) -> Result<Self> {
+    pub fn with_code(kvm: &'k dyn Kvm, program: &[(u64, &[u8])], mode: Mode) -> Result<Self> {
         let mut machine = Self::idle(kvm)?;
         for (address, code) in program {
-            machine.write(*address, code)?;
+            let written = machine.memory.write(*address as usize, code);
+            written.context("writing to the guest's memory")?;
         }
-        let mut sregs;
+        let vcpu = &*machine.vcpu;
+        let mut sregs = kvm_sregs::default();
+        vcpu.kvm_get_sregs(&mut sregs).context("kvm_get_sregs")?;
         match mode {
             Mode::Real => {
-                sregs = machine.try_sregs()?;
                 sregs.cs.base = 0;
                 sregs.cs.selector = 0;
                 // %bx is 0, so that (%bx) is the beginning of the segment.
@@ -186,25 +188,17 @@ impl<'k, K: Kvm> TestVm<'k, K> {
             Mode::Long => {
                 const WP: u64 = 1 << 16;
                 for (address, entry) in TABLES.identity() {
-                    machine.write(address, &entry)?;
+                    let written = machine.memory.write(address as usize, &entry);
+                    written.context("writing to the guest's memory")?;
                 }
-                let cpuid = long_mode::cpuid(&[]);
-                kvm.kvm_set_cpuid(machine.vcpu(), &cpuid)
+                vcpu.kvm_set_cpuid(&long_mode::cpuid(&[]))
                     .context("kvm_set_cpuid")?;
-                sregs = machine.try_sregs()?;
                 long_mode::enter(&mut sregs, TABLES, WP);
             }
         }
-        kvm.kvm_set_sregs(machine.vcpu(), &sregs)
-            .context("kvm_set_sregs")?;
-        kvm.kvm_set_regs(machine.vcpu(), &mode.regs())
-            .context("kvm_set_regs")?;
+        vcpu.kvm_set_sregs(&sregs).context("kvm_set_sregs")?;
+        vcpu.kvm_set_regs(&mode.regs()).context("kvm_set_regs")?;
         Ok(machine)
-    }
-
-    fn write(&mut self, address: u64, bytes: &[u8]) -> Result<()> {
-        let written = self.memory.write(address as usize, bytes);
-        written.context("writing to the guest's memory")
     }
 }
 

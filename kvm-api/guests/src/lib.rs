@@ -11,4 +11,4 @@ pub mod programs;
 mod vm;
 
 pub use device::{DeviceNode, NODE};
-pub use vm::{ELSEWHERE, ELSEWHERE_PHYS, ENTRY, MEMORY, Machine, SLOT, TestVm};
+pub use vm::{ELSEWHERE, ELSEWHERE_PHYS, ENTRY, MEMORY, SLOT, TestVm};

@@ -24,9 +24,9 @@ pub const ELSEWHERE_PHYS: u64 = 0x5000;
 const TABLES: u64 = 0x8000;
 
 /// A virtual machine with one vCPU.
-pub struct TestVm<'k, K: ?Sized = dyn Kvm + 'k> {
+pub struct TestVm<'k> {
     /// The interface that has made it.
-    pub kvm: &'k K,
+    pub kvm: &'k dyn Kvm,
     /// The form that names its vCPU and its memory, if they are not named by
     /// descriptors and slots.
     backend: Option<&'k Backend>,
@@ -40,9 +40,6 @@ pub struct TestVm<'k, K: ?Sized = dyn Kvm + 'k> {
     // Dropped after the virtual machine, which uses it.
     pub memory: GuestMemory,
 }
-
-/// A [`TestVm`] under the name that the conformance suite uses.
-pub type Machine<'k> = TestVm<'k>;
 
 /// Constructors of tests, which panic if a call fails.
 impl<'k> TestVm<'k> {
@@ -77,22 +74,14 @@ impl<'k> TestVm<'k> {
         // SAFETY: nothing else uses the memory until the machine is dropped.
         unsafe { of_vm.map(SLOT, flags, 0, MEMORY as u64, address) }.unwrap();
         drop(of_vm);
-        let (vcpu, run) = form_vcpu(kvm, backend, vm.as_fd());
-        let machine = Self {
-            kvm,
-            backend,
-            run,
-            vcpu,
-            vm,
-            memory,
-        };
+        let machine = Self::with_memory(kvm, backend, vm, memory).unwrap();
         make_ready(&*machine.vcpu);
         machine
     }
 
     /// Replaces the vCPU by a new one. A vCPU that is bound has to be unbound first.
     pub fn replace_vcpu(&mut self) {
-        (self.vcpu, self.run) = form_vcpu(self.kvm, self.backend, self.vm.as_fd());
+        (self.vcpu, self.run) = form_vcpu(self.kvm, self.backend, self.vm()).unwrap();
         make_ready(&*self.vcpu);
     }
 
@@ -105,19 +94,20 @@ impl<'k> TestVm<'k> {
     }
 }
 
-impl<'k, K: Kvm + ?Sized> TestVm<'k, K> {
+impl<'k> TestVm<'k> {
     /// Makes a vCPU in a virtual machine that has `memory`.
-    ///
-    /// # Errors
-    ///
-    /// If a call fails.
-    pub fn with_memory(kvm: &'k K, vm: OwnedFd, memory: GuestMemory) -> Result<Self> {
-        let (vcpu, run) = new_vcpu(kvm, vm.as_fd())?;
+    pub(crate) fn with_memory(
+        kvm: &'k dyn Kvm,
+        backend: Option<&'k Backend>,
+        vm: OwnedFd,
+        memory: GuestMemory,
+    ) -> Result<Self> {
+        let (vcpu, run) = form_vcpu(kvm, backend, vm.as_fd())?;
         Ok(Self {
             kvm,
-            backend: None,
+            backend,
             run,
-            vcpu: Box::new(ByFd::new(kvm, vcpu)),
+            vcpu,
             vm,
             memory,
         })
@@ -134,34 +124,10 @@ impl<'k, K: Kvm + ?Sized> TestVm<'k, K> {
     pub fn vcpu(&self) -> BorrowedFd<'_> {
         self.vcpu.as_fd()
     }
-
-    /// Gets the general registers.
-    ///
-    /// # Errors
-    ///
-    /// If the call fails.
-    pub fn try_regs(&self) -> Result<kvm_regs> {
-        let mut regs = kvm_regs::default();
-        let result = self.vcpu.kvm_get_regs(&mut regs);
-        result.context("kvm_get_regs")?;
-        Ok(regs)
-    }
-
-    /// Gets the special registers.
-    ///
-    /// # Errors
-    ///
-    /// If the call fails.
-    pub fn try_sregs(&self) -> Result<kvm_sregs> {
-        let mut sregs = kvm_sregs::default();
-        let result = self.vcpu.kvm_get_sregs(&mut sregs);
-        result.context("kvm_get_sregs")?;
-        Ok(sregs)
-    }
 }
 
 /// Operations of tests, which panic if a call fails.
-impl<K: Kvm + ?Sized> TestVm<'_, K> {
+impl TestVm<'_> {
     /// A new descriptor of the vCPU.
     #[must_use]
     pub fn vcpu_fd(&self) -> OwnedFd {
@@ -182,13 +148,17 @@ impl<K: Kvm + ?Sized> TestVm<'_, K> {
     /// The general registers.
     #[must_use]
     pub fn regs(&self) -> kvm_regs {
-        self.try_regs().unwrap()
+        let mut regs = kvm_regs::default();
+        self.vcpu.kvm_get_regs(&mut regs).unwrap();
+        regs
     }
 
     /// The special registers.
     #[must_use]
     pub fn sregs(&self) -> kvm_sregs {
-        self.try_sregs().unwrap()
+        let mut sregs = kvm_sregs::default();
+        self.vcpu.kvm_get_sregs(&mut sregs).unwrap();
+        sregs
     }
 
     /// Changes some of the general registers.
@@ -289,19 +259,19 @@ fn form_vcpu<'k>(
     kvm: &'k dyn Kvm,
     backend: Option<&'k Backend>,
     vm: BorrowedFd<'_>,
-) -> (Box<dyn Vcpu + 'k>, RunMapping) {
-    let (vcpu, run) = new_vcpu(kvm, vm).unwrap();
+) -> Result<(Box<dyn Vcpu + 'k>, RunMapping)> {
+    let (vcpu, run) = new_vcpu(kvm, vm)?;
     let vcpu = match backend {
         None => Box::new(ByFd::new(kvm, vcpu)),
-        Some(backend) => backend.vcpu(vcpu).unwrap(),
+        Some(backend) => backend.vcpu(vcpu).context("the vCPU of the form")?,
     };
-    (vcpu, run)
+    Ok((vcpu, run))
 }
 
-fn new_vcpu<K: Kvm + ?Sized>(kvm: &K, vm: BorrowedFd<'_>) -> Result<(OwnedFd, RunMapping)> {
+fn new_vcpu(kvm: &dyn Kvm, vm: BorrowedFd<'_>) -> Result<(OwnedFd, RunMapping)> {
     let vcpu = kvm.kvm_create_vcpu(vm).context("kvm_create_vcpu")?;
     let size = kvm.kvm_get_vcpu_mmap_size(vm);
     let size = size.context("kvm_get_vcpu_mmap_size")?;
-    let run = RunMapping::new(vcpu.as_fd(), size).context("mmap of the vcpu")?;
+    let run = RunMapping::new(vcpu.as_fd(), size).context("mmap of the vCPU")?;
     Ok((vcpu, run))
 }

@@ -8,7 +8,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use guests::{Machine, programs};
+use guests::{TestVm, programs};
 use kvm_api::bound::{BoundVcpu, kick};
 use kvm_api::kvm_sys::{
     __NR_kvm_bind, __NR_kvm_bound_get_regs, __NR_kvm_bound_run, __NR_kvm_unbind,
@@ -78,9 +78,9 @@ fn bound_regs() -> Result<kvm_regs> {
 
 /// A machine of the witness', which binds nothing of itself; nor has a test
 /// before this left anything bound.
-fn machine<'s>(stage: &'s Stage, program: &[u8]) -> Machine<'s> {
+fn machine<'s>(stage: &'s Stage, program: &[u8]) -> TestVm<'s> {
     let _ = unbind();
-    let mut machine = Machine::new(&*stage.witness);
+    let mut machine = TestVm::new(&*stage.witness);
     machine.load(program);
     machine
 }
@@ -196,7 +196,7 @@ fn no_vcpu(stage: &Stage) {
 fn kept_alive(stage: &Stage) {
     let machine = machine(stage, programs::OUT);
     bind(machine.vcpu()).unwrap();
-    let Machine {
+    let TestVm {
         vcpu,
         vm,
         memory,
@@ -227,7 +227,7 @@ fn another_meanwhile(stage: &Stage) {
     bind(machine.vcpu()).unwrap();
     bound_run().unwrap();
     // Another vcpu is made, and loaded.
-    let mut other = Machine::new(&*stage.witness);
+    let mut other = TestVm::new(&*stage.witness);
     other.load(programs::OUT);
     assert_eq!(other.run_to_out(programs::OUT_PORT), 0x2a);
     bound_run().unwrap();
@@ -378,7 +378,7 @@ fn kick_during(stage: &Stage) {
 }
 
 /// Has a guest that does not exit by itself be kicked, several times.
-fn kicked(machine: Machine) {
+fn kicked(machine: TestVm) {
     const ROUNDS: usize = 20;
     let vcpu = machine.vcpu();
     let (tell, told) = mpsc::channel();
@@ -406,7 +406,7 @@ fn kick_halted(stage: &Stage) {
     let vm = kvm.kvm_create_vm().unwrap();
     // SAFETY: the request touches no memory.
     Errno::result(unsafe { libc::ioctl(vm.as_raw_fd(), KVM_CREATE_IRQCHIP) }).unwrap();
-    let mut machine = Machine::of_vm(kvm, vm, 0);
+    let mut machine = TestVm::of_vm(kvm, vm, 0);
     machine.load(programs::HLT);
     kicked(machine);
 }

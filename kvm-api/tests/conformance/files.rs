@@ -16,7 +16,7 @@ use nix::unistd::{ForkResult, fork};
 
 use crate::Needs::AnyVcpu;
 use crate::{Stage, Test};
-use guests::Machine;
+use guests::TestVm;
 use guests::programs::{self, OUT_PORT};
 use kvm_api::Form::{self, Files as Here};
 
@@ -97,12 +97,12 @@ fn pwrite(fd: &OwnedFd, buffer: &[u8], offset: i64) -> Result<usize> {
 }
 
 /// The files of a vcpu, beside those that the machine has open.
-fn files(machine: &Machine<'_>) -> FileVcpu<OwnedFd> {
+fn files(machine: &TestVm<'_>) -> FileVcpu<OwnedFd> {
     FileVcpu::open(Syscall::open().unwrap(), machine.vcpu_fd()).unwrap()
 }
 
 fn listing(stage: &Stage) {
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     let list = || -> BTreeMap<String, u64> {
         let entries = fs::read_dir(path(machine.vcpu())).unwrap();
         let name = |entry: fs::DirEntry| {
@@ -133,7 +133,7 @@ fn listing(stage: &Stage) {
 }
 
 fn still_a_vcpu(stage: &Stage) {
-    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let mut machine = TestVm::of_form(&stage.kvm, 0);
     let link = fs::read_link(path(machine.vcpu())).unwrap();
     assert_eq!(link.to_str(), Some("anon_inode:kvm-vcpu:0"));
     let stat = nix::sys::stat::fstat(machine.vcpu()).unwrap();
@@ -153,7 +153,7 @@ fn still_a_vcpu(stage: &Stage) {
 }
 
 fn unchanging(stage: &Stage) {
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     let vcpu = machine.vcpu();
     let at = vcpu.as_raw_fd();
     let raw = |answer: i32| Errno::result(answer).map(drop);
@@ -184,7 +184,7 @@ fn unchanging(stage: &Stage) {
 }
 
 fn opened_anew(stage: &Stage) {
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     let anew = fs::File::open(path(machine.vcpu())).unwrap();
     let mut regs = kvm_regs::default();
     let by_ioctl = stage.witness.kvm_get_regs(anew.as_fd(), &mut regs);
@@ -194,7 +194,7 @@ fn opened_anew(stage: &Stage) {
 }
 
 fn whole(stage: &Stage) {
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     for file in File::ALL {
         let opened = file.open(machine.vcpu()).unwrap();
         let Some(size) = size(file) else { continue };
@@ -225,7 +225,7 @@ fn whole(stage: &Stage) {
 }
 
 fn position(stage: &Stage) {
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     let file = File::Sregs.open(machine.vcpu()).unwrap();
     let mut first = [0; size_of::<kvm_sregs>()];
     let mut again = first;
@@ -248,7 +248,7 @@ fn position(stage: &Stage) {
 }
 
 fn access_mode(stage: &Stage) {
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     let mut regs = [0; size_of::<kvm_regs>()];
     let reader = openat(machine.vcpu(), c"regs", libc::O_RDONLY).unwrap();
     assert_eq!(read(&reader, &mut regs), Ok(regs.len()));
@@ -263,7 +263,7 @@ fn access_mode(stage: &Stage) {
 }
 
 fn mixed(stage: &Stage) {
-    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let mut machine = TestVm::of_form(&stage.kvm, 0);
     let files = files(&machine);
     machine.load(programs::ADD);
     let mut regs = kvm_regs::default();
@@ -290,7 +290,7 @@ fn mixed(stage: &Stage) {
 }
 
 fn forked(stage: &Stage) {
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     let file = File::Regs.open(machine.vcpu()).unwrap();
     let mut regs = [0; size_of::<kvm_regs>()];
     // SAFETY: the child makes system calls, and leaves without unwinding.
@@ -311,7 +311,7 @@ fn forked(stage: &Stage) {
 }
 
 fn closing(stage: &Stage) {
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     machine
         .vcpu
         .kvm_set_regs(&kvm_regs {
@@ -351,7 +351,7 @@ fn reused(stage: &Stage) {
 }
 
 fn msrs(stage: &Stage) {
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     let files = files(&machine);
     let mut list = MsrList::new(KVM_MAX_MSR_ENTRIES).unwrap();
     stage
@@ -384,7 +384,7 @@ fn msrs(stage: &Stage) {
 const CLOCKS: [u32; 3] = [0x10, 0x4000_0020, 0x4000_0010];
 
 fn cpuid(stage: &Stage) {
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     let files = files(&machine);
     assert_eq!(files.kvm_get_cpuid().unwrap().as_slice().len(), 0);
     let entry = kvm_cpuid_entry2 {
@@ -401,7 +401,7 @@ fn cpuid(stage: &Stage) {
 }
 
 fn sigmask(stage: &Stage) {
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     let file = File::Sigmask.open(machine.vcpu()).unwrap();
     let mask = |len: u32, bytes: usize| [&len.to_ne_bytes()[..], &vec![0; bytes]].concat();
     for (len, bytes) in [(8, 8), (0, 0)] {

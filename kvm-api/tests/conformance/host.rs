@@ -8,7 +8,7 @@ use libtest_mimic::{Failed, Trial};
 
 use crate::interrupt::breakpoint_exit;
 use crate::{Needs, Stage};
-use guests::Machine;
+use guests::TestVm;
 use guests::programs;
 
 /// The form that gives another view on the same kernel objects.
@@ -138,7 +138,7 @@ fn any_backend() -> Result<Backend, String> {
 /// Whether a 64-bit guest gets to the end of `program`, which is a halt.
 fn runs(program: &[u8]) -> Result<(), String> {
     let kvm = any_backend()?;
-    let mut machine = Machine::new(&*kvm);
+    let mut machine = TestVm::new(&*kvm);
     machine.load(program);
     machine.enter_long_mode();
     match machine.try_run() {

@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, raise};
 use crate::Needs::{AnyVcpu, Breakpoints};
 use crate::{Stage, Test};
 use guests::programs::{self, HANDLER_AT, OUT_PORT};
-use guests::{ENTRY, Machine};
+use guests::{ENTRY, TestVm};
 
 pub const TESTS: &[Test] = &[
     ("kvm_interrupt::reaches_the_handler", AnyVcpu, interrupt),
@@ -38,7 +38,7 @@ pub const TESTS: &[Test] = &[
 const VECTOR: u32 = 0x21;
 
 fn interrupt(stage: &Stage) {
-    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let mut machine = TestVm::of_form(&stage.kvm, 0);
     machine.load(programs::ENABLE_AND_SPIN);
     machine
         .memory
@@ -59,7 +59,7 @@ fn interrupt(stage: &Stage) {
 }
 
 fn interrupt_refuses(stage: &Stage) {
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     for irq in [256, u32::MAX] {
         let result = machine.vcpu.kvm_interrupt(irq);
         assert_eq!(result, Err(Errno::EINVAL), "{irq}");
@@ -75,7 +75,7 @@ fn assert_debug(reason: Reason, vector: u32, at: u64) {
 }
 
 fn single_step(stage: &Stage) {
-    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let mut machine = TestVm::of_form(&stage.kvm, 0);
     machine.load(programs::NOPS);
     let debug = kvm_guest_debug {
         control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_SINGLESTEP,
@@ -94,7 +94,7 @@ fn single_step(stage: &Stage) {
 /// The exit of a guest with a breakpoint at its second instruction.
 pub fn breakpoint_exit(kvm: &Backend) -> Reason {
     const DR7_ENABLE_0: u64 = 1 << 1;
-    let mut machine = Machine::of_form(kvm, 0);
+    let mut machine = TestVm::of_form(kvm, 0);
     machine.load(programs::NOPS);
     let mut debug = kvm_guest_debug {
         control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_USE_HW_BP,
@@ -133,7 +133,7 @@ impl Drop for Pending {
 }
 
 fn mask_lets(stage: &Stage) {
-    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let mut machine = TestVm::of_form(&stage.kvm, 0);
     machine.load(programs::SPIN);
     machine
         .vcpu
@@ -145,7 +145,7 @@ fn mask_lets(stage: &Stage) {
 }
 
 fn mask_keeps(stage: &Stage) {
-    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let mut machine = TestVm::of_form(&stage.kvm, 0);
     machine.load(programs::OUT);
     let mask = SigSet::from(Pending::SIGNAL);
     machine.vcpu.kvm_set_signal_mask(Some(&mask)).unwrap();

@@ -10,7 +10,7 @@ use kvm_api::{Errno, GuestMemory, Kvm, Reason};
 use crate::Needs::AnyVcpu;
 use crate::{Stage, Test};
 use guests::programs::{self, FAR, OUT_PORT};
-use guests::{ENTRY, MEMORY, Machine, SLOT};
+use guests::{ENTRY, MEMORY, SLOT, TestVm};
 use kvm_api::Form;
 
 pub const TESTS: &[Test] = &[
@@ -103,7 +103,7 @@ const PAGE: u64 = 0x1000;
 
 fn region(stage: &Stage) {
     let kvm = &*stage.kvm;
-    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let mut machine = TestVm::of_form(&stage.kvm, 0);
     kvm.kvm_set_memory_region(machine.vm(), 1, 0, FAR - PAGE, 4 * PAGE)
         .unwrap();
     let mut memory = kvm
@@ -125,7 +125,7 @@ fn region(stage: &Stage) {
 }
 
 fn region_zero(stage: &Stage) {
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     stage
         .kvm
         .kvm_set_memory_region(machine.vm(), 1, 0, FAR, 4 * PAGE)
@@ -141,7 +141,7 @@ fn region_zero(stage: &Stage) {
 
 fn region_moves(stage: &Stage) {
     let kvm = &*stage.kvm;
-    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let mut machine = TestVm::of_form(&stage.kvm, 0);
     let away = FAR + 16 * PAGE;
     kvm.kvm_set_memory_region(machine.vm(), 1, 0, away, PAGE)
         .unwrap();
@@ -166,7 +166,7 @@ fn region_moves(stage: &Stage) {
 
 fn region_deletes(stage: &Stage) {
     let kvm = &*stage.kvm;
-    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let mut machine = TestVm::of_form(&stage.kvm, 0);
     kvm.kvm_set_memory_region(machine.vm(), 1, 0, FAR, PAGE)
         .unwrap();
     kvm.kvm_set_memory_region(machine.vm(), 1, 0, FAR, 0)
@@ -195,7 +195,7 @@ fn region_deletes(stage: &Stage) {
 
 fn region_refuses(stage: &Stage) {
     let kvm = &*stage.kvm;
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     let vm = machine.vm();
     let slots = kvm.kvm_check_extension(vm, KVM_CAP_NR_MEMSLOTS).unwrap() as u32;
     kvm.kvm_set_memory_region(vm, 1, 0, FAR, PAGE).unwrap();
@@ -252,7 +252,7 @@ fn dirty(kvm: &dyn Kvm, vm: BorrowedFd<'_>, slot: u32) -> kvm_api::Result<u64> {
 }
 
 fn dirty_log(stage: &Stage) {
-    let mut machine = Machine::of_form(&stage.kvm, KVM_MEM_LOG_DIRTY_PAGES);
+    let mut machine = TestVm::of_form(&stage.kvm, KVM_MEM_LOG_DIRTY_PAGES);
     machine.load(programs::WRITE_PAGE_3);
     machine.run_to_hlt();
     // The first time KVM may count pages that it has mapped writable for a read.
@@ -267,7 +267,7 @@ fn dirty_log(stage: &Stage) {
 }
 
 fn dirty_log_refuses(stage: &Stage) {
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     let slots = stage
         .kvm
         .kvm_check_extension(machine.vm(), KVM_CAP_NR_MEMSLOTS)
@@ -306,7 +306,7 @@ fn get_alias(kvm: &dyn Kvm, vm: BorrowedFd<'_>, slot: u32) -> kvm_memory_alias {
 
 fn alias_reads_back(stage: &Stage) {
     let kvm = &*stage.kvm;
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     let unset = |slot| kvm_memory_alias {
         slot,
         ..Default::default()
@@ -336,7 +336,7 @@ fn alias_reads_back(stage: &Stage) {
 /// address of the host alone does not say where the first of them ends.
 fn alias_of_neighbour(stage: &Stage) {
     let kvm = &*stage.kvm;
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     let memory = GuestMemory::anonymous(2 * PAGE as usize).unwrap();
     let host = memory.as_ptr().expose_provenance() as u64;
     let [first, second] = [FAR + 16 * PAGE, FAR + 32 * PAGE];
@@ -357,7 +357,7 @@ fn alias_of_neighbour(stage: &Stage) {
 }
 
 fn user_region(stage: &Stage) {
-    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let mut machine = TestVm::of_form(&stage.kvm, 0);
     let mut memory = GuestMemory::anonymous(PAGE as usize).unwrap();
     memory.write(0, &[0x66]).unwrap();
     give(&*stage.witness, machine.vm(), 1, 0, &memory).unwrap();
@@ -384,7 +384,7 @@ fn give(
 }
 
 fn user_region_readonly(stage: &Stage) {
-    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let mut machine = TestVm::of_form(&stage.kvm, 0);
     let mut memory = GuestMemory::anonymous(PAGE as usize).unwrap();
     memory.write(0, &[0x66]).unwrap();
     give(&*stage.kvm, machine.vm(), 1, KVM_MEM_READONLY, &memory).unwrap();
@@ -407,7 +407,7 @@ fn user_region_readonly(stage: &Stage) {
 
 fn user_region_refuses(stage: &Stage) {
     let kvm = &*stage.kvm;
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     let memory = GuestMemory::anonymous(2 * PAGE as usize).unwrap();
     let host = memory.as_ptr().expose_provenance() as u64;
     let slots = kvm
@@ -450,7 +450,7 @@ fn user_region_refuses(stage: &Stage) {
 }
 
 fn alias(stage: &Stage) {
-    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let mut machine = TestVm::of_form(&stage.kvm, 0);
     machine.memory.write(0x3000, &[0x55]).unwrap();
     stage
         .kvm
@@ -466,7 +466,7 @@ fn alias(stage: &Stage) {
 
 fn alias_of_region(stage: &Stage) {
     let kvm = &*stage.kvm;
-    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let mut machine = TestVm::of_form(&stage.kvm, 0);
     let target = FAR + 16 * PAGE;
     kvm.kvm_set_memory_region(machine.vm(), 1, 0, target, 2 * PAGE)
         .unwrap();
@@ -487,7 +487,7 @@ fn alias_of_region(stage: &Stage) {
 
 fn alias_is_a_slot(stage: &Stage) {
     let kvm = &*stage.kvm;
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     kvm.kvm_set_memory_alias(machine.vm(), &page_alias(1, 0x3000))
         .unwrap();
     let slots = kvm
@@ -505,7 +505,7 @@ fn alias_is_a_slot(stage: &Stage) {
 
 fn alias_busy(stage: &Stage) {
     let kvm = &*stage.kvm;
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     let target = FAR + 16 * PAGE;
     kvm.kvm_set_memory_region(machine.vm(), 1, 0, target, 2 * PAGE)
         .unwrap();
@@ -520,7 +520,7 @@ fn alias_busy(stage: &Stage) {
 
 fn alias_refuses(stage: &Stage) {
     let kvm = &*stage.kvm;
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     let vm = machine.vm();
     let set = page_alias(0, 0x3000);
     kvm.kvm_set_memory_alias(vm, &set).unwrap();
@@ -636,7 +636,7 @@ fn alias_refuses(stage: &Stage) {
 
 fn map_refuses(stage: &Stage) {
     let kvm = &*stage.kvm;
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     let page = PAGE as usize;
     kvm.kvm_set_memory_region(machine.vm(), 1, 0, FAR, 2 * PAGE)
         .unwrap();
@@ -656,7 +656,7 @@ fn map_refuses(stage: &Stage) {
 }
 
 fn map_outlives(stage: &Stage) {
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     stage
         .kvm
         .kvm_set_memory_region(machine.vm(), 1, 0, FAR, PAGE)

@@ -16,7 +16,7 @@ use nix::unistd::{ForkResult, fork};
 
 use crate::Needs::AnyVcpu;
 use crate::{Stage, Test, raw};
-use guests::{MEMORY, Machine, SLOT};
+use guests::{MEMORY, SLOT, TestVm};
 use kvm_api::Form;
 
 pub const TESTS: &[Test] = &[
@@ -119,9 +119,9 @@ fn no_vcpu(stage: &Stage, errno: Errno) -> Errno {
 }
 
 /// The VM, the vcpu, the run mapping and the memory of a machine. The vcpu is not bound.
-fn parts(machine: Machine<'_>) -> (OwnedFd, OwnedFd, RunMapping, GuestMemory) {
+fn parts(machine: TestVm<'_>) -> (OwnedFd, OwnedFd, RunMapping, GuestMemory) {
     let vcpu = machine.vcpu_fd();
-    let Machine {
+    let TestVm {
         vm, run, memory, ..
     } = machine;
     (vm, vcpu, run, memory)
@@ -129,7 +129,7 @@ fn parts(machine: Machine<'_>) -> (OwnedFd, OwnedFd, RunMapping, GuestMemory) {
 
 /// Asserts that calls refuse `fd` with the `errno` that is given for each, if one is.
 fn refuse(stage: &Stage, fd: BorrowedFd<'_>, errno: impl Fn(FlatCall) -> Option<Errno>) {
-    let (_vm, _vcpu, mut run, _memory) = parts(Machine::of_form(&stage.kvm, 0));
+    let (_vm, _vcpu, mut run, _memory) = parts(TestVm::of_form(&stage.kvm, 0));
     for call in calls(stage) {
         if let Some(errno) = errno(call) {
             let result = invoke(&stage.kvm, call, fd, &mut run);
@@ -147,7 +147,7 @@ fn calls(stage: &Stage) -> impl Iterator<Item = FlatCall> {
 }
 
 fn good_arguments(stage: &Stage) {
-    let machine = Machine::of_form(&stage.kvm, slot::KVM_MEM_LOG_DIRTY_PAGES);
+    let machine = TestVm::of_form(&stage.kvm, slot::KVM_MEM_LOG_DIRTY_PAGES);
     let (vm, vcpu, mut run, _memory) = parts(machine);
     for call in calls(stage) {
         let fd = if call.fd == Fd::Vcpu { &vcpu } else { &vm };
@@ -205,7 +205,7 @@ fn vm_fd(stage: &Stage) {
 }
 
 fn vcpu_fd(stage: &Stage) {
-    let (_vm, vcpu, _run, _memory) = parts(Machine::of_form(&stage.kvm, 0));
+    let (_vm, vcpu, _run, _memory) = parts(TestVm::of_form(&stage.kvm, 0));
     refuse(stage, vcpu.as_fd(), |call| match call.fd {
         Fd::Vm | Fd::System => Some(Errno::EINVAL),
         Fd::None | Fd::Vcpu => None,
@@ -215,7 +215,7 @@ fn vcpu_fd(stage: &Stage) {
 }
 
 fn other_process(stage: &Stage) {
-    let machine = Machine::of_form(&stage.kvm, slot::KVM_MEM_LOG_DIRTY_PAGES);
+    let machine = TestVm::of_form(&stage.kvm, slot::KVM_MEM_LOG_DIRTY_PAGES);
     // SAFETY: the child makes system calls, takes memory from an allocator that
     // survives a fork, and leaves without unwinding.
     match unsafe { fork() }.unwrap() {
@@ -391,7 +391,7 @@ unsafe fn file_call(
 }
 
 fn bad_pointers(stage: &Stage) {
-    let machine = Machine::of_form(&stage.kvm, slot::KVM_MEM_LOG_DIRTY_PAGES);
+    let machine = TestVm::of_form(&stage.kvm, slot::KVM_MEM_LOG_DIRTY_PAGES);
     let device = raw::device();
     let page = GuestMemory::anonymous(0x1000).unwrap();
     let none = Page::new(ProtFlags::PROT_NONE);
@@ -478,7 +478,7 @@ impl Page {
 }
 
 fn counts(stage: &Stage) {
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     let mut page = GuestMemory::anonymous(0x10000).unwrap();
     let address = page.as_ptr().expose_provenance();
     for (call, first_word, errno) in [

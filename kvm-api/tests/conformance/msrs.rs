@@ -6,7 +6,7 @@ use kvm_api::{Errno, Vcpu};
 use crate::Needs::{AnyVcpu, Processor};
 use crate::{Stage, Test};
 use guests::programs;
-use guests::{ENTRY, Machine};
+use guests::{ENTRY, TestVm};
 use kvm_api::Form;
 
 pub const TESTS: &[Test] = &[
@@ -55,7 +55,7 @@ fn get(vcpu: &dyn Vcpu, index: u32) -> u64 {
 }
 
 fn msrs(stage: &Stage) {
-    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let mut machine = TestVm::of_form(&stage.kvm, 0);
     let set = list(&[(SYSENTER_CS, 0x10)]);
     assert_eq!(machine.vcpu.kvm_set_msrs(&set), Ok(1));
     machine.load(programs::INCREMENT_SYSENTER_CS);
@@ -64,7 +64,7 @@ fn msrs(stage: &Stage) {
 }
 
 fn msrs_both_ways(stage: &Stage) {
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     let (ours, theirs) = (&*machine.vcpu, stage.witness.vcpu(machine.vcpu()).unwrap());
     for (vcpu, witness) in [(ours, &*theirs), (&*theirs, ours)] {
         let set = list(&[(SYSENTER_CS, 0x20), (SYSENTER_EIP, 0x1234)]);
@@ -76,7 +76,7 @@ fn msrs_both_ways(stage: &Stage) {
 }
 
 fn msrs_unknown(stage: &Stage) {
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     let mut msrs = list(&[(SYSENTER_CS, 0x30), (UNKNOWN, 0), (SYSENTER_EIP, 1)]);
     assert_eq!(machine.vcpu.kvm_set_msrs(&msrs), Ok(1));
     assert_eq!(machine.vcpu.kvm_get_msrs(&mut msrs), Ok(1));
@@ -85,7 +85,7 @@ fn msrs_unknown(stage: &Stage) {
 }
 
 fn msrs_too_many(stage: &Stage) {
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     let mut msrs = Msrs::new(256).unwrap();
     assert_eq!(machine.vcpu.kvm_set_msrs(&msrs), Err(Errno::E2BIG));
     // A file gives all MSRs, and so has no limit to how many are picked.
@@ -97,7 +97,7 @@ fn msrs_too_many(stage: &Stage) {
 }
 
 fn cpuid(stage: &Stage) {
-    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let mut machine = TestVm::of_form(&stage.kvm, 0);
     let entry = |function, ebx| kvm_cpuid_entry2 {
         function,
         eax: function,
@@ -119,7 +119,7 @@ fn get_fpu(vcpu: &dyn Vcpu) -> kvm_fpu {
 }
 
 fn fpu(stage: &Stage) {
-    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let mut machine = TestVm::of_form(&stage.kvm, 0);
     machine.load(programs::SWAP_FCW);
     machine
         .memory
@@ -141,7 +141,7 @@ fn fpu(stage: &Stage) {
 }
 
 fn fpu_both_ways(stage: &Stage) {
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     let (ours, theirs) = (&*machine.vcpu, stage.witness.vcpu(machine.vcpu()).unwrap());
     for (vcpu, witness) in [(ours, &*theirs), (&*theirs, ours)] {
         let mut fpu = get_fpu(vcpu);

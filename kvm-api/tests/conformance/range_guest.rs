@@ -3,7 +3,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use guests::{ENTRY, Machine};
+use guests::{ENTRY, TestVm};
 use kvm_api::ranges::RangeMemory;
 use kvm_api::syscall::Syscall;
 use kvm_api::{GuestMemory, Kvm, Reason, Result};
@@ -32,7 +32,7 @@ pub enum Wrote {
 /// The guest. Pages are counted from the beginning of the window and of the host's
 /// memory.
 pub struct Guest<'k> {
-    pub machine: Machine<'k>,
+    pub machine: TestVm<'k>,
     memory: GuestMemory,
 }
 
@@ -45,7 +45,7 @@ impl Drop for Guest<'_> {
 
 impl<'k> Guest<'k> {
     pub fn new(stage: &'k Stage) -> Self {
-        let mut machine = Machine::of_form(&stage.kvm, 0);
+        let mut machine = TestVm::of_form(&stage.kvm, 0);
         machine.load(WRITE);
         Self {
             machine,

@@ -6,7 +6,7 @@ use kvm_api::{Errno, Vcpu};
 use crate::Needs::{AnyVcpu, LongMode};
 use crate::{Stage, Test};
 use guests::programs::{self, OUT_PORT};
-use guests::{ELSEWHERE, ELSEWHERE_PHYS, ENTRY, Machine};
+use guests::{ELSEWHERE, ELSEWHERE_PHYS, ENTRY, TestVm};
 
 pub const TESTS: &[Test] = &[
     ("kvm_get_regs::shows_what_the_guest_did", AnyVcpu, get_regs),
@@ -45,7 +45,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 fn get_regs(stage: &Stage) {
-    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let mut machine = TestVm::of_form(&stage.kvm, 0);
     machine.load(programs::OUT);
     machine.run_to_out(OUT_PORT);
     machine.run_to_hlt();
@@ -55,7 +55,7 @@ fn get_regs(stage: &Stage) {
 }
 
 fn set_regs(stage: &Stage) {
-    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let mut machine = TestVm::of_form(&stage.kvm, 0);
     machine.load(programs::ADD);
     machine.change_regs(|regs| (regs.rbx, regs.rcx) = (30, 12));
     machine.run_to_hlt();
@@ -68,7 +68,7 @@ fn set_regs(stage: &Stage) {
 }
 
 fn regs_both_ways(stage: &Stage) {
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     let mut word = 0x1000_0000_0000_0000;
     let mut next = || {
         word += 0x11;
@@ -116,7 +116,7 @@ fn regs_both_ways(stage: &Stage) {
 }
 
 fn get_sregs(stage: &Stage) {
-    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let mut machine = TestVm::of_form(&stage.kvm, 0);
     machine.load(programs::FAR_COPY);
     machine.run();
     let sregs = machine.sregs();
@@ -124,7 +124,7 @@ fn get_sregs(stage: &Stage) {
 }
 
 fn set_sregs(stage: &Stage) {
-    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let mut machine = TestVm::of_form(&stage.kvm, 0);
     machine.load(programs::READ_ES);
     machine.memory.write(0x3450, &[0x1e]).unwrap();
     machine.change_sregs(|sregs| (sregs.es.selector, sregs.es.base) = (0x345, 0x3450));
@@ -132,7 +132,7 @@ fn set_sregs(stage: &Stage) {
 }
 
 fn sregs_both_ways(stage: &Stage) {
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     let (ours, theirs) = (&*machine.vcpu, stage.witness.vcpu(machine.vcpu()).unwrap());
     let get = |vcpu: &dyn Vcpu| {
         let mut sregs = kvm_sregs::default();
@@ -156,7 +156,7 @@ fn sregs_both_ways(stage: &Stage) {
 fn set_sregs_refuses(stage: &Stage) {
     const CR0_PG: u64 = 1 << 31;
     const EFER_LME: u64 = 1 << 8;
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     let mut sregs = machine.sregs();
     // Long mode's paging without PAE.
     sregs.cr0 |= CR0_PG | 1;
@@ -179,7 +179,7 @@ fn translate(vcpu: &dyn Vcpu, address: u64) -> (u64, [u8; 3]) {
 }
 
 fn translate_real(stage: &Stage) {
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     let witness = stage.witness.vcpu(machine.vcpu()).unwrap();
     for vcpu in [&*machine.vcpu, &*witness] {
         assert_eq!(translate(vcpu, 0x3456), (0x3456, [1, 1, 0]));
@@ -187,7 +187,7 @@ fn translate_real(stage: &Stage) {
 }
 
 fn translate_long(stage: &Stage) {
-    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let mut machine = TestVm::of_form(&stage.kvm, 0);
     machine.enter_long_mode();
     // The guest agrees.
     machine

@@ -5,7 +5,7 @@ use kvm_api::{Direction, Errno, Reason};
 
 use crate::Needs::{AnyVcpu, LongMode, Processor};
 use crate::{Stage, Test};
-use guests::Machine;
+use guests::TestVm;
 use guests::programs::{self, IN_PORT, MMIO, OUT_PORT};
 
 pub const TESTS: &[Test] = &[
@@ -28,7 +28,7 @@ pub const TESTS: &[Test] = &[
 ];
 
 fn port_out(stage: &Stage) {
-    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let mut machine = TestVm::of_form(&stage.kvm, 0);
     machine.load(programs::OUT);
     assert_eq!(machine.run().exit_reason(), KVM_EXIT_IO);
     let exit = machine.run.exit();
@@ -48,7 +48,7 @@ fn port_out(stage: &Stage) {
 }
 
 fn port_in(stage: &Stage) {
-    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let mut machine = TestVm::of_form(&stage.kvm, 0);
     machine.load(programs::IN);
     let mut exit = machine.run();
     assert_eq!(
@@ -66,7 +66,7 @@ fn port_in(stage: &Stage) {
 }
 
 fn port_string(stage: &Stage) {
-    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let mut machine = TestVm::of_form(&stage.kvm, 0);
     machine.load(programs::OUT_STRING);
     machine.memory.write(0x1040, b"flat").unwrap();
     let mut written = Vec::new();
@@ -92,7 +92,7 @@ fn port_string(stage: &Stage) {
 }
 
 fn mmio_write(stage: &Stage) {
-    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let mut machine = TestVm::of_form(&stage.kvm, 0);
     machine.load(programs::MMIO_WRITE);
     let exit = machine.run();
     assert_eq!(
@@ -110,7 +110,7 @@ fn mmio_write(stage: &Stage) {
 }
 
 fn mmio_read(stage: &Stage) {
-    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let mut machine = TestVm::of_form(&stage.kvm, 0);
     machine.load(programs::MMIO_READ);
     let mut exit = machine.run();
     assert_eq!(
@@ -127,7 +127,7 @@ fn mmio_read(stage: &Stage) {
 }
 
 fn hlt(stage: &Stage) {
-    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let mut machine = TestVm::of_form(&stage.kvm, 0);
     machine.load(&[programs::HLT, programs::OUT].concat());
     let mut exit = machine.run();
     assert_eq!(exit.reason(), Reason::Hlt);
@@ -139,7 +139,7 @@ fn hlt(stage: &Stage) {
 /// An exit is completed if the vcpu is still where it was, and only then.
 fn left(stage: &Stage) {
     const FURTHER: u64 = 0x100;
-    type Leave = fn(&mut Machine);
+    type Leave = fn(&mut TestVm);
     let stay: Leave = |machine| machine.change_regs(|regs| regs.rbx = 1);
     let move_rip: Leave = |machine| machine.change_regs(|regs| regs.rip += FURTHER);
     let move_base: Leave = |machine| machine.change_sregs(|sregs| sregs.cs.base += FURTHER);
@@ -154,7 +154,7 @@ fn left(stage: &Stage) {
             (move_base, false),
             (there_and_back, true),
         ] {
-            let mut machine = Machine::of_form(&stage.kvm, 0);
+            let mut machine = TestVm::of_form(&stage.kvm, 0);
             machine.load(program);
             // Where it goes on, there are nothing but halts.
             let halts = [0xf4; 16];
@@ -185,7 +185,7 @@ fn left(stage: &Stage) {
 }
 
 fn immediate_exit(stage: &Stage) {
-    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let mut machine = TestVm::of_form(&stage.kvm, 0);
     machine.load(programs::IN);
     machine.run().write_data(&[0x10]);
     let before = machine.regs();
@@ -200,7 +200,7 @@ fn immediate_exit(stage: &Stage) {
 }
 
 fn either_interface(stage: &Stage) {
-    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let mut machine = TestVm::of_form(&stage.kvm, 0);
     machine.load(programs::IN);
     machine.run().write_data(&[1]);
     let witness = stage.witness.vcpu(machine.vcpu_fd()).unwrap();
@@ -211,7 +211,7 @@ fn either_interface(stage: &Stage) {
 }
 
 fn shutdown(stage: &Stage) {
-    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let mut machine = TestVm::of_form(&stage.kvm, 0);
     // No interrupt fits into an IDT without a limit: a triple fault.
     machine.change_sregs(|sregs| sregs.idt.limit = 0);
     machine.load(&[0xcd, 0x21]);
@@ -219,7 +219,7 @@ fn shutdown(stage: &Stage) {
 }
 
 fn long_mode(stage: &Stage) {
-    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let mut machine = TestVm::of_form(&stage.kvm, 0);
     machine.enter_long_mode();
     machine.load(programs::LONG);
     assert_eq!(machine.run_to_out(OUT_PORT), 0x2a);
@@ -230,7 +230,7 @@ fn long_mode(stage: &Stage) {
 }
 
 fn long_mode_mmio(stage: &Stage) {
-    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let mut machine = TestVm::of_form(&stage.kvm, 0);
     machine.enter_long_mode();
     machine.load(programs::LONG_MMIO);
     machine.change_regs(|regs| regs.r8 = 0x0102_0304_0506_0708);

@@ -3,7 +3,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use guests::Machine;
+use guests::TestVm;
 use kvm_api::kvm_sys::*;
 use kvm_api::merged::MergedVcpu;
 use kvm_api::syscall::Syscall;
@@ -35,8 +35,8 @@ pub const TESTS: &[(Form, Test)] = &[
 pub const ALL: u64 = (1 << PARTS) - 1;
 
 /// A machine whose vcpu has all that KVM can give it, and what the ioctls say.
-pub fn machine(stage: &Stage) -> (Machine<'_>, Whole) {
-    let machine = Machine::of_form(&stage.kvm, 0);
+pub fn machine(stage: &Stage) -> (TestVm<'_>, Whole) {
+    let machine = TestVm::of_form(&stage.kvm, 0);
     let supported = kvm_ioctls::Kvm::new()
         .unwrap()
         .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
@@ -47,11 +47,11 @@ pub fn machine(stage: &Stage) -> (Machine<'_>, Whole) {
 }
 
 /// The vcpu of a machine, by the merged calls.
-pub fn merged<'m>(machine: &'m Machine<'_>) -> MergedVcpu<BorrowedFd<'m>> {
+pub fn merged<'m>(machine: &'m TestVm<'_>) -> MergedVcpu<BorrowedFd<'m>> {
     MergedVcpu::new(Syscall::open().unwrap(), machine.vcpu())
 }
 
-fn read(stage: &Stage, machine: &Machine<'_>) -> Whole {
+fn read(stage: &Stage, machine: &TestVm<'_>) -> Whole {
     Whole::read(&*stage.witness, machine.vcpu())
 }
 

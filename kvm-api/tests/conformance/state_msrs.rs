@@ -10,7 +10,7 @@ use guests::msr::{
     X2APIC_EOI, X2APIC_ICR, X2APIC_LVTT, X2APIC_SELF_IPI, X2APIC_SPIV, X2APIC_TPR,
 };
 use guests::programs::{HANDLER, HANDLER_AT, OUT_PORT};
-use guests::{ENTRY, Machine};
+use guests::{ENTRY, TestVm};
 use kvm_api::kvm_sys::*;
 use kvm_api::{Errno, SetState, State};
 
@@ -46,11 +46,11 @@ const DEADLINE_MODE: u64 = 0b10 << 17;
 const SOFTWARE_ENABLED: u64 = 0x1ff;
 
 /// A machine with a local APIC that KVM emulates, whose CPUID has all that KVM has.
-fn with_apic(stage: &Stage) -> Machine<'_> {
+fn with_apic(stage: &Stage) -> TestVm<'_> {
     let vm = stage.kvm.kvm_create_vm().unwrap();
     // SAFETY: the request takes nothing.
     Errno::result(unsafe { libc::ioctl(vm.as_raw_fd(), KVM_CREATE_IRQCHIP) }).unwrap();
-    let machine = Machine::of_vm(&*stage.kvm, vm, 0);
+    let machine = TestVm::of_vm(&*stage.kvm, vm, 0);
     let mut supported = kvm_ioctls::Kvm::new()
         .unwrap()
         .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
@@ -65,21 +65,21 @@ fn with_apic(stage: &Stage) -> Machine<'_> {
     machine
 }
 
-fn get(stage: &Stage, machine: &Machine<'_>, index: u32) -> u64 {
+fn get(stage: &Stage, machine: &TestVm<'_>, index: u32) -> u64 {
     let mut list = msrs(&[(index, 0)]);
     let read = stage.witness.kvm_get_msrs(machine.vcpu(), &mut list);
     assert_eq!(read, Ok(1), "{index:#x}");
     list.as_slice()[0].data
 }
 
-fn set(machine: &Machine<'_>, list: &[(u32, u64)]) -> kvm_api::Result<usize> {
+fn set(machine: &TestVm<'_>, list: &[(u32, u64)]) -> kvm_api::Result<usize> {
     let list = msrs(list);
     merged(machine).kvm_set_state(&SetState::new().msrs(&list))
 }
 
 /// Sets MSRs and special registers.
 fn set_both(
-    machine: &Machine<'_>,
+    machine: &TestVm<'_>,
     list: &[(u32, u64)],
     sregs: &kvm_sregs,
 ) -> kvm_api::Result<usize> {
@@ -90,7 +90,7 @@ fn set_both(
 
 /// Has the guest enable interrupts and write `own` to the port; [`HANDLER`] writes
 /// the vector before that, if an interrupt is pending.
-fn first_byte(machine: &mut Machine<'_>, own: u8) -> u8 {
+fn first_byte(machine: &mut TestVm<'_>, own: u8) -> u8 {
     // sti; nop; nop; mov $own,%al; out %al,$0x11; jmp .
     machine.load(&[0xfb, 0x90, 0x90, 0xb0, own, 0xe6, 0x11, 0xeb, 0xfe]);
     machine.memory.write(HANDLER_AT.into(), HANDLER).unwrap();
@@ -299,7 +299,7 @@ impl NestedState {
         }
     }
 
-    fn pass(&mut self, machine: &Machine<'_>, request: libc::c_ulong) -> kvm_api::Result<()> {
+    fn pass(&mut self, machine: &TestVm<'_>, request: libc::c_ulong) -> kvm_api::Result<()> {
         let vcpu = machine.vcpu().as_raw_fd();
         // SAFETY: the requests pass a structure of this size.
         Errno::result(unsafe { libc::ioctl(vcpu, request, &raw mut *self) }).map(drop)

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::sleep;
 use std::time::Duration;
 
-use guests::{ENTRY, Machine, programs};
+use guests::{ENTRY, TestVm, programs};
 use kvm_api::kvm_sys::{__NR_kvm_bound_run, kvm_debugregs, kvm_fpu};
 use kvm_api::{Backend, SetState, State};
 use libc::{c_long, c_void, user, user_regs_struct};
@@ -58,8 +58,8 @@ static WATCHED: AtomicU64 = AtomicU64::new(0);
 
 /// A machine of the calling process', whose guest has all that the host has of
 /// its own.
-fn machine<'b>(bound: &'b Backend, program: &[u8]) -> Machine<'b> {
-    let mut machine = Machine::of_form(bound, 0);
+fn machine<'b>(bound: &'b Backend, program: &[u8]) -> TestVm<'b> {
+    let mut machine = TestVm::of_form(bound, 0);
     machine.load(program);
     machine.run.set_immediate_exit(true);
     // What is set before the first run does not stay.

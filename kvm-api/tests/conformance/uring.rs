@@ -14,7 +14,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 
 use crate::Needs::AnyVcpu;
 use crate::{Stage, Test};
-use guests::Machine;
+use guests::TestVm;
 use guests::programs;
 use kvm_api::Form;
 
@@ -34,7 +34,7 @@ fn number(files: &FileVcpu<OwnedFd>, file: File) -> types::Fd {
 }
 
 fn batch(stage: &Stage) {
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     let files = FileVcpu::open(Syscall::open().unwrap(), machine.vcpu_fd()).unwrap();
     let (mut regs, mut sregs) = (machine.regs(), machine.sregs());
     let mut fpu = kvm_fpu::default();
@@ -83,7 +83,7 @@ extern "C" fn hit(_: i32) {
 }
 
 fn busy(stage: &Stage) {
-    let mut machine = Machine::of_form(&stage.kvm, 0);
+    let mut machine = TestVm::of_form(&stage.kvm, 0);
     machine.load(programs::SPIN);
     let files = FileVcpu::open(Syscall::open().unwrap(), machine.vcpu_fd()).unwrap();
     let action = SigAction::new(SigHandler::Handler(hit), SaFlags::empty(), SigSet::empty());

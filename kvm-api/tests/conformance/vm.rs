@@ -9,7 +9,7 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 
 use crate::Needs::AnyVcpu;
 use crate::{Stage, Test, raw};
-use guests::Machine;
+use guests::TestVm;
 
 pub const TESTS: &[Test] = &[
     ("kvm_create_vm::gives_a_machine_to_both", AnyVcpu, create_vm),
@@ -125,7 +125,7 @@ fn create_vcpu(stage: &Stage) {
 }
 
 fn check_extension(stage: &Stage) {
-    let machine = Machine::of_form(&stage.kvm, 0);
+    let machine = TestVm::of_form(&stage.kvm, 0);
     let device = raw::device();
     for extension in 0..256 {
         for fd in [machine.vm(), device.as_fd()] {
