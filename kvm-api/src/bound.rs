@@ -11,7 +11,7 @@ use crate::signal::signal_mask;
 use crate::syscall::Syscall;
 use crate::syscall::arch::*;
 use crate::syscall::conv::{done, fd, input, number, output};
-use crate::{Exit, GetState, Result, RunMapping, SetState, State, Vcpu};
+use crate::{Exit, GetState, Kvm, Result, RunMapping, SetState, State, Vcpu};
 
 /// A vcpu that is bound to the calling thread.
 ///
@@ -28,6 +28,7 @@ use crate::{Exit, GetState, Result, RunMapping, SetState, State, Vcpu};
 /// A child after fork(2) inherits no binding. There the calls fail with `ENXIO`.
 #[derive(Debug)]
 pub struct BoundVcpu<F> {
+    flat: Syscall,
     fd: F,
     /// The binding is the thread's.
     not_send: PhantomData<*const ()>,
@@ -41,10 +42,11 @@ impl<F: AsFd> BoundVcpu<F> {
     /// `EEXIST` when this thread has a bound vcpu; `EBUSY` when the vcpu is bound to
     /// another thread; `ENOMEM`; and the errors of [`Kvm`](crate::Kvm) for a file
     /// descriptor that is no vcpu's.
-    pub fn bind(_: Syscall, vcpu: F) -> Result<Self> {
+    pub fn bind(flat: Syscall, vcpu: F) -> Result<Self> {
         // SAFETY: the call touches no memory.
         done(unsafe { syscall1(__NR_kvm_bind, fd(vcpu.as_fd())) })?;
         Ok(Self {
+            flat,
             fd: vcpu,
             not_send: PhantomData,
         })
@@ -78,6 +80,11 @@ impl<F: AsFd> AsFd for BoundVcpu<F> {
 }
 
 impl<F: AsFd> Vcpu for BoundVcpu<F> {
+    #[inline]
+    fn flat(&self) -> &dyn Kvm {
+        &self.flat
+    }
+
     #[inline]
     fn kvm_run<'r>(&self, run: &'r mut RunMapping) -> Result<Exit<'r>> {
         // SAFETY: the kernel writes the vcpu's run mapping, which is only ever

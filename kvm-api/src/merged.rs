@@ -3,12 +3,11 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use kvm_sys::*;
-use nix::sys::signal::SigSet;
 
 use crate::syscall::Syscall;
 use crate::syscall::arch::syscall3;
 use crate::syscall::conv::{fd, input, number};
-use crate::{Errno, Exit, GetState, Kvm, Result, RunMapping, SetState, State, Vcpu};
+use crate::{Errno, GetState, Kvm, Result, SetState, State, Vcpu};
 
 /// A vcpu whose registers move by the merged calls.
 ///
@@ -61,8 +60,8 @@ fn first(msrs: &Msrs, n: usize) -> Msrs {
 
 impl<F: AsFd> Vcpu for MergedVcpu<F> {
     #[inline]
-    fn kvm_run<'r>(&self, run: &'r mut RunMapping) -> Result<Exit<'r>> {
-        self.flat.kvm_run(self.as_fd(), run)
+    fn flat(&self) -> &dyn Kvm {
+        &self.flat
     }
 
     #[inline]
@@ -85,35 +84,6 @@ impl<F: AsFd> Vcpu for MergedVcpu<F> {
     #[inline]
     fn kvm_set_sregs(&self, sregs: &kvm_sregs) -> Result<()> {
         self.kvm_set_state(&SetState::new().sregs(sregs)).map(drop)
-    }
-
-    #[inline]
-    fn kvm_translate(
-        &self,
-        linear_address: u64,
-        physical_address: &mut u64,
-        valid: &mut u8,
-        writeable: &mut u8,
-        usermode: &mut u8,
-    ) -> Result<()> {
-        self.flat.kvm_translate(
-            self.as_fd(),
-            linear_address,
-            physical_address,
-            valid,
-            writeable,
-            usermode,
-        )
-    }
-
-    #[inline]
-    fn kvm_interrupt(&self, irq: u32) -> Result<()> {
-        self.flat.kvm_interrupt(self.as_fd(), irq)
-    }
-
-    #[inline]
-    fn kvm_debug_guest(&self, debug: &kvm_guest_debug) -> Result<()> {
-        self.flat.kvm_debug_guest(self.as_fd(), debug)
     }
 
     /// If the merged call refuses one of the MSRs, it reads none. A second call then
@@ -142,16 +112,6 @@ impl<F: AsFd> Vcpu for MergedVcpu<F> {
             return self.kvm_set_state(&SetState::new().msrs(&first(msrs, set)));
         }
         Ok(set)
-    }
-
-    #[inline]
-    fn kvm_set_cpuid(&self, cpuid: &CpuId) -> Result<()> {
-        self.flat.kvm_set_cpuid(self.as_fd(), cpuid)
-    }
-
-    #[inline]
-    fn kvm_set_signal_mask(&self, mask: Option<&SigSet>) -> Result<()> {
-        self.flat.kvm_set_signal_mask(self.as_fd(), mask)
     }
 
     #[inline]

@@ -16,22 +16,41 @@ use crate::{Exit, GetState, Kvm, Result, RunMapping, SetState};
 ///
 /// Those of the call of the same name of [`Kvm`].
 pub trait Vcpu: AsFd {
+    /// The flat interface, which makes the calls that the form does not replace.
+    fn flat(&self) -> &dyn Kvm;
+
     /// Runs the guest until it exits.
-    fn kvm_run<'r>(&self, run: &'r mut RunMapping) -> Result<Exit<'r>>;
+    #[inline]
+    fn kvm_run<'r>(&self, run: &'r mut RunMapping) -> Result<Exit<'r>> {
+        self.flat().kvm_run(self.as_fd(), run)
+    }
 
     /// Reads the general registers.
-    fn kvm_get_regs(&self, regs: &mut kvm_regs) -> Result<()>;
+    #[inline]
+    fn kvm_get_regs(&self, regs: &mut kvm_regs) -> Result<()> {
+        self.flat().kvm_get_regs(self.as_fd(), regs)
+    }
 
     /// Sets the general registers.
-    fn kvm_set_regs(&self, regs: &kvm_regs) -> Result<()>;
+    #[inline]
+    fn kvm_set_regs(&self, regs: &kvm_regs) -> Result<()> {
+        self.flat().kvm_set_regs(self.as_fd(), regs)
+    }
 
     /// Reads the segment, descriptor table and control registers.
-    fn kvm_get_sregs(&self, sregs: &mut kvm_sregs) -> Result<()>;
+    #[inline]
+    fn kvm_get_sregs(&self, sregs: &mut kvm_sregs) -> Result<()> {
+        self.flat().kvm_get_sregs(self.as_fd(), sregs)
+    }
 
     /// Sets the segment, descriptor table and control registers.
-    fn kvm_set_sregs(&self, sregs: &kvm_sregs) -> Result<()>;
+    #[inline]
+    fn kvm_set_sregs(&self, sregs: &kvm_sregs) -> Result<()> {
+        self.flat().kvm_set_sregs(self.as_fd(), sregs)
+    }
 
     /// Walks the page tables of the guest.
+    #[inline]
     fn kvm_translate(
         &self,
         linear_address: u64,
@@ -39,31 +58,64 @@ pub trait Vcpu: AsFd {
         valid: &mut u8,
         writeable: &mut u8,
         usermode: &mut u8,
-    ) -> Result<()>;
+    ) -> Result<()> {
+        self.flat().kvm_translate(
+            self.as_fd(),
+            linear_address,
+            physical_address,
+            valid,
+            writeable,
+            usermode,
+        )
+    }
 
     /// Queues an interrupt.
-    fn kvm_interrupt(&self, irq: u32) -> Result<()>;
+    #[inline]
+    fn kvm_interrupt(&self, irq: u32) -> Result<()> {
+        self.flat().kvm_interrupt(self.as_fd(), irq)
+    }
 
     /// Sets breakpoints and single-stepping.
-    fn kvm_debug_guest(&self, debug: &kvm_guest_debug) -> Result<()>;
+    #[inline]
+    fn kvm_debug_guest(&self, debug: &kvm_guest_debug) -> Result<()> {
+        self.flat().kvm_debug_guest(self.as_fd(), debug)
+    }
 
     /// Reads the MSRs whose indices `msrs` holds.
-    fn kvm_get_msrs(&self, msrs: &mut Msrs) -> Result<usize>;
+    #[inline]
+    fn kvm_get_msrs(&self, msrs: &mut Msrs) -> Result<usize> {
+        self.flat().kvm_get_msrs(self.as_fd(), msrs)
+    }
 
     /// Sets the MSRs that `msrs` holds.
-    fn kvm_set_msrs(&self, msrs: &Msrs) -> Result<usize>;
+    #[inline]
+    fn kvm_set_msrs(&self, msrs: &Msrs) -> Result<usize> {
+        self.flat().kvm_set_msrs(self.as_fd(), msrs)
+    }
 
     /// Sets the results of the CPUID instruction of the guest.
-    fn kvm_set_cpuid(&self, cpuid: &CpuId) -> Result<()>;
+    #[inline]
+    fn kvm_set_cpuid(&self, cpuid: &CpuId) -> Result<()> {
+        self.flat().kvm_set_cpuid(self.as_fd(), cpuid)
+    }
 
     /// Sets which signals are blocked while the guest runs.
-    fn kvm_set_signal_mask(&self, mask: Option<&SigSet>) -> Result<()>;
+    #[inline]
+    fn kvm_set_signal_mask(&self, mask: Option<&SigSet>) -> Result<()> {
+        self.flat().kvm_set_signal_mask(self.as_fd(), mask)
+    }
 
     /// Reads the floating point and SSE registers.
-    fn kvm_get_fpu(&self, fpu: &mut kvm_fpu) -> Result<()>;
+    #[inline]
+    fn kvm_get_fpu(&self, fpu: &mut kvm_fpu) -> Result<()> {
+        self.flat().kvm_get_fpu(self.as_fd(), fpu)
+    }
 
     /// Sets the floating point and SSE registers.
-    fn kvm_set_fpu(&self, fpu: &kvm_fpu) -> Result<()>;
+    #[inline]
+    fn kvm_set_fpu(&self, fpu: &kvm_fpu) -> Result<()> {
+        self.flat().kvm_set_fpu(self.as_fd(), fpu)
+    }
 }
 
 /// A vcpu whose state one call can move.
@@ -126,88 +178,16 @@ impl<K: ?Sized, F: AsFd> AsFd for ByFd<'_, K, F> {
     }
 }
 
-impl<K: Kvm + ?Sized, F: AsFd> Vcpu for ByFd<'_, K, F> {
+impl<K: Kvm, F: AsFd> Vcpu for ByFd<'_, K, F> {
     #[inline]
-    fn kvm_run<'r>(&self, run: &'r mut RunMapping) -> Result<Exit<'r>> {
-        self.kvm.kvm_run(self.as_fd(), run)
+    fn flat(&self) -> &dyn Kvm {
+        self.kvm
     }
+}
 
+impl<F: AsFd> Vcpu for ByFd<'_, dyn Kvm + '_, F> {
     #[inline]
-    fn kvm_get_regs(&self, regs: &mut kvm_regs) -> Result<()> {
-        self.kvm.kvm_get_regs(self.as_fd(), regs)
-    }
-
-    #[inline]
-    fn kvm_set_regs(&self, regs: &kvm_regs) -> Result<()> {
-        self.kvm.kvm_set_regs(self.as_fd(), regs)
-    }
-
-    #[inline]
-    fn kvm_get_sregs(&self, sregs: &mut kvm_sregs) -> Result<()> {
-        self.kvm.kvm_get_sregs(self.as_fd(), sregs)
-    }
-
-    #[inline]
-    fn kvm_set_sregs(&self, sregs: &kvm_sregs) -> Result<()> {
-        self.kvm.kvm_set_sregs(self.as_fd(), sregs)
-    }
-
-    #[inline]
-    fn kvm_translate(
-        &self,
-        linear_address: u64,
-        physical_address: &mut u64,
-        valid: &mut u8,
-        writeable: &mut u8,
-        usermode: &mut u8,
-    ) -> Result<()> {
-        self.kvm.kvm_translate(
-            self.as_fd(),
-            linear_address,
-            physical_address,
-            valid,
-            writeable,
-            usermode,
-        )
-    }
-
-    #[inline]
-    fn kvm_interrupt(&self, irq: u32) -> Result<()> {
-        self.kvm.kvm_interrupt(self.as_fd(), irq)
-    }
-
-    #[inline]
-    fn kvm_debug_guest(&self, debug: &kvm_guest_debug) -> Result<()> {
-        self.kvm.kvm_debug_guest(self.as_fd(), debug)
-    }
-
-    #[inline]
-    fn kvm_get_msrs(&self, msrs: &mut Msrs) -> Result<usize> {
-        self.kvm.kvm_get_msrs(self.as_fd(), msrs)
-    }
-
-    #[inline]
-    fn kvm_set_msrs(&self, msrs: &Msrs) -> Result<usize> {
-        self.kvm.kvm_set_msrs(self.as_fd(), msrs)
-    }
-
-    #[inline]
-    fn kvm_set_cpuid(&self, cpuid: &CpuId) -> Result<()> {
-        self.kvm.kvm_set_cpuid(self.as_fd(), cpuid)
-    }
-
-    #[inline]
-    fn kvm_set_signal_mask(&self, mask: Option<&SigSet>) -> Result<()> {
-        self.kvm.kvm_set_signal_mask(self.as_fd(), mask)
-    }
-
-    #[inline]
-    fn kvm_get_fpu(&self, fpu: &mut kvm_fpu) -> Result<()> {
-        self.kvm.kvm_get_fpu(self.as_fd(), fpu)
-    }
-
-    #[inline]
-    fn kvm_set_fpu(&self, fpu: &kvm_fpu) -> Result<()> {
-        self.kvm.kvm_set_fpu(self.as_fd(), fpu)
+    fn flat(&self) -> &dyn Kvm {
+        self.kvm
     }
 }

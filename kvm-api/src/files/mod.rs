@@ -13,7 +13,7 @@ use nix::sys::signal::SigSet;
 
 pub use self::file::File;
 use crate::syscall::Syscall;
-use crate::{Exit, Kvm, Result, RunMapping, Vcpu};
+use crate::{Kvm, Result, Vcpu};
 
 /// A vcpu and its files, all of which are open.
 ///
@@ -85,8 +85,8 @@ impl<F: AsFd> AsFd for FileVcpu<F> {
 
 impl<F: AsFd> Vcpu for FileVcpu<F> {
     #[inline]
-    fn kvm_run<'r>(&self, run: &'r mut RunMapping) -> Result<Exit<'r>> {
-        self.flat.kvm_run(self.as_fd(), run)
+    fn flat(&self) -> &dyn Kvm {
+        &self.flat
     }
 
     #[inline]
@@ -107,25 +107,6 @@ impl<F: AsFd> Vcpu for FileVcpu<F> {
     #[inline]
     fn kvm_set_sregs(&self, sregs: &kvm_sregs) -> Result<()> {
         file::set(self.file(File::Sregs), sregs)
-    }
-
-    #[inline]
-    fn kvm_translate(
-        &self,
-        linear_address: u64,
-        physical_address: &mut u64,
-        valid: &mut u8,
-        writeable: &mut u8,
-        usermode: &mut u8,
-    ) -> Result<()> {
-        self.flat.kvm_translate(
-            self.as_fd(),
-            linear_address,
-            physical_address,
-            valid,
-            writeable,
-            usermode,
-        )
     }
 
     #[inline]
