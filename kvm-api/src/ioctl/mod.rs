@@ -20,17 +20,13 @@ use crate::{Errno, Exit, GuestMemory, Kvm, Result, RunMapping, msr_list};
 
 /// KVM over the ioctls of `/dev/kvm`.
 ///
-/// It owns the memory that
-/// [`kvm_set_memory_region`](Kvm::kvm_set_memory_region) gives to a guest, and
-/// remembers which slots were set through it, for aliases. It knows a virtual
-/// machine by the number of its file descriptor, until
-/// [`kvm_create_vm`](Kvm::kvm_create_vm) returns the same number again. So
+/// It owns the memory that [`kvm_set_memory_region`](Kvm::kvm_set_memory_region) gives
+/// to a guest, and remembers the slots that were set through it, for aliases. Keep this
+/// value and the descriptor of the VM for as long as the guest uses that memory.
 ///
-/// * keep that file descriptor, and this value, for as long as the guest uses
-///   its memory: what is freed before is to the guest as if it were not there;
-/// * a virtual machine that was made by other means is welcome, but as one
-///   without slots: if its number has been that of another one here, give it
-///   to an `Ioctl` that has just been opened.
+/// It knows a VM by the number of its descriptor, from
+/// [`kvm_create_vm`](Kvm::kvm_create_vm) or the first slot on. If it knew another VM by
+/// that number, use a new `Ioctl` for a VM that was made by other means.
 #[derive(Debug)]
 pub struct Ioctl {
     kvm: OwnedFd,
@@ -76,6 +72,17 @@ impl Ioctl {
         unsafe { request(kvm, KVM_GET_API_VERSION, 0) }
     }
 
+    /// The lowest of the slots that are for aliases. Fails as any call does that is for
+    /// virtual machines.
+    fn first_alias(&self, vm: BorrowedFd<'_>) -> Result<u32> {
+        let slots = self.kvm_check_extension(vm, KVM_CAP_NR_MEMSLOTS)?;
+        // `/dev/kvm` has answered that too.
+        if self.api_version(vm).is_ok() {
+            return Err(Errno::EINVAL);
+        }
+        Ok(slots as u32 - KVM_ALIAS_SLOTS)
+    }
+
     /// Makes a request that only `/dev/kvm` answers for a caller that may have
     /// a virtual machine's file descriptor instead.
     ///
@@ -109,7 +116,7 @@ impl Kvm for Ioctl {
         // SAFETY: the request touches no memory, and gives a new file
         // descriptor; the argument is the type of an ordinary machine.
         let vm = unsafe { request_fd(self.as_fd(), KVM_CREATE_VM, 0) }?;
-        self.memory.forget(vm.as_fd());
+        self.memory.begin(vm.as_fd());
         Ok(vm)
     }
 
@@ -141,8 +148,16 @@ impl Kvm for Ioctl {
         guest_phys_addr: u64,
         size: u64,
     ) -> Result<()> {
+        let first_alias = self.first_alias(vm)?;
+        let region = kvm_userspace_memory_region {
+            slot,
+            flags,
+            guest_phys_addr,
+            memory_size: size,
+            userspace_addr: 0,
+        };
         self.memory
-            .set_region(self, vm, slot, flags, guest_phys_addr, size)
+            .with(vm, |slots| slots.set_region(vm, first_alias, region))
     }
 
     /// The ioctl takes the vcpu's id, so ids are tried from 0 on: the n-th vcpu
@@ -177,7 +192,9 @@ impl Kvm for Ioctl {
     }
 
     fn kvm_get_memory_alias(&self, vm: BorrowedFd<'_>, alias: &mut kvm_memory_alias) -> Result<()> {
-        self.memory.get_alias(self, vm, alias)
+        let first_alias = self.first_alias(vm)?;
+        self.memory
+            .with(vm, |slots| slots.get_alias(first_alias, alias))
     }
 
     #[inline]
@@ -316,11 +333,14 @@ impl Kvm for Ioctl {
             userspace_addr,
         };
         // SAFETY: the caller answers for the memory.
-        unsafe { self.memory.set_user_region(vm, region) }
+        self.memory
+            .with(vm, |slots| unsafe { slots.set(vm, region, None) })
     }
 
     fn kvm_set_memory_alias(&self, vm: BorrowedFd<'_>, alias: &kvm_memory_alias) -> Result<()> {
-        self.memory.set_alias(self, vm, alias)
+        let first_alias = self.first_alias(vm)?;
+        self.memory
+            .with(vm, |slots| slots.set_alias(vm, first_alias, alias))
     }
 
     fn kvm_map_memory(
@@ -330,6 +350,7 @@ impl Kvm for Ioctl {
         size: usize,
     ) -> Result<GuestMemory> {
         self.kvm_check_extension(vm, 0)?;
-        self.memory.map(vm, guest_phys_addr, size)
+        self.memory
+            .with(vm, |slots| slots.map(guest_phys_addr, size))
     }
 }
