@@ -64,6 +64,17 @@ pub struct Structure {
     pub size: usize,
 }
 
+impl Structure {
+    pub(crate) const fn of<T>(name: &'static str) -> Self {
+        let size = size_of::<T>();
+        Self { name, size }
+    }
+}
+
+/// Makes a table. A row has the call's name, its number, and the fields of [`Call`]
+/// that are not empty: `ioctl` with the macro that makes the request code, and the
+/// structure of the ioctl; `removed` for an ioctl that Linux has no more; `passes` for
+/// the structure of a call without an ioctl.
 macro_rules! calls {
     (
         $(#[doc = $list_doc:literal])* static $list:ident;
@@ -75,7 +86,7 @@ macro_rules! calls {
             $( merged $merged:ident; )?
             $( file $file:literal; )?
             $( range $range:ident; )?
-            $( ioctl $ioctl:ident = $code:expr; )?
+            $( ioctl $ioctl:ident = $make:ident $code:literal $( of $argument:ident )?; )?
             $( removed $removed:ident; )?
             $( passes $structure:ident; )?
             $( errors $($errno:ident)+; )?
@@ -91,7 +102,8 @@ macro_rules! calls {
             )?
             $(
                 #[doc = concat!("The ioctl that [`", stringify!($nr), "`] replaces.")]
-                pub const $ioctl: c_ulong = $code;
+                pub const $ioctl: c_ulong =
+                    $make!($crate::requests::KVMIO, $code $(, std::mem::size_of::<$argument>())?);
             )?
         )*
 
@@ -108,10 +120,11 @@ macro_rules! calls {
                 range: [$(Some($range),)? None][0],
                 ioctl: concat!($(stringify!($ioctl))? $(stringify!($removed))?),
                 request: [$(Some($ioctl),)? None][0],
-                structure: [$(Some($crate::Structure {
-                    name: stringify!($structure),
-                    size: std::mem::size_of::<$structure>(),
-                }),)? None][0],
+                structure: [
+                    $($(Some($crate::Structure::of::<$argument>(stringify!($argument))),)?)?
+                    $(Some($crate::Structure::of::<$structure>(stringify!($structure))),)?
+                    None
+                ][0],
                 errors: &[$($($errno),+)?],
                 note: concat!($($note)?),
             },

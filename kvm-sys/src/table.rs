@@ -5,15 +5,12 @@
 // The kernel's names are kept.
 #![allow(non_upper_case_globals)]
 
-use std::mem::size_of;
-
 use libc::{c_long, c_ulong};
 use nix::errno::Errno::*;
 use nix::{request_code_none, request_code_read, request_code_readwrite, request_code_write};
 
 use crate::call::calls;
 use crate::ranges::{__NR_kvm_get_dirty_range, __NR_kvm_map_range};
-use crate::requests::KVMIO;
 use crate::state::*;
 use crate::structs::*;
 
@@ -25,21 +22,20 @@ calls! {
 
     /// Makes a virtual machine with neither memory nor vcpus.
     kvm_create_vm: __NR_kvm_create_vm = 600 ("void") on None {
-        ioctl KVM_CREATE_VM = request_code_none!(KVMIO, 0x01);
+        ioctl KVM_CREATE_VM = request_code_none 0x01;
         errors EACCES ENODEV ENOENT EPERM ENOMEM EMFILE ENFILE;
         note "opens /dev/kvm itself: EACCES, ENODEV, ENOENT, EPERM, and whatever else open() gives";
     }
 
     /// Lists the MSRs that KVM saves and restores.
     kvm_get_msr_index_list: __NR_kvm_get_msr_index_list = 601 ("int fd, struct kvm_msr_list *list") on System {
-        ioctl KVM_GET_MSR_INDEX_LIST = request_code_readwrite!(KVMIO, 0x02, size_of::<kvm_msr_list>());
-        passes kvm_msr_list;
+        ioctl KVM_GET_MSR_INDEX_LIST = request_code_readwrite 0x02 of kvm_msr_list;
         errors E2BIG;
     }
 
     /// The size of a vcpu's run mapping in bytes.
     kvm_get_vcpu_mmap_size: __NR_kvm_get_vcpu_mmap_size = 602 ("int fd") on System {
-        ioctl KVM_GET_VCPU_MMAP_SIZE = request_code_none!(KVMIO, 0x04);
+        ioctl KVM_GET_VCPU_MMAP_SIZE = request_code_none 0x04;
     }
 
     /// Gives the guest memory that the kernel allocates.
@@ -51,7 +47,7 @@ calls! {
 
     /// Makes a vcpu with the lowest id not in use.
     kvm_create_vcpu: __NR_kvm_create_vcpu = 604 ("int fd") on Vm {
-        ioctl KVM_CREATE_VCPU = request_code_none!(KVMIO, 0x41);
+        ioctl KVM_CREATE_VCPU = request_code_none 0x41;
         errors EINVAL ENOMEM EMFILE ENFILE;
         note "the ioctl takes the id";
     }
@@ -59,8 +55,7 @@ calls! {
     /// Fetches and resets the bitmap of the pages that were written.
     kvm_get_dirty_log: __NR_kvm_get_dirty_log = 605 ("int fd, unsigned int slot, void *dirty_bitmap") on Vm {
         range __NR_kvm_get_dirty_range;
-        ioctl KVM_GET_DIRTY_LOG = request_code_write!(KVMIO, 0x42, size_of::<kvm_dirty_log>());
-        passes kvm_dirty_log;
+        ioctl KVM_GET_DIRTY_LOG = request_code_write 0x42 of kvm_dirty_log;
         errors EINVAL ENOENT ENXIO;
     }
 
@@ -76,7 +71,7 @@ calls! {
     /// Runs the guest until it exits.
     kvm_run: __NR_kvm_run = 607 ("int fd") on Vcpu {
         bound __NR_kvm_bound_run = 632;
-        ioctl KVM_RUN = request_code_none!(KVMIO, 0x80);
+        ioctl KVM_RUN = request_code_none 0x80;
         errors EINTR EAGAIN EFAULT EINVAL ENOMEM;
     }
 
@@ -85,8 +80,7 @@ calls! {
         bound __NR_kvm_bound_get_regs = 633;
         merged KVM_STATE_REGS;
         file c"regs";
-        ioctl KVM_GET_REGS = request_code_read!(KVMIO, 0x81, size_of::<kvm_regs>());
-        passes kvm_regs;
+        ioctl KVM_GET_REGS = request_code_read 0x81 of kvm_regs;
     }
 
     /// Sets the general registers.
@@ -94,8 +88,7 @@ calls! {
         bound __NR_kvm_bound_set_regs = 634;
         merged KVM_STATE_REGS;
         file c"regs";
-        ioctl KVM_SET_REGS = request_code_write!(KVMIO, 0x82, size_of::<kvm_regs>());
-        passes kvm_regs;
+        ioctl KVM_SET_REGS = request_code_write 0x82 of kvm_regs;
     }
 
     /// Reads the segment, descriptor table and control registers.
@@ -103,8 +96,7 @@ calls! {
         bound __NR_kvm_bound_get_sregs = 635;
         merged KVM_STATE_SREGS;
         file c"sregs";
-        ioctl KVM_GET_SREGS = request_code_read!(KVMIO, 0x83, size_of::<kvm_sregs>());
-        passes kvm_sregs;
+        ioctl KVM_GET_SREGS = request_code_read 0x83 of kvm_sregs;
     }
 
     /// Sets the segment, descriptor table and control registers.
@@ -112,24 +104,21 @@ calls! {
         bound __NR_kvm_bound_set_sregs = 636;
         merged KVM_STATE_SREGS;
         file c"sregs";
-        ioctl KVM_SET_SREGS = request_code_write!(KVMIO, 0x84, size_of::<kvm_sregs>());
-        passes kvm_sregs;
+        ioctl KVM_SET_SREGS = request_code_write 0x84 of kvm_sregs;
         errors EINVAL;
     }
 
     /// Walks the guest's page tables.
     kvm_translate: __NR_kvm_translate = 612 ("int fd, __u64 linear_address, __u64 *physical_address, __u8 *valid, __u8 *writeable, __u8 *usermode") on Vcpu {
         bound __NR_kvm_bound_translate = 637;
-        ioctl KVM_TRANSLATE = request_code_readwrite!(KVMIO, 0x85, size_of::<kvm_translation>());
-        passes kvm_translation;
+        ioctl KVM_TRANSLATE = request_code_readwrite 0x85 of kvm_translation;
     }
 
     /// Queues an interrupt.
     kvm_interrupt: __NR_kvm_interrupt = 613 ("int fd, __u32 irq") on Vcpu {
         bound __NR_kvm_bound_interrupt = 638;
         file c"interrupt";
-        ioctl KVM_INTERRUPT = request_code_write!(KVMIO, 0x86, size_of::<kvm_interrupt>());
-        passes kvm_interrupt;
+        ioctl KVM_INTERRUPT = request_code_write 0x86 of kvm_interrupt;
         errors EINVAL ENXIO EEXIST;
     }
 
@@ -137,8 +126,7 @@ calls! {
     kvm_debug_guest: __NR_kvm_debug_guest = 614 ("int fd, const struct kvm_guest_debug *debug") on Vcpu {
         bound __NR_kvm_bound_debug_guest = 639;
         file c"debug";
-        ioctl KVM_SET_GUEST_DEBUG = request_code_write!(KVMIO, 0x9b, size_of::<kvm_guest_debug>());
-        passes kvm_guest_debug;
+        ioctl KVM_SET_GUEST_DEBUG = request_code_write 0x9b of kvm_guest_debug;
         errors EBUSY EINVAL;
         note "was KVM_DEBUG_GUEST; KVM_SET_GUEST_DEBUG replaced it";
     }
@@ -148,8 +136,7 @@ calls! {
         bound __NR_kvm_bound_get_msrs = 640;
         merged KVM_STATE_MSRS;
         file c"msrs";
-        ioctl KVM_GET_MSRS = request_code_readwrite!(KVMIO, 0x88, size_of::<kvm_msrs>());
-        passes kvm_msrs;
+        ioctl KVM_GET_MSRS = request_code_readwrite 0x88 of kvm_msrs;
         errors E2BIG;
     }
 
@@ -158,8 +145,7 @@ calls! {
         bound __NR_kvm_bound_set_msrs = 641;
         merged KVM_STATE_MSRS;
         file c"msrs";
-        ioctl KVM_SET_MSRS = request_code_write!(KVMIO, 0x89, size_of::<kvm_msrs>());
-        passes kvm_msrs;
+        ioctl KVM_SET_MSRS = request_code_write 0x89 of kvm_msrs;
         errors E2BIG;
     }
 
@@ -167,8 +153,7 @@ calls! {
     kvm_set_cpuid: __NR_kvm_set_cpuid = 617 ("int fd, const struct kvm_cpuid2 *cpuid") on Vcpu {
         bound __NR_kvm_bound_set_cpuid = 642;
         file c"cpuid";
-        ioctl KVM_SET_CPUID2 = request_code_write!(KVMIO, 0x90, size_of::<kvm_cpuid2>());
-        passes kvm_cpuid2;
+        ioctl KVM_SET_CPUID2 = request_code_write 0x90 of kvm_cpuid2;
         errors E2BIG EINVAL;
         note "was KVM_SET_CPUID, which has no subleaves; KVM_SET_CPUID2 replaced it";
     }
@@ -177,8 +162,7 @@ calls! {
     kvm_set_signal_mask: __NR_kvm_set_signal_mask = 618 ("int fd, const struct kvm_signal_mask *mask") on Vcpu {
         bound __NR_kvm_bound_set_signal_mask = 643;
         file c"sigmask";
-        ioctl KVM_SET_SIGNAL_MASK = request_code_write!(KVMIO, 0x8b, size_of::<kvm_signal_mask>());
-        passes kvm_signal_mask;
+        ioctl KVM_SET_SIGNAL_MASK = request_code_write 0x8b of kvm_signal_mask;
         errors EINVAL;
         note "NULL clears";
     }
@@ -188,8 +172,7 @@ calls! {
         bound __NR_kvm_bound_get_fpu = 644;
         merged KVM_STATE_FPU;
         file c"fpu";
-        ioctl KVM_GET_FPU = request_code_read!(KVMIO, 0x8c, size_of::<kvm_fpu>());
-        passes kvm_fpu;
+        ioctl KVM_GET_FPU = request_code_read 0x8c of kvm_fpu;
     }
 
     /// Sets the floating point and SSE registers.
@@ -197,21 +180,19 @@ calls! {
         bound __NR_kvm_bound_set_fpu = 645;
         merged KVM_STATE_FPU;
         file c"fpu";
-        ioctl KVM_SET_FPU = request_code_write!(KVMIO, 0x8d, size_of::<kvm_fpu>());
-        passes kvm_fpu;
+        ioctl KVM_SET_FPU = request_code_write 0x8d of kvm_fpu;
     }
 
     /// Asks for a capability of KVM.
     kvm_check_extension: __NR_kvm_check_extension = 621 ("int fd, unsigned long extension") on System {
-        ioctl KVM_CHECK_EXTENSION = request_code_none!(KVMIO, 0x03);
+        ioctl KVM_CHECK_EXTENSION = request_code_none 0x03;
         note "fd -1 asks KVM itself";
     }
 
     /// Gives the guest a range of the caller's memory.
     kvm_set_user_memory_region: __NR_kvm_set_user_memory_region = 622 ("int fd, unsigned int slot, unsigned int flags, __u64 guest_phys_addr, __u64 size, __u64 userspace_addr") on Vm {
         range __NR_kvm_map_range;
-        ioctl KVM_SET_USER_MEMORY_REGION = request_code_write!(KVMIO, 0x46, size_of::<kvm_userspace_memory_region>());
-        passes kvm_userspace_memory_region;
+        ioctl KVM_SET_USER_MEMORY_REGION = request_code_write 0x46 of kvm_userspace_memory_region;
         errors EINVAL EEXIST ENOMEM;
     }
 
