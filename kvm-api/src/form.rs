@@ -10,25 +10,27 @@ use crate::bound::BoundVcpu;
 use crate::files::FileVcpu;
 use crate::ioctl::{self, Ioctl};
 use crate::merged::MergedVcpu;
+use crate::named::named;
 use crate::ranges::RangeMemory;
 use crate::syscall::{self, Syscall};
 use crate::{ByFd, Kvm, Result, SlotMemory, Vcpu, VmMemory};
 
-/// A form of the interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Form {
-    /// The ioctls of `/dev/kvm`.
-    Ioctl,
-    /// The flat system calls.
-    Syscall,
-    /// The system calls that move any parts of the state of a vcpu.
-    Merged,
-    /// The system calls that name guest memory by addresses.
-    Ranges,
-    /// The files of a vcpu.
-    Files,
-    /// The system calls on the vcpu that is bound to the calling task.
-    Bound,
+named! {
+    /// A form of the interface, in the order in which results are shown.
+    pub enum Form: &'static str {
+        /// The ioctls of `/dev/kvm`.
+        Ioctl = "ioctl",
+        /// The flat system calls.
+        Syscall = "syscall",
+        /// The system calls that move any parts of the state of a vCPU.
+        Merged = "merged",
+        /// The system calls that name guest memory by addresses.
+        Ranges = "ranges",
+        /// The files of a vCPU.
+        Files = "files",
+        /// The system calls on the vCPU that is bound to the calling task.
+        Bound = "bound",
+    }
 }
 
 /// The reason why a form cannot be used.
@@ -43,29 +45,6 @@ pub enum OpenError {
 }
 
 impl Form {
-    /// Each form, in the order in which results are shown.
-    pub const ALL: [Self; 6] = [
-        Self::Ioctl,
-        Self::Syscall,
-        Self::Merged,
-        Self::Ranges,
-        Self::Files,
-        Self::Bound,
-    ];
-
-    /// The name of the form.
-    #[must_use]
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Ioctl => "ioctl",
-            Self::Syscall => "syscall",
-            Self::Merged => "merged",
-            Self::Ranges => "ranges",
-            Self::Files => "files",
-            Self::Bound => "bound",
-        }
-    }
-
     /// Opens the backend of the form.
     ///
     /// # Errors

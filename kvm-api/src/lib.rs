@@ -81,6 +81,7 @@ mod mapping;
 mod memory;
 pub mod merged;
 mod msr_list;
+mod named;
 pub mod ranges;
 mod run;
 mod signal;

@@ -1,68 +1,45 @@
 //! The files of a vcpu: their names, and what passes through each.
 
 use std::ffi::CStr;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use kvm_sys::{
     Call, CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MAX_MSR_ENTRIES, Msrs, kvm_cpuid_entry2, kvm_cpuid2,
     kvm_msr_entry, kvm_msrs,
 };
+use nix::fcntl::{OFlag, openat};
 use nix::sys::signal::SigSet;
+use nix::sys::stat::Mode;
 
+use crate::named::named;
 use crate::signal::signal_mask;
 use crate::syscall::arch::syscall3;
 use crate::syscall::conv::{fd, input, number, output};
 use crate::{Errno, Result};
 
-/// One of the files, by its place in the directory.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum File {
-    /// `struct kvm_regs`.
-    Regs,
-    /// `struct kvm_sregs`.
-    Sregs,
-    /// `struct kvm_fpu`.
-    Fpu,
-    /// `struct kvm_msrs` and its entries.
-    Msrs,
-    /// `struct kvm_cpuid2` and its entries.
-    Cpuid,
-    /// `struct kvm_signal_mask` and the set; only written.
-    Sigmask,
-    /// `struct kvm_guest_debug`; only written.
-    Debug,
-    /// The vector, a `__u32`; only written.
-    Interrupt,
+named! {
+    /// One of the files, in the order of the directory.
+    pub enum File: &'static CStr {
+        /// `struct kvm_regs`.
+        Regs = c"regs",
+        /// `struct kvm_sregs`.
+        Sregs = c"sregs",
+        /// `struct kvm_fpu`.
+        Fpu = c"fpu",
+        /// `struct kvm_msrs` and its entries.
+        Msrs = c"msrs",
+        /// `struct kvm_cpuid2` and its entries.
+        Cpuid = c"cpuid",
+        /// `struct kvm_signal_mask` and the set; only written.
+        Sigmask = c"sigmask",
+        /// `struct kvm_guest_debug`; only written.
+        Debug = c"debug",
+        /// The vector, a `__u32`; only written.
+        Interrupt = c"interrupt",
+    }
 }
 
 impl File {
-    /// All of them, in the order of the directory.
-    pub const ALL: [Self; 8] = [
-        Self::Regs,
-        Self::Sregs,
-        Self::Fpu,
-        Self::Msrs,
-        Self::Cpuid,
-        Self::Sigmask,
-        Self::Debug,
-        Self::Interrupt,
-    ];
-
-    /// Its name in the directory.
-    #[must_use]
-    pub fn name(self) -> &'static CStr {
-        match self {
-            Self::Regs => c"regs",
-            Self::Sregs => c"sregs",
-            Self::Fpu => c"fpu",
-            Self::Msrs => c"msrs",
-            Self::Cpuid => c"cpuid",
-            Self::Sigmask => c"sigmask",
-            Self::Debug => c"debug",
-            Self::Interrupt => c"interrupt",
-        }
-    }
-
     /// The file that a program reads or writes in place of `call`.
     #[must_use]
     pub fn of(call: &Call) -> Option<Self> {
@@ -87,15 +64,11 @@ impl File {
     /// virtual machine is dead; `EMFILE`, `ENFILE`.
     pub fn open(self, vcpu: BorrowedFd<'_>) -> Result<OwnedFd> {
         let mode = if self.is_readable() {
-            libc::O_RDWR
+            OFlag::O_RDWR
         } else {
-            libc::O_WRONLY
+            OFlag::O_WRONLY
         };
-        let flags = mode | libc::O_CLOEXEC;
-        // SAFETY: the name ends with a zero.
-        let fd = unsafe { libc::openat(vcpu.as_raw_fd(), self.name().as_ptr(), flags) };
-        // SAFETY: it is a new file descriptor.
-        Errno::result(fd).map(|fd| unsafe { OwnedFd::from_raw_fd(fd) })
+        openat(vcpu, self.name(), mode | OFlag::O_CLOEXEC, Mode::empty())
     }
 }
 
