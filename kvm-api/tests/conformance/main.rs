@@ -8,6 +8,7 @@
 #![allow(missing_docs)]
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
+mod alias;
 mod backing;
 mod bound;
 mod files;
@@ -17,6 +18,7 @@ mod memory;
 mod misuse;
 mod msrs;
 mod permission;
+mod pointers;
 mod range_guest;
 mod range_logs;
 mod range_model;
@@ -79,11 +81,13 @@ fn main() -> ExitCode {
     let tests = [
         vm::TESTS,
         memory::TESTS,
+        alias::TESTS,
         run::TESTS,
         regs::TESTS,
         interrupt::TESTS,
         msrs::TESTS,
         misuse::TESTS,
+        pointers::TESTS,
     ]
     .concat();
 

@@ -1,10 +1,10 @@
-//! kvm_set_memory_region, kvm_get_dirty_log, the two memory alias calls,
-//! kvm_set_user_memory_region, kvm_map_memory.
+//! kvm_set_memory_region, kvm_get_dirty_log, kvm_set_user_memory_region,
+//! kvm_map_memory.
 
 use std::os::fd::BorrowedFd;
 
+use kvm_api::kvm_sys::KVM_CAP_NR_MEMSLOTS;
 use kvm_api::kvm_sys::slot::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
-use kvm_api::kvm_sys::{KVM_ALIAS_SLOTS, KVM_CAP_NR_MEMSLOTS, kvm_memory_alias};
 use kvm_api::{Errno, GuestMemory, Kvm, Reason};
 
 use crate::Needs::AnyVcpu;
@@ -42,16 +42,6 @@ pub const TESTS: &[Test] = &[
         dirty_log_refuses,
     ),
     (
-        "kvm_get_memory_alias::reads_back_what_was_set",
-        AnyVcpu,
-        alias_reads_back,
-    ),
-    (
-        "kvm_get_memory_alias::tells_neighbours_apart",
-        AnyVcpu,
-        alias_of_neighbour,
-    ),
-    (
         "kvm_set_user_memory_region::guest_reads_and_writes_it",
         AnyVcpu,
         user_region,
@@ -66,27 +56,6 @@ pub const TESTS: &[Test] = &[
         AnyVcpu,
         user_region_refuses,
     ),
-    ("kvm_set_memory_alias::shows_the_same_bytes", AnyVcpu, alias),
-    (
-        "kvm_set_memory_alias::shows_kernel_memory",
-        AnyVcpu,
-        alias_of_region,
-    ),
-    (
-        "kvm_set_memory_alias::is_a_slot_to_the_ioctl",
-        AnyVcpu,
-        alias_is_a_slot,
-    ),
-    (
-        "kvm_set_memory_alias::keeps_its_target_from_deletion",
-        AnyVcpu,
-        alias_busy,
-    ),
-    (
-        "kvm_set_memory_alias::refuses_what_cannot_be",
-        AnyVcpu,
-        alias_refuses,
-    ),
     (
         "kvm_map_memory::refuses_what_cannot_be",
         AnyVcpu,
@@ -99,41 +68,64 @@ pub const TESTS: &[Test] = &[
     ),
 ];
 
-const PAGE: u64 = 0x1000;
+pub const PAGE: u64 = 0x1000;
+
+/// The number of slots that the machine has.
+pub fn slots(machine: &TestVm<'_>) -> u32 {
+    let slots = machine
+        .kvm
+        .kvm_check_extension(machine.vm(), KVM_CAP_NR_MEMSLOTS);
+    slots.unwrap() as u32
+}
+
+/// Gives the guest memory that the kernel allocates.
+pub fn set_region(machine: &TestVm<'_>, slot: u32, address: u64, size: u64) {
+    machine
+        .kvm
+        .kvm_set_memory_region(machine.vm(), slot, 0, address, size)
+        .unwrap();
+}
+
+/// Maps guest memory that the kernel has allocated.
+pub fn map(machine: &TestVm<'_>, address: u64, size: u64) -> kvm_api::Result<GuestMemory> {
+    machine
+        .kvm
+        .kvm_map_memory(machine.vm(), address, size as usize)
+}
+
+/// Runs a guest that reads the byte at [`FAR`], and writes 0x77 behind it.
+pub fn far_copy(machine: &mut TestVm<'_>, expected: u8) {
+    machine.load(programs::FAR_COPY);
+    assert_eq!(machine.run_to_out(OUT_PORT), expected);
+    machine.run_to_hlt();
+}
+
+/// The byte at an offset.
+pub fn byte(memory: &GuestMemory, offset: usize) -> u8 {
+    let mut byte = [0];
+    memory.read(offset, &mut byte).unwrap();
+    byte[0]
+}
 
 fn region(stage: &Stage) {
-    let kvm = &*stage.kvm;
     let mut machine = TestVm::of_form(&stage.kvm, 0);
-    kvm.kvm_set_memory_region(machine.vm(), 1, 0, FAR - PAGE, 4 * PAGE)
-        .unwrap();
-    let mut memory = kvm
-        .kvm_map_memory(machine.vm(), FAR, 2 * PAGE as usize)
-        .unwrap();
+    set_region(&machine, 1, FAR - PAGE, 4 * PAGE);
+    let mut memory = map(&machine, FAR, 2 * PAGE).unwrap();
     memory.write(0, &[0x99]).unwrap();
-    machine.load(programs::FAR_COPY);
-    assert_eq!(machine.run_to_out(OUT_PORT), 0x99);
-    machine.run_to_hlt();
+    far_copy(&mut machine, 0x99);
     let mut seen = [0; 2];
     memory.read(0, &mut seen).unwrap();
     assert_eq!(seen, [0x99, 0x77]);
     // A second mapping is the same memory.
-    let all = kvm
-        .kvm_map_memory(machine.vm(), FAR - PAGE, 4 * PAGE as usize)
-        .unwrap();
+    let all = map(&machine, FAR - PAGE, 4 * PAGE).unwrap();
     all.read(PAGE as usize, &mut seen).unwrap();
     assert_eq!(seen, [0x99, 0x77]);
 }
 
 fn region_zero(stage: &Stage) {
     let machine = TestVm::of_form(&stage.kvm, 0);
-    stage
-        .kvm
-        .kvm_set_memory_region(machine.vm(), 1, 0, FAR, 4 * PAGE)
-        .unwrap();
-    let memory = stage
-        .kvm
-        .kvm_map_memory(machine.vm(), FAR, 4 * PAGE as usize)
-        .unwrap();
+    set_region(&machine, 1, FAR, 4 * PAGE);
+    let memory = map(&machine, FAR, 4 * PAGE).unwrap();
     let mut seen = vec![1; memory.len()];
     memory.read(0, &mut seen).unwrap();
     assert!(seen.iter().all(|&byte| byte == 0));
@@ -143,18 +135,13 @@ fn region_moves(stage: &Stage) {
     let kvm = &*stage.kvm;
     let mut machine = TestVm::of_form(&stage.kvm, 0);
     let away = FAR + 16 * PAGE;
-    kvm.kvm_set_memory_region(machine.vm(), 1, 0, away, PAGE)
-        .unwrap();
-    kvm.kvm_map_memory(machine.vm(), away, PAGE as usize)
+    set_region(&machine, 1, away, PAGE);
+    map(&machine, away, PAGE)
         .unwrap()
         .write(0, &[0x42])
         .unwrap();
-    kvm.kvm_set_memory_region(machine.vm(), 1, 0, FAR, PAGE)
-        .unwrap();
-    assert_eq!(
-        kvm.kvm_map_memory(machine.vm(), away, PAGE as usize).err(),
-        Some(Errno::ENODEV)
-    );
+    set_region(&machine, 1, FAR, PAGE);
+    assert_eq!(map(&machine, away, PAGE).err(), Some(Errno::ENODEV));
     machine.load(programs::FAR_COPY);
     assert_eq!(machine.run_to_out(OUT_PORT), 0x42);
     // Flags change in place.
@@ -167,14 +154,9 @@ fn region_moves(stage: &Stage) {
 fn region_deletes(stage: &Stage) {
     let kvm = &*stage.kvm;
     let mut machine = TestVm::of_form(&stage.kvm, 0);
-    kvm.kvm_set_memory_region(machine.vm(), 1, 0, FAR, PAGE)
-        .unwrap();
-    kvm.kvm_set_memory_region(machine.vm(), 1, 0, FAR, 0)
-        .unwrap();
-    assert_eq!(
-        kvm.kvm_map_memory(machine.vm(), FAR, PAGE as usize).err(),
-        Some(Errno::ENODEV)
-    );
+    set_region(&machine, 1, FAR, PAGE);
+    set_region(&machine, 1, FAR, 0);
+    assert_eq!(map(&machine, FAR, PAGE).err(), Some(Errno::ENODEV));
     assert_eq!(
         kvm.kvm_set_memory_region(machine.vm(), 1, 0, FAR, 0),
         Err(Errno::EINVAL)
@@ -189,16 +171,15 @@ fn region_deletes(stage: &Stage) {
         }
     );
     // The number is free for another size.
-    kvm.kvm_set_memory_region(machine.vm(), 1, 0, FAR, 2 * PAGE)
-        .unwrap();
+    set_region(&machine, 1, FAR, 2 * PAGE);
 }
 
 fn region_refuses(stage: &Stage) {
     let kvm = &*stage.kvm;
     let machine = TestVm::of_form(&stage.kvm, 0);
     let vm = machine.vm();
-    let slots = kvm.kvm_check_extension(vm, KVM_CAP_NR_MEMSLOTS).unwrap() as u32;
-    kvm.kvm_set_memory_region(vm, 1, 0, FAR, PAGE).unwrap();
+    let slots = slots(&machine);
+    set_region(&machine, 1, FAR, PAGE);
     let other = 16 * FAR;
     // The caller's memory has that number, unless it is mapped by range: then it has
     // one of KVM's choice, and is in the way of the number.
@@ -239,7 +220,7 @@ fn region_refuses(stage: &Stage) {
         assert_eq!(result, Err(errno), "{what}");
     }
     // None of it has done anything.
-    kvm.kvm_map_memory(vm, FAR, PAGE as usize).unwrap();
+    map(&machine, FAR, PAGE).unwrap();
 }
 
 /// The first word of a slot's dirty bitmap.
@@ -268,10 +249,7 @@ fn dirty_log(stage: &Stage) {
 
 fn dirty_log_refuses(stage: &Stage) {
     let machine = TestVm::of_form(&stage.kvm, 0);
-    let slots = stage
-        .kvm
-        .kvm_check_extension(machine.vm(), KVM_CAP_NR_MEMSLOTS)
-        .unwrap() as u32;
+    let slots = slots(&machine);
     for (slot, errno) in [
         (SLOT, Errno::ENOENT),
         (7, Errno::ENOENT),
@@ -281,92 +259,13 @@ fn dirty_log_refuses(stage: &Stage) {
     }
 }
 
-/// An alias at [`FAR`] of the page of memory at `target`.
-fn page_alias(slot: u32, target: u64) -> kvm_memory_alias {
-    kvm_memory_alias {
-        slot,
-        flags: 0,
-        guest_phys_addr: FAR,
-        memory_size: PAGE,
-        target_phys_addr: target,
-    }
-}
-
-fn get_alias(kvm: &dyn Kvm, vm: BorrowedFd<'_>, slot: u32) -> kvm_memory_alias {
-    let mut alias = kvm_memory_alias {
-        flags: 1,
-        guest_phys_addr: 2,
-        memory_size: 3,
-        target_phys_addr: 4,
-        slot,
-    };
-    kvm.kvm_get_memory_alias(vm, &mut alias).unwrap();
-    alias
-}
-
-fn alias_reads_back(stage: &Stage) {
-    let kvm = &*stage.kvm;
-    let machine = TestVm::of_form(&stage.kvm, 0);
-    let unset = |slot| kvm_memory_alias {
-        slot,
-        ..Default::default()
-    };
-    for slot in 0..KVM_ALIAS_SLOTS {
-        assert_eq!(get_alias(kvm, machine.vm(), slot), unset(slot));
-    }
-    let mut alias = page_alias(2, 0x3000);
-    kvm.kvm_set_memory_alias(machine.vm(), &alias).unwrap();
-    assert_eq!(get_alias(kvm, machine.vm(), 2), alias);
-    assert_eq!(get_alias(kvm, machine.vm(), 1), unset(1));
-
-    alias.guest_phys_addr += 8 * PAGE;
-    kvm.kvm_set_memory_alias(machine.vm(), &alias).unwrap();
-    assert_eq!(get_alias(kvm, machine.vm(), 2), alias);
-
-    alias.memory_size = 0;
-    kvm.kvm_set_memory_alias(machine.vm(), &alias).unwrap();
-    assert_eq!(get_alias(kvm, machine.vm(), 2), unset(2));
-
-    let mut out_of_range = unset(KVM_ALIAS_SLOTS);
-    let result = kvm.kvm_get_memory_alias(machine.vm(), &mut out_of_range);
-    assert_eq!(result, Err(Errno::EINVAL));
-}
-
-/// One range of the host, two regions of the guest that are far apart: an
-/// address of the host alone does not say where the first of them ends.
-fn alias_of_neighbour(stage: &Stage) {
-    let kvm = &*stage.kvm;
-    let machine = TestVm::of_form(&stage.kvm, 0);
-    let memory = GuestMemory::anonymous(2 * PAGE as usize).unwrap();
-    let host = memory.as_ptr().expose_provenance() as u64;
-    let [first, second] = [FAR + 16 * PAGE, FAR + 32 * PAGE];
-    for (slot, address, host) in [(1, first, host), (2, second, host + PAGE)] {
-        // SAFETY: the machine is dropped before the memory.
-        unsafe { kvm.kvm_set_user_memory_region(machine.vm(), slot, 0, address, PAGE, host) }
-            .unwrap();
-    }
-    for (slot, target) in [(0, first), (1, second)] {
-        let alias = kvm_memory_alias {
-            guest_phys_addr: FAR + u64::from(slot) * PAGE,
-            ..page_alias(slot, target)
-        };
-        kvm.kvm_set_memory_alias(machine.vm(), &alias).unwrap();
-        assert_eq!(get_alias(kvm, machine.vm(), slot), alias);
-    }
-    drop(machine);
-}
-
 fn user_region(stage: &Stage) {
     let mut machine = TestVm::of_form(&stage.kvm, 0);
     let mut memory = GuestMemory::anonymous(PAGE as usize).unwrap();
     memory.write(0, &[0x66]).unwrap();
     give(&*stage.witness, machine.vm(), 1, 0, &memory).unwrap();
-    machine.load(programs::FAR_COPY);
-    assert_eq!(machine.run_to_out(OUT_PORT), 0x66);
-    machine.run_to_hlt();
-    let mut seen = [0];
-    memory.read(1, &mut seen).unwrap();
-    assert_eq!(seen, [0x77]);
+    far_copy(&mut machine, 0x66);
+    assert_eq!(byte(&memory, 1), 0x77);
     drop(machine);
 }
 
@@ -410,9 +309,7 @@ fn user_region_refuses(stage: &Stage) {
     let machine = TestVm::of_form(&stage.kvm, 0);
     let memory = GuestMemory::anonymous(2 * PAGE as usize).unwrap();
     let host = memory.as_ptr().expose_provenance() as u64;
-    let slots = kvm
-        .kvm_check_extension(machine.vm(), KVM_CAP_NR_MEMSLOTS)
-        .unwrap() as u32;
+    let slots = slots(&machine);
     for (what, slot, flags, address, size, host, errno) in [
         ("slot", slots, 0, FAR, PAGE, host, Errno::EINVAL),
         ("flags", 1, 1 << 31, FAR, PAGE, host, Errno::EINVAL),
@@ -449,199 +346,12 @@ fn user_region_refuses(stage: &Stage) {
     drop(machine);
 }
 
-fn alias(stage: &Stage) {
-    let mut machine = TestVm::of_form(&stage.kvm, 0);
-    machine.memory.write(0x3000, &[0x55]).unwrap();
-    stage
-        .kvm
-        .kvm_set_memory_alias(machine.vm(), &page_alias(0, 0x3000))
-        .unwrap();
-    machine.load(programs::FAR_COPY);
-    assert_eq!(machine.run_to_out(OUT_PORT), 0x55);
-    machine.run_to_hlt();
-    let mut seen = [0];
-    machine.memory.read(0x3001, &mut seen).unwrap();
-    assert_eq!(seen, [0x77]);
-}
-
-fn alias_of_region(stage: &Stage) {
-    let kvm = &*stage.kvm;
-    let mut machine = TestVm::of_form(&stage.kvm, 0);
-    let target = FAR + 16 * PAGE;
-    kvm.kvm_set_memory_region(machine.vm(), 1, 0, target, 2 * PAGE)
-        .unwrap();
-    let mut memory = kvm
-        .kvm_map_memory(machine.vm(), target, 2 * PAGE as usize)
-        .unwrap();
-    memory.write(PAGE as usize, &[0x31]).unwrap();
-    let alias = page_alias(3, target + PAGE);
-    kvm.kvm_set_memory_alias(machine.vm(), &alias).unwrap();
-    assert_eq!(get_alias(kvm, machine.vm(), 3), alias);
-    machine.load(programs::FAR_COPY);
-    assert_eq!(machine.run_to_out(OUT_PORT), 0x31);
-    machine.run_to_hlt();
-    let mut seen = [0];
-    memory.read(PAGE as usize + 1, &mut seen).unwrap();
-    assert_eq!(seen, [0x77]);
-}
-
-fn alias_is_a_slot(stage: &Stage) {
-    let kvm = &*stage.kvm;
-    let machine = TestVm::of_form(&stage.kvm, 0);
-    kvm.kvm_set_memory_alias(machine.vm(), &page_alias(1, 0x3000))
-        .unwrap();
-    let slots = kvm
-        .kvm_check_extension(machine.vm(), KVM_CAP_NR_MEMSLOTS)
-        .unwrap() as u32;
-    // SAFETY: a slot that is deleted needs no memory.
-    let delete = |slot| unsafe {
-        stage
-            .witness
-            .kvm_set_user_memory_region(machine.vm(), slot, 0, FAR, 0, 0)
-    };
-    assert_eq!(delete(slots - 1), Err(Errno::EINVAL));
-    assert_eq!(delete(slots - 2), Ok(()));
-}
-
-fn alias_busy(stage: &Stage) {
-    let kvm = &*stage.kvm;
-    let machine = TestVm::of_form(&stage.kvm, 0);
-    let target = FAR + 16 * PAGE;
-    kvm.kvm_set_memory_region(machine.vm(), 1, 0, target, 2 * PAGE)
-        .unwrap();
-    let mut alias = page_alias(0, target + PAGE);
-    kvm.kvm_set_memory_alias(machine.vm(), &alias).unwrap();
-    let delete = || kvm.kvm_set_memory_region(machine.vm(), 1, 0, target, 0);
-    assert_eq!(delete(), Err(Errno::EBUSY));
-    alias.memory_size = 0;
-    kvm.kvm_set_memory_alias(machine.vm(), &alias).unwrap();
-    assert_eq!(delete(), Ok(()));
-}
-
-fn alias_refuses(stage: &Stage) {
-    let kvm = &*stage.kvm;
-    let machine = TestVm::of_form(&stage.kvm, 0);
-    let vm = machine.vm();
-    let set = page_alias(0, 0x3000);
-    kvm.kvm_set_memory_alias(vm, &set).unwrap();
-    let new = kvm_memory_alias {
-        guest_phys_addr: FAR + 8 * PAGE,
-        ..page_alias(1, 0x3000)
-    };
-    for (what, alias, errno) in [
-        (
-            "number",
-            kvm_memory_alias {
-                slot: KVM_ALIAS_SLOTS,
-                ..new
-            },
-            Errno::EINVAL,
-        ),
-        ("flags", kvm_memory_alias { flags: 1, ..new }, Errno::EINVAL),
-        (
-            "address",
-            kvm_memory_alias {
-                guest_phys_addr: FAR + 1,
-                ..new
-            },
-            Errno::EINVAL,
-        ),
-        (
-            "size",
-            kvm_memory_alias {
-                memory_size: 1,
-                ..new
-            },
-            Errno::EINVAL,
-        ),
-        (
-            "target",
-            kvm_memory_alias {
-                target_phys_addr: 1,
-                ..new
-            },
-            Errno::EINVAL,
-        ),
-        (
-            "no target",
-            kvm_memory_alias {
-                target_phys_addr: 16 * FAR,
-                ..new
-            },
-            Errno::EINVAL,
-        ),
-        (
-            "beyond the target's slot",
-            kvm_memory_alias {
-                target_phys_addr: MEMORY as u64 - PAGE,
-                memory_size: 2 * PAGE,
-                ..new
-            },
-            Errno::EINVAL,
-        ),
-        (
-            "alias of an alias",
-            kvm_memory_alias {
-                target_phys_addr: FAR,
-                ..new
-            },
-            Errno::EINVAL,
-        ),
-        (
-            "overlaps memory",
-            kvm_memory_alias {
-                guest_phys_addr: 0,
-                ..new
-            },
-            Errno::EEXIST,
-        ),
-        (
-            "overlaps an alias",
-            kvm_memory_alias {
-                guest_phys_addr: FAR,
-                ..new
-            },
-            Errno::EEXIST,
-        ),
-        (
-            "set: another target",
-            kvm_memory_alias {
-                target_phys_addr: 0,
-                ..set
-            },
-            Errno::EINVAL,
-        ),
-        (
-            "set: another size",
-            kvm_memory_alias {
-                memory_size: 2 * PAGE,
-                ..set
-            },
-            Errno::EINVAL,
-        ),
-        (
-            "delete what is not set",
-            kvm_memory_alias {
-                memory_size: 0,
-                ..new
-            },
-            Errno::EINVAL,
-        ),
-    ] {
-        assert_eq!(kvm.kvm_set_memory_alias(vm, &alias), Err(errno), "{what}");
-    }
-    assert_eq!(get_alias(kvm, vm, 0), set);
-    assert_eq!(get_alias(kvm, vm, 1).memory_size, 0);
-}
-
 fn map_refuses(stage: &Stage) {
     let kvm = &*stage.kvm;
     let machine = TestVm::of_form(&stage.kvm, 0);
     let page = PAGE as usize;
-    kvm.kvm_set_memory_region(machine.vm(), 1, 0, FAR, 2 * PAGE)
-        .unwrap();
-    kvm.kvm_set_memory_region(machine.vm(), 2, 0, FAR + 2 * PAGE, PAGE)
-        .unwrap();
+    set_region(&machine, 1, FAR, 2 * PAGE);
+    set_region(&machine, 2, FAR + 2 * PAGE, PAGE);
     for (what, address, size, errno) in [
         ("no bytes", FAR, 0, Errno::EINVAL),
         ("within a page", FAR + 1, page, Errno::EINVAL),
@@ -657,14 +367,8 @@ fn map_refuses(stage: &Stage) {
 
 fn map_outlives(stage: &Stage) {
     let machine = TestVm::of_form(&stage.kvm, 0);
-    stage
-        .kvm
-        .kvm_set_memory_region(machine.vm(), 1, 0, FAR, PAGE)
-        .unwrap();
-    let mut memory = stage
-        .kvm
-        .kvm_map_memory(machine.vm(), FAR, PAGE as usize)
-        .unwrap();
+    set_region(&machine, 1, FAR, PAGE);
+    let mut memory = map(&machine, FAR, PAGE).unwrap();
     drop(machine);
     let mut seen = [0];
     memory.write(0, &[7]).unwrap();
