@@ -17,6 +17,7 @@ mod generated;
 mod hook;
 mod host;
 mod inside;
+mod kernel_memory;
 mod lanes;
 mod module;
 mod mutations;
@@ -29,8 +30,10 @@ mod registry;
 mod requests;
 mod selftests;
 mod sequences;
+mod signal;
 mod suite;
 mod table;
+mod trait_calls;
 mod walk;
 
 use std::fs;

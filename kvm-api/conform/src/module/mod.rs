@@ -5,7 +5,7 @@
 mod absent;
 mod callers;
 mod holders;
-mod loading;
+pub mod loading;
 mod rounds;
 mod watched;
 

@@ -3,8 +3,6 @@
 //! MSRs are set.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
 use guests::msr::TSC_DEADLINE;
 use kvm_api::kvm_sys::{
@@ -15,8 +13,8 @@ use kvm_api::merged::MergedVcpu;
 use kvm_api::{Errno, Kvm, Result, SetState, State};
 
 use super::Race;
-use super::guest::Guest;
 use super::round::Round;
+use super::threads::repeating;
 use crate::requests::{KVM_CAP_EXCEPTION_PAYLOAD, KVM_CAP_X86_TRIPLE_FAULT_EVENT, enable};
 
 pub const RACES: &[Race] = &[Race::new(
@@ -50,33 +48,21 @@ pub fn keep(vm: BorrowedFd<'_>) {
 }
 
 fn race(round: &Round) {
-    let guest = Guest::counting(round.runner());
+    let guest = round.counting();
     let (vm, vcpu) = (guest.vm.as_fd(), guest.vcpu.as_fd());
-    let over = AtomicBool::new(false);
-    thread::scope(|scope| {
-        let ending = &over;
-        scope.spawn(move || {
+    repeating(|threads| {
+        threads.repeat(move || {
             // A write to TSC_DEADLINE fails only while it names the page.
-            for msr in [TSC_DEADLINE, HYPERCALL_PAGE].into_iter().cycle() {
-                name_hypercall_msr(vm, msr);
-                if ending.load(Ordering::Relaxed) {
-                    break;
-                }
-            }
+            name_hypercall_msr(vm, TSC_DEADLINE);
+            name_hypercall_msr(vm, HYPERCALL_PAGE);
         });
         for cap in [KVM_CAP_X86_TRIPLE_FAULT_EVENT, KVM_CAP_EXCEPTION_PAYLOAD] {
-            let over = &over;
-            scope.spawn(move || {
-                for on in [true, false].into_iter().cycle() {
-                    enable(vm, cap, on.into()).unwrap();
-                    if over.load(Ordering::Relaxed) {
-                        break;
-                    }
-                }
+            threads.repeat(move || {
+                enable(vm, cap, 1).unwrap();
+                enable(vm, cap, 0).unwrap();
             });
         }
         set(round, vcpu);
-        over.store(true, Ordering::Relaxed);
     });
 }
 

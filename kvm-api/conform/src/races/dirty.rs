@@ -1,49 +1,35 @@
 //! The dirty log, which is fetched while a guest writes, misses no write.
 
+use std::array;
 use std::os::fd::AsFd;
-use std::thread;
 
 use guests::programs;
 use kvm_api::kvm_sys::slot::KVM_MEM_LOG_DIRTY_PAGES;
 use kvm_api::{Errno, GuestMemory};
 
 use super::Race;
-use super::guest::Guest;
+use super::guest::{FAR, PAGE, SLOT, word};
 use super::round::Round;
-use super::running::Running;
+use super::threads::repeating;
 
 pub const RACES: &[Race] = &[Race::new("no write is missing in a dirty log", race)];
 
-const FAR: u64 = 0x2_0000;
-const PAGE: usize = 0x1000;
 const PAGES: usize = 16;
-const SLOT: u32 = 1;
 /// The number of times that the log is fetched in a round.
 const FETCHES: usize = 20;
 
 fn race(round: &Round) {
     // Declared before the guest, to outlive it.
     let memory = GuestMemory::anonymous(PAGES * PAGE).unwrap();
-    let address = memory.as_ptr().expose_provenance() as u64;
-    let mut guest = Guest::new(round.runner(), programs::COUNT_PAGES);
-    let (vm, vcpu) = (guest.vm.as_fd(), guest.vcpu.as_fd());
+    let guest = round.guest(programs::COUNT_PAGES);
     let set = |flags| {
         // SAFETY: the memory outlives the guest.
-        unsafe {
-            round.other().kvm_set_user_memory_region(
-                vm,
-                SLOT,
-                flags,
-                FAR,
-                (PAGES * PAGE) as u64,
-                address,
-            )
-        }
-        .unwrap();
+        unsafe { guest.set_slot(round.other(), flags, FAR, PAGES * PAGE, memory.as_ptr()) }
+            .unwrap();
     };
     set(0);
-    thread::scope(|scope| {
-        let runner = Running::begin(scope, round.runner(), vcpu, &mut guest.run, |end| {
+    repeating(|threads| {
+        let runner = threads.run(round.runner(), &guest, |end| {
             assert_eq!(end, Err(Errno::EINTR));
         });
         // The log begins while the guest writes.
@@ -59,9 +45,10 @@ fn race(round: &Round) {
             if n == FETCHES - 2 {
                 runner.take().expect("it ends once").end();
             }
+            let kvm = round.interface(n);
             let mut log = [0];
             // SAFETY: the log has a bit for each page of the slot.
-            unsafe { round.interface(n).kvm_get_dirty_log(vm, SLOT, &mut log) }.unwrap();
+            unsafe { kvm.kvm_get_dirty_log(guest.vm.as_fd(), SLOT, &mut log) }.unwrap();
             assert_eq!(late & !log[0], 0, "pages written and not in the log");
             let now = counts(&memory);
             let changed = (0..PAGES).filter(|page| now[*page] != seen[*page]);
@@ -73,11 +60,5 @@ fn race(round: &Round) {
 }
 
 fn counts(memory: &GuestMemory) -> [u32; PAGES] {
-    let mut counts = [0; PAGES];
-    for (page, count) in counts.iter_mut().enumerate() {
-        let mut word = [0; 4];
-        memory.read(page * PAGE, &mut word).unwrap();
-        *count = u32::from_le_bytes(word);
-    }
-    counts
+    array::from_fn(|page| word(memory, page * PAGE))
 }

@@ -1,16 +1,24 @@
 //! A guest that counts.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Mutex;
 use std::thread::yield_now;
 
 use guests::{TestVm, programs};
-use kvm_api::{Errno, GuestMemory, RunMapping};
+use kvm_api::{Errno, GuestMemory, Result, RunMapping};
 
-use super::round::Interface;
+use super::round::SharedKvm;
+use super::threads::while_running;
 
-/// A virtual machine in parts, so that each thread can own one.
+/// The slot that races set, and the address at which their guests write.
+pub const SLOT: u32 = 1;
+pub const FAR: u64 = programs::FAR;
+pub const PAGE: usize = 0x1000;
+
+/// A virtual machine in parts, so that threads can use each part.
 pub struct Guest {
-    pub run: RunMapping,
+    /// For the thread that runs the vCPU.
+    pub run: Mutex<RunMapping>,
     pub vcpu: OwnedFd,
     pub vm: OwnedFd,
     // Dropped after the VM, which uses it.
@@ -18,7 +26,7 @@ pub struct Guest {
 }
 
 impl Guest {
-    pub fn new(kvm: &Interface, program: &[u8]) -> Self {
+    pub fn new(kvm: &SharedKvm, program: &[u8]) -> Self {
         let mut machine = TestVm::new(kvm);
         machine.load(program);
         let vcpu = machine.vcpu_fd();
@@ -26,41 +34,69 @@ impl Guest {
             run, vm, memory, ..
         } = machine;
         Self {
-            run,
+            run: run.into(),
             vcpu,
             vm,
             memory,
         }
     }
 
+    /// A guest that counts in its memory and never exits.
+    pub fn counting(kvm: &SharedKvm) -> Self {
+        Self::new(kvm, programs::COUNT)
+    }
+
     /// Runs without entering the guest. Before the first run of a vCPU, KVM
     /// takes the FPU registers that are set for unused, and forgets them, by
     /// either interface.
-    pub fn settle(&mut self, kvm: &Interface) {
-        self.run.set_immediate_exit(true);
-        let end = kvm.kvm_run(self.vcpu.as_fd(), &mut self.run);
+    pub fn settle(&mut self, kvm: &SharedKvm) {
+        let run = self.run.get_mut().unwrap();
+        run.set_immediate_exit(true);
+        let end = kvm.kvm_run(self.vcpu.as_fd(), run);
         assert_eq!(end.err(), Some(Errno::EINTR));
-        self.run.set_immediate_exit(false);
+        run.set_immediate_exit(false);
     }
 
-    /// A guest that counts in its memory and never exits.
-    pub fn counting(kvm: &Interface) -> Self {
-        Self::new(kvm, programs::COUNT)
+    /// Runs the guest, which counts, in a thread while `act` runs here; `act` gets the
+    /// means to end the run.
+    pub fn while_running(&self, kvm: &SharedKvm, act: impl FnOnce(&dyn Fn())) {
+        let mut run = self.run.lock().unwrap();
+        while_running(kvm, self.vcpu.as_fd(), &mut run, &self.memory, act);
+    }
+
+    /// Sets [`SLOT`] to memory of this process.
+    ///
+    /// # Safety
+    ///
+    /// The memory must outlive the guest, or the slot.
+    pub unsafe fn set_slot(
+        &self,
+        kvm: &SharedKvm,
+        flags: u32,
+        at: u64,
+        size: usize,
+        memory: *mut u8,
+    ) -> Result<()> {
+        let address = memory.expose_provenance() as u64;
+        // SAFETY: the caller answers for the memory.
+        unsafe {
+            kvm.kvm_set_user_memory_region(self.vm.as_fd(), SLOT, flags, at, size as u64, address)
+        }
     }
 }
 
-/// The guest's counter.
-pub fn counted(memory: &GuestMemory) -> u32 {
-    let mut count = [0; 4];
-    memory.read(programs::COUNTER, &mut count).unwrap();
-    u32::from_le_bytes(count)
+/// The 32-bit word at an offset in the memory.
+pub fn word(memory: &GuestMemory, offset: usize) -> u32 {
+    let mut word = [0; 4];
+    memory.read(offset, &mut word).unwrap();
+    u32::from_le_bytes(word)
 }
 
 /// Waits for a guest to continue counting. If it does not, the watchdog ends
 /// the race.
 pub fn wait_for_count(memory: &GuestMemory) {
-    let before = counted(memory);
-    while counted(memory) == before {
+    let before = word(memory, programs::COUNTER);
+    while word(memory, programs::COUNTER) == before {
         yield_now();
     }
 }

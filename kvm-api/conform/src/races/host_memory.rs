@@ -16,9 +16,9 @@ use nix::sys::mman::{
 use nix::unistd::ftruncate;
 
 use super::Race;
-use super::guest::Guest;
+use super::guest::FAR;
 use super::round::Round;
-use super::running::Running;
+use super::threads::repeating;
 
 pub const RACES: &[Race] = &[
     Race::new("a guest's memory is unmapped under it", |round| {
@@ -35,7 +35,6 @@ pub const RACES: &[Race] = &[
     }),
 ];
 
-const FAR: u64 = 0x2_0000;
 const PAGE: NonZeroUsize = NonZeroUsize::new(0x1000).unwrap();
 const LEN: NonZeroUsize = NonZeroUsize::new(0x2_0000).unwrap();
 const CHANGES: u32 = 10;
@@ -43,12 +42,12 @@ const CHANGES: u32 = 10;
 const WRITABLE: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);
 
 /// A range of addresses that is reserved for the round until it is dropped.
-struct Range {
+struct ReservedRange {
     start: NonNull<c_void>,
     file: OwnedFd,
 }
 
-impl Range {
+impl ReservedRange {
     fn new() -> Self {
         let file = memfd_create(c"race", MFdFlags::MFD_CLOEXEC).unwrap();
         ftruncate(&file, LEN.get() as i64).unwrap();
@@ -75,7 +74,7 @@ impl Range {
     }
 }
 
-impl Drop for Range {
+impl Drop for ReservedRange {
     fn drop(&mut self) {
         // SAFETY: nothing refers to it.
         unsafe { munmap(self.start, LEN.get()) }.unwrap();
@@ -83,28 +82,25 @@ impl Drop for Range {
 }
 
 /// Changes the range, and makes it writable again.
-type Change = fn(&Round, &Range);
+type Change = fn(&Round, &ReservedRange);
 
 fn race(round: &Round, change: Change) {
     // Declared before the guest, to outlive it.
-    let range = Range::new();
-    let mut guest = Guest::new(round.runner(), programs::COUNT_PAGES);
-    let address = range.start.as_ptr().expose_provenance() as u64;
+    let range = ReservedRange::new();
+    let guest = round.guest(programs::COUNT_PAGES);
     // SAFETY: the addresses are the guest's while it is there.
     unsafe {
-        round.other().kvm_set_user_memory_region(
-            guest.vm.as_fd(),
-            1,
+        guest.set_slot(
+            round.other(),
             0,
             FAR,
-            LEN.get() as u64,
-            address,
+            LEN.get(),
+            range.start.as_ptr().cast(),
         )
     }
     .unwrap();
-    thread::scope(|scope| {
-        let vcpu = guest.vcpu.as_fd();
-        let runner = Running::begin(scope, round.runner(), vcpu, &mut guest.run, |end| {
+    repeating(|threads| {
+        let runner = threads.run(round.runner(), &guest, |end| {
             // The guest continues when its memory is back.
             assert!(matches!(end, Err(Errno::EINTR | Errno::EFAULT)), "{end:?}");
         });
@@ -117,7 +113,7 @@ fn race(round: &Round, change: Change) {
 }
 
 /// Waits until the guest has written to the first page.
-fn wait_for_write(range: &Range) {
+fn wait_for_write(range: &ReservedRange) {
     let word = range.start.cast::<u32>();
     // SAFETY: the memory is mapped; the guest writes it meanwhile, which a
     // volatile access allows for.
@@ -128,7 +124,7 @@ fn wait_for_write(range: &Range) {
     }
 }
 
-fn unmap(round: &Round, range: &Range) {
+fn unmap(round: &Round, range: &ReservedRange) {
     // SAFETY: nothing of this program refers to the memory.
     unsafe { munmap(range.start, LEN.get()) }.unwrap();
     round.pause();
@@ -136,7 +132,7 @@ fn unmap(round: &Round, range: &Range) {
     round.pause();
 }
 
-fn protect(round: &Round, range: &Range) {
+fn protect(round: &Round, range: &ReservedRange) {
     for protection in [ProtFlags::PROT_NONE, ProtFlags::PROT_READ, WRITABLE] {
         // SAFETY: as above.
         unsafe { mprotect(range.start, LEN.get(), protection) }.unwrap();
@@ -144,7 +140,7 @@ fn protect(round: &Round, range: &Range) {
     }
 }
 
-fn empty(round: &Round, range: &Range) {
+fn empty(round: &Round, range: &ReservedRange) {
     range.map(round.random.coin());
     round.pause();
     let part = PAGE.get() * (1 + round.random.below(16) as usize);
@@ -153,7 +149,7 @@ fn empty(round: &Round, range: &Range) {
     round.pause();
 }
 
-fn truncate(round: &Round, range: &Range) {
+fn truncate(round: &Round, range: &ReservedRange) {
     let part = PAGE.get() as u64 * round.random.below(16);
     ftruncate(&range.file, part as i64).unwrap();
     round.pause();

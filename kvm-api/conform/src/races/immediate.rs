@@ -4,16 +4,14 @@
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc;
 use std::thread::{self, yield_now};
 
 use kvm_api::{Errno, RunMapping};
-use nix::unistd::gettid;
 
 use super::Race;
-use super::guest::Guest;
-use super::kick::kick;
 use super::round::Round;
+use super::threads::spawn;
+use crate::signal::kick;
 
 pub const RACES: &[Race] = &[Race::new(
     "immediate_exit and a signal are never lost",
@@ -24,23 +22,17 @@ pub const RACES: &[Race] = &[Race::new(
 const TIMES: u64 = 50;
 
 fn race(round: &Round) {
-    let mut guest = Guest::counting(round.runner());
+    let guest = round.counting();
     let vcpu = guest.vcpu.as_fd();
-    let size = round
-        .other()
-        .kvm_get_vcpu_mmap_size(guest.vm.as_fd())
-        .unwrap();
-    let mut from_outside = RunMapping::new(vcpu, size).unwrap();
-    let run = &mut guest.run;
+    let size = round.other().kvm_get_vcpu_mmap_size(guest.vm.as_fd());
+    let mut from_outside = RunMapping::new(vcpu, size.unwrap()).unwrap();
     let (wanted, given) = (AtomicU64::new(0), AtomicU64::new(0));
-    let (wanted, given) = (&wanted, &given);
     thread::scope(|scope| {
-        let (sender, receiver) = mpsc::channel();
-        scope.spawn(move || {
-            sender.send(gettid()).expect("the receiver waits");
+        let (thread, _) = spawn(scope, || {
+            let mut run = guest.run.lock().unwrap();
             for n in 0.. {
                 let kvm = round.interface(n);
-                let end = kvm.kvm_run(vcpu, run).map(|exit| exit.reason());
+                let end = kvm.kvm_run(vcpu, &mut run).map(|exit| exit.reason());
                 assert_eq!(end, Err(Errno::EINTR));
                 // Clear it before looking: a later request ends the next run.
                 run.set_immediate_exit(false);
@@ -52,7 +44,6 @@ fn race(round: &Round) {
                 round.pause();
             }
         });
-        let thread = receiver.recv().expect("the thread starts");
         for n in 1..=TIMES {
             round.pause();
             wanted.store(n, Ordering::SeqCst);

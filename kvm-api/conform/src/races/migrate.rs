@@ -2,34 +2,31 @@
 //! between runs.
 
 use std::os::fd::AsFd;
-use std::thread;
 
-use guests::programs;
 use kvm_api::Errno;
 use kvm_api::kvm_sys::{kvm_fpu, kvm_regs};
 use nix::unistd::Pid;
 
 use super::Race;
-use super::guest::{Guest, wait_for_count};
+use super::guest::wait_for_count;
 use super::round::Round;
-use super::running::Running;
+use super::threads::repeating;
 
-pub const RACES: &[Race] = &[Race::new("a vcpu keeps its state on any processor", race)];
+pub const RACES: &[Race] = &[Race::new("a vCPU keeps its state on any processor", race)];
 
 /// The number of moves in a round.
 const MOVES: u64 = 20;
 
 fn race(round: &Round) {
-    let mut guest = Guest::new(round.runner(), programs::COUNT);
+    let mut guest = round.counting();
     guest.settle(round.runner());
-    let vcpu = guest.vcpu.as_fd();
-    let memory = &guest.memory;
     let (regs, fpu) = state(round);
+    let vcpu = guest.vcpu.as_fd();
     round.runner().kvm_set_regs(vcpu, &regs).unwrap();
     round.runner().kvm_set_fpu(vcpu, &fpu).unwrap();
-    thread::scope(|scope| {
+    repeating(|threads| {
         let kvm = round.other();
-        let runner = Running::begin(scope, round.runner(), vcpu, &mut guest.run, move |end| {
+        let runner = threads.run(round.runner(), &guest, move |end| {
             assert_eq!(end, Err(Errno::EINTR));
             // Read on the processor of the last run, or already on another one.
             let mut now = kvm_regs::default();
@@ -41,16 +38,16 @@ fn race(round: &Round) {
             assert_eq!((now.fpr, now.xmm), (fpu.fpr, fpu.xmm));
         });
         for n in 0..MOVES {
-            pin(runner.thread(), 1 << (n % 2));
+            pin(runner.thread, 1 << (n % 2));
             round.pause();
             match round.random.below(3) {
                 0 => runner.interrupt(),
                 // It continues on the processor where it is now.
-                1 => wait_for_count(memory),
+                1 => wait_for_count(&guest.memory),
                 _ => {}
             }
         }
-        pin(runner.thread(), 0b11);
+        pin(runner.thread, 0b11);
         runner.end();
     });
 }

@@ -13,18 +13,17 @@ mod dirty;
 mod guest;
 mod host_memory;
 mod immediate;
-mod kick;
 mod memory;
 mod migrate;
 mod process;
 mod race_run;
 mod random;
 mod round;
-mod running;
 mod signals;
 mod stacks;
 mod table;
 mod task_work;
+mod threads;
 mod torn;
 mod unmapped;
 
@@ -131,7 +130,7 @@ fn test(stage: &Stage<'_>) -> Result<Outcome> {
         }
         online = processors;
         for race in RACES.iter().copied().flatten() {
-            for pairing in Pairing::ALL {
+            for pairing in Pairing::all() {
                 let name = format!("{} ({pairing}, {processors} processors)", race.name);
                 stage.say(&name);
                 let seed = options.seed;
@@ -167,7 +166,7 @@ fn test(stage: &Stage<'_>) -> Result<Outcome> {
     delays::note(options, &mut outcome)?;
     outcome.notes.push(format!(
         "rounds of {races} races in {} ways{fewest}; meanwhile {refused} attempts to unload KVM were refused",
-        Pairing::ALL.len(),
+        Pairing::all().count(),
     ));
     Ok(outcome)
 }

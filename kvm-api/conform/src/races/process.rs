@@ -9,26 +9,25 @@ use std::os::unix::ffi::OsStringExt;
 use std::process;
 use std::thread;
 
-use kvm_api::Errno;
 use kvm_api::kvm_sys::kvm_regs;
+use kvm_api::{ByFd, Errno, Kvm};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, execv, fork};
 
 use super::Race;
-use super::accessors::{ON_VCPU, ON_VM};
 use super::guest::{Guest, wait_for_count};
 use super::round::Round;
-use super::running::while_running;
+use crate::trait_calls::{ON_VCPU, ON_VM};
 
 pub const RACES: &[Race] = &[
-    Race::new("a process forks while its vcpu runs", forks),
-    Race::new("a process executes another while its vcpu runs", |round| {
+    Race::new("a process forks while its vCPU runs", forks),
+    Race::new("a process executes another while its vCPU runs", |round| {
         ends(round, executes, |status| {
             assert!(matches!(status, WaitStatus::Exited(_, 0)), "{status:?}");
         });
     }),
-    Race::new("a process exits while its vcpu runs", |round| {
+    Race::new("a process exits while its vCPU runs", |round| {
         ends(
             round,
             |_| leave(7),
@@ -37,7 +36,7 @@ pub const RACES: &[Race] = &[
             },
         );
     }),
-    Race::new("a process is killed while its vcpu runs", |round| {
+    Race::new("a process is killed while its vCPU runs", |round| {
         let kills = |_: &Round| kill(Pid::this(), Signal::SIGKILL).unwrap();
         ends(round, kills, |status| {
             let killed = matches!(status, WaitStatus::Signaled(_, Signal::SIGKILL, _));
@@ -53,10 +52,9 @@ fn leave(code: i32) {
 }
 
 fn forks(round: &Round) {
-    let mut guest = Guest::counting(round.runner());
+    let guest = round.counting();
     let (vm, vcpu) = (guest.vm.as_fd(), guest.vcpu.as_fd());
-    let (run, memory) = (&mut guest.run, &guest.memory);
-    let (end, ()) = while_running(round.runner(), vcpu, run, memory, |_| {
+    guest.while_running(round.runner(), |_| {
         round.pause();
         // SAFETY: the child makes system calls, takes memory from an allocator
         // that survives a fork, and leaves without unwinding.
@@ -64,34 +62,31 @@ fn forks(round: &Round) {
             ForkResult::Child => {
                 // A process that is not the owner: KVM refuses at once,
                 // although the vCPU is in use.
-                for (name, call) in ON_VCPU {
-                    assert_eq!(call(round.other(), vcpu), Err(Errno::EIO), "{name}");
+                let by_fd = ByFd::<dyn Kvm, _>::new(round.other(), vcpu);
+                for (call, make) in ON_VCPU {
+                    assert_eq!(make(&by_fd), Err(Errno::EIO), "{call:?}");
                 }
-                for (name, call) in ON_VM {
-                    assert_eq!(call(round.other(), vm), Err(Errno::EIO), "{name}");
+                for (call, make) in ON_VM {
+                    assert_eq!(make(round.other(), vm), Err(Errno::EIO), "{call:?}");
                 }
                 // The child may create a VM of its own.
-                let mut own = Guest::counting(round.other());
-                assert_eq!(
-                    round.other().kvm_run(vcpu, &mut own.run).err(),
-                    Some(Errno::EIO)
-                );
-                own.run.set_immediate_exit(true);
-                assert_eq!(
-                    round.other().kvm_run(own.vcpu.as_fd(), &mut own.run).err(),
-                    Some(Errno::EINTR)
-                );
+                let own = Guest::counting(round.other());
+                let mut run = own.run.into_inner().unwrap();
+                let end = round.other().kvm_run(vcpu, &mut run).err();
+                assert_eq!(end, Some(Errno::EIO));
+                run.set_immediate_exit(true);
+                let end = round.other().kvm_run(own.vcpu.as_fd(), &mut run).err();
+                assert_eq!(end, Some(Errno::EINTR));
                 leave(0);
             }
             ForkResult::Parent { child } => {
-                wait_for_count(memory);
+                wait_for_count(&guest.memory);
                 let status = waitpid(child, None).unwrap();
                 assert_eq!(status, WaitStatus::Exited(child, 0));
-                wait_for_count(memory);
+                wait_for_count(&guest.memory);
             }
         }
     });
-    assert_eq!(end, Err(Errno::EINTR));
 }
 
 /// Ends a process during a run, a call that waits for the run, and another
@@ -102,14 +97,13 @@ fn ends(round: &Round, end: fn(&Round), check: fn(WaitStatus)) {
     // whatever it could.
     match unsafe { fork() }.unwrap() {
         ForkResult::Child => {
-            let mut guest = Guest::counting(round.runner());
+            let guest = round.counting();
             let (vm, vcpu) = (guest.vm.as_fd(), guest.vcpu.as_fd());
-            let (run, memory) = (&mut guest.run, &guest.memory);
-            let _ = while_running(round.runner(), vcpu, run, memory, |_| {
+            guest.while_running(round.runner(), |_| {
                 thread::scope(|scope| {
                     scope.spawn(|| {
                         let answer = round.other().kvm_get_regs(vcpu, &mut kvm_regs::default());
-                        unreachable!("nobody kicks the vcpu: {answer:?}");
+                        unreachable!("nobody kicks the vCPU: {answer:?}");
                     });
                     scope.spawn(|| {
                         loop {

@@ -1,6 +1,5 @@
 //! A race in a process of its own, and the watchdog over it.
 
-use std::ffi::CStr;
 use std::io::{self, PipeWriter, Read, Write};
 use std::panic;
 use std::thread::sleep;
@@ -8,23 +7,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use nix::errno::Errno;
-use nix::kmod::{DeleteModuleFlags, delete_module};
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork, setpgid};
 
 use super::random::Random;
 use super::round::{Pairing, Round};
-use super::{Race, kick, stacks};
+use super::{Race, stacks};
+use crate::module::loading::{KVM, VENDOR, unload};
+use crate::signal;
 
 /// How long a race may exceed its time.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The interval at which the watchdog looks, and tries to unload KVM.
 const STEP: Duration = Duration::from_millis(5);
-
-/// KVM's modules. The first one uses the second one.
-const MODULES: [&CStr; 2] = [c"kvm_amd", c"kvm"];
 
 /// The limits of a race. The race ends at the first that it reaches.
 #[derive(Clone, Copy)]
@@ -84,7 +81,7 @@ impl RaceRun<'_> {
     /// The process of the race.
     fn rounds(&self, writer: PipeWriter) -> ! {
         let _ = setpgid(Pid::this(), Pid::this());
-        kick::ignore();
+        signal::handle_kick().expect("the signal can be handled");
         let mut rounds = writer.try_clone().expect("a file descriptor is left");
         panic::set_hook(Box::new(move |panic| {
             // Exit, whichever thread has panicked: unwinding would have to end
@@ -116,10 +113,10 @@ impl RaceRun<'_> {
                 WaitStatus::Exited(_, 0) => return Ok(None),
                 how => return Ok(Some(format!("the race's process: {how:?}"))),
             }
-            for module in MODULES {
-                let answer = delete_module(module, DeleteModuleFlags::O_NONBLOCK);
+            for module in [VENDOR, KVM] {
+                let answer = unload(module);
                 if answer != Err(Errno::EWOULDBLOCK) {
-                    let what = format!("with a VM alive, unloading {module:?} gave {answer:?}");
+                    let what = format!("with a VM alive, unloading {module} gave {answer:?}");
                     return Ok(Some(what));
                 }
                 report.refused += 1;

@@ -2,35 +2,36 @@
 
 use std::fmt::{self, Display};
 
-use kvm_api::Kvm;
 use kvm_api::ioctl::Ioctl;
 use kvm_api::syscall::Syscall;
+use kvm_api::{Form, Kvm};
 
+use super::guest::Guest;
 use super::random::Random;
+use crate::trait_calls::complete_forms;
 
 /// An interface that threads share.
-pub type Interface = dyn Kvm + Sync;
+pub type SharedKvm = dyn Kvm + Sync;
 
 /// The interfaces that race with each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pairing {
-    /// The system calls with each other.
-    Syscall,
-    /// The ioctls with each other.
-    Ioctl,
+    /// The calls of one form with each other.
+    One(Form),
     /// The system calls with the ioctls, in alternating roles.
     Mixed,
 }
 
 impl Pairing {
-    pub const ALL: [Self; 3] = [Self::Syscall, Self::Ioctl, Self::Mixed];
+    pub fn all() -> impl Iterator<Item = Self> {
+        complete_forms().map(Self::One).chain([Self::Mixed])
+    }
 }
 
 impl Display for Pairing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Syscall => "syscall",
-            Self::Ioctl => "ioctl",
+            Self::One(form) => form.name(),
             Self::Mixed => "mixed",
         })
     }
@@ -59,7 +60,7 @@ impl Round {
     }
 
     /// The interface of the n-th of several that race.
-    pub fn interface(&self, n: usize) -> &Interface {
+    pub fn interface(&self, n: usize) -> &SharedKvm {
         match self.flat(n) {
             Some(_) => &self.syscall,
             None => &self.ioctl,
@@ -69,21 +70,30 @@ impl Round {
     /// The system calls, if they are the interface of the n-th.
     pub fn flat(&self, n: usize) -> Option<Syscall> {
         let flat = match self.pairing {
-            Pairing::Syscall => true,
-            Pairing::Ioctl => false,
+            Pairing::One(form) => form != Form::Ioctl,
             Pairing::Mixed => (self.number as usize + n).is_multiple_of(2),
         };
         flat.then_some(self.syscall)
     }
 
     /// The interface that creates and runs vCPUs.
-    pub fn runner(&self) -> &Interface {
+    pub fn runner(&self) -> &SharedKvm {
         self.interface(0)
     }
 
     /// The interface of the concurrent operations.
-    pub fn other(&self) -> &Interface {
+    pub fn other(&self) -> &SharedKvm {
         self.interface(1)
+    }
+
+    /// A guest that the runner creates.
+    pub fn guest(&self, program: &[u8]) -> Guest {
+        Guest::new(self.runner(), program)
+    }
+
+    /// A guest that counts in its memory and never exits.
+    pub fn counting(&self) -> Guest {
+        Guest::counting(self.runner())
     }
 
     /// Waits for a random time.

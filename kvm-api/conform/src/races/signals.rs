@@ -3,17 +3,15 @@
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc;
 use std::thread::{self, yield_now};
 
-use kvm_api::{Errno, Kvm, SigSet};
+use kvm_api::{Errno, SigSet};
 use nix::sys::signal::Signal;
-use nix::unistd::gettid;
 
 use super::Race;
-use super::guest::Guest;
-use super::kick::{KICK, kick};
 use super::round::Round;
+use super::threads::spawn;
+use crate::signal::{KICK, kick};
 
 pub const RACES: &[Race] = &[
     Race::new("a signal that the mask lets in ends the run", masked),
@@ -24,39 +22,38 @@ pub const RACES: &[Race] = &[
 const SIGNALS: u64 = 50;
 
 fn masked(round: &Round) {
-    let mut guest = Guest::counting(round.runner());
+    /// The signals are not yet blocked.
+    const NOT_READY: u64 = u64::MAX;
+    let guest = round.counting();
     let vcpu = guest.vcpu.as_fd();
     let mut kick_only = SigSet::empty();
     kick_only.add(KICK);
-    let taken = AtomicU64::new(0);
-    let run = &mut guest.run;
+    let taken = AtomicU64::new(NOT_READY);
     thread::scope(|scope| {
-        let (sender, receiver) = mpsc::channel();
-        let taken = &taken;
-        scope.spawn(move || {
+        let (thread, _) = spawn(scope, || {
             kick_only.thread_block().unwrap();
             // All signals may come while the guest runs.
             let mask = Some(&SigSet::empty());
             round.other().kvm_set_signal_mask(vcpu, mask).unwrap();
-            sender.send(gettid()).expect("the receiver waits");
+            let mut run = guest.run.lock().unwrap();
+            taken.store(0, Ordering::SeqCst);
             for n in 1..=SIGNALS {
                 let kvm = round.interface(n as usize);
-                let end = kvm.kvm_run(vcpu, run).map(|exit| exit.reason());
+                let end = kvm.kvm_run(vcpu, &mut run).map(|exit| exit.reason());
                 assert_eq!(end, Err(Errno::EINTR));
                 // The signal was not delivered, because it is blocked again.
                 assert_eq!(kick_only.wait(), Ok(KICK));
                 taken.store(n, Ordering::SeqCst);
             }
         });
-        let thread = receiver.recv().expect("the thread starts");
         for n in 1..=SIGNALS {
-            round.pause();
-            kick(thread);
-            // A second signal would merge with a pending one. If this one is
-            // lost, the watchdog ends the race.
-            while taken.load(Ordering::SeqCst) < n {
+            // A second signal would merge with a pending one. If one is lost, the
+            // watchdog ends the race.
+            while taken.load(Ordering::SeqCst) != n - 1 {
                 yield_now();
             }
+            round.pause();
+            kick(thread);
         }
     });
 }
@@ -64,30 +61,26 @@ fn masked(round: &Round) {
 /// Two threads send signals as fast as they can while the mask changes. Each
 /// call must still return a sensible result.
 fn storm(round: &Round) {
-    let mut guest = Guest::counting(round.runner());
+    let guest = round.counting();
     let vcpu = guest.vcpu.as_fd();
-    let run = &mut guest.run;
     let outside = SigSet::thread_get_mask().unwrap();
-    let over = AtomicBool::new(false);
-    let over = &over;
+    let over = &AtomicBool::new(false);
     thread::scope(|scope| {
-        let (sender, receiver) = mpsc::channel();
-        scope.spawn(move || {
-            sender.send(gettid()).expect("the receiver waits");
+        let (thread, _) = spawn(scope, || {
             let (none, mut another) = (SigSet::empty(), SigSet::empty());
             another.add(Signal::SIGUSR2);
+            let mut run = guest.run.lock().unwrap();
             for n in 0..SIGNALS as usize {
-                let kvm: &dyn Kvm = round.interface(n);
+                let kvm = round.interface(n);
                 let mask = [None, Some(&none), Some(&another)][n % 3];
                 kvm.kvm_set_signal_mask(vcpu, mask).unwrap();
-                let end = kvm.kvm_run(vcpu, run).map(|exit| exit.reason());
+                let end = kvm.kvm_run(vcpu, &mut run).map(|exit| exit.reason());
                 assert_eq!(end, Err(Errno::EINTR));
                 // The mask ended with the run.
                 assert_eq!(SigSet::thread_get_mask(), Ok(outside));
             }
             over.store(true, Ordering::Relaxed);
         });
-        let thread = receiver.recv().expect("the thread starts");
         for _ in 0..2 {
             scope.spawn(move || {
                 while !over.load(Ordering::Relaxed) {

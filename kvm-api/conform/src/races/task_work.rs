@@ -7,7 +7,7 @@
 //! the same processor. A tick finds both: the thread is scheduled out with its
 //! work ahead, and meets there what io_uring has been given meanwhile.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
 use std::ptr;
@@ -20,7 +20,7 @@ use kvm_api::bound::BoundVcpu;
 use kvm_api::files::File as VcpuFile;
 use kvm_api::kvm_sys::kvm_regs;
 use kvm_api::syscall::Syscall;
-use kvm_api::{Errno, GuestMemory, Kvm, RunMapping, Vcpu};
+use kvm_api::{Errno, Kvm, Vcpu};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::Pid;
 
@@ -28,11 +28,12 @@ use super::Race;
 use super::guest::{Guest, wait_for_count};
 use super::migrate::pin;
 use super::round::Round;
+use crate::kernel_memory;
 
 pub const RACES: &[Race] = &[
-    Race::new("a task does not enter its own vcpu from its run", own),
-    Race::new("a task does not load a vcpu below its own", below),
-    Race::new("a task does not destroy a VM below its own vcpu", destroys),
+    Race::new("a task does not enter its own vCPU from its run", own),
+    Race::new("a task does not load a vCPU below its own", below),
+    Race::new("a task does not destroy a VM below its own vCPU", destroys),
 ];
 
 /// The number of requests that may come outside the run. About every third one
@@ -52,9 +53,8 @@ const SELF: Pid = Pid::from_raw(0);
 /// A request on the vCPU that a thread runs goes to a worker, for which the
 /// vCPU is bound to another task.
 fn own(round: &Round) {
-    let mut guest = Guest::counting(round.runner());
-    let vcpu = guest.vcpu.as_fd();
-    let write = Rewrite::new(vcpu);
+    let guest = round.counting();
+    let write = Rewrite::new(guest.vcpu.as_fd());
     let refused = |end| {
         // Outside the run, its task may use the vCPU.
         if end == Rewrite::DONE {
@@ -65,9 +65,7 @@ fn own(round: &Round) {
     };
     let tried = requests(
         round,
-        vcpu,
-        &mut guest.run,
-        &guest.memory,
+        &guest,
         || write.request(),
         |n, end| refused(end) || n == ATTEMPTS,
     );
@@ -77,15 +75,11 @@ fn own(round: &Round) {
 /// A request on another vCPU succeeds, by a worker if it comes during the run.
 /// The debug kernel would complain if the request were handled during the run.
 fn below(round: &Round) {
-    let mut guest = Guest::counting(round.runner());
-    let other = Guest::counting(round.runner());
-    let vcpu = guest.vcpu.as_fd();
+    let (guest, other) = (round.counting(), round.counting());
     let write = Rewrite::new(other.vcpu.as_fd());
     requests(
         round,
-        vcpu,
-        &mut guest.run,
-        &guest.memory,
+        &guest,
         || write.request(),
         |n, end| {
             assert_eq!(end, Rewrite::DONE);
@@ -97,11 +91,10 @@ fn below(round: &Round) {
 /// The last file of a VM is closed. KVM loads the vCPUs of a VM that it destroys, and
 /// the debug kernel would complain if it did so during the run.
 fn destroys(round: &Round) {
-    let mut guest = Guest::counting(round.runner());
-    let vcpu = guest.vcpu.as_fd();
+    let guest = round.counting();
     let flat = Syscall::open().unwrap();
     let vms = (0..OTHERS).map(|_| {
-        let vm = Guest::counting(round.runner()).vm;
+        let vm = round.counting().vm;
         // The kernel allocates memory, and maps it here.
         flat.kvm_set_memory_region(vm.as_fd(), 1, 0, 1 << 30, 0x1000)
             .unwrap();
@@ -111,9 +104,7 @@ fn destroys(round: &Round) {
     let mut vms = vms.collect::<Vec<_>>().into_iter();
     requests(
         round,
-        vcpu,
-        &mut guest.run,
-        &guest.memory,
+        &guest,
         || {
             let vm = vms.next().expect("there is one for each");
             opcode::Close::new(types::Fd(vm.into_raw_fd())).build()
@@ -125,8 +116,7 @@ fn destroys(round: &Round) {
     );
     // A worker destroys the VMs and unmaps the memory. If it never does, the watchdog
     // ends the race.
-    let mapped = || fs::read_to_string("/proc/self/maps").unwrap();
-    while mapped().contains("kvm-memory") {
+    while kernel_memory::address().unwrap().is_some() {
         thread::yield_now();
     }
 }
@@ -158,16 +148,14 @@ impl Rewrite {
     }
 }
 
-/// Binds `vcpu` to a thread, which runs it, while io_uring handles a `request` whenever
+/// Binds the guest's vCPU to a thread, which runs it, while io_uring handles a `request` whenever
 /// the thread gets other work. Ends when `enough` accepts the number and the result of a
 /// request, and returns the last number.
 ///
 /// The memory and the files of a request must exist until this function returns.
 fn requests(
     round: &Round,
-    vcpu: BorrowedFd<'_>,
-    run: &mut RunMapping,
-    memory: &GuestMemory,
+    guest: &Guest,
     mut request: impl FnMut() -> squeue::Entry + Send,
     mut enough: impl FnMut(u64, i32) -> bool + Send,
 ) -> u64 {
@@ -185,13 +173,14 @@ fn requests(
         });
         scope.spawn(move || {
             pin(SELF, SHARED);
-            let bound = BoundVcpu::bind(Syscall::open().unwrap(), vcpu).unwrap();
+            let bound = BoundVcpu::bind(Syscall::open().unwrap(), &guest.vcpu).unwrap();
+            let mut run = guest.run.lock().unwrap();
             let mut ring = IoUring::new(2).unwrap();
             for number in 1.. {
                 submit(&mut ring, event, request());
                 begun.store(number, Ordering::Relaxed);
                 // A request of io_uring ends the run, whoever handles it.
-                let end = bound.kvm_run(run).map(|exit| exit.reason());
+                let end = bound.kvm_run(&mut run).map(|exit| exit.reason());
                 assert_eq!(end, Err(Errno::EINTR));
                 let end = complete(&mut ring);
                 (&*event).read_exact(&mut [0; 8]).unwrap();
@@ -208,7 +197,7 @@ fn requests(
                 thread::yield_now();
                 continue;
             }
-            wait_for_count(memory);
+            wait_for_count(&guest.memory);
             sleep(Duration::from_micros(round.random.below(8000)));
             (&*event).write_all(&1_u64.to_ne_bytes()).unwrap();
             // If the run does not end, the watchdog ends the race.

@@ -1,17 +1,14 @@
 //! State that several threads set at once is never a mixture of their values.
 
 use std::os::fd::{AsFd, BorrowedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
 
 use guests::{ENTRY, programs};
 use kvm_api::kvm_sys::*;
 use kvm_api::{Errno, Kvm};
 
 use super::Race;
-use super::guest::Guest;
 use super::round::Round;
-use super::running::Running;
+use super::threads::repeating;
 
 pub const RACES: &[Race] = &[
     Race::new("general registers are not torn", |round| {
@@ -35,34 +32,27 @@ const PIECES: u32 = 20;
 /// Two threads set the whole state to their own values, two read it, and one
 /// runs the guest in pieces, which does not change the state.
 fn race(round: &Round, set: Set, get: Get) {
-    let mut guest = Guest::new(round.runner(), programs::SPIN);
+    let mut guest = round.guest(programs::SPIN);
     guest.settle(round.runner());
     let vcpu = guest.vcpu.as_fd();
     set(round.runner(), vcpu, 1);
-    let over = AtomicBool::new(false);
-    let over = &over;
-    thread::scope(|scope| {
+    repeating(|threads| {
         for n in 0..2 {
-            scope.spawn(move || {
-                for value in (1 + n as u32..).step_by(2) {
-                    if over.load(Ordering::Relaxed) {
-                        break;
-                    }
-                    set(round.interface(n), vcpu, value);
-                    round.pause();
-                }
+            let mut value = 1 + n as u32;
+            threads.repeat(move || {
+                set(round.interface(n), vcpu, value);
+                value += 2;
+                round.pause();
             });
-            scope.spawn(move || {
-                while !over.load(Ordering::Relaxed) {
-                    let values = get(round.interface(n), vcpu);
-                    let first = values[0];
-                    let whole = values.iter().all(|it| *it == first);
-                    assert!(whole && first != 0, "{values:x?}");
-                    round.pause();
-                }
+            threads.repeat(move || {
+                let values = get(round.interface(n), vcpu);
+                let first = values[0];
+                let whole = values.iter().all(|it| *it == first);
+                assert!(whole && first != 0, "{values:x?}");
+                round.pause();
             });
         }
-        let runner = Running::begin(scope, round.runner(), vcpu, &mut guest.run, |end| {
+        let runner = threads.run(round.runner(), &guest, |end| {
             assert_eq!(end, Err(Errno::EINTR));
         });
         // The others use the vCPU between runs.
@@ -71,7 +61,6 @@ fn race(round: &Round, set: Set, get: Get) {
             round.pause();
             runner.interrupt();
         }
-        over.store(true, Ordering::Relaxed);
         runner.end();
     });
 }

@@ -2,13 +2,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use proptest::prelude::*;
-use proptest_state_machine::{ReferenceStateMachine, StateMachineTest};
+use proptest_state_machine::StateMachineTest;
 
 use super::machine::SequenceVm;
 use super::machine::backend::{BACKENDS, BackendKind};
 use super::model::{Model, agree};
-use super::steps::{Taken, any_step};
+use super::steps::Taken;
 
 /// The maximum number of steps of a sequence.
 pub const STEPS: usize = 40;
@@ -16,36 +15,12 @@ pub const STEPS: usize = 40;
 /// The number of steps that were taken.
 pub static TAKEN: AtomicU64 = AtomicU64::new(0);
 
-pub struct Reference;
-
-impl ReferenceStateMachine for Reference {
-    type State = Model;
-    type Transition = Taken;
-
-    fn init_state() -> BoxedStrategy<Model> {
-        Just(Model::new()).boxed()
-    }
-
-    fn transitions(model: &Model) -> BoxedStrategy<Taken> {
-        any_step(model.hints())
-    }
-
-    fn preconditions(model: &Model, taken: &Taken) -> bool {
-        model.knows(&taken.step)
-    }
-
-    fn apply(mut model: Model, taken: &Taken) -> Model {
-        model.take(&taken.step);
-        model
-    }
-}
-
 /// The model, and a machine for each backend.
 pub struct Lockstep;
 
 impl StateMachineTest for Lockstep {
     type SystemUnderTest = [SequenceVm; BACKENDS];
-    type Reference = Reference;
+    type Reference = Model;
 
     fn init_test(_: &Model) -> [SequenceVm; BACKENDS] {
         BackendKind::all().map(SequenceVm::new)

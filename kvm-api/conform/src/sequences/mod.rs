@@ -20,7 +20,7 @@ use proptest::test_runner::{Config, TestCaseError, TestError};
 use proptest_state_machine::{ReferenceStateMachine, StateMachineTest};
 
 use self::facts::Facts;
-use self::lockstep::{Lockstep, Reference, STEPS, TAKEN};
+use self::lockstep::{Lockstep, STEPS, TAKEN};
 use self::machine::{MADE, SIGNAL};
 use self::model::Model;
 use self::steps::Taken;
@@ -68,7 +68,7 @@ fn sequences(stage: &Stage<'_>) -> Result<Outcome> {
     let cases = stage.options.cases(2000, 400, 60);
     let mut runner = random::runner(stage.options.seed, cases);
     let done = Cell::new(0);
-    let strategy = Reference::sequential_strategy(1..=STEPS);
+    let strategy = Model::sequential_strategy(1..=STEPS);
     let result = runner.run(&strategy, |(model, steps, seen)| {
         done.set(done.get() + 1);
         if done.get() % 50 == 0 {

@@ -4,9 +4,9 @@
 use kvm_api::kvm_sys::Fd;
 use kvm_api::{Backend, Errno, Form};
 
-use super::traits::OF_TRAIT;
 use crate::sequences::model::{StepResult, Value};
-use crate::sequences::steps::Step;
+use crate::sequences::steps::{Step, VcpuStep};
+use crate::trait_calls;
 
 /// The backend by which a machine takes its steps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,11 +37,11 @@ impl BackendKind {
         match (step, answer) {
             // Only a vCPU is a directory.
             (Step::WrongFd { call, .. }, Err(Errno::ENOTTY)) => {
-                let call = OF_TRAIT[call % OF_TRAIT.len()].call;
+                let (call, _) = trait_calls::nth(*call);
                 (call.fd == Fd::Vcpu).then_some(Err(Errno::ENOTDIR))
             }
             // A read gets all MSRs, and the backend selects any number of them.
-            (Step::ManyMsrs { count, .. }, Err(Errno::E2BIG)) => {
+            (Step::OnVcpu(_, VcpuStep::ManyMsrs(count)), Err(Errno::E2BIG)) => {
                 Some(Ok(Value::Number(*count as u64)))
             }
             _ => None,

@@ -2,7 +2,6 @@
 
 pub mod backend;
 mod pointers;
-pub mod traits;
 mod vcpu;
 
 use std::cell::RefCell;
@@ -22,12 +21,11 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 
 use self::backend::{BackendKind, Backends};
-use self::traits::{Make, OF_TRAIT};
 use super::facts::Facts;
-use super::model::guest::PROGRAM_AT;
 use super::model::memory::{Owner, PAGE, POOL, Place};
-use super::model::{FIRST_REGION, Model, StepResult, Value, alias_of, entry, numbers, regs_at};
-use super::steps::{Room, Step, Taken, Wrong};
+use super::model::{FIRST_REGION, Model, StepResult, Value, alias_of, done, entry, program_at};
+use super::steps::{Region, Room, Step, Taken, VcpuStep, Wrong};
+use crate::trait_calls::{self, Make};
 
 /// The signal that may be pending.
 pub const SIGNAL: Signal = Signal::SIGUSR1;
@@ -75,13 +73,9 @@ impl SequenceVm {
             vm: vm.expect("a VM can be made"),
             pool,
         };
-        let [slot, flags, address, size, offset] = FIRST_REGION;
         let first = Step::SetUserMemoryRegion {
-            slot: slot as u32,
-            flags: flags as u32,
-            address,
-            size,
-            offset,
+            region: FIRST_REGION,
+            offset: 0,
         };
         for step in [first, Step::CreateVcpu { full: false }] {
             let model = Model::without_machine();
@@ -101,7 +95,7 @@ impl SequenceVm {
 
     /// The calls without an ioctl always go to the library: its substitute
     /// relies on a record of all of them.
-    fn lost(&self) -> &dyn Kvm {
+    fn library(&self) -> &dyn Kvm {
         self.kvm(true)
     }
 
@@ -134,7 +128,7 @@ impl SequenceVm {
     /// Takes a step, which `model` has already taken.
     pub fn take(&mut self, taken: &Taken, model: &Model) -> StepResult {
         let answer = self.step(&taken.step, taken.flat, model);
-        if let Some(name) = call_of(&taken.step) {
+        if let Some(name) = taken.step.call() {
             self.count(name, answer.is_err());
         }
         answer
@@ -160,13 +154,9 @@ impl SequenceVm {
                 let run = RefCell::new(run);
                 self.vcpus.push(OpenVcpu { fd, run, own });
                 let vcpu = self.vcpu(flat, self.vcpus.len() - 1)?;
-                let mut sregs = kvm_sregs::default();
-                vcpu.kvm_get_sregs(&mut sregs)?;
-                (sregs.cs.base, sregs.cs.selector) = (0, 0);
-                vcpu.kvm_set_sregs(&sregs)?;
-                Ok(Value::Nothing)
+                done(clear_code_segment(&*vcpu))
             }
-            Step::MsrIndexList { room } => {
+            Step::MsrIndexList(room) => {
                 let all = Facts::get().msrs.len();
                 let room = match room {
                     Room::One => 1,
@@ -182,94 +172,70 @@ impl SequenceVm {
                 let size = kvm.kvm_get_vcpu_mmap_size(vm)?;
                 Ok(Value::Number(size as u64))
             }
-            Step::CheckExtension { extension } => {
+            Step::CheckExtension(extension) => {
                 let answer = kvm.kvm_check_extension(vm, extension)?;
                 Ok(Value::Number(answer as u64))
             }
-            Step::SetMemoryRegion {
-                slot,
-                flags,
-                address,
-                size,
-            } => {
-                let kvm = self.lost();
-                kvm.kvm_set_memory_region(vm, slot, flags, address, size)?;
-                self.map_kernel_memory(address, size, model)?;
-                Ok(Value::Nothing)
+            Step::SetMemoryRegion(region) => {
+                let Region {
+                    slot,
+                    flags,
+                    address,
+                    size,
+                } = region;
+                let library = self.library();
+                library.kvm_set_memory_region(vm, slot, flags, address, size)?;
+                done(self.map_kernel_memory(address, size, model))
             }
-            Step::SetUserMemoryRegion {
-                slot,
-                flags,
-                address,
-                size,
-                offset,
-            } => {
+            Step::SetUserMemoryRegion { region, offset } => {
                 let memory = self.pool.as_ptr().expose_provenance() as u64 + offset;
+                let (slot, flags) = (region.slot, region.flags);
+                let (address, size) = (region.address, region.size);
                 // SAFETY: the memory is the guest's alone for as long as there
                 // is a machine.
                 done(unsafe {
                     kvm.kvm_set_user_memory_region(vm, slot, flags, address, size, memory)
                 })
             }
-            Step::SetMemoryAlias { .. } => {
-                done(self.lost().kvm_set_memory_alias(vm, &alias_of(step)))
+            Step::SetMemoryAlias { alias, target } => {
+                let alias = alias_of(alias, target);
+                done(self.library().kvm_set_memory_alias(vm, &alias))
             }
-            Step::GetMemoryAlias { slot } => {
+            Step::GetMemoryAlias(slot) => {
                 let mut alias = kvm_memory_alias {
                     slot,
                     ..Default::default()
                 };
-                self.lost().kvm_get_memory_alias(vm, &mut alias)?;
+                self.library().kvm_get_memory_alias(vm, &mut alias)?;
                 Ok(Value::Alias(alias))
             }
-            Step::MapMemory { address, size } => done(
-                self.lost()
-                    .kvm_map_memory(vm, address, size as usize)
-                    .map(drop),
-            ),
-            Step::GetDirtyLog { slot } => {
+            Step::MapMemory { address, size } => {
+                let memory = self.library().kvm_map_memory(vm, address, size as usize);
+                done(memory.map(drop))
+            }
+            Step::GetDirtyLog(slot) => {
                 let mut bitmap = [0];
                 // SAFETY: no slot of these tests has more than 64 pages.
                 unsafe { kvm.kvm_get_dirty_log(vm, slot, &mut bitmap) }?;
                 Ok(Value::Dirty(bitmap[0], bitmap[0]))
             }
-            Step::Start {
-                vcpu,
-                page,
-                program,
-            } => {
-                let rip = page * PAGE + PROGRAM_AT;
-                let vcpu = self.vcpu(flat, vcpu)?;
-                let regs = regs_at(rip, &regs(&*vcpu)?);
-                let mut sregs = kvm_sregs::default();
-                vcpu.kvm_get_sregs(&mut sregs)?;
-                (sregs.cs.base, sregs.cs.selector) = (0, 0);
-                vcpu.kvm_set_sregs(&sregs)?;
-                vcpu.kvm_set_regs(&regs)?;
-                drop(vcpu);
-                let place = model.memory.place(rip).expect("it is known");
-                self.put(place, &program.bytes());
-                Ok(Value::Nothing)
-            }
             Step::Vector { vector, page } => {
-                let place = model.memory.place(0).expect("it is known");
-                let offset = place.offset + u64::from(vector) * 4;
-                self.put(Place { offset, ..place }, &entry(page));
+                self.put(model.memory.vector(vector), &entry(page));
                 Ok(Value::Nothing)
             }
-            Step::Run {
-                vcpu,
-                data,
-                signal,
-                immediate_exit,
-            } => self.run(flat, vcpu, data, signal, immediate_exit),
             Step::WrongFd { call, fd } => self.wrong_fd(flat, call, fd),
-            _ => self.of_vcpu(step, flat),
+            Step::OnVcpu(vcpu, ref step) => {
+                if let VcpuStep::Start { page, program } = *step {
+                    let place = model.memory.place(program_at(page)).expect("it is known");
+                    self.put(place, &program.bytes());
+                }
+                self.on_vcpu(flat, vcpu, step)
+            }
         }
     }
 
     fn wrong_fd(&self, flat: bool, call: usize, fd: Wrong) -> StepResult {
-        let call = &OF_TRAIT[call % OF_TRAIT.len()];
+        let (call, make) = trait_calls::nth(call);
         let others = Facts::get().others();
         let pipe;
         let fd = match fd {
@@ -279,12 +245,12 @@ impl SequenceVm {
                 pipe = std::io::pipe().expect("a pipe can be made").0;
                 pipe.as_fd()
             }
-            Wrong::Kind if call.call.fd == Fd::Vcpu => self.vm.as_fd(),
+            Wrong::Kind if call.fd == Fd::Vcpu => self.vm.as_fd(),
             Wrong::Kind => self.fd(0),
-            Wrong::Foreign if call.call.fd == Fd::Vcpu => others.vcpu.as_fd(),
+            Wrong::Foreign if call.fd == Fd::Vcpu => others.vcpu.as_fd(),
             Wrong::Foreign => others.vm.as_fd(),
         };
-        let result = match call.make {
+        let result = match make {
             Make::Vm(make) => make(self.kvm(flat), fd),
             Make::Vcpu(make) => {
                 // The form `bound` tries to bind it.
@@ -293,7 +259,7 @@ impl SequenceVm {
                 vcpu.and_then(|vcpu| make(&*vcpu))
             }
         };
-        self.count(call.call.row().name, result.is_err());
+        self.count(call.row().name, result.is_err());
         done(result)
     }
 
@@ -317,7 +283,7 @@ impl SequenceVm {
             && !self.kernel.contains_key(&which)
         {
             let vm = self.vm.as_fd();
-            let memory = self.lost().kvm_map_memory(vm, address, size as usize)?;
+            let memory = self.library().kvm_map_memory(vm, address, size as usize)?;
             self.kernel.insert(which, memory);
         }
         Ok(())
@@ -337,10 +303,9 @@ impl SequenceVm {
     pub fn difference(&self, model: &Model) -> Option<String> {
         for (vcpu, expected) in model.vcpus.iter().enumerate() {
             let regs = self.vcpu(false, vcpu).and_then(|vcpu| regs(&*vcpu));
-            let regs = regs.map(|regs| numbers(&regs));
-            let expected = numbers(&expected.regs);
-            if regs != Ok(expected.clone()) {
-                return Some(format!("vcpu {vcpu} has {regs:x?}, not {expected:x?}"));
+            if regs != Ok(expected.regs) {
+                let expected = expected.regs;
+                return Some(format!("vCPU {vcpu} has {regs:x?}, not {expected:x?}"));
             }
         }
         let same = |memory: &GuestMemory, expected: &[u8]| {
@@ -367,8 +332,8 @@ impl SequenceVm {
         let of = |vcpu: usize| {
             let (mut sregs, mut fpu) = (kvm_sregs::default(), kvm_fpu::default());
             let vcpu = self.vcpu(true, vcpu).expect("it can be used");
-            vcpu.kvm_get_sregs(&mut sregs).expect("a vcpu has them");
-            vcpu.kvm_get_fpu(&mut fpu).expect("a vcpu has them");
+            vcpu.kvm_get_sregs(&mut sregs).expect("a vCPU has them");
+            vcpu.kvm_get_fpu(&mut fpu).expect("a vCPU has them");
             (sregs, fpu)
         };
         (0..self.vcpus.len()).map(of).collect()
@@ -386,6 +351,14 @@ fn regs(vcpu: &dyn Vcpu) -> Result<kvm_regs, Errno> {
     Ok(regs)
 }
 
+/// Lets the code segment begin at 0.
+fn clear_code_segment(vcpu: &dyn Vcpu) -> Result<(), Errno> {
+    let mut sregs = kvm_sregs::default();
+    vcpu.kvm_get_sregs(&mut sregs)?;
+    (sregs.cs.base, sregs.cs.selector) = (0, 0);
+    vcpu.kvm_set_sregs(&sregs)
+}
+
 /// Makes a call, while no file may be opened if `full`.
 fn with_files<T>(full: bool, call: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
     if !full {
@@ -396,44 +369,4 @@ fn with_files<T>(full: bool, call: impl FnOnce() -> Result<T, Errno>) -> Result<
     let result = call();
     setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
     result
-}
-
-fn done(result: Result<(), Errno>) -> StepResult {
-    result.map(|()| Value::Nothing)
-}
-
-/// The call that a step makes. A call with a wrong descriptor is counted
-/// separately.
-fn call_of(step: &Step) -> Option<&'static str> {
-    let call = match step {
-        Step::CreateVm { .. } => FlatCall::kvm_create_vm,
-        Step::CreateVcpu { .. } => FlatCall::kvm_create_vcpu,
-        Step::MsrIndexList { .. } => FlatCall::kvm_get_msr_index_list,
-        Step::VcpuMmapSize => FlatCall::kvm_get_vcpu_mmap_size,
-        Step::CheckExtension { .. } => FlatCall::kvm_check_extension,
-        Step::SetMemoryRegion { .. } => FlatCall::kvm_set_memory_region,
-        Step::SetUserMemoryRegion { .. } => FlatCall::kvm_set_user_memory_region,
-        Step::SetMemoryAlias { .. } => FlatCall::kvm_set_memory_alias,
-        Step::GetMemoryAlias { .. } => FlatCall::kvm_get_memory_alias,
-        // The library makes it; it has no number.
-        Step::MapMemory { .. } => return Some("kvm_map_memory"),
-        Step::GetDirtyLog { .. } => FlatCall::kvm_get_dirty_log,
-        Step::Run { .. } => FlatCall::kvm_run,
-        Step::GetRegs { .. } => FlatCall::kvm_get_regs,
-        Step::SetRegs { .. } => FlatCall::kvm_set_regs,
-        Step::GetSregs { .. } => FlatCall::kvm_get_sregs,
-        Step::SetSregs { .. } => FlatCall::kvm_set_sregs,
-        Step::Translate { .. } => FlatCall::kvm_translate,
-        Step::Interrupt { .. } => FlatCall::kvm_interrupt,
-        Step::DebugGuest { .. } => FlatCall::kvm_debug_guest,
-        Step::GetMsrs { .. } | Step::ManyMsrs { .. } => FlatCall::kvm_get_msrs,
-        Step::SetMsrs { .. } => FlatCall::kvm_set_msrs,
-        Step::SetCpuid { .. } | Step::ManyCpuid { .. } => FlatCall::kvm_set_cpuid,
-        Step::SetSignalMask { .. } => FlatCall::kvm_set_signal_mask,
-        Step::GetFpu { .. } => FlatCall::kvm_get_fpu,
-        Step::SetFpu { .. } => FlatCall::kvm_set_fpu,
-        Step::WrongPointer { call, .. } => call.call(),
-        Step::Start { .. } | Step::Vector { .. } | Step::WrongFd { .. } => return None,
-    };
-    Some(call.row().name)
 }

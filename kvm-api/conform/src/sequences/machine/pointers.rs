@@ -12,57 +12,6 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 use crate::sequences::model::memory::PAGE;
 use crate::sequences::steps::{Pointer, Registers};
 
-impl Registers {
-    pub fn call(self) -> FlatCall {
-        match self {
-            Self::GetRegs => FlatCall::kvm_get_regs,
-            Self::SetRegs => FlatCall::kvm_set_regs,
-            Self::GetSregs => FlatCall::kvm_get_sregs,
-            Self::SetSregs => FlatCall::kvm_set_sregs,
-            Self::GetFpu => FlatCall::kvm_get_fpu,
-            Self::SetFpu => FlatCall::kvm_set_fpu,
-        }
-    }
-
-    /// The call that gets what this one gets or sets.
-    fn getter(self) -> Self {
-        match self {
-            Self::SetRegs => Self::GetRegs,
-            Self::SetSregs => Self::GetSregs,
-            Self::SetFpu => Self::GetFpu,
-            _ => self,
-        }
-    }
-
-    /// The argument of the merged call that transfers the same part.
-    fn state(self, at: usize) -> kvm_vcpu_state {
-        let mut state = kvm_vcpu_state::default();
-        let pointer = match self {
-            Self::GetRegs | Self::SetRegs => &mut state.regs,
-            Self::GetSregs | Self::SetSregs => &mut state.sregs,
-            Self::GetFpu | Self::SetFpu => &mut state.fpu,
-        };
-        *pointer = at as u64;
-        state.parts = self
-            .call()
-            .merged
-            .expect("registers are a part of the state");
-        state
-    }
-
-    fn sets(self) -> bool {
-        matches!(self, Self::SetRegs | Self::SetSregs | Self::SetFpu)
-    }
-
-    fn size(self) -> usize {
-        match self {
-            Self::GetRegs | Self::SetRegs => size_of::<kvm_regs>(),
-            Self::GetSregs | Self::SetSregs => size_of::<kvm_sregs>(),
-            Self::GetFpu | Self::SetFpu => size_of::<kvm_fpu>(),
-        }
-    }
-}
-
 /// Makes the call with such a pointer, by a form. For `bound`, the vCPU must be
 /// bound. A call that sets registers sets the current values. A call that gets
 /// registers must deliver them.
@@ -72,7 +21,7 @@ pub fn point(
     vcpu: BorrowedFd<'_>,
     by: Form,
 ) -> Result<(), Errno> {
-    let size = registers.size();
+    let size = size_of_registers(registers);
     let pages = Pages::new()?;
     let page = PAGE as usize;
     let at = match pointer {
@@ -119,7 +68,7 @@ fn make(registers: Registers, vcpu: BorrowedFd<'_>, at: usize, by: Form) -> Resu
                 } else {
                     __NR_kvm_get_state
                 };
-                let state = registers.state(at);
+                let state = state(registers, at);
                 libc::syscall(number, fd, &raw const state, size_of_val(&state))
             }
             Form::Files => {
@@ -130,12 +79,36 @@ fn make(registers: Registers, vcpu: BorrowedFd<'_>, at: usize, by: Form) -> Resu
                 } else {
                     libc::SYS_read
                 };
-                libc::syscall(number, file.as_raw_fd(), at, registers.size())
+                libc::syscall(number, file.as_raw_fd(), at, size_of_registers(registers))
             }
             Form::Bound => libc::syscall(call.bound.expect("registers are a vcpu's"), at),
         }
     };
     Errno::result(answer).map(drop)
+}
+
+fn size_of_registers(registers: Registers) -> usize {
+    registers
+        .call()
+        .structure
+        .expect("registers are a structure")
+        .size
+}
+
+/// The argument of the merged call that transfers the same part.
+fn state(registers: Registers, at: usize) -> kvm_vcpu_state {
+    let mut state = kvm_vcpu_state::default();
+    let pointer = match registers.getter() {
+        Registers::GetRegs => &mut state.regs,
+        Registers::GetSregs => &mut state.sregs,
+        _ => &mut state.fpu,
+    };
+    *pointer = at as u64;
+    state.parts = registers
+        .call()
+        .merged
+        .expect("they are a part of the state");
+    state
 }
 
 /// Two pages of memory, one of which may be inaccessible.

@@ -1,54 +1,54 @@
-//! The steps that affect one vCPU only.
+//! The steps on a vCPU.
 
 use kvm_api::kvm_sys::*;
 use kvm_api::{Direction, Form, Reason, SigSet};
 use nix::sys::signal::raise;
 
-use super::pointers;
-use super::{BackendKind, SIGNAL, SequenceVm, done, regs};
-use crate::sequences::model::guest::{GuestExit, MSRS, PROGRAM_AT};
-use crate::sequences::model::memory::PAGE;
-use crate::sequences::model::{MANY_FUNCTION, StepResult, Value, numbers, regs_at};
-use crate::sequences::steps::Step;
+use super::{BackendKind, SIGNAL, SequenceVm, clear_code_segment, pointers, regs};
+use crate::sequences::model::guest::{GuestExit, MSRS};
+use crate::sequences::model::{MANY_FUNCTION, StepResult, Value, done, program_at, regs_at};
+use crate::sequences::steps::{Run, VcpuStep};
 
 impl SequenceVm {
-    /// The steps that affect one vCPU only.
-    pub(super) fn of_vcpu(&self, step: &Step, flat: bool) -> StepResult {
+    /// Takes a step on a vCPU.
+    pub(super) fn on_vcpu(&self, flat: bool, number: usize, step: &VcpuStep) -> StepResult {
+        let vcpu = self.vcpu(flat, number)?;
         match *step {
-            Step::GetRegs { vcpu } => Ok(Value::Numbers(numbers(&regs(&*self.vcpu(flat, vcpu)?)?))),
-            Step::SetRegs {
-                vcpu,
+            VcpuStep::Start { page, .. } => {
+                clear_code_segment(&*vcpu)?;
+                let regs = regs_at(program_at(page), &regs(&*vcpu)?);
+                done(vcpu.kvm_set_regs(&regs))
+            }
+            VcpuStep::Run(run) => self.run(flat, number, run),
+            VcpuStep::GetRegs => Ok(Value::Regs(regs(&*vcpu)?)),
+            VcpuStep::SetRegs {
                 rax,
                 rbx,
                 rcx,
                 page,
-            } => {
-                let rip = page * PAGE + PROGRAM_AT;
-                let regs = kvm_regs {
-                    rax,
-                    rbx,
-                    rcx,
-                    ..regs_at(rip, &regs(&*self.vcpu(flat, vcpu)?)?)
-                };
-                done(self.vcpu(flat, vcpu)?.kvm_set_regs(&regs))
-            }
-            Step::GetSregs { vcpu } => {
+            } => done(vcpu.kvm_set_regs(&kvm_regs {
+                rax,
+                rbx,
+                rcx,
+                ..regs_at(program_at(page), &regs(&*vcpu)?)
+            })),
+            VcpuStep::GetSregs => {
                 let mut sregs = kvm_sregs::default();
-                self.vcpu(flat, vcpu)?.kvm_get_sregs(&mut sregs)?;
+                vcpu.kvm_get_sregs(&mut sregs)?;
                 Ok(Value::Numbers(known_sregs(&sregs)))
             }
-            Step::SetSregs { vcpu, ds, cr2, bad } => {
+            VcpuStep::SetSregs { ds, cr2, bad } => {
                 let mut sregs = kvm_sregs::default();
-                self.vcpu(flat, vcpu)?.kvm_get_sregs(&mut sregs)?;
+                vcpu.kvm_get_sregs(&mut sregs)?;
                 (sregs.cs.selector, sregs.cs.base) = (0, 0);
                 (sregs.ds.selector, sregs.ds.base) = (ds, u64::from(ds) * 16);
                 sregs.cr2 = cr2;
                 sregs.cr4 |= u64::from(bad) << 31;
-                done(self.vcpu(flat, vcpu)?.kvm_set_sregs(&sregs))
+                done(vcpu.kvm_set_sregs(&sregs))
             }
-            Step::Translate { vcpu, address } => {
+            VcpuStep::Translate(address) => {
                 let (mut physical, mut valid, mut writeable, mut usermode) = (0, 9, 9, 9);
-                self.vcpu(flat, vcpu)?.kvm_translate(
+                vcpu.kvm_translate(
                     address,
                     &mut physical,
                     &mut valid,
@@ -58,45 +58,38 @@ impl SequenceVm {
                 let bytes = [valid, writeable, usermode].map(u64::from);
                 Ok(Value::Numbers([&[physical][..], &bytes].concat()))
             }
-            Step::Interrupt { vcpu, irq } => done(self.vcpu(flat, vcpu)?.kvm_interrupt(irq)),
-            Step::DebugGuest { vcpu, single_step } => {
+            VcpuStep::Interrupt(irq) => done(vcpu.kvm_interrupt(irq)),
+            VcpuStep::DebugGuest { single_step } => {
                 let control = if single_step {
                     debug::KVM_GUESTDBG_ENABLE | debug::KVM_GUESTDBG_SINGLESTEP
                 } else {
                     0
                 };
-                let debug = kvm_guest_debug {
+                done(vcpu.kvm_debug_guest(&kvm_guest_debug {
                     control,
                     ..Default::default()
-                };
-                done(self.vcpu(flat, vcpu)?.kvm_debug_guest(&debug))
+                }))
             }
-            Step::GetMsrs { vcpu, ref indices } => {
-                let entries = indices.iter().map(|&index| (index, 0));
-                let mut msrs = msrs(entries);
-                let count = self.vcpu(flat, vcpu)?.kvm_get_msrs(&mut msrs)?;
+            VcpuStep::GetMsrs(ref indices) => {
+                let mut msrs = msrs(indices.iter().map(|&index| (index, 0)));
+                let count = vcpu.kvm_get_msrs(&mut msrs)?;
                 let values = msrs.as_slice().iter().take(count).map(|entry| entry.data);
                 Ok(Value::Numbers(values.collect()))
             }
-            Step::SetMsrs { vcpu, ref entries } => {
-                let msrs = msrs(entries.iter().copied());
-                let count = self.vcpu(flat, vcpu)?.kvm_set_msrs(&msrs)?;
+            VcpuStep::SetMsrs(ref entries) => {
+                let count = vcpu.kvm_set_msrs(&msrs(entries.iter().copied()))?;
                 Ok(Value::Number(count as u64))
             }
-            Step::ManyMsrs { vcpu, count } => {
+            VcpuStep::ManyMsrs(count) => {
                 let mut msrs = msrs(std::iter::repeat_n((MSRS, 0), count));
-                let count = self.vcpu(flat, vcpu)?.kvm_get_msrs(&mut msrs)?;
+                let count = vcpu.kvm_get_msrs(&mut msrs)?;
                 Ok(Value::Number(count as u64))
             }
-            Step::SetCpuid {
-                vcpu,
-                ref functions,
-            } => done(self.vcpu(flat, vcpu)?.kvm_set_cpuid(&cpuid(functions))),
-            Step::ManyCpuid { vcpu, count } => {
-                let functions = vec![MANY_FUNCTION; count];
-                done(self.vcpu(flat, vcpu)?.kvm_set_cpuid(&cpuid(&functions)))
+            VcpuStep::SetCpuid(ref functions) => done(vcpu.kvm_set_cpuid(&cpuid(functions))),
+            VcpuStep::ManyCpuid(count) => {
+                done(vcpu.kvm_set_cpuid(&cpuid(&vec![MANY_FUNCTION; count])))
             }
-            Step::SetSignalMask { vcpu, mask } => {
+            VcpuStep::SetSignalMask(mask) => {
                 let mask = mask.map(|blocked| {
                     let mut set = SigSet::empty();
                     if blocked {
@@ -104,50 +97,38 @@ impl SequenceVm {
                     }
                     set
                 });
-                done(self.vcpu(flat, vcpu)?.kvm_set_signal_mask(mask.as_ref()))
+                done(vcpu.kvm_set_signal_mask(mask.as_ref()))
             }
-            Step::GetFpu { vcpu } => {
+            VcpuStep::GetFpu => {
                 let mut fpu = kvm_fpu::default();
-                self.vcpu(flat, vcpu)?.kvm_get_fpu(&mut fpu)?;
+                vcpu.kvm_get_fpu(&mut fpu)?;
                 Ok(Value::Numbers(vec![fpu.fcw.into(), fpu.xmm[0][0].into()]))
             }
-            Step::SetFpu { vcpu, fcw, xmm } => {
+            VcpuStep::SetFpu { fcw, xmm } => {
                 let mut fpu = kvm_fpu::default();
-                self.vcpu(flat, vcpu)?.kvm_get_fpu(&mut fpu)?;
+                vcpu.kvm_get_fpu(&mut fpu)?;
                 fpu.fcw = fcw;
                 fpu.xmm[0][0] = xmm;
-                done(self.vcpu(flat, vcpu)?.kvm_set_fpu(&fpu))
+                done(vcpu.kvm_set_fpu(&fpu))
             }
-            Step::WrongPointer {
-                vcpu,
-                call,
-                pointer,
-            } => {
+            VcpuStep::WrongPointer(registers, pointer) => {
                 let by = match self.backend() {
                     BackendKind::Mixed if !flat => Form::Ioctl,
                     BackendKind::Mixed => Form::Syscall,
                     BackendKind::Form(form) => form,
                 };
                 // Binds the vCPU, if this is the form `bound`.
-                regs(&*self.vcpu(flat, vcpu)?)?;
-                done(pointers::point(call, pointer, self.fd(vcpu), by))
+                regs(&*vcpu)?;
+                done(pointers::point(registers, pointer, self.fd(number), by))
             }
-            _ => unreachable!("{step:?} is of no vcpu"),
         }
     }
 
-    pub(super) fn run(
-        &mut self,
-        flat: bool,
-        vcpu: usize,
-        data: u8,
-        signal: bool,
-        immediate_exit: bool,
-    ) -> StepResult {
+    fn run(&self, flat: bool, vcpu: usize, parameters: Run) -> StepResult {
         let mut run = self.vcpus[vcpu].run.borrow_mut();
-        run.exit().write_data(&[data]);
-        run.set_immediate_exit(immediate_exit);
-        if signal {
+        run.exit().write_data(&[parameters.data]);
+        run.set_immediate_exit(parameters.immediate_exit);
+        if parameters.signal {
             raise(SIGNAL)?;
         }
         let result = self.vcpu(flat, vcpu)?.kvm_run(&mut run).map(|exit| {
@@ -167,7 +148,7 @@ impl SequenceVm {
             data.truncate(length);
             GuestExit { reason, data }
         });
-        if signal {
+        if parameters.signal {
             let mut sent = SigSet::empty();
             sent.add(SIGNAL);
             assert_eq!(sent.wait(), Ok(SIGNAL));

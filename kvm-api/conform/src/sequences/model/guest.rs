@@ -5,7 +5,7 @@ use kvm_api::kvm_sys::kvm_regs;
 use kvm_api::{Direction, Reason};
 use serde::{Deserialize, Serialize};
 
-use super::memory::{Memory, Stored};
+use super::memory::Memory;
 use crate::sequences::facts::Facts;
 
 const IN_PORT: u8 = 0x10;
@@ -92,7 +92,7 @@ pub enum Pending {
 /// The SYSENTER MSRs: CS, ESP and EIP, from this number on.
 pub const MSRS: u32 = SYSENTER_CS;
 
-/// A vcpu.
+/// A vCPU.
 #[derive(Clone, Debug)]
 pub struct Cpu {
     pub regs: kvm_regs,
@@ -282,7 +282,7 @@ impl Cpu {
             0xc6 if self.fetch(memory, 1)? == 0x06 => {
                 let address = data + bytes(memory, 2)?;
                 let value = self.fetch(memory, 4)?;
-                if memory.write(address, value) == Stored::Nowhere {
+                if memory.write(address, value).is_none() {
                     self.regs.rip += 5;
                     self.pending = Some(Pending::Store);
                     return Some(mmio(address, Some(value)));
@@ -346,9 +346,7 @@ impl Cpu {
             let sp = (self.regs.rsp as u16).checked_sub(2)?;
             self.regs.rsp = self.regs.rsp & !0xffff | u64::from(sp);
             for (address, byte) in (u64::from(sp)..).zip(value.to_le_bytes()) {
-                if memory.write(address, byte) == Stored::Nowhere {
-                    return None;
-                }
+                memory.write(address, byte)?;
             }
         }
         let entry = u64::from(vector) * 4;

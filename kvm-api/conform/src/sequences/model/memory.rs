@@ -7,6 +7,9 @@ use kvm_api::Errno::{self, EBUSY, EEXIST, EINVAL, ENODEV, ENOENT};
 use kvm_api::kvm_sys::slot::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
 use kvm_api::kvm_sys::{KVM_ALIAS_SLOTS, kvm_memory_alias};
 
+use super::alias_of;
+use crate::sequences::steps::Region;
+
 pub const PAGE: u64 = 0x1000;
 /// The size of the caller's memory, in pages. Slots may use any of them.
 pub const POOL: u64 = 6;
@@ -58,14 +61,6 @@ impl Slot {
     }
 }
 
-/// The result of a store.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stored {
-    Done,
-    /// No memory, or memory that the guest may not write.
-    Nowhere,
-}
-
 #[derive(Clone, Debug)]
 pub struct Memory {
     slots: BTreeMap<u32, Slot>,
@@ -110,6 +105,15 @@ impl Memory {
         Some(self.find(address)?.1.at(address))
     }
 
+    /// The place of an entry of the interrupt vector table.
+    pub fn vector(&self, vector: u8) -> Place {
+        let table = self.place(0).expect("steps on the table need memory there");
+        Place {
+            offset: table.offset + u64::from(vector) * 4,
+            ..table
+        }
+    }
+
     fn bytes(&mut self, owner: Owner) -> &mut Vec<u8> {
         match owner {
             Owner::Pool => &mut self.pool,
@@ -150,26 +154,21 @@ impl Memory {
         ]))
     }
 
-    /// Writes as the guest does.
-    pub fn write(&mut self, address: u64, value: u8) -> Stored {
-        match self.used(address, true) {
-            Some(place) => {
-                self.put(place, &[value]);
-                Stored::Done
-            }
-            None => Stored::Nowhere,
-        }
+    /// Writes as the guest does. Returns `None` where it has no memory, or may not write.
+    pub fn write(&mut self, address: u64, value: u8) -> Option<()> {
+        let place = self.used(address, true)?;
+        self.put(place, &[value]);
+        Some(())
     }
 
     /// The common part of the three calls that set slots.
-    fn set(
-        &mut self,
-        number: u32,
-        flags: u32,
-        address: u64,
-        size: u64,
-        behind: Place,
-    ) -> Result<(), Errno> {
+    fn set(&mut self, region: Region, behind: Place) -> Result<(), Errno> {
+        let Region {
+            slot: number,
+            flags,
+            address,
+            size,
+        } = region;
         if flags & !(KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY) != 0
             || number >= self.numbers
             || !address.is_multiple_of(PAGE)
@@ -215,19 +214,12 @@ impl Memory {
     }
 
     /// kvm_set_user_memory_region: memory of the pool, from `offset` on.
-    pub fn set_user(
-        &mut self,
-        number: u32,
-        flags: u32,
-        address: u64,
-        size: u64,
-        offset: u64,
-    ) -> Result<(), Errno> {
+    pub fn set_user(&mut self, region: Region, offset: u64) -> Result<(), Errno> {
         if !offset.is_multiple_of(PAGE) {
             return Err(EINVAL);
         }
         let owner = Owner::Pool;
-        self.set(number, flags, address, size, Place { owner, offset })?;
+        self.set(region, Place { owner, offset })?;
         self.forget_unused();
         Ok(())
     }
@@ -242,13 +234,8 @@ impl Memory {
     }
 
     /// kvm_set_memory_region.
-    pub fn set_kernel(
-        &mut self,
-        number: u32,
-        flags: u32,
-        address: u64,
-        size: u64,
-    ) -> Result<(), Errno> {
+    pub fn set_kernel(&mut self, region: Region) -> Result<(), Errno> {
+        let (number, size) = (region.slot, region.size);
         let old = self.slots.get(&number).map(|slot| slot.behind);
         let behind = match old {
             Some(behind) if behind.owner != Owner::Pool || size == 0 => behind,
@@ -259,10 +246,10 @@ impl Memory {
                 offset: 0,
             },
         };
-        if size == 0 && flags & !3 == 0 && self.is_aliased(number) {
+        if size == 0 && region.flags & !3 == 0 && self.is_aliased(number) {
             return Err(EBUSY);
         }
-        self.set(number, flags, address, size, behind)?;
+        self.set(region, behind)?;
         if old.is_none() {
             self.kernel.insert(self.allocated, vec![0; size as usize]);
             self.allocated += 1;
@@ -282,27 +269,28 @@ impl Memory {
     }
 
     /// kvm_set_memory_alias.
-    pub fn set_alias(&mut self, alias: &kvm_memory_alias) -> Result<(), Errno> {
-        let (target, size) = (alias.target_phys_addr, alias.memory_size);
+    pub fn set_alias(&mut self, alias: Region, target: u64) -> Result<(), Errno> {
         if alias.slot >= KVM_ALIAS_SLOTS
             || alias.flags != 0
             || !target.is_multiple_of(PAGE)
-            || !size.is_multiple_of(PAGE)
+            || !alias.size.is_multiple_of(PAGE)
         {
             return Err(EINVAL);
         }
-        let number = self.slot_of_alias(alias.slot);
-        let address = alias.guest_phys_addr;
-        if size == 0 {
+        let mut region = Region {
+            slot: self.slot_of_alias(alias.slot),
+            ..alias
+        };
+        if alias.size == 0 {
             let owner = Owner::Pool;
-            return self.set(number, 0, address, 0, Place { owner, offset: 0 });
+            return self.set(region, Place { owner, offset: 0 });
         }
-        let (slot, target_slot) = self.find(target).ok_or(EINVAL)?;
-        if self.is_alias(slot) || size > target_slot.address + target_slot.size - target {
+        let (slot, shown) = self.find(target).ok_or(EINVAL)?;
+        if self.is_alias(slot) || alias.size > shown.address + shown.size - target {
             return Err(EINVAL);
         }
-        let (flags, behind) = (target_slot.flags & KVM_MEM_READONLY, target_slot.at(target));
-        self.set(number, flags, address, size, behind)
+        region.flags = shown.flags & KVM_MEM_READONLY;
+        self.set(region, shown.at(target))
     }
 
     /// kvm_get_memory_alias.
@@ -310,20 +298,24 @@ impl Memory {
         if number >= KVM_ALIAS_SLOTS {
             return Err(EINVAL);
         }
-        let mut alias = kvm_memory_alias {
-            slot: number,
-            ..Default::default()
-        };
-        if let Some(slot) = self.slots.get(&self.slot_of_alias(number)) {
-            let mut targets = self.slots.iter().filter(|(it, _)| !self.is_alias(**it));
-            let target = targets.find(|(_, target)| target.shows(slot.behind));
-            alias.guest_phys_addr = slot.address;
-            alias.memory_size = slot.size;
-            alias.target_phys_addr = target.map_or(u64::MAX, |(_, target)| {
-                target.address + slot.behind.offset - target.behind.offset
+        let Some(slot) = self.slots.get(&self.slot_of_alias(number)) else {
+            return Ok(kvm_memory_alias {
+                slot: number,
+                ..Default::default()
             });
-        }
-        Ok(alias)
+        };
+        let mut targets = self.slots.iter().filter(|(it, _)| !self.is_alias(**it));
+        let target = targets.find(|(_, target)| target.shows(slot.behind));
+        let target = target.map_or(u64::MAX, |(_, target)| {
+            target.address + slot.behind.offset - target.behind.offset
+        });
+        let alias = Region {
+            slot: number,
+            flags: 0,
+            address: slot.address,
+            size: slot.size,
+        };
+        Ok(alias_of(alias, target))
     }
 
     /// kvm_map_memory: the memory that would be mapped.

@@ -1,109 +1,113 @@
-//! The model of the steps that affect one vCPU only.
+//! The model of the steps on a vCPU.
 
 use kvm_api::Errno::*;
 use kvm_api::kvm_sys::kvm_regs;
 
-use super::guest::{Cpu, MSRS, PROGRAM_AT};
-use super::memory::PAGE;
-use super::{DONE, MANY_FUNCTION, Model, StepResult, Value, numbers, regs_at};
-use crate::sequences::steps::{Pointer, Registers, Step};
+use super::guest::{Cpu, MSRS};
+use super::{DONE, MANY_FUNCTION, Model, StepResult, Value, program_at, regs_at};
+use crate::sequences::steps::{Pointer, Registers, Run, VcpuStep};
 
 impl Model {
-    /// The steps that affect one vCPU only.
-    pub(super) fn of_vcpu(&mut self, step: &Step) -> StepResult {
+    /// Whether the model knows the effect of a step on the vCPU.
+    pub(super) fn knows_on_vcpu(&self, cpu: &Cpu, step: &VcpuStep) -> bool {
+        let idle = cpu.pending.is_none();
         match *step {
-            Step::GetRegs { vcpu } => Ok(Value::Numbers(numbers(&self.vcpus[vcpu].regs))),
-            Step::SetRegs {
-                vcpu,
+            VcpuStep::Start { page, .. } => idle && self.memory.place(program_at(page)).is_some(),
+            VcpuStep::Run(run) => {
+                let (mut cpu, mut memory) = (cpu.clone(), self.memory.clone());
+                cpu.run(&mut memory, run.data, cpu.stops(run)).is_some()
+            }
+            VcpuStep::SetRegs { .. }
+            | VcpuStep::SetSregs { .. }
+            | VcpuStep::DebugGuest { .. }
+            | VcpuStep::WrongPointer(..) => idle,
+            _ => true,
+        }
+    }
+
+    /// Takes a step on a vCPU.
+    pub(super) fn on_vcpu(&mut self, vcpu: usize, step: &VcpuStep) -> StepResult {
+        let cpu = &mut self.vcpus[vcpu];
+        match *step {
+            VcpuStep::Start { page, program } => {
+                let rip = program_at(page);
+                let place = self.memory.place(rip).expect("it is known");
+                self.memory.put(place, &program.bytes());
+                cpu.cs = 0;
+                cpu.set_regs(regs_at(rip, &cpu.regs));
+            }
+            VcpuStep::Run(run) => {
+                let exit = cpu.run(&mut self.memory, run.data, cpu.stops(run));
+                return exit.expect("it is known").map(Value::Exit).ok_or(EINTR);
+            }
+            VcpuStep::GetRegs => return Ok(Value::Regs(cpu.regs)),
+            VcpuStep::SetRegs {
                 rax,
                 rbx,
                 rcx,
                 page,
-            } => {
-                let cpu = &mut self.vcpus[vcpu];
-                let rip = page * PAGE + PROGRAM_AT;
-                cpu.set_regs(kvm_regs {
-                    rax,
-                    rbx,
-                    rcx,
-                    ..regs_at(rip, &cpu.regs)
-                });
-                DONE
-            }
-            Step::GetSregs { vcpu } => Ok(Value::Numbers(self.vcpus[vcpu].sregs())),
-            Step::SetSregs { bad: true, .. } => Err(EINVAL),
-            Step::SetSregs { vcpu, ds, cr2, .. } => {
-                let cpu = &mut self.vcpus[vcpu];
-                (cpu.cs, cpu.ds, cpu.cr2) = (0, ds, cr2);
-                DONE
-            }
+            } => cpu.set_regs(kvm_regs {
+                rax,
+                rbx,
+                rcx,
+                ..regs_at(program_at(page), &cpu.regs)
+            }),
+            VcpuStep::GetSregs => return Ok(Value::Numbers(cpu.sregs())),
+            VcpuStep::SetSregs { bad: true, .. } => return Err(EINVAL),
+            VcpuStep::SetSregs { ds, cr2, .. } => (cpu.cs, cpu.ds, cpu.cr2) = (0, ds, cr2),
             // Without paging, each address is its own.
-            Step::Translate { address, .. } => Ok(Value::Numbers(vec![address, 1, 1, 0])),
-            Step::Interrupt { vcpu, irq } => {
-                self.vcpus[vcpu].interrupt = Some(irq.try_into().map_err(|_| EINVAL)?);
-                DONE
+            VcpuStep::Translate(address) => return Ok(Value::Numbers(vec![address, 1, 1, 0])),
+            VcpuStep::Interrupt(irq) => {
+                cpu.interrupt = Some(irq.try_into().map_err(|_| EINVAL)?);
             }
-            Step::DebugGuest { vcpu, single_step } => {
-                self.vcpus[vcpu].debug(single_step);
-                DONE
-            }
-            Step::GetMsrs { vcpu, ref indices } => {
+            VcpuStep::DebugGuest { single_step } => cpu.debug(single_step),
+            VcpuStep::GetMsrs(ref indices) => {
                 let known = indices
                     .iter()
-                    .map_while(|&index| self.vcpus[vcpu].known_msr(index).copied());
-                let values = known.collect();
-                Ok(Value::Numbers(values))
+                    .map_while(|&index| cpu.known_msr(index).copied());
+                return Ok(Value::Numbers(known.collect()));
             }
-            Step::SetMsrs { vcpu, ref entries } => {
+            VcpuStep::SetMsrs(ref entries) => {
                 let mut set = 0;
                 for &(index, value) in entries {
-                    let Some(msr) = self.vcpus[vcpu].known_msr(index) else {
+                    let Some(msr) = cpu.known_msr(index) else {
                         break;
                     };
                     *msr = value.into();
                     set += 1;
                 }
-                Ok(Value::Number(set))
+                return Ok(Value::Number(set));
             }
-            Step::ManyMsrs { count, .. } if count >= 256 => Err(E2BIG),
-            Step::ManyMsrs { count, .. } => Ok(Value::Number(count as u64)),
-            Step::SetCpuid {
-                vcpu,
-                ref functions,
-            } => self.vcpus[vcpu].set_cpuid(functions.clone()),
-            Step::ManyCpuid { vcpu, count } => {
-                self.vcpus[vcpu].set_cpuid(vec![MANY_FUNCTION; count])
+            VcpuStep::ManyMsrs(256..) => return Err(E2BIG),
+            VcpuStep::ManyMsrs(count) => return Ok(Value::Number(count as u64)),
+            VcpuStep::SetCpuid(ref functions) => return cpu.set_cpuid(functions.clone()),
+            VcpuStep::ManyCpuid(count) => return cpu.set_cpuid(vec![MANY_FUNCTION; count]),
+            VcpuStep::SetSignalMask(mask) => cpu.mask = mask,
+            VcpuStep::GetFpu => {
+                return Ok(match cpu.fpu {
+                    Some((fcw, xmm)) => Value::Numbers(vec![fcw.into(), xmm.into()]),
+                    None => Value::Unknown,
+                });
             }
-            Step::SetSignalMask { vcpu, mask } => {
-                self.vcpus[vcpu].mask = mask;
-                DONE
-            }
-            Step::GetFpu { vcpu } => Ok(match self.vcpus[vcpu].fpu {
-                Some((fcw, xmm)) => Value::Numbers(vec![fcw.into(), xmm.into()]),
-                None => Value::Unknown,
-            }),
-            Step::SetFpu { vcpu, fcw, xmm } => {
-                self.vcpus[vcpu].fpu = Some((fcw, xmm));
-                DONE
-            }
-            Step::WrongPointer {
-                vcpu,
-                call,
-                pointer,
-            } => {
+            VcpuStep::SetFpu { fcw, xmm } => cpu.fpu = Some((fcw, xmm)),
+            VcpuStep::WrongPointer(call, pointer) => {
                 let answer = pointed(call, pointer);
                 if call == Registers::SetRegs && answer.is_ok() {
-                    let cpu = &mut self.vcpus[vcpu];
                     cpu.set_regs(cpu.regs);
                 }
-                answer
+                return answer;
             }
-            _ => unreachable!("{step:?} is of no vcpu"),
         }
+        DONE
     }
 }
 
 impl Cpu {
+    /// Whether a run ends before it enters the guest.
+    fn stops(&self, run: Run) -> bool {
+        run.immediate_exit || run.signal && self.mask == Some(false)
+    }
+
     fn known_msr(&mut self, index: u32) -> Option<&mut u64> {
         self.msrs.get_mut(index.checked_sub(MSRS)? as usize)
     }
@@ -127,13 +131,9 @@ impl Cpu {
 /// The result of a call with such a pointer to registers. It sets the current
 /// values.
 fn pointed(call: Registers, pointer: Pointer) -> StepResult {
-    let sets = matches!(
-        call,
-        Registers::SetRegs | Registers::SetSregs | Registers::SetFpu
-    );
     match pointer {
         Pointer::Straddling | Pointer::Odd => DONE,
-        Pointer::ReadOnly if sets => DONE,
+        Pointer::ReadOnly if call.sets() => DONE,
         _ => Err(EFAULT),
     }
 }

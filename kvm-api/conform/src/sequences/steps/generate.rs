@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::{Pointer, Registers, Room, Step, Taken, Wrong};
+use super::{Pointer, Region, Registers, Room, Run, Step, Taken, VcpuStep, Wrong};
 use crate::sequences::facts::EXTENSIONS;
 use crate::sequences::model::guest::{MSRS, PROGRAM_AT, Program};
 use crate::sequences::model::memory::{PAGE, POOL};
@@ -64,6 +64,15 @@ fn alias() -> impl Strategy<Value = u32> {
     prop_oneof![16 => 0..4_u32, 1 => select(vec![4, u32::MAX])]
 }
 
+fn region(slot: impl Strategy<Value = u32>) -> impl Strategy<Value = Region> {
+    (slot, flags(), address(), size()).prop_map(|(slot, flags, address, size)| Region {
+        slot,
+        flags,
+        address,
+        size,
+    })
+}
+
 /// The address that a program reads or writes: anywhere except at programs.
 fn data_address() -> impl Strategy<Value = u16> {
     (0..PAGES, 0..PROGRAM_AT).prop_map(|(page, offset)| (page * PAGE + offset) as u16)
@@ -117,34 +126,33 @@ fn mostly(these: &[u64]) -> BoxedStrategy<u64> {
 fn of_vm(hints: &Hints) -> BoxedStrategy<Step> {
     let backed = || mostly(&hints.backed);
     let target = prop_oneof![6 => backed().prop_map(|page| page * PAGE), 1 => address()];
-    let region = (slot(&hints.slots), flags(), address(), size());
-    let user = (slot(&hints.slots), flags(), address(), size(), 0..POOL);
-    let aliased = (alias(), flags(), address(), size(), target);
+    let alias_region = region(alias()).prop_map(|alias| Region {
+        flags: alias.flags & !3,
+        ..alias
+    });
     let map = if hints.kernel.is_empty() { 1 } else { 6 };
     prop_oneof![
         1 => prop::bool::weighted(0.2).prop_map(|full| Step::CreateVm { full }),
         3 => prop::bool::weighted(0.2).prop_map(|full| Step::CreateVcpu { full }),
         1 => select(vec![Room::One, Room::OneLess, Room::Enough])
-            .prop_map(|room| Step::MsrIndexList { room }),
+            .prop_map(Step::MsrIndexList),
         1 => Just(Step::VcpuMmapSize),
-        2 => select(EXTENSIONS.to_vec()).prop_map(|extension| Step::CheckExtension { extension }),
-        8 => region.prop_map(|(slot, flags, address, size)| Step::SetMemoryRegion {
-            slot, flags, address, size
-        }),
-        8 => user.prop_map(|(slot, flags, address, size, page)| {
+        2 => select(EXTENSIONS.to_vec()).prop_map(Step::CheckExtension),
+        8 => region(slot(&hints.slots)).prop_map(Step::SetMemoryRegion),
+        8 => (region(slot(&hints.slots)), 0..POOL).prop_map(|(mut region, page)| {
             // Only pages with memory hold programs.
             let offset = page * PAGE;
             let room = POOL * PAGE - offset;
-            let fits = size <= room || size > POOL * PAGE;
-            let size = if fits { size } else { room };
-            Step::SetUserMemoryRegion { slot, flags, address, size, offset }
+            if (room + 1..=POOL * PAGE).contains(&region.size) {
+                region.size = room;
+            }
+            Step::SetUserMemoryRegion { region, offset }
         }),
-        6 => aliased.prop_map(|(slot, flags, address, size, target)| Step::SetMemoryAlias {
-            slot, flags: flags & !3, address, size, target
-        }),
-        3 => alias().prop_map(|slot| Step::GetMemoryAlias { slot }),
+        6 => (alias_region, target)
+            .prop_map(|(alias, target)| Step::SetMemoryAlias { alias, target }),
+        3 => alias().prop_map(Step::GetMemoryAlias),
         map => mapped(&hints.kernel).prop_map(|(address, size)| Step::MapMemory { address, size }),
-        6 => slot(&hints.slots).prop_map(|slot| Step::GetDirtyLog { slot }),
+        6 => slot(&hints.slots).prop_map(Step::GetDirtyLog),
         2 => (select(VECTORS.to_vec()), backed())
             .prop_map(|(vector, page)| Step::Vector { vector, page }),
         2 => (any::<prop::sample::Index>(), wrong())
@@ -162,9 +170,8 @@ fn wrong() -> impl Strategy<Value = Wrong> {
     ])
 }
 
-/// A step on a vcpu.
+/// A step on one of the vCPUs.
 fn of_vcpu(hints: &Hints) -> BoxedStrategy<Step> {
-    let vcpu = || 0..hints.vcpus;
     let backed = || mostly(&hints.backed);
     let number = || prop_oneof![any::<u64>(), 0..4_u64];
     let pointer = select(vec![
@@ -183,37 +190,40 @@ fn of_vcpu(hints: &Hints) -> BoxedStrategy<Step> {
         Registers::GetFpu,
         Registers::SetFpu,
     ]);
+    let vcpus = hints.vcpus;
     prop_oneof![
-        14 => (vcpu(), backed(), program())
-            .prop_map(|(vcpu, page, program)| Step::Start { vcpu, page, program }),
-        2 => vcpu().prop_map(|vcpu| Step::GetRegs { vcpu }),
-        4 => (vcpu(), number(), number(), prop_oneof![any::<u64>(), Just(MSRS.into())], backed())
-            .prop_map(|(vcpu, rax, rbx, rcx, page)| Step::SetRegs { vcpu, rax, rbx, rcx, page }),
-        2 => vcpu().prop_map(|vcpu| Step::GetSregs { vcpu }),
-        3 => (vcpu(), select(vec![0, 0x100, 0x800]), any::<u64>(), rare())
-            .prop_map(|(vcpu, ds, cr2, bad)| Step::SetSregs { vcpu, ds, cr2, bad }),
-        2 => (vcpu(), any::<u64>()).prop_map(|(vcpu, address)| Step::Translate { vcpu, address }),
-        3 => (vcpu(), select([&VECTORS.map(u32::from)[..], &[256, u32::MAX]].concat()))
-            .prop_map(|(vcpu, irq)| Step::Interrupt { vcpu, irq }),
-        2 => (vcpu(), any::<bool>())
-            .prop_map(|(vcpu, single_step)| Step::DebugGuest { vcpu, single_step }),
-        2 => (vcpu(), prop::collection::vec(msr(), 0..4))
-            .prop_map(|(vcpu, indices)| Step::GetMsrs { vcpu, indices }),
-        2 => (vcpu(), prop::collection::vec((msr(), 0..MOST), 0..4))
-            .prop_map(|(vcpu, entries)| Step::SetMsrs { vcpu, entries }),
-        1 => (vcpu(), 254..=256_usize).prop_map(|(vcpu, count)| Step::ManyMsrs { vcpu, count }),
-        2 => (vcpu(), prop::collection::vec(0x4000_0100..0x4000_0104_u32, 0..3))
-            .prop_map(|(vcpu, functions)| Step::SetCpuid { vcpu, functions }),
-        1 => (vcpu(), 254..=256_usize).prop_map(|(vcpu, count)| Step::ManyCpuid { vcpu, count }),
-        2 => (vcpu(), any::<Option<bool>>())
-            .prop_map(|(vcpu, mask)| Step::SetSignalMask { vcpu, mask }),
-        2 => vcpu().prop_map(|vcpu| Step::GetFpu { vcpu }),
-        2 => (vcpu(), select(vec![0x37f, 0x27f]), any::<u8>())
-            .prop_map(|(vcpu, fcw, xmm)| Step::SetFpu { vcpu, fcw, xmm }),
-        4 => (vcpu(), registers, pointer)
-            .prop_map(|(vcpu, call, pointer)| Step::WrongPointer { vcpu, call, pointer }),
+        14 => on(vcpus, (backed(), program())
+            .prop_map(|(page, program)| VcpuStep::Start { page, program })),
+        2 => on(vcpus, Just(VcpuStep::GetRegs)),
+        4 => on(vcpus, (number(), number(), prop_oneof![any::<u64>(), Just(MSRS.into())], backed())
+            .prop_map(|(rax, rbx, rcx, page)| VcpuStep::SetRegs { rax, rbx, rcx, page })),
+        2 => on(vcpus, Just(VcpuStep::GetSregs)),
+        3 => on(vcpus, (select(vec![0, 0x100, 0x800]), any::<u64>(), rare())
+            .prop_map(|(ds, cr2, bad)| VcpuStep::SetSregs { ds, cr2, bad })),
+        2 => on(vcpus, any::<u64>().prop_map(VcpuStep::Translate)),
+        3 => on(vcpus, select([&VECTORS.map(u32::from)[..], &[256, u32::MAX]].concat())
+            .prop_map(VcpuStep::Interrupt)),
+        2 => on(vcpus, any::<bool>()
+            .prop_map(|single_step| VcpuStep::DebugGuest { single_step })),
+        2 => on(vcpus, prop::collection::vec(msr(), 0..4).prop_map(VcpuStep::GetMsrs)),
+        2 => on(vcpus, prop::collection::vec((msr(), 0..MOST), 0..4).prop_map(VcpuStep::SetMsrs)),
+        1 => on(vcpus, (254..=256_usize).prop_map(VcpuStep::ManyMsrs)),
+        2 => on(vcpus, prop::collection::vec(0x4000_0100..0x4000_0104_u32, 0..3)
+            .prop_map(VcpuStep::SetCpuid)),
+        1 => on(vcpus, (254..=256_usize).prop_map(VcpuStep::ManyCpuid)),
+        2 => on(vcpus, any::<Option<bool>>().prop_map(VcpuStep::SetSignalMask)),
+        2 => on(vcpus, Just(VcpuStep::GetFpu)),
+        2 => on(vcpus, (select(vec![0x37f, 0x27f]), any::<u8>())
+            .prop_map(|(fcw, xmm)| VcpuStep::SetFpu { fcw, xmm })),
+        4 => on(vcpus, (registers, pointer)
+            .prop_map(|(registers, pointer)| VcpuStep::WrongPointer(registers, pointer))),
     ]
     .boxed()
+}
+
+/// A step on any of so many vCPUs.
+fn on(vcpus: usize, step: impl Strategy<Value = VcpuStep>) -> impl Strategy<Value = Step> {
+    (0..vcpus, step).prop_map(|(vcpu, step)| Step::OnVcpu(vcpu, step))
 }
 
 /// A condition that is rarely true.
@@ -223,12 +233,12 @@ fn rare() -> impl Strategy<Value = bool> {
 
 fn run(ready: Vec<usize>) -> impl Strategy<Value = Step> {
     (select(ready), any::<u8>(), rare(), rare()).prop_map(|(vcpu, data, signal, immediate_exit)| {
-        Step::Run {
-            vcpu,
+        let run = Run {
             data,
             signal,
             immediate_exit,
-        }
+        };
+        Step::OnVcpu(vcpu, VcpuStep::Run(run))
     })
 }
 

@@ -2,6 +2,7 @@
 
 mod generate;
 
+use kvm_api::kvm_sys::FlatCall;
 use serde::{Deserialize, Serialize};
 
 pub use self::generate::{Hints, PAGES, SLOTS, any_step};
@@ -27,9 +28,9 @@ pub enum Room {
 pub enum Wrong {
     Closed,
     Pipe,
-    /// A vcpu for a VM, a VM for a vcpu.
+    /// A vCPU for a VM, a VM for a vCPU.
     Kind,
-    /// Of another process.
+    /// Of a VM of another process.
     Foreign,
 }
 
@@ -46,7 +47,7 @@ pub enum Pointer {
     Odd,
 }
 
-/// A call on a vcpu that takes a pointer to registers and nothing else.
+/// A call on a vCPU that takes a pointer to registers and nothing else.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Registers {
     GetRegs,
@@ -55,6 +56,42 @@ pub enum Registers {
     SetSregs,
     GetFpu,
     SetFpu,
+}
+
+impl Registers {
+    pub fn call(self) -> FlatCall {
+        match self {
+            Self::GetRegs => FlatCall::kvm_get_regs,
+            Self::SetRegs => FlatCall::kvm_set_regs,
+            Self::GetSregs => FlatCall::kvm_get_sregs,
+            Self::SetSregs => FlatCall::kvm_set_sregs,
+            Self::GetFpu => FlatCall::kvm_get_fpu,
+            Self::SetFpu => FlatCall::kvm_set_fpu,
+        }
+    }
+
+    /// The call that reads the same registers.
+    pub fn getter(self) -> Self {
+        match self {
+            Self::GetRegs | Self::SetRegs => Self::GetRegs,
+            Self::GetSregs | Self::SetSregs => Self::GetSregs,
+            Self::GetFpu | Self::SetFpu => Self::GetFpu,
+        }
+    }
+
+    /// Whether the call sets the registers.
+    pub fn sets(self) -> bool {
+        self != self.getter()
+    }
+}
+
+/// A memory slot, or an alias: a range of guest physical addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Region {
+    pub slot: u32,
+    pub flags: u32,
+    pub address: u64,
+    pub size: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -66,137 +103,142 @@ pub enum Step {
     CreateVcpu {
         full: bool,
     },
-    MsrIndexList {
-        room: Room,
-    },
+    MsrIndexList(Room),
     VcpuMmapSize,
-    CheckExtension {
-        extension: u32,
-    },
-    SetMemoryRegion {
-        slot: u32,
-        flags: u32,
-        address: u64,
-        size: u64,
-    },
+    CheckExtension(u32),
+    SetMemoryRegion(Region),
     /// Memory of the pool, from `offset` on.
     SetUserMemoryRegion {
-        slot: u32,
-        flags: u32,
-        address: u64,
-        size: u64,
+        region: Region,
         offset: u64,
     },
     SetMemoryAlias {
-        slot: u32,
-        flags: u32,
-        address: u64,
-        size: u64,
+        alias: Region,
         target: u64,
     },
-    GetMemoryAlias {
-        slot: u32,
-    },
+    /// Reads the alias of this number.
+    GetMemoryAlias(u32),
     MapMemory {
         address: u64,
         size: u64,
     },
-    GetDirtyLog {
-        slot: u32,
-    },
-    /// Loads a program into a page, and sets the vCPU's RIP to it.
-    Start {
-        vcpu: usize,
-        page: u64,
-        program: Program,
-    },
+    /// Fetches the dirty log of this slot.
+    GetDirtyLog(u32),
     /// Makes the program of a page the handler of an interrupt.
     Vector {
         vector: u8,
         page: u64,
     },
-    /// `data` is the result of a pending read. A blocked signal may be pending.
-    Run {
-        vcpu: usize,
-        data: u8,
-        signal: bool,
-        immediate_exit: bool,
+    /// A call of the trait, by its number among the calls that take a descriptor.
+    WrongFd {
+        call: usize,
+        fd: Wrong,
     },
-    GetRegs {
-        vcpu: usize,
+    /// A step on the vCPU of this number.
+    OnVcpu(usize, VcpuStep),
+}
+
+/// A step on a vCPU.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub enum VcpuStep {
+    /// Loads a program into a page, and sets the vCPU's RIP to it.
+    Start {
+        page: u64,
+        program: Program,
     },
+    Run(Run),
+    GetRegs,
     SetRegs {
-        vcpu: usize,
         rax: u64,
         rbx: u64,
         rcx: u64,
         page: u64,
     },
-    GetSregs {
-        vcpu: usize,
-    },
+    GetSregs,
     /// `bad`: a state that is invalid for any processor.
     SetSregs {
-        vcpu: usize,
         ds: u16,
         cr2: u64,
         bad: bool,
     },
-    Translate {
-        vcpu: usize,
-        address: u64,
-    },
-    Interrupt {
-        vcpu: usize,
-        irq: u32,
-    },
+    /// Translates this address.
+    Translate(u64),
+    /// Queues this interrupt.
+    Interrupt(u32),
     DebugGuest {
-        vcpu: usize,
         single_step: bool,
     },
-    GetMsrs {
-        vcpu: usize,
-        indices: Vec<u32>,
-    },
-    SetMsrs {
-        vcpu: usize,
-        entries: Vec<(u32, u32)>,
-    },
-    /// The same MSR, `count` times.
-    ManyMsrs {
-        vcpu: usize,
-        count: usize,
-    },
-    SetCpuid {
-        vcpu: usize,
-        functions: Vec<u32>,
-    },
-    /// The same function, `count` times.
-    ManyCpuid {
-        vcpu: usize,
-        count: usize,
-    },
-    SetSignalMask {
-        vcpu: usize,
-        /// Whether to block the tests' signal. `None` removes the mask.
-        mask: Option<bool>,
-    },
-    GetFpu {
-        vcpu: usize,
-    },
+    GetMsrs(Vec<u32>),
+    SetMsrs(Vec<(u32, u32)>),
+    /// Reads the same MSR this number of times.
+    ManyMsrs(usize),
+    /// Sets these functions.
+    SetCpuid(Vec<u32>),
+    /// Sets the same function this number of times.
+    ManyCpuid(usize),
+    /// Sets whether the mask blocks the tests' signal. `None` removes the mask.
+    SetSignalMask(Option<bool>),
+    GetFpu,
     SetFpu {
-        vcpu: usize,
         fcw: u16,
         xmm: u8,
     },
-    /// A call of the trait, by its index among those that take a descriptor.
-    WrongFd {
-        call: usize,
-        fd: Wrong,
-    },
-    WrongPointer {
-        vcpu: usize,
-        call: Registers,
-        pointer: Pointer,
-    },
+    WrongPointer(Registers, Pointer),
+}
+
+/// A run of a vCPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Run {
+    /// The result of a pending read.
+    pub data: u8,
+    /// Whether a blocked signal is pending.
+    pub signal: bool,
+    pub immediate_exit: bool,
+}
+
+impl Step {
+    /// The call that the step makes. A call with a wrong descriptor is counted
+    /// separately.
+    pub fn call(&self) -> Option<&'static str> {
+        let call = match self {
+            Self::CreateVm { .. } => FlatCall::kvm_create_vm,
+            Self::CreateVcpu { .. } => FlatCall::kvm_create_vcpu,
+            Self::MsrIndexList(_) => FlatCall::kvm_get_msr_index_list,
+            Self::VcpuMmapSize => FlatCall::kvm_get_vcpu_mmap_size,
+            Self::CheckExtension(_) => FlatCall::kvm_check_extension,
+            Self::SetMemoryRegion(_) => FlatCall::kvm_set_memory_region,
+            Self::SetUserMemoryRegion { .. } => FlatCall::kvm_set_user_memory_region,
+            Self::SetMemoryAlias { .. } => FlatCall::kvm_set_memory_alias,
+            Self::GetMemoryAlias(_) => FlatCall::kvm_get_memory_alias,
+            // The library makes it; it has no number.
+            Self::MapMemory { .. } => return Some("kvm_map_memory"),
+            Self::GetDirtyLog(_) => FlatCall::kvm_get_dirty_log,
+            Self::OnVcpu(_, step) => step.call()?,
+            Self::Vector { .. } | Self::WrongFd { .. } => return None,
+        };
+        Some(call.row().name)
+    }
+}
+
+impl VcpuStep {
+    fn call(&self) -> Option<FlatCall> {
+        Some(match self {
+            Self::Start { .. } => return None,
+            Self::Run(_) => FlatCall::kvm_run,
+            Self::GetRegs => FlatCall::kvm_get_regs,
+            Self::SetRegs { .. } => FlatCall::kvm_set_regs,
+            Self::GetSregs => FlatCall::kvm_get_sregs,
+            Self::SetSregs { .. } => FlatCall::kvm_set_sregs,
+            Self::Translate(_) => FlatCall::kvm_translate,
+            Self::Interrupt(_) => FlatCall::kvm_interrupt,
+            Self::DebugGuest { .. } => FlatCall::kvm_debug_guest,
+            Self::GetMsrs(_) | Self::ManyMsrs(_) => FlatCall::kvm_get_msrs,
+            Self::SetMsrs(_) => FlatCall::kvm_set_msrs,
+            Self::SetCpuid(_) | Self::ManyCpuid(_) => FlatCall::kvm_set_cpuid,
+            Self::SetSignalMask(_) => FlatCall::kvm_set_signal_mask,
+            Self::GetFpu => FlatCall::kvm_get_fpu,
+            Self::SetFpu { .. } => FlatCall::kvm_set_fpu,
+            Self::WrongPointer(registers, _) => registers.call(),
+        })
+    }
 }

@@ -1,6 +1,6 @@
 //! The signal that ends a run.
 
-use kvm_api::Errno;
+use kvm_api::{Errno, Result};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::unistd::{Pid, getpid};
 
@@ -8,7 +8,7 @@ use nix::unistd::{Pid, getpid};
 pub const KICK: Signal = Signal::SIGUSR1;
 
 /// Makes the signal interrupt system calls, without any other effect.
-pub fn ignore() {
+pub fn handle_kick() -> Result<()> {
     extern "C" fn nothing(_: libc::c_int) {}
     let action = SigAction::new(
         SigHandler::Handler(nothing),
@@ -16,7 +16,7 @@ pub fn ignore() {
         SigSet::empty(),
     );
     // SAFETY: the handler does nothing.
-    unsafe { sigaction(KICK, &action) }.unwrap();
+    unsafe { sigaction(KICK, &action) }.map(drop)
 }
 
 /// Sends the signal to a thread of this process, if it still exists.
