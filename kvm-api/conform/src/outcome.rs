@@ -48,6 +48,16 @@ pub struct Failure {
     pub replay: Option<String>,
 }
 
+impl Failure {
+    /// A failure that the seed repeats.
+    pub fn of_seed(what: String, seed: u64) -> Self {
+        Self {
+            what,
+            replay: Some(format!("--seed {seed}")),
+        }
+    }
+}
+
 /// The result of one property: a row of the table.
 #[derive(Debug, Serialize)]
 pub struct PropertyResult {

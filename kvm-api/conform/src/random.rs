@@ -1,14 +1,48 @@
-//! Helpers of the tests of random sequences: the runner, and the messages of
-//! panics.
+//! Random sequences of steps in lockstep with a model, and the messages of panics.
 
+use std::cell::Cell;
 use std::fmt::Write;
 use std::panic::{self, AssertUnwindSafe, PanicHookInfo};
 use std::sync::Mutex;
 
-use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+use proptest::test_runner::{Config, RngAlgorithm, TestCaseError, TestError, TestRng, TestRunner};
+use proptest_state_machine::{ReferenceStateMachine, StateMachineTest};
+
+use crate::outcome::Failure;
+
+/// A step of a test.
+type StepOf<T> = <<T as StateMachineTest>::Reference as ReferenceStateMachine>::Transition;
+
+/// Runs `cases` random sequences of at most `steps` steps, and returns a failure with the
+/// shortest sequence that fails, as `describe` shows it. `begin` gets the number of each
+/// sequence.
+pub fn sequences<T: StateMachineTest>(
+    seed: u64,
+    cases: u64,
+    steps: usize,
+    begin: impl Fn(u64),
+    describe: impl Fn(&[StepOf<T>]) -> String,
+) -> Option<Failure> {
+    let begun = Cell::new(0);
+    let strategy = T::Reference::sequential_strategy(1..=steps);
+    let result = runner(seed, cases).run(&strategy, |(model, steps, seen)| {
+        begun.set(begun.get() + 1);
+        begin(begun.get());
+        caught(|| T::test_sequential(Config::default(), model, steps, seen))
+            .map_err(TestCaseError::fail)
+    });
+    let what = match result.err()? {
+        TestError::Abort(reason) => format!("no sequences: {reason}"),
+        TestError::Fail(reason, (_, steps, _)) => {
+            let steps = describe(&steps);
+            format!("{reason}\nby the last of these steps:{steps}")
+        }
+    };
+    Some(Failure::of_seed(what, seed))
+}
 
 /// A runner of `cases` sequences, which shrinks one that fails.
-pub fn runner(seed: u64, cases: u64) -> TestRunner {
+fn runner(seed: u64, cases: u64) -> TestRunner {
     let config = Config {
         cases: cases.try_into().unwrap_or(u32::MAX),
         // The corpus in the repository takes their place.

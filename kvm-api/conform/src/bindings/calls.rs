@@ -7,7 +7,6 @@ use kvm_api::kvm_sys::*;
 use kvm_api::{Errno, Result};
 use libc::{SYS_ioctl, c_long};
 use nix::sched::{CloneFlags, clone};
-use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
@@ -16,7 +15,7 @@ use super::host_state::HostState;
 /// The value of the guests' vector registers.
 pub const GUEST_VECTOR: [u8; 16] = [0xa5; 16];
 
-/// A call on a vcpu.
+/// A call on a vCPU.
 #[derive(Clone, Copy)]
 pub enum Call {
     Bound(c_long),
@@ -25,6 +24,18 @@ pub enum Call {
 }
 
 impl Call {
+    /// Makes the call, which reads a structure.
+    pub fn get<T: Default>(self, state: &HostState) -> Result<T> {
+        let mut value = T::default();
+        self.make(state, (&raw mut value).expose_provenance())?;
+        Ok(value)
+    }
+
+    /// Makes the call, which sets a structure.
+    fn set<T>(self, state: &HostState, value: &T) -> Result<()> {
+        self.make(state, ptr::from_ref(value).expose_provenance())
+    }
+
     pub fn make(self, state: &HostState, argument: usize) -> Result<()> {
         match self {
             Self::Bound(number) => done(state, number, argument, 0),
@@ -41,53 +52,39 @@ impl Call {
 
 pub fn done(state: &HostState, number: c_long, a: usize, b: usize) -> Result<()> {
     // SAFETY: the calls that are made here read and write no more than a
-    // structure of their own, which lives during the call, the vcpu's run
+    // structure of their own, which lives during the call, the vCPU's run
     // mapping, and the guest's memory.
     unsafe { state.call3(number, a, b, 0) }.map(drop)
 }
 
-/// Runs the vcpu that is bound to the task.
+/// Runs the vCPU that is bound to the task.
 pub fn run_bound(state: &HostState) -> Result<()> {
     done(state, __NR_kvm_bound_run, 0, 0)
 }
 
-pub fn set_regs(
+/// Changes some of the general registers.
+pub fn change_regs(
     state: &HostState,
-    get: &Call,
-    set: &Call,
-    rip: Option<u64>,
-    bx: u16,
+    [get, set]: [Call; 2],
+    change: impl FnOnce(&mut kvm_regs),
 ) -> Result<()> {
-    let mut regs = kvm_regs::default();
-    get.make(state, (&raw mut regs).expose_provenance())?;
-    regs.rip = rip.unwrap_or(regs.rip);
-    regs.rbx = bx.into();
-    set.make(state, (&raw mut regs).expose_provenance())
+    let mut regs = get.get(state)?;
+    change(&mut regs);
+    set.set(state, &regs)
 }
 
-pub fn move_to(state: &HostState, get: &Call, set: &Call, rip: u64) -> Result<()> {
-    let mut regs = kvm_regs::default();
-    get.make(state, (&raw mut regs).expose_provenance())?;
-    regs.rip = rip;
-    set.make(state, (&raw mut regs).expose_provenance())
-}
-
+/// Reads the special registers and the floating point registers, and writes them back.
 pub fn accessors(
     state: &HostState,
-    [get_sregs, set_sregs, get_fpu, set_fpu]: &[Call; 4],
+    [get_sregs, set_sregs, get_fpu, set_fpu]: [Call; 4],
 ) -> Result<()> {
-    let mut sregs = kvm_sregs::default();
-    get_sregs.make(state, (&raw mut sregs).expose_provenance())?;
-    assert_eq!(
-        (sregs.fs.base, sregs.gs.base),
-        (0xf000, 0xe000),
-        "the guest's"
-    );
-    set_sregs.make(state, (&raw mut sregs).expose_provenance())?;
-    let mut fpu = kvm_fpu::default();
-    get_fpu.make(state, (&raw mut fpu).expose_provenance())?;
+    let sregs: kvm_sregs = get_sregs.get(state)?;
+    let bases = (sregs.fs.base, sregs.gs.base);
+    assert_eq!(bases, (0xf000, 0xe000), "the guest's");
+    set_sregs.set(state, &sregs)?;
+    let fpu: kvm_fpu = get_fpu.get(state)?;
     assert_eq!(fpu.xmm, [GUEST_VECTOR; 16], "the guest's");
-    set_fpu.make(state, (&raw mut fpu).expose_provenance())
+    set_fpu.set(state, &fpu)
 }
 
 pub fn kick(state: &HostState, thread: Pid) -> Result<()> {
@@ -116,27 +113,12 @@ pub fn create(state: &HostState, vm: RawFd) -> Result<()> {
     Ok(())
 }
 
-pub fn interrupt(thread: Pid) {
-    // SAFETY: the signal has a handler, which does nothing.
-    unsafe {
-        libc::syscall(
-            libc::SYS_tgkill,
-            libc::getpid(),
-            thread.as_raw(),
-            SIGNAL as c_long,
-        )
-    };
-}
-
-/// The signal that ends runs.
-pub const SIGNAL: Signal = Signal::SIGUSR2;
-
 fn raw(number: c_long, a: c_long) -> Result<()> {
     // SAFETY: as in `done`.
     Errno::result(unsafe { libc::syscall(number, a) }).map(drop)
 }
 
-/// A child with memory of its own has no vcpu, and cannot bind one.
+/// A child with memory of its own has no vCPU, and cannot bind one.
 pub fn forked(fd: RawFd) -> Result<()> {
     // SAFETY: the child makes system calls and ends.
     let child = unsafe { libc::fork() };

@@ -18,23 +18,19 @@ use anyhow::{Context, Result, ensure};
 use kernel_patch::{Accel, Machine};
 use kvm_api::Kvm;
 use kvm_api::syscall::Syscall;
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, sigaction};
-use proptest::prelude::*;
-use proptest::test_runner::{Config, TestCaseError, TestError};
-use proptest_state_machine::{ReferenceStateMachine, StateMachineTest};
+use proptest_state_machine::StateMachineTest;
 
-use self::calls::SIGNAL;
 use self::host_state::has_pkru;
 use self::model::Model;
-use self::steps::{Step, any_step};
+use self::steps::Step;
 use self::task_set::TaskSet;
 use self::watch::Watch;
 use crate::cli::Options;
 use crate::delays;
 use crate::inside::Stage;
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::Outcome;
 use crate::property::{Kernels, Property, Test};
-use crate::random;
+use crate::{random, signal};
 
 pub const PROPERTY: Property = Property {
     name: "bindings",
@@ -73,36 +69,12 @@ fn machine(machine: Machine, options: &Options) -> Machine {
         .qemu_arg(format!("{},+pku", accel.cpu()))
 }
 
-struct Reference;
-
-impl ReferenceStateMachine for Reference {
-    type State = Model;
-    type Transition = Step;
-
-    fn init_state() -> BoxedStrategy<Model> {
-        Just(Model::new()).boxed()
-    }
-
-    fn transitions(_: &Model) -> BoxedStrategy<Step> {
-        any_step().boxed()
-    }
-
-    fn preconditions(model: &Model, step: &Step) -> bool {
-        model.knows(step)
-    }
-
-    fn apply(mut model: Model, step: &Step) -> Model {
-        model.take(step);
-        model
-    }
-}
-
 /// The tasks, and the model before the step.
 struct Lockstep;
 
 impl StateMachineTest for Lockstep {
     type SystemUnderTest = (TaskSet, Model);
-    type Reference = Reference;
+    type Reference = Model;
 
     fn init_test(model: &Model) -> Self::SystemUnderTest {
         (TaskSet::new(), model.clone())
@@ -151,36 +123,15 @@ fn test_on_vmx(stage: &Stage<'_>) -> Result<Outcome> {
 
 /// Runs `cases` random sequences.
 fn sequences(stage: &Stage<'_>, cases: u64) -> Result<Outcome> {
-    let nothing = SigAction::new(
-        SigHandler::Handler(nothing),
-        SaFlags::empty(),
-        SigSet::empty(),
-    );
-    // SAFETY: the handler does nothing.
-    unsafe { sigaction(SIGNAL, &nothing) }?;
-
+    signal::handle_kick()?;
     let mut outcome = Outcome {
         cases,
         ..Outcome::default()
     };
-    let mut runner = random::runner(stage.options.seed, cases);
-    let strategy = Reference::sequential_strategy(1..=STEPS);
-    random::quietly(|| {
-        let result = runner.run(&strategy, |(model, steps, seen)| {
-            random::caught(|| Lockstep::test_sequential(Config::default(), model, steps, seen))
-                .map_err(TestCaseError::fail)
-        });
-        let Err(error) = result else { return };
-        let what = match error {
-            TestError::Abort(reason) => format!("no sequences: {reason}"),
-            TestError::Fail(reason, (_, steps, _)) => {
-                format!("{reason}\nby the last of these steps: {steps:#?}")
-            }
-        };
-        let replay = Some(format!("--seed {}", stage.options.seed));
-        outcome.failures.push(Failure { what, replay });
+    let failure = random::quietly(|| {
+        let describe = |steps: &[Step]| format!(" {steps:#?}");
+        random::sequences::<Lockstep>(stage.options.seed, cases, STEPS, |_| {}, describe)
     });
+    outcome.failures.extend(failure);
     Ok(outcome)
 }
-
-extern "C" fn nothing(_: libc::c_int) {}

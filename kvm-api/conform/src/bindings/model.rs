@@ -1,9 +1,11 @@
 //! The model: vCPUs that tasks bind, run and lose, in plain Rust.
 
 use kvm_api::{Errno, Result};
+use proptest::prelude::*;
+use proptest_state_machine::ReferenceStateMachine;
 
 use super::program::{JMP, OUT, START};
-use super::steps::{By, Step, VCPUS};
+use super::steps::{Action, By, Step, VCPUS, any_step};
 
 /// A vCPU of the model.
 #[derive(Clone, Copy, Debug)]
@@ -63,7 +65,7 @@ impl Model {
         }
     }
 
-    /// The vcpu that is bound to a task.
+    /// The vCPU that is bound to a task.
     pub fn bound_to(&self, task: usize) -> Option<usize> {
         self.vcpus.iter().position(|vcpu| vcpu.task == Some(task))
     }
@@ -91,8 +93,9 @@ impl Model {
     }
 
     fn answer_to(&mut self, step: &Step) -> Result<()> {
-        match *step {
-            Step::Bind { task, vcpu } => {
+        let task = step.task;
+        match step.action {
+            Action::Bind(vcpu) => {
                 if self.bound_to(task).is_some() {
                     return Err(Errno::EEXIST);
                 }
@@ -101,24 +104,24 @@ impl Model {
                 }
                 self.vcpus[vcpu].task = Some(task);
             }
-            Step::Unbind { task } => {
+            Action::Unbind => {
                 let vcpu = self.bound_to(task).ok_or(Errno::ENXIO)?;
                 self.vcpus[vcpu].unbind();
             }
-            Step::Run { task, by } => return self.reach(task, by)?.run(),
-            Step::GetRegs { task, by } | Step::Accessors { task, by } => {
+            Action::Run(by) => return self.reach(task, by)?.run(),
+            Action::GetRegs(by) | Action::Accessors(by) => {
                 self.reach(task, by)?;
             }
-            Step::SetRegs { task, by, rip, bx } => {
+            Action::SetRegs { by, rip, bx } => {
                 let vcpu = self.reach(task, by)?;
                 vcpu.rip = rip.unwrap_or(vcpu.rip);
                 vcpu.bx = bx;
             }
-            Step::Kick { task, .. } => {
-                let vcpu = self.bound_to(task).ok_or(Errno::ESRCH)?;
+            Action::Kick(target) => {
+                let vcpu = self.bound_to(target).ok_or(Errno::ESRCH)?;
                 self.vcpus[vcpu].kicked = true;
             }
-            Step::Spin { task, .. } => {
+            Action::Spin { .. } => {
                 let vcpu = self.bound_to(task).ok_or(Errno::ENXIO)?;
                 let vcpu = &mut self.vcpus[vcpu];
                 // The new RIP cancels the pending exit.
@@ -127,12 +130,12 @@ impl Model {
                 vcpu.rip = START;
                 return Err(Errno::EINTR);
             }
-            Step::Exit { task } => {
+            Action::Exit => {
                 if let Some(vcpu) = self.bound_to(task) {
                     self.vcpus[vcpu].unbind();
                 }
             }
-            Step::Child { vcpu, .. } => {
+            Action::Child { vcpu, .. } => {
                 // The child shares the memory, and so may bind a free vCPU.
                 let vcpu = &mut self.vcpus[vcpu];
                 if vcpu.task.is_some() {
@@ -142,21 +145,42 @@ impl Model {
                 vcpu.unbind();
                 return answer;
             }
-            Step::Fork { .. }
-            | Step::Create { .. }
-            | Step::Enable { .. }
-            | Step::Move { .. }
-            | Step::Sleep { .. } => {}
+            Action::Fork
+            | Action::Create(_)
+            | Action::Enable(_)
+            | Action::Move(_)
+            | Action::Sleep => {}
         }
         Ok(())
+    }
+}
+
+impl ReferenceStateMachine for Model {
+    type State = Self;
+    type Transition = Step;
+
+    fn init_state() -> BoxedStrategy<Self> {
+        Just(Self::new()).boxed()
+    }
+
+    fn transitions(_: &Self) -> BoxedStrategy<Step> {
+        any_step().boxed()
     }
 
     /// Whether the model knows the result of the step. A pending kick would end
     /// a spin too early.
-    pub fn knows(&self, step: &Step) -> bool {
-        match *step {
-            Step::Spin { task, .. } => self.bound_to(task).is_none_or(|it| !self.vcpus[it].kicked),
+    fn preconditions(model: &Self, step: &Step) -> bool {
+        match step.action {
+            Action::Spin { .. } => {
+                let vcpu = model.bound_to(step.task);
+                vcpu.is_none_or(|vcpu| !model.vcpus[vcpu].kicked)
+            }
             _ => true,
         }
+    }
+
+    fn apply(mut model: Self, step: &Step) -> Self {
+        model.take(step);
+        model
     }
 }

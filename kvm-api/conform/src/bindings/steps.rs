@@ -10,7 +10,7 @@ pub const TASKS: usize = 3;
 /// The number of vCPUs. The first two belong to one VM, the last to another.
 pub const VCPUS: usize = 3;
 
-/// How a task names a vcpu.
+/// How a task names a vCPU.
 #[derive(Clone, Copy, Debug)]
 pub enum By {
     /// As the vCPU that is bound to it.
@@ -23,106 +23,57 @@ pub enum By {
 
 /// A step of a task.
 #[derive(Clone, Debug)]
-pub enum Step {
-    Bind {
-        task: usize,
-        vcpu: usize,
-    },
-    Unbind {
-        task: usize,
-    },
+pub struct Step {
+    pub task: usize,
+    pub action: Action,
+}
+
+/// An action of a task.
+#[derive(Clone, Debug)]
+pub enum Action {
+    /// Binds this vCPU.
+    Bind(usize),
+    Unbind,
     /// Runs up to the next exit.
-    Run {
-        task: usize,
-        by: By,
-    },
-    GetRegs {
-        task: usize,
-        by: By,
-    },
+    Run(By),
+    GetRegs(By),
     /// Sets `bx`, and `rip` or not.
     SetRegs {
-        task: usize,
         by: By,
         rip: Option<u64>,
         bx: u16,
     },
     /// Reads the special registers and the floating point registers, and writes
     /// them back.
-    Accessors {
-        task: usize,
-        by: By,
-    },
-    /// Kicks the vcpu that is bound to `task`.
-    Kick {
-        from: usize,
-        task: usize,
-    },
+    Accessors(By),
+    /// Kicks the vCPU that is bound to this task.
+    Kick(usize),
     /// Runs a spinning guest on the bound vCPU, while another task tries to use
     /// the vCPU, until a kick or a signal ends the run.
     Spin {
-        task: usize,
         signal: bool,
         migrate: bool,
     },
     /// The task ends. A new one takes its place.
-    Exit {
-        task: usize,
-    },
+    Exit,
     /// The task forks. Its child has no vCPU, and may not use any.
-    Fork {
-        task: usize,
-    },
-    /// A child that shares the memory binds the vcpu, runs it, and ends, or
+    Fork,
+    /// A child that shares the memory binds the vCPU, runs it, and ends, or
     /// executes a program.
     Child {
-        task: usize,
         vcpu: usize,
         exec: bool,
     },
     /// The task adds a vCPU to the VM of this one. Creating a vCPU loads it on
     /// the processor, where the task's own may be loaded.
-    Create {
-        task: usize,
-        vcpu: usize,
-    },
-    /// The task enables a capability of the VM, which concerns all its vCPUs.
-    Enable {
-        task: usize,
-        vcpu: usize,
-    },
-    /// The task moves to another processor.
-    Move {
-        task: usize,
-        cpu: usize,
-    },
+    Create(usize),
+    /// The task enables a capability of the VM of this vCPU, which concerns all
+    /// vCPUs of the VM.
+    Enable(usize),
+    /// The task moves to this processor.
+    Move(usize),
     /// The task sleeps, so that others use its processor.
-    Sleep {
-        task: usize,
-    },
-}
-
-impl Step {
-    /// The task that takes the step.
-    pub fn task(&self) -> usize {
-        match *self {
-            Self::Kick { from, .. } => from,
-            Self::Bind { task, .. }
-            | Self::Unbind { task }
-            | Self::Run { task, .. }
-            | Self::GetRegs { task, .. }
-            | Self::SetRegs { task, .. }
-            | Self::Accessors { task, .. }
-            | Self::Spin { task, .. }
-            | Self::Exit { task }
-            | Self::Fork { task }
-            | Self::Child { task, .. }
-            | Self::Create { task, .. }
-            | Self::Enable { task, .. }
-            | Self::Move { task, .. }
-            | Self::Sleep { task } => task,
-        }
-    }
+    Sleep,
 }
 
 fn by() -> impl Strategy<Value = By> {
@@ -137,25 +88,26 @@ fn by() -> impl Strategy<Value = By> {
 pub fn any_step() -> impl Strategy<Value = Step> {
     let rip = || select(vec![None, None, None, Some(START), Some(OUT)]);
     (0..TASKS).prop_flat_map(move |task| {
+        let step = move |action| Step { task, action };
         prop_oneof![
-            6 => (0..VCPUS).prop_map(move |vcpu| Step::Bind { task, vcpu }),
-            2 => Just(Step::Unbind { task }),
-            10 => by().prop_map(move |by| Step::Run { task, by }),
-            4 => by().prop_map(move |by| Step::GetRegs { task, by }),
+            6 => (0..VCPUS).prop_map(Action::Bind).prop_map(step),
+            2 => Just(step(Action::Unbind)),
+            10 => by().prop_map(Action::Run).prop_map(step),
+            4 => by().prop_map(Action::GetRegs).prop_map(step),
             4 => (by(), rip(), any::<u16>())
-                .prop_map(move |(by, rip, bx)| Step::SetRegs { task, by, rip, bx }),
-            3 => by().prop_map(move |by| Step::Accessors { task, by }),
-            3 => (0..TASKS).prop_map(move |from| Step::Kick { from, task }),
+                .prop_map(move |(by, rip, bx)| step(Action::SetRegs { by, rip, bx })),
+            3 => by().prop_map(Action::Accessors).prop_map(step),
+            3 => (0..TASKS).prop_map(move |from| Step { task: from, action: Action::Kick(task) }),
             2 => (any::<bool>(), any::<bool>())
-                .prop_map(move |(signal, migrate)| Step::Spin { task, signal, migrate }),
-            1 => Just(Step::Exit { task }),
-            1 => Just(Step::Fork { task }),
+                .prop_map(move |(signal, migrate)| step(Action::Spin { signal, migrate })),
+            1 => Just(step(Action::Exit)),
+            1 => Just(step(Action::Fork)),
             1 => (0..VCPUS, prop::bool::weighted(0.2))
-                .prop_map(move |(vcpu, exec)| Step::Child { task, vcpu, exec }),
-            1 => (0..VCPUS).prop_map(move |vcpu| Step::Create { task, vcpu }),
-            1 => (0..VCPUS).prop_map(move |vcpu| Step::Enable { task, vcpu }),
-            3 => (0..2_usize).prop_map(move |cpu| Step::Move { task, cpu }),
-            2 => Just(Step::Sleep { task }),
+                .prop_map(move |(vcpu, exec)| step(Action::Child { vcpu, exec })),
+            1 => (0..VCPUS).prop_map(Action::Create).prop_map(step),
+            1 => (0..VCPUS).prop_map(Action::Enable).prop_map(step),
+            3 => (0..2_usize).prop_map(Action::Move).prop_map(step),
+            2 => Just(step(Action::Sleep)),
         ]
     })
 }

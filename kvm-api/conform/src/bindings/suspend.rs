@@ -13,7 +13,7 @@ use kvm_api::Errno;
 use super::calls::run_bound;
 use super::model::Model;
 use super::program::{SPIN, START};
-use super::steps::{By, Step};
+use super::steps::{Action, By, Step};
 use super::task_set::TaskSet;
 use crate::outcome::Outcome;
 use crate::random;
@@ -26,9 +26,9 @@ const IS_FROZEN: usize = 1;
 type SuspendCase = (&'static str, fn(&mut Suspension) -> Result<()>);
 
 const CASES: &[SuspendCase] = &[
-    ("the task that suspends the machine has a vcpu", suspends),
-    ("a task that is frozen has a vcpu", frozen),
-    ("a task that is frozen runs its vcpu", runs),
+    ("the task that suspends the machine has a vCPU", suspends),
+    ("a task that is frozen has a vCPU", frozen),
+    ("a task that is frozen runs its vCPU", runs),
 ];
 
 pub fn all(outcome: &mut Outcome) {
@@ -39,7 +39,7 @@ pub fn all(outcome: &mut Outcome) {
     }
 }
 
-/// The tasks and their vcpus, in lockstep with the model.
+/// The tasks and their vCPUs, in lockstep with the model.
 struct Suspension {
     task_set: TaskSet,
     model: Model,
@@ -69,34 +69,27 @@ impl Suspension {
 
     /// Suspends the machine, from one of the tasks.
     fn suspend(&self) -> Result<()> {
-        self.task_set.task(SUSPENDS).does(|_| suspend())
+        self.task_set.task(SUSPENDS).execute(|_| suspend())
     }
 }
 
 /// Binds the task's vCPU, and runs it twice: the last run leaves it in use
 /// after the registers of all were read.
 fn parked(task: usize) -> [Step; 3] {
-    let by = By::Binding;
-    [
-        Step::Bind { task, vcpu: task },
-        Step::Run { task, by },
-        Step::Run { task, by },
-    ]
+    let run = Action::Run(By::Binding);
+    [Action::Bind(task), run.clone(), run].map(|action| Step { task, action })
 }
 
 /// Continues running: also after its state was set again, and by its
 /// descriptor.
 fn goes_on(task: usize) -> [Step; 4] {
-    let by = By::Binding;
     [
-        Step::Run { task, by },
-        Step::Accessors { task, by },
-        Step::Run {
-            task,
-            by: By::Ioctl(task),
-        },
-        Step::Unbind { task },
+        Action::Run(By::Binding),
+        Action::Accessors(By::Binding),
+        Action::Run(By::Ioctl(task)),
+        Action::Unbind,
     ]
+    .map(|action| Step { task, action })
 }
 
 fn suspends(suspension: &mut Suspension) -> Result<()> {
@@ -106,15 +99,15 @@ fn suspends(suspension: &mut Suspension) -> Result<()> {
 }
 
 fn frozen(suspension: &mut Suspension) -> Result<()> {
-    suspension.take(&[Step::Move {
+    suspension.take(&[Step {
         task: IS_FROZEN,
-        cpu: 1,
+        action: Action::Move(1),
     }])?;
     suspension.take(&parked(IS_FROZEN))?;
     // The task stays in user space.
     let over = Arc::new(AtomicBool::new(false));
     let seen = Arc::clone(&over);
-    let waits = suspension.task_set.task(IS_FROZEN).begin(move |_| {
+    let waits = suspension.task_set.task(IS_FROZEN).start(move |_| {
         while !seen.load(Ordering::Relaxed) {
             std::hint::spin_loop();
         }
@@ -127,19 +120,17 @@ fn frozen(suspension: &mut Suspension) -> Result<()> {
 }
 
 fn runs(suspension: &mut Suspension) -> Result<()> {
-    let (task, by) = (IS_FROZEN, By::Binding);
-    let at = |rip| Step::SetRegs {
-        task,
-        by,
-        rip: Some(rip),
-        bx: 7,
+    let task = IS_FROZEN;
+    let step = |action| Step { task, action };
+    let at = |rip| {
+        step(Action::SetRegs {
+            by: By::Binding,
+            rip: Some(rip),
+            bx: 7,
+        })
     };
-    suspension.take(&[
-        Step::Move { task, cpu: 1 },
-        Step::Bind { task, vcpu: task },
-        at(SPIN),
-    ])?;
-    let run = || suspension.task_set.task(task).begin(run_bound);
+    suspension.take(&[step(Action::Move(1)), step(Action::Bind(task)), at(SPIN)])?;
+    let run = || suspension.task_set.task(task).start(run_bound);
     let first = run();
     sleep(AWHILE);
     let suspended = suspension.suspend();

@@ -1,9 +1,9 @@
 //! The tasks, and the vCPUs that they bind.
 
 use std::iter;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
-use std::thread::sleep;
+use std::thread::{available_parallelism, sleep};
 use std::time::Duration;
 
 use guests::{TestVm, programs};
@@ -14,18 +14,17 @@ use kvm_api::merged::MergedVcpu;
 use kvm_api::syscall::Syscall;
 use kvm_api::{Errno, GuestMemory, Kvm, Result, RunMapping, SetState, State};
 use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::{Pid, SysconfVar, sysconf};
+use nix::unistd::Pid;
 
-use super::calls::{
-    Call, GUEST_VECTOR, accessors, child, create, done, forked, interrupt, kick, move_to, set_regs,
-};
+use super::calls::{Call, GUEST_VECTOR, accessors, change_regs, child, create, done, forked, kick};
 use super::host_state::has_pkru;
 use super::model::Model;
 use super::program::{SPIN, START};
-use super::steps::{By, Step, TASKS, VCPUS};
+use super::steps::{Action, By, Step, TASKS, VCPUS};
 use super::tasks::Task;
 use super::watch;
 use crate::requests::{KVM_CAP_EXCEPTION_PAYLOAD, enable};
+use crate::signal;
 
 /// A vCPU: the parts that its tasks and this thread need.
 struct TaskVcpu {
@@ -40,7 +39,7 @@ pub struct TaskSet {
     /// A task that binds nothing.
     other: Task,
     /// The number of tasks that were created.
-    born: u64,
+    created: u64,
     /// The number of processors.
     processors: usize,
 }
@@ -70,17 +69,21 @@ impl TaskSet {
                 vm, memory, run, ..
             } = machine;
             let vm = Arc::new((vm, memory));
-            for (fd, run) in iter::once((vcpu, run)).chain(others) {
-                vcpus.push(settled(&kvm, fd, run, &vm));
+            for (fd, mut run) in iter::once((vcpu, run)).chain(others) {
+                settle(&kvm, fd.as_fd(), &mut run).expect("the values are valid");
+                let vm = Arc::clone(&vm);
+                vcpus.push(TaskVcpu { fd, run, vm });
             }
         }
         let tasks = (0..TASKS as u64).map(Task::new).collect();
         Self {
             vcpus,
             tasks,
-            born: TASKS as u64 + 1,
+            created: TASKS as u64 + 1,
             other: Task::new(TASKS as u64),
-            processors: processors(),
+            processors: available_parallelism()
+                .expect("the kernel counts the processors")
+                .get(),
         }
     }
 
@@ -88,94 +91,87 @@ impl TaskSet {
         self.vcpus[vcpu].fd.as_raw_fd()
     }
 
-    fn vm(&self, vcpu: usize) -> RawFd {
-        self.vcpus[vcpu].vm.0.as_raw_fd()
-    }
-
     /// Takes a step. `before` is the model before the step.
     pub fn take(&mut self, step: &Step, before: &Model) -> Result<()> {
-        let task = &self.tasks[step.task()];
-        match *step {
-            Step::Bind { vcpu, .. } => {
+        let task = &self.tasks[step.task];
+        match step.action {
+            Action::Bind(vcpu) => {
                 let fd = self.fd(vcpu);
-                task.does(move |state| done(state, __NR_kvm_bind, fd as usize, 0))
+                task.execute(move |state| done(state, __NR_kvm_bind, fd as usize, 0))
             }
-            Step::Unbind { .. } => task.does(|state| done(state, __NR_kvm_unbind, 0, 0)),
-            Step::Run { by, .. } => {
+            Action::Unbind => task.execute(|state| done(state, __NR_kvm_unbind, 0, 0)),
+            Action::Run(by) => {
                 let call = self.call(by, FlatCall::kvm_run);
-                let answer = task.does(move |state| call.make(state, 0));
+                let answer = task.execute(move |state| call.make(state, 0));
                 if answer.is_ok() {
-                    let vcpu = before.named(step.task(), by).expect("it has run");
+                    let vcpu = before.named(step.task, by).expect("it has run");
                     let exit = self.vcpus[vcpu].run.exit().exit_reason();
-                    assert_eq!(exit, KVM_EXIT_IO, "of vcpu {vcpu}");
+                    assert_eq!(exit, KVM_EXIT_IO, "of vCPU {vcpu}");
                 }
                 answer
             }
-            Step::GetRegs { by, .. } => {
+            Action::GetRegs(by) => {
                 let call = self.call(by, FlatCall::kvm_get_regs);
-                task.does(move |state| {
-                    let mut regs = kvm_regs::default();
-                    call.make(state, (&raw mut regs).expose_provenance())
+                task.execute(move |state| call.get::<kvm_regs>(state).map(drop))
+            }
+            Action::SetRegs { by, rip, bx } => {
+                let calls = self.access_regs(by);
+                task.execute(move |state| {
+                    change_regs(state, calls, |regs| {
+                        regs.rip = rip.unwrap_or(regs.rip);
+                        regs.rbx = bx.into();
+                    })
                 })
             }
-            Step::SetRegs { by, rip, bx, .. } => {
-                let get = self.call(by, FlatCall::kvm_get_regs);
-                let set = self.call(by, FlatCall::kvm_set_regs);
-                task.does(move |state| set_regs(state, &get, &set, rip, bx))
-            }
-            Step::Accessors { by, .. } => {
+            Action::Accessors(by) => {
                 let calls = [
                     self.call(by, FlatCall::kvm_get_sregs),
                     self.call(by, FlatCall::kvm_set_sregs),
                     self.call(by, FlatCall::kvm_get_fpu),
                     self.call(by, FlatCall::kvm_set_fpu),
                 ];
-                task.does(move |state| accessors(state, &calls))
+                task.execute(move |state| accessors(state, calls))
             }
-            Step::Kick { task, .. } => {
-                let target = self.tasks[task].id();
-                self.tasks[step.task()].does(move |state| kick(state, target))
+            Action::Kick(target) => {
+                let target = self.tasks[target].id();
+                task.execute(move |state| kick(state, target))
             }
-            Step::Spin {
-                task,
-                signal,
-                migrate,
-            } => {
-                let Some(vcpu) = before.bound_to(task) else {
+            Action::Spin { signal, migrate } => {
+                let Some(vcpu) = before.bound_to(step.task) else {
                     return Err(Errno::ENXIO);
                 };
-                self.spin(task, vcpu, signal, migrate)
+                self.spin(step.task, vcpu, signal, migrate)
             }
-            Step::Exit { task } => {
-                self.tasks[task] = Task::new(self.born);
-                self.born += 1;
+            Action::Exit => {
+                self.tasks[step.task] = Task::new(self.created);
+                self.created += 1;
                 Ok(())
             }
-            Step::Fork { .. } => {
+            Action::Fork => {
                 let fd = self.fd(0);
-                task.does(move |_| forked(fd))
+                task.execute(move |_| forked(fd))
             }
-            Step::Child { vcpu, exec, .. } => {
+            Action::Child { vcpu, exec } => {
                 let fd = self.fd(vcpu);
-                task.does(move |_| child(fd, exec))
+                task.execute(move |_| child(fd, exec))
             }
-            Step::Create { vcpu, .. } => {
-                let vm = self.vm(vcpu);
-                task.does(move |state| create(state, vm))
+            Action::Create(vcpu) => {
+                let vm = self.vcpus[vcpu].vm.0.as_raw_fd();
+                task.execute(move |state| create(state, vm))
             }
-            Step::Enable { vcpu, .. } => {
+            Action::Enable(vcpu) => {
                 let vm = Arc::clone(&self.vcpus[vcpu].vm);
                 // The tests do not use this capability, so it has no effect.
-                task.does(move |_| enable(vm.0.as_fd(), KVM_CAP_EXCEPTION_PAYLOAD, 0))
-                    .expect("a machine can be enabled to do it");
+                task.execute(move |_| enable(vm.0.as_fd(), KVM_CAP_EXCEPTION_PAYLOAD, 0))
+                    .expect("the VM has the capability");
                 Ok(())
             }
-            Step::Move { cpu, .. } => {
+            Action::Move(cpu) => {
                 let set = self.processor(cpu);
-                task.does(move |_| sched_setaffinity(Pid::from_raw(0), &set))
+                task.execute(move |_| sched_setaffinity(Pid::from_raw(0), &set))
             }
-            Step::Sleep { .. } => {
-                task.does(|_| sleep(Duration::from_millis(1)));
+            Action::Sleep => {
+                task.execute(|_| sleep(Duration::from_millis(1)));
                 Ok(())
             }
         }
@@ -196,7 +192,12 @@ impl TaskSet {
     /// Kicks a task, from the task that binds nothing.
     pub fn kick(&self, task: usize) -> Result<()> {
         let target = self.tasks[task].id();
-        self.other.does(move |state| kick(state, target))
+        self.other.execute(move |state| kick(state, target))
+    }
+
+    /// The calls that read and set the general registers.
+    fn access_regs(&self, by: By) -> [Call; 2] {
+        [FlatCall::kvm_get_regs, FlatCall::kvm_set_regs].map(|call| self.call(by, call))
     }
 
     /// The call, as a task makes it on the vCPU that `by` names.
@@ -210,19 +211,17 @@ impl TaskSet {
         }
     }
 
-    fn spin(&self, task: usize, vcpu: usize, signal: bool, migrate: bool) -> Result<()> {
-        let (target, fd) = (&self.tasks[task], self.fd(vcpu));
-        let get = self.call(By::Binding, FlatCall::kvm_get_regs);
-        let set = self.call(By::Binding, FlatCall::kvm_set_regs);
+    fn spin(&self, task: usize, vcpu: usize, by_signal: bool, migrate: bool) -> Result<()> {
+        let target = &self.tasks[task];
+        let calls = self.access_regs(By::Binding);
         let run = self.call(By::Binding, FlatCall::kvm_run);
-        let (get2, set2) = (get, set);
-        target.does(move |state| move_to(state, &get, &set, SPIN))?;
-        let running = target.begin(move |state| run.make(state, 0));
+        target.execute(move |state| change_regs(state, calls, |regs| regs.rip = SPIN))?;
+        let running = target.start(move |state| run.make(state, 0));
         // The vCPU is not bound to this thread.
         let kvm = Ioctl::open().expect("KVM is available");
         for _ in 0..3 {
-            let refused = kvm.kvm_get_regs(self.vcpus[vcpu].fd.as_fd(), &mut kvm_regs::default());
-            assert_eq!(refused, Err(Errno::EBUSY), "of vcpu {fd}, which spins");
+            let refused = regs(&kvm, self.vcpus[vcpu].fd.as_fd());
+            assert_eq!(refused, Err(Errno::EBUSY), "of vCPU {vcpu}, which spins");
             if migrate {
                 for cpu in [1, 0] {
                     sched_setaffinity(target.id(), &self.processor(cpu))
@@ -230,19 +229,19 @@ impl TaskSet {
                 }
             }
         }
-        if !signal {
+        if !by_signal {
             self.kick(task)?;
         }
         let end = loop {
-            if signal {
+            if by_signal {
                 // A signal that comes before the run is lost.
-                interrupt(target.id());
+                signal::kick(target.id());
             }
             if let Some(end) = running.try_end() {
                 break end;
             }
         };
-        target.does(move |state| move_to(state, &get2, &set2, START))?;
+        target.execute(move |state| change_regs(state, calls, |regs| regs.rip = START))?;
         end
     }
 
@@ -250,45 +249,32 @@ impl TaskSet {
     pub fn difference(&self, model: &Model) -> Option<String> {
         let kvm = Ioctl::open().expect("KVM is available");
         for (number, (vcpu, expected)) in self.vcpus.iter().zip(&model.vcpus).enumerate() {
-            let mut regs = kvm_regs::default();
-            let answer = match expected.task {
-                None => kvm.kvm_get_regs(vcpu.fd.as_fd(), &mut regs),
+            let regs = match expected.task {
+                None => regs(&kvm, vcpu.fd.as_fd()),
                 Some(task) => {
-                    let refused = kvm.kvm_get_regs(vcpu.fd.as_fd(), &mut regs);
-                    assert_eq!(refused, Err(Errno::EBUSY), "vcpu {number}");
+                    let refused = regs(&kvm, vcpu.fd.as_fd());
+                    assert_eq!(refused, Err(Errno::EBUSY), "vCPU {number}");
                     let call = self.call(By::Binding, FlatCall::kvm_get_regs);
-                    let (answer, its) = self.tasks[task].does(move |state| {
-                        let mut regs = kvm_regs::default();
-                        let answer = call.make(state, (&raw mut regs).expose_provenance());
-                        (answer, regs)
-                    });
-                    regs = its;
-                    answer
+                    self.tasks[task].execute(move |state| call.get(state))
                 }
             };
-            let found = (answer, regs.rip, regs.rbx as u16);
-            if found != (Ok(()), expected.rip, expected.bx) {
-                return Some(format!("vcpu {number} has {found:x?}, not {expected:x?}"));
+            let found = regs.map(|regs| (regs.rip, regs.rbx as u16));
+            if found != Ok((expected.rip, expected.bx)) {
+                return Some(format!("vCPU {number} has {found:x?}, not {expected:x?}"));
             }
         }
         None
     }
 }
 
-/// The number of processors that are online.
-fn processors() -> usize {
-    let online = sysconf(SysconfVar::_NPROCESSORS_ONLN);
-    let online = online.ok().flatten().expect("the kernel counts them");
-    online as usize
+fn regs(kvm: &Ioctl, vcpu: BorrowedFd<'_>) -> Result<kvm_regs> {
+    let mut regs = kvm_regs::default();
+    kvm.kvm_get_regs(vcpu, &mut regs)?;
+    Ok(regs)
 }
 
-/// A vCPU whose registers have values to recognize where the host has its own.
-fn settled(
-    kvm: &Ioctl,
-    fd: OwnedFd,
-    mut run: RunMapping,
-    vm: &Arc<(OwnedFd, GuestMemory)>,
-) -> TaskVcpu {
+/// Sets registers of a vCPU to values to recognize where the host has its own.
+fn settle(kvm: &Ioctl, vcpu: BorrowedFd<'_>, run: &mut RunMapping) -> Result<()> {
     if has_pkru() {
         let features = CpuId::from_entries(&[kvm_cpuid_entry2 {
             function: 7,
@@ -297,39 +283,28 @@ fn settled(
             ecx: PKU,
             ..Default::default()
         }]);
-        let features = features.expect("one entry fits");
-        kvm.kvm_set_cpuid(fd.as_fd(), &features)
-            .expect("the value is valid");
+        kvm.kvm_set_cpuid(vcpu, &features.expect("one entry fits"))?;
     }
     // The first run resets values that were set before it.
     run.set_immediate_exit(true);
-    assert!(kvm.kvm_run(fd.as_fd(), &mut run).is_err());
+    assert!(kvm.kvm_run(vcpu, run).is_err());
     run.set_immediate_exit(false);
     let mut fpu = kvm_fpu::default();
-    kvm.kvm_get_fpu(fd.as_fd(), &mut fpu).expect("it has one");
+    kvm.kvm_get_fpu(vcpu, &mut fpu)?;
     fpu.xmm = [GUEST_VECTOR; 16];
-    kvm.kvm_set_fpu(fd.as_fd(), &fpu)
-        .expect("the value is valid");
+    kvm.kvm_set_fpu(vcpu, &fpu)?;
     let mut sregs = kvm_sregs::default();
-    kvm.kvm_get_sregs(fd.as_fd(), &mut sregs)
-        .expect("the vCPU has them");
+    kvm.kvm_get_sregs(vcpu, &mut sregs)?;
     (sregs.fs.base, sregs.gs.base) = (0xf000, 0xe000);
     if has_pkru() {
         sregs.cr4 |= PKE;
     }
-    kvm.kvm_set_sregs(fd.as_fd(), &sregs)
-        .expect("the values are valid");
-    let mut regs = kvm_regs::default();
-    kvm.kvm_get_regs(fd.as_fd(), &mut regs)
-        .expect("the vCPU has them");
+    kvm.kvm_set_sregs(vcpu, &sregs)?;
+    let mut regs = regs(kvm, vcpu)?;
     regs.rflags |= IF;
-    kvm.kvm_set_regs(fd.as_fd(), &regs)
-        .expect("the values are valid");
-    let debugregs = watch::guests();
+    kvm.kvm_set_regs(vcpu, &regs)?;
     let flat = Syscall::open().expect("the kernel has the calls");
-    MergedVcpu::new(flat, fd.as_fd())
-        .kvm_set_state(&SetState::new().debugregs(&debugregs))
-        .expect("the values are valid");
-    let vm = Arc::clone(vm);
-    TaskVcpu { fd, run, vm }
+    let debugregs = watch::guests();
+    MergedVcpu::new(flat, vcpu).kvm_set_state(&SetState::new().debugregs(&debugregs))?;
+    Ok(())
 }

@@ -46,7 +46,7 @@ impl Task {
     }
 
     /// Starts a function in the task.
-    pub fn begin<T: Send + 'static>(
+    pub fn start<T: Send + 'static>(
         &self,
         work: impl FnOnce(&HostState) -> T + Send + 'static,
     ) -> Pending<T> {
@@ -61,11 +61,11 @@ impl Task {
     }
 
     /// Executes a function in the task.
-    pub fn does<T: Send + 'static>(
+    pub fn execute<T: Send + 'static>(
         &self,
         work: impl FnOnce(&HostState) -> T + Send + 'static,
     ) -> T {
-        self.begin(work).end()
+        self.start(work).end()
     }
 }
 

@@ -145,10 +145,8 @@ fn test(stage: &Stage<'_>) -> Result<Outcome> {
                 refused += report.refused;
                 if let Some(what) = report.failure {
                     stage.say(&format!("{name} fails: {what}"));
-                    outcome.failures.push(Failure {
-                        what: format!("{name}, after {} rounds: {what}", report.rounds),
-                        replay: Some(format!("--seed {}", options.seed)),
-                    });
+                    let what = format!("{name}, after {} rounds: {what}", report.rounds);
+                    outcome.failures.push(Failure::of_seed(what, seed));
                 } else if fewest
                     .as_ref()
                     .is_none_or(|(rounds, _)| report.rounds < *rounds)

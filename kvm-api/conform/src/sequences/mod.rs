@@ -10,14 +10,13 @@ mod machine;
 mod model;
 mod steps;
 
-use std::cell::Cell;
 use std::sync::atomic::Ordering;
 
 use anyhow::{Context, Result};
 use kvm_api::SigSet;
 use kvm_api::kvm_sys::CALLS;
-use proptest::test_runner::{Config, TestCaseError, TestError};
-use proptest_state_machine::{ReferenceStateMachine, StateMachineTest};
+use proptest::test_runner::Config;
+use proptest_state_machine::StateMachineTest;
 
 use self::facts::Facts;
 use self::lockstep::{Lockstep, STEPS, TAKEN};
@@ -25,7 +24,7 @@ use self::machine::{MADE, SIGNAL};
 use self::model::Model;
 use self::steps::Taken;
 use crate::inside::Stage;
-use crate::outcome::{Failure, Outcome};
+use crate::outcome::Outcome;
 use crate::property::{Kernels, Property, Test};
 use crate::random;
 
@@ -66,24 +65,15 @@ fn sequences(stage: &Stage<'_>) -> Result<Outcome> {
         }
     }
     let cases = stage.options.cases(2000, 400, 60);
-    let mut runner = random::runner(stage.options.seed, cases);
-    let done = Cell::new(0);
-    let strategy = Model::sequential_strategy(1..=STEPS);
-    let result = runner.run(&strategy, |(model, steps, seen)| {
-        done.set(done.get() + 1);
-        if done.get() % 50 == 0 {
-            stage.say(&format!("{} of {cases}", done.get()));
+    let seed = stage.options.seed;
+    let begin = |number| {
+        if number % 50 == 0 {
+            stage.say(&format!("{number} of {cases}"));
         }
-        random::caught(|| Lockstep::test_sequential(Config::default(), model, steps, seen))
-            .map_err(TestCaseError::fail)
-    });
+    };
+    let failure = random::sequences::<Lockstep>(seed, cases, STEPS, begin, describe);
     outcome.cases += cases;
-    if let Err(error) = result {
-        outcome.failures.push(Failure {
-            what: describe(error)?,
-            replay: Some(format!("--seed {}", stage.options.seed)),
-        });
-    }
+    outcome.failures.extend(failure);
     let made = tally(&mut outcome, cases >= MANY);
     let steps = TAKEN.load(Ordering::Relaxed);
     outcome
@@ -106,20 +96,15 @@ fn take(steps: Vec<Taken>) {
     Lockstep::test_sequential(Config::default(), Model::new(), steps, None);
 }
 
-/// The shortest failing sequence, for reading and for the corpus.
-fn describe(error: TestError<(Model, Vec<Taken>, impl Sized)>) -> Result<String> {
-    Ok(match error {
-        TestError::Abort(reason) => format!("no sequences: {reason}"),
-        TestError::Fail(reason, (_, steps, _)) => {
-            let mut text = format!("{reason}\nby the last of these steps:");
-            for taken in &steps {
-                let by = if taken.flat { "syscall" } else { "ioctl" };
-                text += &format!("\n  {:?} (mixed: by {by})", taken.step);
-            }
-            let json = serde_json::to_string(&steps)?;
-            text + "\nto keep it, add to corpus/sequences.json:\n" + &json
-        }
-    })
+/// A failing sequence, for reading and for the corpus.
+fn describe(steps: &[Taken]) -> String {
+    let mut text = String::new();
+    for taken in steps {
+        let by = if taken.flat { "syscall" } else { "ioctl" };
+        text += &format!("\n  {:?} (mixed: by {by})", taken.step);
+    }
+    let json = serde_json::to_string(steps).expect("steps can be serialized");
+    text + "\nto keep it, add to corpus/sequences.json:\n" + &json
 }
 
 /// How often each call was made. With `all`, each call must have succeeded and
