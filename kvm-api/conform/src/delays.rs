@@ -8,13 +8,15 @@ use kernel_patch::Machine;
 
 use crate::cli::Options;
 use crate::outcome::Outcome;
+use crate::test_kernel::TestKernel;
 
 /// How often a thread was delayed.
 const COUNT: &str = "/sys/module/kvm_delay/parameters/delays";
 
-/// Enables the delays, on a kernel that has them.
-pub fn allow(machine: Machine, options: &Options) -> Machine {
-    if options.debug {
+/// The machine of a test, with the delays enabled if its kernel has them.
+pub fn machine(kernel: &TestKernel<'_>) -> Machine {
+    let machine = kernel.machine();
+    if kernel.options.debug {
         machine.cmdline("kvm_delay.enabled=1")
     } else {
         machine

@@ -14,24 +14,15 @@ pub struct Input {
     pub options: Options,
 }
 
-/// What a test inside has.
-pub struct Stage<'a> {
-    /// What the user asked for.
-    pub options: &'a Options,
+/// Tells the host how far the test has come.
+pub fn progress(detail: &str) {
+    eprintln!("{detail}");
 }
 
-impl Stage<'_> {
-    /// Tells whoever waits how far the test has come.
-    pub fn say(&self, what: &str) {
-        eprintln!("{what}");
-    }
-}
-
-/// Tests one property here. What the test leaves behind is a failure too.
-pub fn run(test: fn(&Stage<'_>) -> Result<Outcome>, options: &Options) -> Result<Outcome> {
-    let stage = Stage { options };
+/// Tests one property here. Anything that the test leaves behind is a failure, too.
+pub fn run(test: fn(&Options) -> Result<Outcome>, options: &Options) -> Result<Outcome> {
     let audit = Audit::begin(options)?;
-    let mut outcome = test(&stage)?;
+    let mut outcome = test(options)?;
     for left in audit.end()? {
         outcome.fail(left);
     }

@@ -5,23 +5,25 @@ use std::time::Instant;
 use anyhow::Result;
 use kernel_patch::{Progress, lanes};
 
-use crate::host::Host;
-use crate::outcome::{Outcome, PropertyResult, Say};
+use crate::outcome::{OnProgress, Outcome, PropertyResult};
 use crate::property::{Property, Test};
+use crate::test_kernel::TestKernel;
 
 /// Tests `properties`, and returns their results in the same order.
-pub fn run(host: &Host<'_>, properties: &[&'static Property]) -> Result<Vec<PropertyResult>> {
-    let rows = lanes(host.options.jobs.into(), properties, |_, property| {
-        one(host, property)
-    });
-    Ok(rows?)
+pub fn run(
+    kernel: &TestKernel<'_>,
+    properties: &[&'static Property],
+) -> Result<Vec<PropertyResult>> {
+    let jobs = kernel.options.jobs.into();
+    Ok(lanes(jobs, properties, |_, property| {
+        one(kernel, property)
+    })?)
 }
 
-fn one(host: &Host<'_>, property: &'static Property) -> PropertyResult {
+fn one(kernel: &TestKernel<'_>, property: &'static Property) -> PropertyResult {
     let progress = Progress::start("conform", property.name);
     let started = Instant::now();
-    let say = |what: &str| progress.at(what);
-    let result = test(host, property, &say);
+    let result = test(kernel, property, &|detail| progress.at(detail));
     let row = PropertyResult {
         property: property.name,
         about: property.about,
@@ -37,13 +39,13 @@ fn one(host: &Host<'_>, property: &'static Property) -> PropertyResult {
     row
 }
 
-fn test(host: &Host<'_>, property: &Property, say: &Say<'_>) -> Result<Outcome> {
+fn test(
+    kernel: &TestKernel<'_>,
+    property: &Property,
+    on_progress: &OnProgress<'_>,
+) -> Result<Outcome> {
     match property.test {
-        Test::Inside { machine, .. } => {
-            let machine = machine(host.machine(), host.options);
-            host.inside(machine, property.name, say)
-        }
-        Test::Prepared { machine, .. } => host.inside(machine(host)?, property.name, say),
-        Test::Outside(test) => test(host, say),
+        Test::Inside { machine, .. } => kernel.test(machine(kernel)?, property.name, on_progress),
+        Test::Outside(test) => test(kernel, on_progress),
     }
 }

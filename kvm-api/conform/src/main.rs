@@ -15,7 +15,6 @@ mod fuzz;
 #[cfg(test)]
 mod generated;
 mod hook;
-mod host;
 mod inside;
 mod kernel_memory;
 mod lanes;
@@ -33,6 +32,7 @@ mod sequences;
 mod signal;
 mod suite;
 mod table;
+mod test_kernel;
 mod trait_calls;
 mod walk;
 
@@ -46,9 +46,9 @@ use serde::Serialize;
 
 use crate::cli::{Cli, Command, Options};
 use crate::coverage::Coverage;
-use crate::host::Host;
 use crate::inside::Input;
 use crate::outcome::{Outcome, PropertyResult};
+use crate::test_kernel::TestKernel;
 
 fn main() -> ExitCode {
     kernel_patch::init_if_first();
@@ -83,9 +83,9 @@ fn properties(options: &Options) -> Result<bool> {
         println!("{}", output::list(registry::ALL));
         return Ok(true);
     }
-    let host = Host::new(options)?;
-    let mut rows = lanes::run(&host, &properties)?;
-    let coverage = host.coverage()?;
+    let kernel = TestKernel::new(options)?;
+    let mut rows = lanes::run(&kernel, &properties)?;
+    let coverage = kernel.coverage()?;
     if let Some(coverage) = coverage.as_ref().filter(|_| options.whole()) {
         rows.push(coverage.row());
     }

@@ -1,7 +1,6 @@
 //! Breaks the kernel on purpose, and shows which property notices.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,11 +10,11 @@ use kernel_patch::{Mutation, interrupt};
 use serde::Serialize;
 
 use crate::cli::Options;
-use crate::host::Host;
 use crate::lanes;
 use crate::outcome::PropertyResult;
 use crate::property::Property;
 use crate::registry;
+use crate::test_kernel::TestKernel;
 
 /// The result of one mutation.
 #[derive(Debug, Serialize)]
@@ -73,17 +72,17 @@ pub fn run(options: &Options, names: &[String], results: &mut Vec<MutationResult
             leave_processor_to_tests();
             for trial in trials {
                 let started = Instant::now();
-                let host = Host::mutated(&trial.options, &trial.mutation);
-                if sender.send((host, started.elapsed())).is_err() {
+                let kernel = TestKernel::mutated(&trial.options, &trial.mutation);
+                if sender.send((kernel, started.elapsed())).is_err() {
                     return;
                 }
             }
         });
         for (done, trial) in trials.iter().enumerate() {
             interrupt::check()?;
-            let (host, build_time) = built.recv().context("the builder of kernels has ended")?;
+            let (kernel, build_time) = built.recv().context("the builder of kernels has ended")?;
             let test_started = Instant::now();
-            let caught = host.and_then(|host| test(options, trial, host));
+            let caught = kernel.and_then(|kernel| test(options, trial, kernel));
             interrupt::check()?;
             let result = trial.result(caught, build_time, test_started.elapsed());
             eprintln!(
@@ -131,8 +130,8 @@ fn trials(options: &Options, mutations: Vec<Mutation>) -> Result<Vec<Trial>> {
             continue;
         }
         let options = options.on(variant, &expected);
-        let host = Host::new(&options)?;
-        for row in lanes::run(&host, &registry::select(&options)?)? {
+        let kernel = TestKernel::new(&options)?;
+        for row in lanes::run(&kernel, &registry::select(&options)?)? {
             let failure = row.outcome.failures.first();
             let failure = failure.map_or("no case ran", |it| &it.what);
             ensure!(
@@ -172,18 +171,18 @@ fn leave_processor_to_tests() {
 
 /// Tests a mutation by the expected property, and by all others if that one
 /// does not notice.
-fn test(options: &Options, trial: &Trial, host: Host<'_>) -> Result<Option<Caught>> {
+fn test(options: &Options, trial: &Trial, kernel: TestKernel<'_>) -> Result<Option<Caught>> {
     let expected = registry::select(&trial.options)?;
-    let caught = first_failure(lanes::run(&host, &expected)?);
+    let caught = first_failure(lanes::run(&kernel, &expected)?);
     if caught.is_some() {
         return Ok(caught);
     }
     let options = options.on(trial.mutation.variant(), &[]);
     let mut others = registry::select(&options)?;
     others.retain(|it| it.name != trial.expected.name);
-    // The kernel is already built, and stays as long as the first host does.
-    let all = Host::mutated(&options, &trial.mutation)?;
-    drop(host);
+    // The kernel is already built, and stays until the first value is dropped.
+    let all = TestKernel::mutated(&options, &trial.mutation)?;
+    drop(kernel);
     Ok(first_failure(lanes::run(&all, &others)?))
 }
 
@@ -234,13 +233,11 @@ impl MutationResult {
 
 /// An estimate from the mutations that are done.
 fn time_left(elapsed: Duration, done: usize, all: usize) -> String {
-    let mut text = String::new();
-    if done < all {
-        let seconds = elapsed.as_secs_f64() / done as f64 * (all - done) as f64;
-        let minutes = (seconds / 60.0).ceil();
-        let _ = write!(text, "; about {minutes} min left");
+    if done == all {
+        return String::new();
     }
-    text
+    let seconds = elapsed.as_secs_f64() / done as f64 * (all - done) as f64;
+    format!("; about {} min left", (seconds / 60.0).ceil())
 }
 
 #[cfg(test)]

@@ -3,11 +3,11 @@
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-/// Reports how far a test has come.
-pub type Say<'a> = dyn Fn(&str) + 'a;
+/// Receives how far a test has come.
+pub type OnProgress<'a> = dyn Fn(&str) + 'a;
 
 /// A case of a test: its name, and the function that tests it.
-pub type Case = (&'static str, fn() -> Result<()>);
+pub type NamedCase = (&'static str, fn() -> Result<()>);
 
 /// The outcome of a test.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]

@@ -43,9 +43,9 @@ pub fn results(rows: &[PropertyResult], options: &Options) -> String {
         table.add_row([
             Cell::new(row.property),
             Cell::new(row.backends),
-            Cell::new(row.outcome.cases).set_alignment(CellAlignment::Right),
+            right(row.outcome.cases),
             result,
-            Cell::new(row.seconds).set_alignment(CellAlignment::Right),
+            right(row.seconds),
             Cell::new(row.about),
         ]);
     }
@@ -67,15 +67,18 @@ pub fn results(rows: &[PropertyResult], options: &Options) -> String {
     text
 }
 
-/// How many lines of the new code were reached, and each line that was not.
+fn right(content: impl ToString) -> Cell {
+    Cell::new(content).set_alignment(CellAlignment::Right)
+}
+
+/// The numbers of lines of the new code that were reached, and each line that was not.
 pub fn coverage(report: &Coverage) -> String {
     let mut table = table::new(["new code", "lines", "reached", "%"]);
     let mut add = |name: &str, lines: usize, reached: usize| {
-        let right = |text: String| Cell::new(text).set_alignment(CellAlignment::Right);
         table.add_row([
             Cell::new(name),
-            right(lines.to_string()),
-            right(reached.to_string()),
+            right(lines),
+            right(reached),
             right(format!("{:.1}", percent(reached, lines))),
         ]);
     };
@@ -109,14 +112,12 @@ pub fn mutations(results: &[MutationResult]) -> String {
             Some(_) => Color::Yellow,
             None => Color::Red,
         };
-        let seconds =
-            |seconds| Cell::new(format!("{seconds} s")).set_alignment(CellAlignment::Right);
         table.add_row([
             Cell::new(&result.mutation),
             Cell::new(result.kernel),
             Cell::new(result.verdict()).fg(color),
-            seconds(result.build_seconds),
-            seconds(result.seconds),
+            right(format!("{} s", result.build_seconds)),
+            right(format!("{} s", result.seconds)),
             Cell::new(&result.breaks),
         ]);
     }

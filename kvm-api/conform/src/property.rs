@@ -4,17 +4,16 @@ use anyhow::{Result, bail};
 use kernel_patch::Machine;
 
 use crate::cli::Options;
-use crate::host::Host;
-use crate::inside::Stage;
-use crate::outcome::{Outcome, Say};
+use crate::outcome::{OnProgress, Outcome};
+use crate::test_kernel::TestKernel;
 
 /// A property of the interface, and its test.
 pub struct Property {
     /// The name on the command line.
     pub name: &'static str,
-    /// What holds, in half a line.
+    /// The statement, in half a line.
     pub about: &'static str,
-    /// The backends that it is about, for the table.
+    /// The backends that it covers, for the table.
     pub backends: &'static str,
     /// The kernels on which it is tested.
     pub kernels: Kernels,
@@ -40,21 +39,14 @@ pub enum Kernels {
 pub enum Test {
     /// This program runs the test, in a machine of its own.
     Inside {
-        /// Changes the settings of the machine.
-        machine: fn(Machine, &Options) -> Machine,
-        /// The test inside the machine. It returns an error if it cannot run, and
-        /// else the failures as part of the outcome.
-        test: fn(&Stage<'_>) -> Result<Outcome>,
-    },
-    /// The same, in a machine that needs files or tools.
-    Prepared {
         /// Prepares the machine and its files.
-        machine: fn(&Host<'_>) -> Result<Machine>,
-        /// The test inside the machine.
-        test: fn(&Stage<'_>) -> Result<Outcome>,
+        machine: fn(&TestKernel<'_>) -> Result<Machine>,
+        /// The test inside the machine. It returns an error if it cannot run. Failures
+        /// are part of the outcome.
+        test: fn(&Options) -> Result<Outcome>,
     },
     /// The host runs the test.
-    Outside(fn(&Host<'_>, &Say<'_>) -> Result<Outcome>),
+    Outside(fn(&TestKernel<'_>, &OnProgress<'_>) -> Result<Outcome>),
 }
 
 impl Property {
@@ -63,9 +55,9 @@ impl Property {
     /// # Errors
     ///
     /// If the host tests the property, with no part of this program inside.
-    pub fn inside(&self) -> Result<fn(&Stage<'_>) -> Result<Outcome>> {
+    pub fn inside(&self) -> Result<fn(&Options) -> Result<Outcome>> {
         match self.test {
-            Test::Inside { test, .. } | Test::Prepared { test, .. } => Ok(test),
+            Test::Inside { test, .. } => Ok(test),
             Test::Outside(_) => bail!("{} is tested from the host", self.name),
         }
     }

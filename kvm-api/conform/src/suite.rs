@@ -1,16 +1,14 @@
 //! The conformance suite of `kvm-api`, which tests each call on each backend.
 
-use std::env;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use kernel_patch::Machine;
 use serde::Deserialize;
 
-use crate::host::Host;
-use crate::outcome::{Outcome, Say};
+use crate::outcome::{OnProgress, Outcome};
 use crate::property::{Kernels, Property, Test};
+use crate::test_kernel::TestKernel;
 
 pub const PROPERTY: Property = Property {
     name: "suite",
@@ -23,22 +21,18 @@ pub const PROPERTY: Property = Property {
 /// The features that the suite must find in the machine.
 const EXPECT: &str = "ioctl,syscall,longmode,processor";
 
-fn test(host: &Host<'_>, say: &Say<'_>) -> Result<Outcome> {
-    say("building the suite");
+fn test(kernel: &TestKernel<'_>, on_progress: &OnProgress<'_>) -> Result<Outcome> {
+    on_progress("building the suite");
     let suite = executable()?;
-    let machine: Machine = host.machine().env("KVM_API_EXPECT", EXPECT);
-    let ran = host.run(
-        PROPERTY.name,
-        &machine,
-        &suite,
-        &["--test-threads=1".into()],
-        say,
-    )?;
-    let outcome = outcome(&ran.stdout);
+    let machine = kernel.machine().env("KVM_API_EXPECT", EXPECT);
+    let args = ["--test-threads=1".into()];
+    let captured = kernel.run(PROPERTY.name, &machine, &suite, &args, on_progress)?;
+    let outcome = outcome(&captured.stdout);
     ensure!(
-        ran.succeeded || !outcome.failures.is_empty(),
-        "{}",
-        ran.ended
+        captured.exit.success() || !outcome.failures.is_empty(),
+        "exit status {}; {}",
+        captured.exit.code(),
+        captured.failure
     );
     Ok(outcome)
 }
@@ -79,14 +73,9 @@ struct Message {
 /// Builds the suite, and returns its path.
 fn executable() -> Result<PathBuf> {
     let manifest = kernel_patch::workspace_dir()?.join("kvm-api/Cargo.toml");
-    let output = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args([
-            "test",
-            "--quiet",
-            "--no-run",
-            "--locked",
-            "--message-format=json",
-        ])
+    let output = kernel_patch::cargo()
+        .args(["test", "--quiet", "--no-run", "--locked"])
+        .arg("--message-format=json")
         .args(["--test", "conformance", "--manifest-path"])
         .arg(manifest)
         .stderr(Stdio::inherit())

@@ -10,11 +10,11 @@ use anyhow::{Context, Result, ensure};
 use kvm_api::Errno;
 use nix::mount::{MsFlags, mount, umount};
 
-use super::Case;
+use super::NamedCase;
 use super::child::{self, create_vm};
 use crate::arguments::CallResult;
 
-pub const CASES: &[Case] = &[
+pub const CASES: &[NamedCase] = &[
     ("device cgroup, version 1", version_1),
     ("device cgroup, by a program", by_program),
 ];

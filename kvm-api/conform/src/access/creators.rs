@@ -7,12 +7,12 @@ use kvm_api::Errno;
 use nix::sys::prctl::{set_keepcaps, set_no_new_privs};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
-use super::Case;
+use super::NamedCase;
 use super::capabilities::{self, DAC_OVERRIDE, SYS_ADMIN};
 use super::child::{self, NOBODY, become_user, create_vm};
 use crate::arguments::CallResult;
 
-pub const CASES: &[Case] = &[
+pub const CASES: &[NamedCase] = &[
     ("users and groups", users),
     ("permissions of the node", modes),
     ("the effective group counts", effective_group),

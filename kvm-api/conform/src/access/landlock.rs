@@ -10,11 +10,11 @@ use kvm_api::Errno;
 use kvm_api::kvm_sys::{Fd, FlatCall};
 use nix::sys::prctl::set_no_new_privs;
 
-use super::Case;
+use super::NamedCase;
 use super::child::{self, create_vm};
 use crate::arguments::{Arguments, CallResult};
 
-pub const CASES: &[Case] = &[
+pub const CASES: &[NamedCase] = &[
     ("Landlock, ioctls of devices", no_ioctls),
     ("Landlock, reading and writing files", no_files),
 ];

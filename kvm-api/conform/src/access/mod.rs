@@ -14,8 +14,9 @@ mod socket;
 use anyhow::Result;
 
 pub use self::child::create_vm;
-use crate::inside::Stage;
-use crate::outcome::{Case, Outcome};
+use crate::cli::Options;
+use crate::inside::progress;
+use crate::outcome::{NamedCase, Outcome};
 use crate::property::{Kernels, Property, Test};
 
 pub const PROPERTY: Property = Property {
@@ -24,12 +25,12 @@ pub const PROPERTY: Property = Property {
     backends: "ioctl, syscall",
     kernels: Kernels::Both,
     test: Test::Inside {
-        machine: |machine, _| machine,
+        machine: |kernel| Ok(kernel.machine()),
         test,
     },
 };
 
-fn test(stage: &Stage<'_>) -> Result<Outcome> {
+fn test(_: &Options) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     let cases = [
         creators::CASES,
@@ -41,7 +42,7 @@ fn test(stage: &Stage<'_>) -> Result<Outcome> {
         seccomp::CASES,
     ];
     for (name, case) in cases.into_iter().flatten() {
-        stage.say(name);
+        progress(name);
         outcome.case(name, case());
     }
     Ok(outcome)

@@ -14,12 +14,12 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::chroot;
 
-use super::Case;
+use super::NamedCase;
 use super::child::{self, NOBODY, become_user};
 use super::creators::{OTHER, answers};
 use crate::arguments::{Arguments, CallResult};
 
-pub const CASES: &[Case] = &[
+pub const CASES: &[NamedCase] = &[
     ("no /dev/kvm", none),
     ("a node of the process' own", own),
     ("a link to a node", link),

@@ -8,12 +8,12 @@ use guests::DeviceNode;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{getegid, geteuid};
 
-use super::Case;
+use super::NamedCase;
 use super::child::{NOBODY, become_user};
 use super::creators::{FOR_GROUP, GROUP, OTHER, REFUSED, answers};
 use crate::arguments::CallResult;
 
-pub const CASES: &[Case] = &[
+pub const CASES: &[NamedCase] = &[
     ("root of a user namespace", roots),
     ("groups of a user namespace", groups),
 ];

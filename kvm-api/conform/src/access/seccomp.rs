@@ -9,11 +9,11 @@ use libc::{
 };
 use nix::sys::prctl::set_no_new_privs;
 
-use super::Case;
+use super::NamedCase;
 use super::child;
 use crate::arguments::{Arguments, CallResult};
 
-pub const CASES: &[Case] = &[("a filter by number", by_number)];
+pub const CASES: &[NamedCase] = &[("a filter by number", by_number)];
 
 /// The errno of the filter, which no call returns itself.
 const DENIED: Errno = Errno::EXDEV;

@@ -17,12 +17,12 @@ use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, s
 use nix::sys::wait::{WaitStatus, waitpid};
 use serde::{Deserialize, Serialize};
 
-use super::Case;
+use super::NamedCase;
 use super::child::{self, NOBODY, become_user, create_vm};
 use super::creators::{OTHER, REFUSED};
 use crate::arguments::{Arguments, CallResult};
 
-pub const CASES: &[Case] = &[
+pub const CASES: &[NamedCase] = &[
     ("a VM and a vcpu for another process", another_process),
     (
         "a VM and a vcpu for a process in the same memory",

@@ -27,9 +27,10 @@ use self::task_set::TaskSet;
 use self::watch::Watch;
 use crate::cli::Options;
 use crate::delays;
-use crate::inside::Stage;
+use crate::inside::progress;
 use crate::outcome::Outcome;
 use crate::property::{Kernels, Property, Test};
+use crate::test_kernel::TestKernel;
 use crate::{random, signal};
 
 pub const PROPERTY: Property = Property {
@@ -47,7 +48,7 @@ pub const ON_VMX: Property = Property {
     backends: "model, bound, ioctl, syscall",
     kernels: Kernels::Usual,
     test: Test::Inside {
-        machine: |machine, _| machine.accel(Accel::Bochs).memory("512M"),
+        machine: |kernel| Ok(kernel.machine().accel(Accel::Bochs).memory("512M")),
         test: test_on_vmx,
     },
 };
@@ -58,15 +59,15 @@ const STEPS: usize = 40;
 /// The second processor, which is initially offline.
 const SECOND: &str = "/sys/devices/system/cpu/cpu1/online";
 
-fn machine(machine: Machine, options: &Options) -> Machine {
+fn machine(kernel: &TestKernel<'_>) -> Result<Machine> {
     let accel = Accel::Mttcg;
-    delays::allow(machine, options)
+    Ok(delays::machine(kernel)
         .accel(accel)
         .smp(2)
         .cmdline("maxcpus=1")
         // A processor that also has PKRU: QEMU takes the last option.
         .qemu_arg("-cpu")
-        .qemu_arg(format!("{},+pku", accel.cpu()))
+        .qemu_arg(format!("{},+pku", accel.cpu())))
 }
 
 /// The tasks, and the model before the step.
@@ -97,32 +98,32 @@ impl StateMachineTest for Lockstep {
     }
 }
 
-fn test(stage: &Stage<'_>) -> Result<Outcome> {
+fn test(options: &Options) -> Result<Outcome> {
     ensure!(has_pkru(), "the machine's processor has no PKRU");
     // While a VM lives and a task has a breakpoint, the kernel does not patch
     // its code for the first or the last of either. The emulator does not get
     // this right on two processors.
     let kept = (Syscall::open()?.kvm_create_vm()?, Watch::set());
     fs::write(SECOND, "1").context(SECOND)?;
-    let mut outcome = sequences(stage, stage.options.cases(200, 200, 20))?;
-    if stage.options.debug {
-        stage.say("suspending");
+    let mut outcome = sequences(options, options.cases(200, 200, 20))?;
+    if options.debug {
+        progress("suspending");
         random::quietly(|| suspend::all(&mut outcome));
     }
     fs::write(SECOND, "0").context(SECOND)?;
     drop(kept);
-    delays::note(stage.options, &mut outcome)?;
+    delays::note(options, &mut outcome)?;
     Ok(outcome)
 }
 
-fn test_on_vmx(stage: &Stage<'_>) -> Result<Outcome> {
+fn test_on_vmx(options: &Options) -> Result<Outcome> {
     const MODULE: &str = "/sys/module/kvm_intel";
     ensure!(fs::exists(MODULE)?, "KVM runs on something else than VMX");
-    sequences(stage, stage.options.cases(200, 200, 20))
+    sequences(options, options.cases(200, 200, 20))
 }
 
 /// Runs `cases` random sequences.
-fn sequences(stage: &Stage<'_>, cases: u64) -> Result<Outcome> {
+fn sequences(options: &Options, cases: u64) -> Result<Outcome> {
     signal::handle_kick()?;
     let mut outcome = Outcome {
         cases,
@@ -130,7 +131,7 @@ fn sequences(stage: &Stage<'_>, cases: u64) -> Result<Outcome> {
     };
     let failure = random::quietly(|| {
         let describe = |steps: &[Step]| format!(" {steps:#?}");
-        random::sequences::<Lockstep>(stage.options.seed, cases, STEPS, |_| {}, describe)
+        random::sequences::<Lockstep>(options.seed, cases, STEPS, |_| {}, describe)
     });
     outcome.failures.extend(failure);
     Ok(outcome)

@@ -23,13 +23,12 @@ pub use others::Others;
 pub use processes::inherited_call;
 
 use anyhow::Result;
-use kernel_patch::Machine;
 
 use self::expected::Route;
 use self::misuse::{Misuse, Trial};
 use self::testbed::{BothInterfaces, Testbed};
 use crate::cli::Options;
-use crate::inside::Stage;
+use crate::inside::progress;
 use crate::outcome::Outcome;
 use crate::property::{Kernels, Property, Test};
 
@@ -38,12 +37,11 @@ pub const PROPERTY: Property = Property {
     about: "each misuse fails with its documented errno and changes nothing",
     backends: "ioctl, syscall",
     kernels: Kernels::Both,
-    test: Test::Inside { machine, test },
+    test: Test::Inside {
+        machine: |kernel| Ok(kernel.machine()),
+        test,
+    },
 };
-
-fn machine(machine: Machine, _: &Options) -> Machine {
-    machine
-}
 
 /// A group of misuses, and its heading in docs/errors.md.
 type Family = (&'static str, fn() -> Vec<Misuse>);
@@ -56,13 +54,13 @@ const FAMILIES: &[Family] = &[
     ("Conditions", conditions::cases),
 ];
 
-fn test(stage: &Stage<'_>) -> Result<Outcome> {
+fn test(_: &Options) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     let both = BothInterfaces::open()?;
     signals::handle()?;
     for route in Route::ALL {
         for (name, cases) in FAMILIES {
-            stage.say(&format!("{route:?}: {name}"));
+            progress(&format!("{route:?}: {name}"));
             let mut testbed = Testbed::new(&both, route)?;
             let mut trial = Trial::new(&mut testbed)?;
             for case in cases() {

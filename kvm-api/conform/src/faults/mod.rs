@@ -12,7 +12,8 @@ use anyhow::{Context, Result, ensure};
 use guests::TestVm;
 use kvm_api::{Errno, Form, Kvm};
 
-use crate::inside::Stage;
+use crate::cli::Options;
+use crate::inside::progress;
 use crate::outcome::Outcome;
 use crate::property::{Kernels, Property, Test};
 use inject::{Faults, Kind};
@@ -25,7 +26,7 @@ pub const PROPERTY: Property = Property {
     backends: "syscall, ioctl",
     kernels: Kernels::Debug,
     test: Test::Inside {
-        machine: |machine, _| machine,
+        machine: |kernel| Ok(kernel.machine()),
         test,
     },
 };
@@ -33,7 +34,7 @@ pub const PROPERTY: Property = Property {
 /// More chances to fail than any call has.
 const MANY: u32 = 1000;
 
-fn test(stage: &Stage<'_>) -> Result<Outcome> {
+fn test(options: &Options) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     let mut lines = String::from("how the calls took the faults");
     for situation in ALL {
@@ -43,7 +44,7 @@ fn test(stage: &Stage<'_>) -> Result<Outcome> {
                 continue;
             }
             let (interface, kvm) = (form.name(), form.open()?);
-            stage.say(&format!(
+            progress(&format!(
                 "{} {} ({interface})",
                 situation.call, situation.name
             ));
@@ -51,8 +52,8 @@ fn test(stage: &Stage<'_>) -> Result<Outcome> {
             // Inject faults into the copies alone as well: where a call
             // allocates only sometimes, the same chance is not always the same
             // copy.
-            one(stage, situation, &*kvm, Kind::Copies, &what, &mut outcome)?;
-            let all = one(stage, situation, &*kvm, Kind::All, &what, &mut outcome)?;
+            one(options, situation, &*kvm, Kind::Copies, &what, &mut outcome)?;
+            let all = one(options, situation, &*kvm, Kind::All, &what, &mut outcome)?;
             let counts: Vec<_> = all.iter().map(|(how, n)| format!("{n} {how}")).collect();
             line += &format!("  {interface}: {:44}", counts.join(", "));
         }
@@ -68,7 +69,7 @@ type Counts = BTreeMap<String, u32>;
 
 /// Makes one call with a fault at each chance in turn.
 fn one(
-    stage: &Stage<'_>,
+    options: &Options,
     situation: &Situation,
     kvm: &dyn Kvm,
     kind: Kind,
@@ -80,7 +81,7 @@ fn one(
     let mut machine = TestVm::new(kvm);
     let mut act = (situation.prepare)(&mut machine);
     // A sample takes every seventh chance of the calls that have an ioctl.
-    let sampled = stage.options.sample && situation.ioctl;
+    let sampled = options.sample && situation.ioctl;
     let step = if sampled { 7 } else { 1 };
     for n in (1..MANY).step_by(step) {
         if situation.fresh && n > 1 {

@@ -21,7 +21,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, fork};
 
-use crate::inside::Stage;
+use crate::cli::Options;
+use crate::inside::progress;
 use crate::outcome::{Failure, Outcome};
 use crate::property::{Kernels, Property, Test};
 use tally::Tally;
@@ -32,7 +33,7 @@ pub const PROPERTY: Property = Property {
     backends: "syscall, merged, ranges, files, bound, ioctl",
     kernels: Kernels::Both,
     test: Test::Inside {
-        machine: |machine, _| machine,
+        machine: |kernel| Ok(kernel.machine()),
         test,
     },
 };
@@ -47,17 +48,17 @@ const STILL: Duration = Duration::from_millis(500);
 const GONE: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(1);
 
-fn test(stage: &Stage<'_>) -> Result<Outcome> {
-    let calls = stage.options.cases(100_000, 1_000_000, 50_000);
+fn test(options: &Options) -> Result<Outcome> {
+    let calls = options.cases(100_000, 1_000_000, 50_000);
     let tally = Tally::new()?;
     let mut outcome = Outcome::default();
     let (mut died, mut stuck) = (0, 0);
-    for seed in stage.options.seed.. {
+    for seed in options.seed.. {
         let left = calls.saturating_sub(tally.calls());
         if left == 0 {
             break;
         }
-        stage.say(&format!("{} of {calls} calls, seed {seed}", calls - left));
+        progress(&format!("{} of {calls} calls, seed {seed}", calls - left));
         let calls = CALLS.min(left);
         match one(seed, calls, &tally)? {
             End::Done => {}

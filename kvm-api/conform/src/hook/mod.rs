@@ -18,7 +18,8 @@ use self::attempts::{Attempt, DEVICE, answers};
 use self::tomoyo::{LOADER, Rules, TRIGGER};
 use crate::access::create_vm;
 use crate::arguments::CallResult;
-use crate::inside::Stage;
+use crate::cli::Options;
+use crate::inside::progress;
 use crate::outcome::Outcome;
 use crate::property::{Kernels, Property, Test};
 
@@ -28,11 +29,12 @@ pub const PROPERTY: Property = Property {
     backends: "ioctl, syscall",
     kernels: Kernels::Both,
     test: Test::Inside {
-        machine: |machine, _| {
-            machine
+        machine: |kernel| {
+            Ok(kernel
+                .machine()
                 .cmdline("lsm=tomoyo")
                 .cmdline(format!("TOMOYO_trigger={TRIGGER}"))
-                .cmdline(format!("TOMOYO_loader={LOADER}"))
+                .cmdline(format!("TOMOYO_loader={LOADER}")))
         },
         test,
     },
@@ -46,7 +48,7 @@ fn machine(kvm: &dyn Kvm) -> TestVm<'_> {
 
 const REFUSED: CallResult = CallResult::refused(Errno::EPERM);
 
-fn test(stage: &Stage<'_>) -> Result<Outcome> {
+fn test(_: &Options) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     let (ioctl, syscall) = (Ioctl::open()?, Syscall::open()?);
     let attempts = Attempt::all();
@@ -74,7 +76,7 @@ fn test(stage: &Stage<'_>) -> Result<Outcome> {
     for (done, (question, (maker, kvm))) in
         questions.iter().zip(backends.iter().cycle()).enumerate()
     {
-        stage.say(&format!("{done} of {}", questions.len()));
+        progress(&format!("{done} of {}", questions.len()));
         let (path, command) = *question;
         let name = format!("{command:#x} on {path}, of a VM made by {maker}");
         let machine_to_deny = machine(*kvm);

@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use anyhow::{Result, bail, ensure};
 use guests::TestVm;
-use kvm_api::ioctl::Ioctl;
 use kvm_api::kvm_sys::*;
 use kvm_api::syscall::{OpenError, Syscall};
 use kvm_api::{Errno, Kvm};
@@ -14,6 +13,7 @@ use nix::unistd::dup2_raw;
 
 use super::loading::{self, KVM, VENDOR};
 use crate::arguments::{Arguments, CallResult};
+use crate::trait_calls::complete_forms;
 
 /// A file descriptor that is not open, because it is above all limits.
 pub const CLOSED: RawFd = RawFd::MAX;
@@ -62,12 +62,8 @@ pub fn without_vendor() -> Result<()> {
 pub fn loaded() -> Result<()> {
     loading::load_all()?;
     let before = loading::references(VENDOR)?;
-    {
-        let (ioctl, syscall) = (Ioctl::open()?, Syscall::open()?);
-        let backends: [&dyn Kvm; 2] = [&ioctl, &syscall];
-        for kvm in backends {
-            each_works(kvm)?;
-        }
+    for form in complete_forms() {
+        each_works(&*form.open()?)?;
     }
     files_of_others()?;
     loading::settle(VENDOR, before)?;
@@ -96,9 +92,13 @@ fn each_works(kvm: &dyn Kvm) -> Result<()> {
 /// without KVM.
 fn files_of_others() -> Result<()> {
     let (reader, _writer) = pipe()?;
-    let taking = FlatCall::ALL.into_iter().filter(|call| call.fd != Fd::None);
-    each_refuses(CLOSED, taking.clone(), Errno::EBADF)?;
-    each_refuses(reader.as_raw_fd(), taking, Errno::ENOTTY)
+    each_refuses(CLOSED, calls_on_files(), Errno::EBADF)?;
+    each_refuses(reader.as_raw_fd(), calls_on_files(), Errno::ENOTTY)
+}
+
+/// The calls that take a file descriptor.
+pub fn calls_on_files() -> impl Iterator<Item = FlatCall> {
+    FlatCall::ALL.into_iter().filter(|call| call.fd != Fd::None)
 }
 
 /// A descriptor number that was KVM's is refused when it belongs to another
@@ -124,9 +124,8 @@ pub fn stale() -> Result<()> {
         each_refuses(fd, FlatCall::ALL, Errno::ENOSYS)?;
     }
     loading::load(VENDOR)?;
-    let taking = FlatCall::ALL.into_iter().filter(|call| call.fd != Fd::None);
     for fd in numbers {
-        each_refuses(fd, taking.clone(), Errno::ENOTTY)?;
+        each_refuses(fd, calls_on_files(), Errno::ENOTTY)?;
     }
     for fd in reused {
         fd?;

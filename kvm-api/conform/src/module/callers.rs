@@ -12,7 +12,7 @@ use kvm_api::Errno;
 use kvm_api::kvm_sys::*;
 use nix::unistd::dup2_raw;
 
-use super::absent::CLOSED;
+use super::absent::{CLOSED, calls_on_files};
 use crate::arguments::Arguments;
 
 const PAUSE: Duration = Duration::from_millis(2);
@@ -44,7 +44,7 @@ impl Callers {
         ];
         while !self.done.load(Relaxed) {
             for (fd, errno) in files {
-                for call in FlatCall::ALL.into_iter().filter(|call| call.fd != Fd::None) {
+                for call in calls_on_files() {
                     let answer = arguments.flat(call, fd);
                     let (good, present) = match (answer.errno(), errno) {
                         (Some(Errno::ENOSYS), _) => (true, false),
@@ -91,7 +91,7 @@ impl Callers {
                     // SAFETY: the number is this thread's, told to nobody.
                     unsafe { libc::close(vm) };
                     let size = arguments.flat(FlatCall::kvm_get_vcpu_mmap_size, shifting);
-                    ensure!(size.number() > Some(0), "a VM that lives says {size:?}");
+                    ensure!(size.number() > Some(0), "the size for a VM is {size:?}");
                     sleep(PAUSE);
                     shift(reader.as_raw_fd(), shifting)?;
                     self.made.fetch_add(1, Relaxed);

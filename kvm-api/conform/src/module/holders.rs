@@ -4,7 +4,8 @@
 use std::any::Any;
 use std::fs::File;
 use std::io::IoSlice;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 
 use anyhow::{Result, ensure};
@@ -19,80 +20,54 @@ use nix::unistd::{chdir, fchdir};
 use super::absent::refused;
 use super::loading::{self, KVM, VENDOR};
 use crate::outcome::Outcome;
+use crate::trait_calls::complete_forms;
 
 /// The remaining part of a virtual machine, until it is dropped.
 type Held = Box<dyn Any>;
 
-struct Holder {
-    what: &'static str,
-    /// Whether it keeps KVM loaded.
-    holds: bool,
-    make: fn(&dyn Kvm) -> Result<Held>,
-}
+/// Makes a virtual machine, and returns a part of it.
+type Make = fn(&dyn Kvm) -> Result<Held>;
 
-const HOLDERS: &[Holder] = &[
-    Holder {
-        what: "/dev/kvm, open",
-        holds: true,
-        make: |_| Ok(Box::new(File::open("/dev/kvm")?)),
-    },
-    Holder {
-        what: "a VM's file descriptor",
-        holds: true,
-        make: |kvm| Ok(Box::new(kvm.kvm_create_vm()?)),
-    },
-    Holder {
-        what: "a VM's file descriptor on its way through a socket",
-        holds: true,
-        make: |kvm| Ok(Box::new(in_flight(kvm)?)),
-    },
-    Holder {
-        what: "a vcpu's file descriptor",
-        holds: true,
-        make: |kvm| Ok(Box::new(TestVm::new(kvm).vcpu_fd())),
-    },
+/// The parts that keep KVM loaded.
+const HOLDERS: &[(&str, Make)] = &[
+    ("/dev/kvm, open", |_| held(File::open("/dev/kvm")?)),
+    ("a VM's file descriptor", |kvm| held(kvm.kvm_create_vm()?)),
+    (
+        "a VM's file descriptor on its way through a socket",
+        in_flight,
+    ),
+    ("a vCPU's file descriptor", |kvm| {
+        held(TestVm::new(kvm).vcpu_fd())
+    }),
     // The mapping keeps the vCPU's file open.
-    Holder {
-        what: "a vcpu's run mapping",
-        holds: true,
-        make: |kvm| Ok(Box::new(TestVm::new(kvm).run)),
-    },
+    ("a vCPU's run mapping", |kvm| held(TestVm::new(kvm).run)),
     // The next three have no operations of the vendor's module.
-    Holder {
-        what: "a file of a vcpu's state",
-        holds: true,
-        make: |kvm| Ok(Box::new(VcpuFile::Regs.open(TestVm::new(kvm).vcpu())?)),
-    },
-    Holder {
-        what: "a vcpu's directory as a path, open for nothing",
-        holds: true,
-        make: |kvm| Ok(Box::new(path(TestVm::new(kvm).vcpu())?)),
-    },
-    Holder {
-        what: "a vcpu's directory as the current one",
-        holds: true,
-        make: |kvm| Ok(Box::new(Current::make(kvm)?)),
-    },
-    Holder {
-        what: "a vcpu that is bound, and has no file descriptor",
-        holds: true,
-        make: |kvm| Ok(Box::new(Binding::make(kvm)?)),
-    },
-    Holder {
-        what: "memory that a guest was given",
-        holds: false,
-        make: |kvm| Ok(Box::new(TestVm::new(kvm).memory)),
-    },
-    // This maps the memory, which belongs to shmem, and not the VM.
-    Holder {
-        what: "a mapping of memory that the kernel has allocated",
-        holds: false,
-        make: |kvm| Ok(Box::new(allocated(kvm)?)),
-    },
+    ("a file of a vCPU's state", |kvm| {
+        held(VcpuFile::Regs.open(TestVm::new(kvm).vcpu())?)
+    }),
+    ("a vCPU's directory as a path, open for nothing", path),
+    ("a vCPU's directory as the current one", current),
+    ("a vCPU that is bound, and has no file descriptor", bound),
 ];
 
+/// The parts that do not keep KVM loaded.
+const OTHERS: &[(&str, Make)] = &[
+    ("memory that a guest was given", |kvm| {
+        held(TestVm::new(kvm).memory)
+    }),
+    // This maps the memory, which belongs to shmem, and not the VM.
+    (
+        "a mapping of memory that the kernel has allocated",
+        allocated,
+    ),
+];
+
+fn held(part: impl Any) -> Result<Held> {
+    Ok(Box::new(part))
+}
+
 /// A VM's file descriptor that exists only in the queue of a socket.
-fn in_flight(kvm: &dyn Kvm) -> Result<(UnixStream, UnixStream)> {
+fn in_flight(kvm: &dyn Kvm) -> Result<Held> {
     let (from, to) = UnixStream::pair()?;
     let vm = kvm.kvm_create_vm()?;
     sendmsg::<()>(
@@ -102,52 +77,41 @@ fn in_flight(kvm: &dyn Kvm) -> Result<(UnixStream, UnixStream)> {
         MsgFlags::empty(),
         None,
     )?;
-    Ok((from, to))
+    held((from, to))
 }
 
-/// A descriptor for the directory that a vcpu is, without operations.
-fn path(vcpu: BorrowedFd<'_>) -> Result<OwnedFd> {
-    let name = format!("/proc/self/fd/{}\0", vcpu.as_raw_fd());
-    let flags = libc::O_PATH | libc::O_CLOEXEC;
-    // SAFETY: the name ends with a zero.
-    let fd = Errno::result(unsafe { libc::open(name.as_ptr().cast(), flags) })?;
-    // SAFETY: it is a new descriptor.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+/// A descriptor for the directory that a vCPU is, without operations.
+fn path(kvm: &dyn Kvm) -> Result<Held> {
+    let machine = TestVm::new(kvm);
+    let name = format!("/proc/self/fd/{}", machine.vcpu().as_raw_fd());
+    let mut options = File::options();
+    held(options.read(true).custom_flags(libc::O_PATH).open(name)?)
 }
 
-/// The process is in a vcpu's directory, until this is dropped.
-struct Current;
+/// Undoes something when it is dropped.
+struct OnDrop(fn());
 
-impl Current {
-    fn make(kvm: &dyn Kvm) -> Result<Self> {
-        fchdir(TestVm::new(kvm).vcpu())?;
-        Ok(Self)
-    }
-}
-
-impl Drop for Current {
+impl Drop for OnDrop {
     fn drop(&mut self) {
-        chdir("/").expect("there is a root");
+        self.0();
     }
 }
 
-/// The binding of this thread, which alone keeps a vcpu.
-struct Binding;
-
-impl Binding {
-    fn make(kvm: &dyn Kvm) -> Result<Self> {
-        let vcpu = TestVm::new(kvm).vcpu;
-        // SAFETY: the call touches no memory.
-        Errno::result(unsafe { libc::syscall(__NR_kvm_bind, vcpu.as_fd().as_raw_fd()) })?;
-        Ok(Self)
-    }
+/// The process is in a vCPU's directory.
+fn current(kvm: &dyn Kvm) -> Result<Held> {
+    fchdir(TestVm::new(kvm).vcpu())?;
+    held(OnDrop(|| chdir("/").expect("there is a root")))
 }
 
-impl Drop for Binding {
-    fn drop(&mut self) {
+/// The binding of this thread, which alone keeps a vCPU.
+fn bound(kvm: &dyn Kvm) -> Result<Held> {
+    let machine = TestVm::new(kvm);
+    // SAFETY: the call touches no memory.
+    Errno::result(unsafe { libc::syscall(__NR_kvm_bind, machine.vcpu().as_raw_fd()) })?;
+    held(OnDrop(|| {
         // SAFETY: the call touches no memory.
         unsafe { libc::syscall(__NR_kvm_unbind) };
-    }
+    }))
 }
 
 const MARK: &[u8] = b"still here";
@@ -156,12 +120,12 @@ const MARK: &[u8] = b"still here";
 /// unchanged.
 struct Allocated(GuestMemory);
 
-fn allocated(kvm: &dyn Kvm) -> Result<Allocated> {
+fn allocated(kvm: &dyn Kvm) -> Result<Held> {
     let vm = kvm.kvm_create_vm()?;
     kvm.kvm_set_memory_region(vm.as_fd(), 0, 0, 0, 0x1000)?;
     let mut memory = kvm.kvm_map_memory(vm.as_fd(), 0, 0x1000)?;
     memory.write(0, MARK)?;
-    Ok(Allocated(memory))
+    held(Allocated(memory))
 }
 
 impl Drop for Allocated {
@@ -173,25 +137,28 @@ impl Drop for Allocated {
     }
 }
 
-/// Tests each of them, on either interface.
+/// Tests each part, of a virtual machine of each interface.
 pub fn all(outcome: &mut Outcome) {
-    for holder in HOLDERS {
-        for form in [Form::Ioctl, Form::Syscall] {
-            let name = format!("{} ({})", holder.what, form.name());
-            outcome.case(&name, hold(holder, form));
+    let holders = HOLDERS.iter().map(|holder| (holder, true));
+    let others = OTHERS.iter().map(|other| (other, false));
+    for ((name, make), holds) in holders.chain(others) {
+        for form in complete_forms() {
+            let name = format!("{name} ({})", form.name());
+            outcome.case(&name, test(*make, holds, form));
         }
     }
 }
 
-fn hold(holder: &Holder, form: Form) -> Result<()> {
+/// Tests a part, which keeps KVM loaded if it `holds`.
+fn test(make: Make, holds: bool, form: Form) -> Result<()> {
     loading::load_all()?;
     let before = [KVM, VENDOR].map(loading::references);
-    let held = {
+    let mut held = {
         // The backend `ioctl` keeps /dev/kvm open.
         let kvm = form.open()?;
-        (holder.make)(&*kvm)?
+        Some(make(&*kvm)?)
     };
-    if holder.holds {
+    if holds {
         for module in [VENDOR, KVM] {
             let refusal = loading::unload(module);
             ensure!(
@@ -201,17 +168,12 @@ fn hold(holder: &Holder, form: Form) -> Result<()> {
         }
         // The refused attempt has no effect.
         Syscall::open()?;
-        drop(held);
-        for (module, before) in [KVM, VENDOR].into_iter().zip(before) {
-            loading::settle(module, before?)?;
-        }
-        loading::unload(VENDOR)?;
-    } else {
-        for (module, before) in [KVM, VENDOR].into_iter().zip(before) {
-            loading::settle(module, before?)?;
-        }
-        loading::unload(VENDOR)?;
-        drop(held);
+        held = None;
     }
+    for (module, before) in [KVM, VENDOR].into_iter().zip(before) {
+        loading::settle(module, before?)?;
+    }
+    loading::unload(VENDOR)?;
+    drop(held);
     refused()
 }

@@ -12,8 +12,9 @@ mod watched;
 use anyhow::Result;
 use kernel_patch::Accel;
 
-use crate::inside::Stage;
-use crate::outcome::{Case, Outcome};
+use crate::cli::Options;
+use crate::inside::progress;
+use crate::outcome::{NamedCase, Outcome};
 use crate::property::{Kernels, Property, Test};
 
 pub const PROPERTY: Property = Property {
@@ -26,32 +27,35 @@ pub const PROPERTY: Property = Property {
         // loading at other points in each run. With several processors, QEMU
         // 7.2 may fail in code that another processor patches, and loading KVM
         // patches code.
-        machine: |machine, _| machine.load_modules(false).accel(Accel::Mttcg),
+        machine: |kernel| Ok(kernel.machine().load_modules(false).accel(Accel::Mttcg)),
         test,
     },
 };
 
 /// Each case starts without the modules.
-const CASES: &[Case] = &[
+const CASES: &[NamedCase] = &[
     ("nothing is loaded", absent::refused),
     ("kvm without a vendor's module", absent::without_vendor),
     ("loaded", absent::loaded),
     ("a stale file descriptor", absent::stale),
-    ("the last vcpu goes while it is watched", watched::last),
-    ("a vcpu goes while it is watched", watched::one),
+    (
+        "the last vCPU is destroyed while it is watched",
+        watched::last,
+    ),
+    ("a vCPU is destroyed while it is watched", watched::one),
 ];
 
-fn test(stage: &Stage<'_>) -> Result<Outcome> {
+fn test(options: &Options) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     for (name, case) in CASES {
-        stage.say(name);
+        progress(name);
         outcome.case(name, case());
         loading::unload_all()?;
     }
-    stage.say("what holds the module");
+    progress("what holds the module");
     holders::all(&mut outcome);
     loading::unload_all()?;
-    let result = rounds::test(stage, &mut outcome);
+    let result = rounds::test(options, &mut outcome);
     outcome.case("load and unload under callers", result);
     loading::unload_all()?;
     Ok(outcome)

@@ -10,14 +10,15 @@ use kvm_api::Errno;
 
 use super::callers::{Callers, shifting};
 use super::loading::{self, KVM, LIMIT, VENDOR};
-use crate::inside::Stage;
+use crate::cli::Options;
+use crate::inside::progress;
 use crate::outcome::Outcome;
 
 /// Runs the rounds. Some of them unload and load all modules.
 const WHOLE: u64 = 4;
 
-pub fn test(stage: &Stage<'_>, outcome: &mut Outcome) -> Result<()> {
-    let rounds = stage.options.cases(24, 6, 6);
+pub fn test(options: &Options, outcome: &mut Outcome) -> Result<()> {
+    let rounds = options.cases(24, 6, 6);
     let callers = Callers::default();
     let file = shifting()?;
     let number = file.as_raw_fd();
@@ -27,7 +28,7 @@ pub fn test(stage: &Stage<'_>, outcome: &mut Outcome) -> Result<()> {
             scope.spawn(|| callers.make(number)),
         ];
         let refused = (1..=rounds).try_fold(0, |refused, round| {
-            stage.say(&format!("{round} of {rounds}"));
+            progress(&format!("{round} of {rounds}"));
             anyhow::Ok(refused + one(round, &callers)?)
         });
         callers.done.store(true, Relaxed);

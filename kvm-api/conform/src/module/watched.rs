@@ -1,11 +1,10 @@
-//! A vcpu goes while its directory is watched, and its owner is told of what is
-//! unmapped, if only it would listen.
+//! A vCPU is destroyed while its directory is watched, and while its owner's userfaultfd,
+//! which nobody reads, waits for unmapped memory.
 //!
-//! The watch keeps the directory's inode when all else is gone. The last vcpu of
-//! all takes the file system with it, in the course of which nobody may wait for
-//! userspace: sync(2) would wait as well.
+//! The watch keeps the directory's inode when all else is gone. The last vCPU of
+//! all takes the file system with it. Meanwhile nobody may wait for user space:
+//! sync(2) would wait as well.
 
-use std::fs;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::sync::mpsc;
 use std::thread;
@@ -18,38 +17,36 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use super::absent::refused;
 use super::loading::{self, LIMIT, VENDOR};
+use crate::kernel_memory;
 
 /// Memory that the kernel allocates, in a slot that the machine leaves alone.
 const SLOT: u32 = 1;
 const ADDRESS: u64 = 1 << 30;
 const SIZE: u64 = 0x1000;
 
-/// How the memory is called among the mappings of its owner.
-const MAPPING: &str = "kvm-memory";
-
-/// There is no other vcpu: the file system goes.
+/// There is no other vCPU: the file system is destroyed, too.
 pub fn last() -> Result<()> {
     loading::load_all()?;
-    goes()?;
+    destroy()?;
     loading::unload_soon(VENDOR)?;
     refused()
 }
 
-/// There is another one: the inode stays for as long as the watch.
+/// There is another vCPU: the inode stays as long as the watch.
 pub fn one() -> Result<()> {
     loading::load_all()?;
     let kvm = Syscall::open()?;
     let other = TestVm::new(&kvm);
-    goes()?;
+    destroy()?;
     drop(other);
     loading::unload_soon(VENDOR)?;
     refused()
 }
 
-fn goes() -> Result<()> {
+fn destroy() -> Result<()> {
     let before = loading::references(VENDOR)?;
     let watch = Inotify::init(InitFlags::IN_CLOEXEC)?;
-    // Who waits for it is let go when it is closed.
+    // Closing it wakes up those who wait for it.
     let listener = Listener::new()?;
     let vcpu = {
         let kvm = Syscall::open()?;
@@ -57,25 +54,27 @@ fn goes() -> Result<()> {
         let vcpu = machine.vcpu_fd();
         let TestVm { vm, memory, .. } = machine;
         kvm.kvm_set_memory_region(vm.as_fd(), SLOT, 0, ADDRESS, SIZE)?;
-        listener.listen(mapping()?.context("the memory is not mapped")?)?;
+        let address = kernel_memory::address()?.context("the memory is not mapped")?;
+        listener.listen(address as u64)?;
         let path = format!("/proc/self/fd/{}", vcpu.as_raw_fd());
         watch.add_watch(path.as_str(), AddWatchFlags::IN_ALL_EVENTS)?;
         drop(vm);
-        // The machine is not run any more.
+        // The guest does not run any more.
         drop(memory);
         vcpu
     };
-    within_limit("closing the vcpu", move || drop(vcpu))?;
+    within_limit("closing the vCPU", move || drop(vcpu))?;
     // SAFETY: the call takes nothing.
     within_limit("sync()", || unsafe { libc::sync() })?;
     // The VM has gone, and has left nothing in its owner's address space.
     loading::settle(VENDOR, before)?;
-    ensure!(mapping()?.is_none(), "the memory is still mapped");
+    let address = kernel_memory::address()?;
+    ensure!(address.is_none(), "the memory is still mapped");
     within_limit("closing the watch", move || drop(watch))
 }
 
-/// Does something that may hang. What does hang does so until the process ends, or
-/// what it waits for is closed.
+/// Runs `act`, which may hang. Then its thread stays until the process ends, or until the
+/// file that it waits for is closed.
 fn within_limit(what: &str, act: impl FnOnce() + Send + 'static) -> Result<()> {
     let (tell, told) = mpsc::channel();
     thread::spawn(move || {
@@ -87,18 +86,12 @@ fn within_limit(what: &str, act: impl FnOnce() + Send + 'static) -> Result<()> {
         .with_context(|| format!("{what} hangs"))
 }
 
-/// Where the memory is mapped that the kernel has allocated.
-fn mapping() -> Result<Option<u64>> {
-    let maps = fs::read_to_string("/proc/self/maps")?;
-    let Some(line) = maps.lines().find(|line| line.contains(MAPPING)) else {
-        return Ok(None);
-    };
-    let (start, _) = line.split_once('-').context("an odd mapping")?;
-    Ok(Some(u64::from_str_radix(start, 16)?))
-}
-
-/// A userfaultfd that wants to know what is unmapped, and is never read.
+/// A userfaultfd that reports unmapped memory, and that nobody reads.
 struct Listener(OwnedFd);
+
+const UFFD_API: u64 = 0xaa;
+const UFFD_FEATURE_EVENT_UNMAP: u64 = 1 << 6;
+const UFFDIO_REGISTER_MODE_MISSING: u64 = 1;
 
 /// struct uffdio_api.
 #[repr(C)]
@@ -117,14 +110,10 @@ struct Register {
     ioctls: u64,
 }
 
-impl Listener {
-    const API: u64 = 0xaa;
-    const EVENT_UNMAP: u64 = 1 << 6;
-    const MODE_MISSING: u64 = 1;
-    const UFFDIO_API: libc::c_ulong = nix::request_code_readwrite!(0xaa, 0x3f, size_of::<Api>());
-    const UFFDIO_REGISTER: libc::c_ulong =
-        nix::request_code_readwrite!(0xaa, 0x00, size_of::<Register>());
+nix::ioctl_readwrite!(uffdio_api, UFFD_API, 0x3f, Api);
+nix::ioctl_readwrite!(uffdio_register, UFFD_API, 0x00, Register);
 
+impl Listener {
     fn new() -> Result<Self> {
         // SAFETY: the call touches no memory.
         let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) };
@@ -132,33 +121,26 @@ impl Listener {
         // SAFETY: it is a new descriptor.
         let listener = Self(unsafe { OwnedFd::from_raw_fd(fd as i32) });
         let mut api = Api {
-            api: Self::API,
-            features: Self::EVENT_UNMAP,
+            api: UFFD_API,
+            features: UFFD_FEATURE_EVENT_UNMAP,
             ioctls: 0,
         };
-        listener
-            .ioctl(Self::UFFDIO_API, &mut api)
-            .context("UFFDIO_API")?;
+        // SAFETY: the request passes this structure.
+        unsafe { uffdio_api(listener.0.as_raw_fd(), &raw mut api) }.context("UFFDIO_API")?;
         Ok(listener)
     }
 
-    /// Has it be told of the memory that is mapped there.
+    /// Makes it report changes of the memory that is mapped there.
     fn listen(&self, start: u64) -> Result<()> {
         let mut register = Register {
             start,
             len: SIZE,
-            mode: Self::MODE_MISSING,
+            mode: UFFDIO_REGISTER_MODE_MISSING,
             ioctls: 0,
         };
-        self.ioctl(Self::UFFDIO_REGISTER, &mut register)
-            .context("UFFDIO_REGISTER")
-    }
-
-    fn ioctl<T>(&self, request: libc::c_ulong, value: &mut T) -> Result<()> {
-        let value = std::ptr::from_mut(value);
-        // SAFETY: the requests pass a structure of this type.
-        let answer = unsafe { libc::ioctl(self.0.as_raw_fd(), request, value) };
-        Errno::result(answer)?;
+        // SAFETY: the request passes this structure.
+        unsafe { uffdio_register(self.0.as_raw_fd(), &raw mut register) }
+            .context("UFFDIO_REGISTER")?;
         Ok(())
     }
 }

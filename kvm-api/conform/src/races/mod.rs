@@ -40,9 +40,10 @@ use self::race_run::{Limit, RaceRun};
 use self::round::{Pairing, Round};
 use crate::cli::Options;
 use crate::delays;
-use crate::inside::Stage;
+use crate::inside::progress;
 use crate::outcome::{Failure, Outcome};
 use crate::property::{Kernels, Property, Test};
+use crate::test_kernel::TestKernel;
 
 pub const PROPERTY: Property = Property {
     name: "races",
@@ -93,17 +94,16 @@ fn processors(options: &Options) -> &'static [u32] {
     }
 }
 
-fn machine(machine: Machine, options: &Options) -> Machine {
-    let most = processors(options).iter().max();
-    let machine = machine
+fn machine(kernel: &TestKernel<'_>) -> Result<Machine> {
+    let most = processors(kernel.options).iter().max();
+    let most = *most.context("no numbers of processors")?;
+    Ok(delays::machine(kernel)
         .accel(Accel::Mttcg)
-        .smp(*most.expect("there is a number"))
-        .cmdline("maxcpus=1");
-    delays::allow(machine, options)
+        .smp(most)
+        .cmdline("maxcpus=1"))
 }
 
-fn test(stage: &Stage<'_>) -> Result<Outcome> {
-    let options = stage.options;
+fn test(options: &Options) -> Result<Outcome> {
     let limit = Limit {
         rounds: options.cases(1000, 1000, 200),
         time: Duration::from_millis(match (options.sample, options.debug) {
@@ -132,7 +132,7 @@ fn test(stage: &Stage<'_>) -> Result<Outcome> {
         for race in RACES.iter().copied().flatten() {
             for pairing in Pairing::all() {
                 let name = format!("{} ({pairing}, {processors} processors)", race.name);
-                stage.say(&name);
+                progress(&name);
                 let seed = options.seed;
                 let report = RaceRun {
                     race,
@@ -144,7 +144,7 @@ fn test(stage: &Stage<'_>) -> Result<Outcome> {
                 outcome.cases += report.rounds;
                 refused += report.refused;
                 if let Some(what) = report.failure {
-                    stage.say(&format!("{name} fails: {what}"));
+                    progress(&format!("{name} fails: {what}"));
                     let what = format!("{name}, after {} rounds: {what}", report.rounds);
                     outcome.failures.push(Failure::of_seed(what, seed));
                 } else if fewest

@@ -12,7 +12,8 @@ mod run;
 
 use anyhow::{Context, Result};
 
-use crate::inside::Stage;
+use crate::cli::Options;
+use crate::inside::progress;
 use crate::outcome::Outcome;
 use crate::property::{Kernels, Property, Test};
 use place::{Settings, SharedMemory};
@@ -23,20 +24,20 @@ pub const PROPERTY: Property = Property {
     about: "the kernel's own tests have the same results with the calls",
     backends: "ioctl, syscall",
     kernels: Kernels::Usual,
-    test: Test::Prepared {
+    test: Test::Inside {
         machine: place::machine,
         test,
     },
 };
 
-fn test(stage: &Stage<'_>) -> Result<Outcome> {
+fn test(_: &Options) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     let _shm = SharedMemory::mount()?;
     place::settle()?;
     let names = place::names()?;
     let mut tests = Vec::new();
     for name in &names {
-        stage.say(&format!("{} of {}: {name}", tests.len() + 1, names.len()));
+        progress(&format!("{} of {}: {name}", tests.len() + 1, names.len()));
         let test = both(name).with_context(|| name.clone())?;
         if let Some(problem) = test.problem() {
             outcome.fail(format!("{name}: {problem}"));

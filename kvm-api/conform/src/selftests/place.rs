@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use kernel_patch::{Machine, cdylib, libraries, selftests};
 use nix::mount::{MsFlags, mount, umount};
 
-use crate::host::Host;
+use crate::test_kernel::TestKernel;
 use crate::walk;
 
 /// The paths of the tests and their libraries.
@@ -23,16 +23,16 @@ pub const PRELOADED: &str = "/lib/libkvm_preload.so";
 ///
 /// The test of idle pages reads them by 64, and fails if the size of the memory
 /// is not a multiple of that.
-pub fn machine(host: &Host<'_>) -> Result<Machine> {
+pub fn machine(kernel: &TestKernel<'_>) -> Result<Machine> {
     let preload = kernel_patch::workspace_dir()?.join("kvm-api/preload");
     let library = cdylib(&preload, &["interpose"])?.join("libkvm_preload.so");
-    let tests = selftests(host.kernel())?;
+    let tests = selftests(kernel.kernel())?;
     let mut files = BTreeMap::new();
     for test in &tests {
         files.extend(libraries(&test.path, &library)?);
         files.insert(Path::new(TESTS).join(&test.name), test.path.clone());
     }
-    let machine = host.machine().memory("2G").cmdline("mem=2047M");
+    let machine = kernel.machine().memory("2G").cmdline("mem=2047M");
     Ok(files.into_iter().fold(machine, |machine, (inside, here)| {
         machine.file(here, inside)
     }))

@@ -23,7 +23,8 @@ use self::lockstep::{Lockstep, STEPS, TAKEN};
 use self::machine::{MADE, SIGNAL};
 use self::model::Model;
 use self::steps::Taken;
-use crate::inside::Stage;
+use crate::cli::Options;
+use crate::inside::progress;
 use crate::outcome::Outcome;
 use crate::property::{Kernels, Property, Test};
 use crate::random;
@@ -34,7 +35,7 @@ pub const PROPERTY: Property = Property {
     backends: "model, ioctl, syscall, merged, files, bound, mixed",
     kernels: Kernels::Both,
     test: Test::Inside {
-        machine: |machine, _| machine,
+        machine: |kernel| Ok(kernel.machine()),
         test,
     },
 };
@@ -45,18 +46,18 @@ const KEPT: &str = include_str!("../../corpus/sequences.json");
 /// The number of sequences after which each call must have been made.
 const MANY: u64 = 1000;
 
-fn test(stage: &Stage<'_>) -> Result<Outcome> {
+fn test(options: &Options) -> Result<Outcome> {
     Facts::find()?;
     let mut blocked = SigSet::empty();
     blocked.add(SIGNAL);
     blocked.thread_block()?;
-    let outcome = random::quietly(|| sequences(stage));
+    let outcome = random::quietly(|| sequences(options));
     blocked.thread_unblock()?;
     Facts::get().close();
     outcome
 }
 
-fn sequences(stage: &Stage<'_>) -> Result<Outcome> {
+fn sequences(options: &Options) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     for (number, steps) in kept()?.into_iter().enumerate() {
         outcome.cases += 1;
@@ -64,11 +65,11 @@ fn sequences(stage: &Stage<'_>) -> Result<Outcome> {
             outcome.fail(format!("sequence {number} of the corpus: {what}"));
         }
     }
-    let cases = stage.options.cases(2000, 400, 60);
-    let seed = stage.options.seed;
+    let cases = options.cases(2000, 400, 60);
+    let seed = options.seed;
     let begin = |number| {
         if number % 50 == 0 {
-            stage.say(&format!("{number} of {cases}"));
+            progress(&format!("{number} of {cases}"));
         }
     };
     let failure = random::sequences::<Lockstep>(seed, cases, STEPS, begin, describe);

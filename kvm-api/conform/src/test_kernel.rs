@@ -1,18 +1,18 @@
-//! What a test from outside has: the kernel, and machines that run it.
+//! The kernel under test, and machines that run it.
 
 use std::path::Path;
 use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::Result;
-use kernel_patch::{COUNTS, Kernel, KernelBuilder, Machine, Mutation};
+use kernel_patch::{COUNTS, Captured, Kernel, KernelBuilder, Machine, Mutation};
 
 use crate::cli::Options;
 use crate::coverage::{Counts, Coverage};
 use crate::inside::Input;
-use crate::outcome::{Outcome, Say};
+use crate::outcome::{OnProgress, Outcome};
 
-/// Data races that Linux has without the series, by the functions.
+/// Data races of Linux without the series, by their functions.
 const UPSTREAMS_RACES: &[&str] = &[
     // Sending a signal reads the flags of a task, in which a run of its vCPU sets and
     // clears PF_VCPU.
@@ -21,15 +21,19 @@ const UPSTREAMS_RACES: &[&str] = &[
 ];
 
 /// The kernel under test.
-pub struct Host<'a> {
-    /// What the user asked for.
+pub struct TestKernel<'a> {
+    /// The options of the run.
     pub options: &'a Options,
     kernel: Kernel,
     counts: Option<Mutex<Counts>>,
 }
 
-impl<'a> Host<'a> {
-    /// Builds the kernel, as far as it is not built.
+impl<'a> TestKernel<'a> {
+    /// Builds the kernel, unless it is built.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not build.
     pub fn new(options: &'a Options) -> Result<Self> {
         Ok(Self {
             options,
@@ -38,7 +42,11 @@ impl<'a> Host<'a> {
         })
     }
 
-    /// Builds the kernel with one thing broken.
+    /// Builds the kernel with a mutation. Its lines are not counted.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not build.
     pub fn mutated(options: &'a Options, mutation: &Mutation) -> Result<Self> {
         Ok(Self {
             options,
@@ -52,15 +60,15 @@ impl<'a> Host<'a> {
         &self.kernel
     }
 
-    /// Which lines of the new code the machines have reached so far; for a
-    /// kernel that counts them.
+    /// The lines of the new code that the machines have reached so far, if the
+    /// kernel counts them.
     pub fn coverage(&self) -> Result<Option<Coverage>> {
         let counts = self.counts.as_ref();
         let counts = counts.map(|it| it.lock().expect("adding counts does not panic"));
         counts.map(|it| it.report(&self.kernel)).transpose()
     }
 
-    /// A machine as every test has it: its kernel may not complain.
+    /// The machine of a test, unless the test changes it. Its kernel may not complain.
     pub fn machine(&self) -> Machine {
         let machine = Machine::new()
             .strict(true)
@@ -68,8 +76,8 @@ impl<'a> Host<'a> {
         if !self.options.kcsan {
             return machine;
         }
-        // A report is also a warning, at which the kernel would panic. An interrupt is
-        // no other thread: what it changes is not looked for.
+        // A report is also a warning, at which the kernel would panic. KCSAN does not
+        // look for races with interrupts.
         let machine = machine
             .cmdline("panic_on_warn=0")
             .cmdline("kcsan.interrupt_watcher=0")
@@ -79,37 +87,40 @@ impl<'a> Host<'a> {
         })
     }
 
-    /// Runs a program in `machine`, for the property `what`. What it writes to
-    /// stderr is told line by line.
+    /// Runs a program in `machine`, for the property `what`. `on_progress` receives the
+    /// lines of its standard error.
     pub fn run(
         &self,
         what: &str,
         machine: &Machine,
         program: &Path,
         args: &[String],
-        say: &Say<'_>,
-    ) -> Result<Ran> {
+        on_progress: &OnProgress<'_>,
+    ) -> Result<Captured> {
         let scratch = tempfile::tempdir_in(kernel_patch::target_dir()?)?;
         let machine = machine.clone().out(scratch.path());
-        let ran = machine.capture(&self.kernel, what, program, args, &mut |line| say(line))?;
+        let on_line = &mut |line: &str| on_progress(line);
+        let captured = machine.capture(&self.kernel, what, program, args, on_line)?;
         self.add_counts(scratch.path())?;
-        Ok(Ran {
-            succeeded: ran.exit.success(),
-            ended: format!("exit status {}; {}", ran.exit.code(), ran.failure),
-            stdout: ran.stdout,
-        })
+        Ok(captured)
     }
 
     /// Tests a property in `machine`, by this program.
-    pub fn inside(&self, machine: Machine, property: &str, say: &Say<'_>) -> Result<Outcome> {
+    pub fn test(
+        &self,
+        machine: Machine,
+        property: &str,
+        on_progress: &OnProgress<'_>,
+    ) -> Result<Outcome> {
         let scratch = tempfile::tempdir_in(kernel_patch::target_dir()?)?;
         let input = Input {
             property: property.into(),
             options: self.options.clone(),
         };
         let machine = machine.out(scratch.path());
-        let outcome = machine.call(&self.kernel, property, &input, &mut |line| say(line));
-        // A machine that does not come to its end leaves no counts.
+        let on_line = &mut |line: &str| on_progress(line);
+        let outcome = machine.call(&self.kernel, property, &input, on_line);
+        // A machine that is cut short leaves no counts.
         if outcome.is_ok() || scratch.path().join(COUNTS).exists() {
             self.add_counts(scratch.path())?;
         }
@@ -124,14 +135,6 @@ impl<'a> Host<'a> {
         let mut counts = counts.lock().expect("adding counts does not panic");
         counts.add(&self.kernel, out)
     }
-}
-
-/// What became of a program that ran in a machine.
-pub struct Ran {
-    pub succeeded: bool,
-    /// Its exit status, and what it said at the end.
-    pub ended: String,
-    pub stdout: String,
 }
 
 fn builder(options: &Options) -> KernelBuilder {
