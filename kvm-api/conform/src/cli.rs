@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use kernel_patch::Variant;
 use serde::{Deserialize, Serialize};
 
-/// Test that KVM's system calls do what its ioctls do
+/// Test that KVM's system calls behave like its ioctls
 ///
 /// Builds the patched Linux, boots it in one machine per property (in QEMU, or
 /// in Bochs for VMX), and prints which properties hold. The exit status is 1 if
@@ -71,8 +71,7 @@ pub struct Options {
 
 #[derive(Subcommand)]
 pub enum Command {
-    /// Break the kernel in one place after the other, and show which property
-    /// notices
+    /// Break the kernel in one place at a time, and show which property notices
     ///
     /// Each mutation is a patch in kernel-patch/mutations. While one is tested,
     /// the next is built. The exit status is 1 if no property notices a

@@ -1,11 +1,11 @@
-//! The capabilities that properties enable, and how properties make a request
-//! that no system call replaces.
+//! The capabilities that properties enable, requests that no system call replaces, and
+//! lists of MSRs.
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use anyhow::{Context, Result};
 use kvm_api::Errno;
-use kvm_api::kvm_sys::KVM_ENABLE_CAP;
+use kvm_api::kvm_sys::{KVM_ENABLE_CAP, Msrs, kvm_msr_entry};
 use libc::c_ulong;
 
 pub const KVM_CAP_SPLIT_IRQCHIP: u64 = 121;
@@ -26,8 +26,21 @@ pub fn enable(vm: BorrowedFd<'_>, capability: u64, argument: u64) -> Result<()> 
 /// Makes a request whose argument is 0, or the address of all that the request
 /// reads.
 pub fn request(fd: BorrowedFd<'_>, request: c_ulong, argument: usize) -> Result<()> {
-    // SAFETY: the argument is 0 or points to what the request reads.
+    // SAFETY: the argument is 0 or points to the data that the request reads.
     Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), request, argument) })
         .with_context(|| format!("request {request:#x}"))?;
     Ok(())
+}
+
+/// A list of MSRs and their values.
+pub fn msrs(entries: impl IntoIterator<Item = (u32, u64)>) -> Msrs {
+    let entries: Vec<_> = entries
+        .into_iter()
+        .map(|(index, data)| kvm_msr_entry {
+            index,
+            data,
+            ..Default::default()
+        })
+        .collect();
+    Msrs::from_entries(&entries).expect("the entries fit")
 }

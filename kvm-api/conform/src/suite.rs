@@ -12,7 +12,7 @@ use crate::test_kernel::TestKernel;
 
 pub const PROPERTY: Property = Property {
     name: "suite",
-    about: "each call does what it says, on each backend",
+    about: "each call behaves as documented, on each backend",
     backends: "all",
     kernels: Kernels::Both,
     test: Test::Outside(test),

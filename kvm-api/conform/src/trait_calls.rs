@@ -2,14 +2,16 @@
 //! that counts (`guests::programs::COUNT`). `kvm_run` is not among them: it also takes
 //! the mapping of the vCPU.
 //!
-//! Each function makes its call whatever else fails, and succeeds as often as it is
-//! called.
+//! Each function makes its call even if a preparation fails. It can be called repeatedly.
 
 use std::os::fd::BorrowedFd;
 
 use guests::ENTRY;
+use guests::msr::SYSENTER_CS;
 use kvm_api::kvm_sys::*;
 use kvm_api::{Errno, Form, GuestMemory, Kvm, Result, Vcpu};
+
+use crate::requests::msrs;
 
 /// The forms that make each call in their own way. The others build on one of these.
 pub fn complete_forms() -> impl Iterator<Item = Form> {
@@ -132,11 +134,11 @@ pub const ON_VCPU: [(FlatCall, OnVcpu); 13] = [
         vcpu.kvm_debug_guest(&kvm_guest_debug::default())
     }),
     (FlatCall::kvm_get_msrs, |vcpu| {
-        assert_eq!(vcpu.kvm_get_msrs(&mut sysenter_eip())?, 1);
+        assert_eq!(vcpu.kvm_get_msrs(&mut msrs([(SYSENTER_CS, 0)]))?, 1);
         Ok(())
     }),
     (FlatCall::kvm_set_msrs, |vcpu| {
-        assert_eq!(vcpu.kvm_set_msrs(&sysenter_eip())?, 1);
+        assert_eq!(vcpu.kvm_set_msrs(&msrs([(SYSENTER_CS, 0)]))?, 1);
         Ok(())
     }),
     (FlatCall::kvm_set_cpuid, |vcpu| {
@@ -154,12 +156,3 @@ pub const ON_VCPU: [(FlatCall, OnVcpu); 13] = [
 ];
 
 const _: () = assert!(ON_VM.len() + ON_VCPU.len() + 2 == FlatCall::ALL.len());
-
-fn sysenter_eip() -> Msrs {
-    const MSR_IA32_SYSENTER_EIP: u32 = 0x176;
-    Msrs::from_entries(&[kvm_msr_entry {
-        index: MSR_IA32_SYSENTER_EIP,
-        ..Default::default()
-    }])
-    .expect("one is not too many")
-}

@@ -1,5 +1,5 @@
 //! The state of a task in the processor, which must be the same when a call
-//! returns, whatever the guest's state is.
+//! returns, whatever the state of the guest is.
 
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
@@ -118,8 +118,8 @@ impl Registers {
     unsafe fn around(&self, number: c_long, [a, b, c]: [usize; 3]) -> (isize, Self) {
         let mut after = self.clone();
         let answer: isize;
-        // SAFETY: what is overwritten is named, but for the control words, which
-        // are put back as they are when a function is called.
+        // SAFETY: the block names all registers that it overwrites, except the control
+        // words, to which it gives the values that functions expect.
         unsafe {
             asm!(
                 "movups xmm12, [{before}]",
@@ -202,7 +202,7 @@ pub fn has_pkru() -> bool {
 
 fn read_pkru() -> u32 {
     let pkru;
-    // SAFETY: reading it changes nothing. Who asks for it knows that it is there.
+    // SAFETY: reading it changes nothing. The callers know that the processor has it.
     unsafe { asm!("rdpkru", in("ecx") 0, out("eax") pkru, out("edx") _) };
     pkru
 }

@@ -273,7 +273,7 @@ fn regs(kvm: &Ioctl, vcpu: BorrowedFd<'_>) -> Result<kvm_regs> {
     Ok(regs)
 }
 
-/// Sets registers of a vCPU to values to recognize where the host has its own.
+/// Sets the registers of a vCPU that the host has, too, to recognizable values.
 fn settle(kvm: &Ioctl, vcpu: BorrowedFd<'_>, run: &mut RunMapping) -> Result<()> {
     if has_pkru() {
         let features = CpuId::from_entries(&[kvm_cpuid_entry2 {

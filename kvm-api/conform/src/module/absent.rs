@@ -88,8 +88,7 @@ fn each_works(kvm: &dyn Kvm) -> Result<()> {
     Ok(())
 }
 
-/// The result for a file that is not KVM's differs from that of a kernel
-/// without KVM.
+/// The result for a file that is not KVM's differs from the result without KVM.
 fn files_of_others() -> Result<()> {
     let (reader, _writer) = pipe()?;
     each_refuses(CLOSED, calls_on_files(), Errno::EBADF)?;
@@ -101,8 +100,8 @@ pub fn calls_on_files() -> impl Iterator<Item = FlatCall> {
     FlatCall::ALL.into_iter().filter(|call| call.fd != Fd::None)
 }
 
-/// A descriptor number that was KVM's is refused when it belongs to another
-/// file, whether KVM is unloaded or loaded again.
+/// A descriptor number of KVM is refused after another file has taken it, whether
+/// KVM is unloaded or was loaded a second time.
 pub fn stale() -> Result<()> {
     // Opened first, to have another number.
     let null = File::open("/dev/null")?;
@@ -116,8 +115,8 @@ pub fn stale() -> Result<()> {
         each_refuses(fd, FlatCall::ALL, Errno::ENOSYS)?;
     }
     let reused = numbers.map(|number| {
-        // SAFETY: the number is nobody's: it was closed above, and what was
-        // opened since is closed too.
+        // SAFETY: the number is free: it was closed above, and all files that were
+        // opened since are closed, too.
         unsafe { dup2_raw(&null, number) }
     });
     for fd in numbers {

@@ -119,7 +119,7 @@ fn documented(call: &Call, errno: Errno) -> bool {
 
 /// Replaces the file at the number `to` by that at `from`.
 fn shift(from: RawFd, to: RawFd) -> Result<()> {
-    // SAFETY: nobody takes what is at this number for anything in particular.
+    // SAFETY: no code expects a particular file at this number.
     Ok(Errno::result(unsafe { libc::dup2(from, to) }).map(drop)?)
 }
 

@@ -52,7 +52,7 @@ fn test(options: &Options) -> Result<Outcome> {
         outcome.case(name, case());
         loading::unload_all()?;
     }
-    progress("what holds the module");
+    progress("the objects that keep the module loaded");
     holders::all(&mut outcome);
     loading::unload_all()?;
     let result = rounds::test(options, &mut outcome);

@@ -43,11 +43,11 @@ pub fn test(options: &Options, outcome: &mut Outcome) -> Result<()> {
     // Without all of these results, nothing was tested.
     ensure!(
         absent > 0 && present > 0 && made > 0,
-        "KVM was away {absent} times and there {present} times, {made} VMs were made"
+        "KVM was absent {absent} times and present {present} times, {made} VMs were created"
     );
     outcome.notes.push(format!(
         "{rounds} rounds of loading and unloading under callers: {absent} calls found no KVM, \
-         {present} found it, {made} VMs were made; unloading was refused {refused} times"
+         {present} found it, {made} VMs were created; unloading was refused {refused} times"
     ));
     Ok(())
 }

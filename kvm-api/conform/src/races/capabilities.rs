@@ -6,8 +6,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use guests::msr::TSC_DEADLINE;
 use kvm_api::kvm_sys::{
-    KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, KVM_XEN_HVM_CONFIG, Msrs, kvm_msr_entry, kvm_regs,
-    kvm_vcpu_events, kvm_xen_hvm_config,
+    KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, KVM_XEN_HVM_CONFIG, kvm_regs, kvm_vcpu_events,
+    kvm_xen_hvm_config,
 };
 use kvm_api::merged::MergedVcpu;
 use kvm_api::{Errno, Kvm, Result, SetState, State};
@@ -15,7 +15,9 @@ use kvm_api::{Errno, Kvm, Result, SetState, State};
 use super::Race;
 use super::round::Round;
 use super::threads::repeating;
-use crate::requests::{KVM_CAP_EXCEPTION_PAYLOAD, KVM_CAP_X86_TRIPLE_FAULT_EVENT, enable};
+use crate::requests::{
+    KVM_CAP_EXCEPTION_PAYLOAD, KVM_CAP_X86_TRIPLE_FAULT_EVENT, enable, msrs, request,
+};
 
 pub const RACES: &[Race] = &[Race::new(
     "a capability that events need comes and goes",
@@ -36,9 +38,8 @@ fn name_hypercall_msr(vm: BorrowedFd<'_>, msr: u32) {
         msr,
         ..Default::default()
     };
-    // SAFETY: the request reads a structure of this layout.
-    let named = unsafe { libc::ioctl(vm.as_raw_fd(), KVM_XEN_HVM_CONFIG, &raw const config) };
-    Errno::result(named).unwrap();
+    let config = (&raw const config).expose_provenance();
+    request(vm, KVM_XEN_HVM_CONFIG, config).unwrap();
 }
 
 /// As long as the VM lives, KVM does not patch its code when a hypercall page
@@ -68,11 +69,7 @@ fn race(round: &Round) {
 
 /// Sets registers and events: KVM sets both, or neither.
 fn set(round: &Round, vcpu: BorrowedFd<'_>) {
-    let deadline = kvm_msr_entry {
-        index: TSC_DEADLINE,
-        ..Default::default()
-    };
-    let msrs = Msrs::from_entries(&[deadline]).expect("few");
+    let msrs = msrs([(TSC_DEADLINE, 0)]);
     let mut regs = kvm_regs::default();
     round.runner().kvm_get_regs(vcpu, &mut regs).unwrap();
     let mut events = kvm_vcpu_events::default();
@@ -94,7 +91,7 @@ fn set(round: &Round, vcpu: BorrowedFd<'_>) {
         match done {
             Ok(()) => assert_eq!(seen.rbx, n),
             Err(Errno::EINVAL | Errno::EOPNOTSUPP) => {
-                assert_eq!(seen.rbx, before, "set although something is refused");
+                assert_eq!(seen.rbx, before, "set although the call failed");
                 regs.rbx = before;
             }
             other => panic!("{other:?}"),

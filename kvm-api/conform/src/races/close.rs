@@ -22,9 +22,8 @@ pub const RACES: &[Race] = &[
 /// Gives up the ownership of a file descriptor, which is closed by its number.
 fn give_up(fd: OwnedFd) -> (RawFd, BorrowedFd<'static>) {
     let number = fd.into_raw_fd();
-    // SAFETY: it is not what Rust promises, and that is the race: the number
-    // is used after it was closed. What opens files here is this round alone,
-    // and expects it.
+    // SAFETY: the race uses the number after it was closed, which Rust does not allow
+    // for. Only this round opens files here, and it expects that.
     (number, unsafe { BorrowedFd::borrow_raw(number) })
 }
 

@@ -9,23 +9,25 @@ use std::thread;
 
 use guests::msr::POLL_CONTROL;
 use kvm_api::bound::BoundVcpu;
-use kvm_api::kvm_sys::{Msrs, kvm_msr_entry};
+use kvm_api::kvm_sys::Msrs;
 use kvm_api::syscall::Syscall;
 use kvm_api::{Errno, Vcpu};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::Race;
 use super::round::Round;
+use super::threads::wait_until;
+use crate::requests::msrs;
 
 pub const RACES: &[Race] = &[
-    Race::new("vcpus made at once have the lowest ids", vcpus),
-    Race::new("file descriptors run out while machines are made", machines),
-    Race::new("a vcpu is whole when it can be used", |round| {
-        whole(round, |vcpu, msrs| round.other().kvm_get_msrs(vcpu, msrs));
+    Race::new("vCPUs that are created at once have the lowest IDs", vcpus),
+    Race::new("file descriptors run out while VMs are created", vms),
+    Race::new("a vCPU is complete when it can be used", |round| {
+        complete(round, |vcpu, msrs| round.other().kvm_get_msrs(vcpu, msrs));
     }),
-    Race::new("a vcpu is whole when it can be bound", |round| {
+    Race::new("a vCPU is complete when it can be bound", |round| {
         let flat = Syscall::open().unwrap();
-        whole(round, |vcpu, msrs| {
+        complete(round, |vcpu, msrs| {
             BoundVcpu::bind(flat, vcpu)?.kvm_get_msrs(msrs)
         });
     }),
@@ -64,7 +66,7 @@ const VCPUS: usize = 20;
 
 /// A thread creates vCPUs. Another thread reads an MSR of each vCPU by the number
 /// that its descriptor will have, as soon as that works.
-fn whole(
+fn complete(
     round: &Round,
     get_msrs: impl Fn(BorrowedFd<'_>, &mut Msrs) -> Result<usize, Errno> + Sync,
 ) {
@@ -84,12 +86,8 @@ fn whole(
                 // SAFETY: the calls say so if the number is no file's. It is not
                 // given to another file before `next` is changed.
                 let vcpu = unsafe { BorrowedFd::borrow_raw(number) };
-                // KVM sets it to 1 as the last step of making a vCPU.
-                let mut msrs = Msrs::from_entries(&[kvm_msr_entry {
-                    index: POLL_CONTROL,
-                    ..Default::default()
-                }])
-                .expect("one entry fits");
+                // KVM sets it to 1 as the last step of creating a vCPU.
+                let mut msrs = msrs([(POLL_CONTROL, 0)]);
                 match get_msrs(vcpu, &mut msrs) {
                     Err(error) => assert_eq!(error, Errno::EBADF),
                     Ok(count) => {
@@ -110,10 +108,7 @@ fn whole(
             let vcpu = round.runner().kvm_create_vcpu(vm.as_fd()).unwrap();
             assert_eq!(vcpu.as_raw_fd(), number);
             vcpus.push(vcpu);
-            // If it is never used, the watchdog ends the race.
-            while next.load(Ordering::SeqCst) != NONE {
-                thread::yield_now();
-            }
+            wait_until(|| next.load(Ordering::SeqCst) == NONE);
         }
         next.store(OVER, Ordering::SeqCst);
     });
@@ -124,11 +119,11 @@ fn id(vcpu: &OwnedFd) -> usize {
     let link = format!("/proc/self/fd/{}", vcpu.as_raw_fd());
     let name = fs::read_link(link).unwrap();
     let name = name.to_string_lossy();
-    let (_, id) = name.rsplit_once("kvm-vcpu:").expect("a vcpu's file");
-    id.parse().expect("an id")
+    let (_, id) = name.rsplit_once("kvm-vcpu:").expect("a vCPU's file");
+    id.parse().expect("an ID")
 }
 
-fn machines(round: &Round) {
+fn vms(round: &Round) {
     const ROOM: u64 = 10;
     let before = open_files();
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();

@@ -2,13 +2,12 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Mutex;
-use std::thread::yield_now;
 
 use guests::{TestVm, programs};
 use kvm_api::{Errno, GuestMemory, Result, RunMapping};
 
 use super::round::SharedKvm;
-use super::threads::while_running;
+use super::threads::{wait_until, while_running};
 
 /// The slot that races set, and the address at which their guests write.
 pub const SLOT: u32 = 1;
@@ -47,8 +46,7 @@ impl Guest {
     }
 
     /// Runs without entering the guest. Before the first run of a vCPU, KVM
-    /// takes the FPU registers that are set for unused, and forgets them, by
-    /// either interface.
+    /// discards FPU registers that either interface has set.
     pub fn settle(&mut self, kvm: &SharedKvm) {
         let run = self.run.get_mut().unwrap();
         run.set_immediate_exit(true);
@@ -92,11 +90,8 @@ pub fn word(memory: &GuestMemory, offset: usize) -> u32 {
     u32::from_le_bytes(word)
 }
 
-/// Waits for a guest to continue counting. If it does not, the watchdog ends
-/// the race.
+/// Waits for a guest to continue counting.
 pub fn wait_for_count(memory: &GuestMemory) {
     let before = word(memory, programs::COUNTER);
-    while word(memory, programs::COUNTER) == before {
-        yield_now();
-    }
+    wait_until(|| word(memory, programs::COUNTER) != before);
 }

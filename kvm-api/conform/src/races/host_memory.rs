@@ -4,7 +4,6 @@
 use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
 use std::ptr::NonNull;
-use std::thread;
 
 use guests::programs;
 use kvm_api::Errno;
@@ -18,7 +17,7 @@ use nix::unistd::ftruncate;
 use super::Race;
 use super::guest::FAR;
 use super::round::Round;
-use super::threads::repeating;
+use super::threads::{repeating, wait_until};
 
 pub const RACES: &[Race] = &[
     Race::new("a guest's memory is unmapped under it", |round| {
@@ -30,7 +29,7 @@ pub const RACES: &[Race] = &[
     Race::new("a guest's memory is emptied under it", |round| {
         race(round, empty);
     }),
-    Race::new("a guest's memory is cut off under it", |round| {
+    Race::new("a guest's memory is truncated under it", |round| {
         race(round, truncate);
     }),
 ];
@@ -60,7 +59,7 @@ impl ReservedRange {
     fn map(&self, private: bool) {
         let at = Some(self.start.addr());
         // SAFETY: the addresses are the range's own, and nothing refers to
-        // what is there.
+        // the memory there.
         let mapped = unsafe {
             if private {
                 let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED;
@@ -119,9 +118,7 @@ fn wait_for_write(range: &ReservedRange) {
     // volatile access allows for.
     let read = || unsafe { word.read_volatile() };
     let before = read();
-    while read() == before {
-        thread::yield_now();
-    }
+    wait_until(|| read() != before);
 }
 
 fn unmap(round: &Round, range: &ReservedRange) {

@@ -4,13 +4,13 @@
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::{self, yield_now};
+use std::thread;
 
 use kvm_api::{Errno, RunMapping};
 
 use super::Race;
 use super::round::Round;
-use super::threads::spawn;
+use super::threads::{spawn, wait_until};
 use crate::signal::kick;
 
 pub const RACES: &[Race] = &[Race::new(
@@ -49,10 +49,7 @@ fn race(round: &Round) {
             wanted.store(n, Ordering::SeqCst);
             from_outside.set_immediate_exit(true);
             kick(thread);
-            // If the signal is lost, the watchdog ends the race.
-            while given.load(Ordering::SeqCst) < n {
-                yield_now();
-            }
+            wait_until(|| given.load(Ordering::SeqCst) >= n);
         }
     });
 }

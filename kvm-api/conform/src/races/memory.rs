@@ -64,7 +64,7 @@ fn replaced(round: &Round) {
             let left = word(memory, 0);
             round.pause();
             let now = word(memory, 0);
-            assert_eq!(now, left, "the guest writes what it has lost");
+            assert_eq!(now, left, "the guest writes memory that it has lost");
             let mut rest = [0; PAGE - 4];
             memory.read(4, &mut rest).unwrap();
             assert!(rest.iter().all(|it| *it == 0), "the guest writes elsewhere");
@@ -127,7 +127,7 @@ fn set_alias(round: &Round, kvm: &SharedKvm, vm: BorrowedFd<'_>, alias: &kvm_mem
     assert!(set == (ALIAS, PAGE as u64) || set == (0, 0), "{shown:?}");
 }
 
-/// Maps the memory. Its content remains, whatever happens to the slot.
+/// Maps the memory. Its content remains, even if the slot is deleted.
 fn map(round: &Round, kvm: &SharedKvm, vm: BorrowedFd<'_>) {
     const AT: usize = 0x10;
     const MARK: u32 = 0x5a5a;

@@ -1,8 +1,8 @@
 //! Concurrent operations: files are closed, memory is replaced, and processes
 //! end while a vCPU runs, by either interface and by both at once.
 //!
-//! A race runs in a process of its own, round after round. Each round asserts
-//! what must hold whichever operation comes first, and panics if it does not.
+//! A race runs in its own process, round after round. Each round makes assertions that
+//! hold whichever operation comes first, and panics if one of them fails.
 //! Meanwhile the watchdog tries to unload KVM.
 
 mod accessors;
@@ -47,7 +47,7 @@ use crate::test_kernel::TestKernel;
 
 pub const PROPERTY: Property = Property {
     name: "races",
-    about: "whichever operation comes first, nothing is lost, torn or used after it is gone",
+    about: "whichever operation comes first, nothing is lost, torn or used after it is freed",
     backends: "ioctl, syscall, mixed",
     kernels: Kernels::All,
     test: Test::Inside { machine, test },

@@ -93,8 +93,7 @@ fn forks(round: &Round) {
 /// setup, and checks how it has ended. Above all the process must end: its
 /// threads must leave the kernel.
 fn ends(round: &Round, end: fn(&Round), check: fn(WaitStatus)) {
-    // SAFETY: this process has no other threads, so that the child may do
-    // whatever it could.
+    // SAFETY: this process has no other threads, so the child may do anything.
     match unsafe { fork() }.unwrap() {
         ForkResult::Child => {
             let guest = round.counting();
@@ -123,7 +122,7 @@ fn ends(round: &Round, end: fn(&Round), check: fn(WaitStatus)) {
 /// Executes this program, which prints its version.
 fn executes(_: &Round) {
     let nowhere = File::options().write(true).open("/dev/null").unwrap();
-    // SAFETY: the call touches no memory; what stdout was is not needed here.
+    // SAFETY: the call touches no memory; this process does not need its stdout.
     unsafe { libc::dup2(nowhere.as_raw_fd(), 1) };
     let this = env::current_exe().unwrap().into_os_string().into_vec();
     let this = CString::new(this).expect("a path has no zeros");

@@ -55,8 +55,7 @@ impl RaceRun<'_> {
     /// Runs the race.
     pub fn run(&self) -> Result<RaceResult> {
         let (mut reader, writer) = io::pipe()?;
-        // SAFETY: this process has no other threads, so that the child may do
-        // whatever it could.
+        // SAFETY: this process has no other threads, so the child may do anything.
         let child = match unsafe { fork() }? {
             ForkResult::Child => self.rounds(writer),
             ForkResult::Parent { child } => child,
@@ -67,13 +66,13 @@ impl RaceRun<'_> {
         // Also kill processes that the race has started and left behind.
         let _ = killpg(child, Signal::SIGKILL);
         let ended = ended?;
-        let mut said = Vec::new();
-        reader.read_to_end(&mut said)?;
-        report.rounds = said.iter().filter(|it| **it == ROUND).count() as u64;
-        said.retain(|it| *it != ROUND);
-        report.failure = match said.is_empty() {
+        let mut output = Vec::new();
+        reader.read_to_end(&mut output)?;
+        report.rounds = output.iter().filter(|it| **it == ROUND).count() as u64;
+        output.retain(|it| *it != ROUND);
+        report.failure = match output.is_empty() {
             true => ended,
-            false => Some(String::from_utf8_lossy(&said).into_owned()),
+            false => Some(String::from_utf8_lossy(&output).into_owned()),
         };
         Ok(report)
     }

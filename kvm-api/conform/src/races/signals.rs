@@ -3,14 +3,14 @@
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, yield_now};
+use std::thread;
 
 use kvm_api::{Errno, SigSet};
 use nix::sys::signal::Signal;
 
 use super::Race;
 use super::round::Round;
-use super::threads::spawn;
+use super::threads::{spawn, wait_until};
 use crate::signal::{KICK, kick};
 
 pub const RACES: &[Race] = &[
@@ -41,17 +41,14 @@ fn masked(round: &Round) {
                 let kvm = round.interface(n as usize);
                 let end = kvm.kvm_run(vcpu, &mut run).map(|exit| exit.reason());
                 assert_eq!(end, Err(Errno::EINTR));
-                // The signal was not delivered, because it is blocked again.
+                // The signal was not delivered: outside the run, it is blocked.
                 assert_eq!(kick_only.wait(), Ok(KICK));
                 taken.store(n, Ordering::SeqCst);
             }
         });
         for n in 1..=SIGNALS {
-            // A second signal would merge with a pending one. If one is lost, the
-            // watchdog ends the race.
-            while taken.load(Ordering::SeqCst) != n - 1 {
-                yield_now();
-            }
+            // A second signal would merge with a pending one.
+            wait_until(|| taken.load(Ordering::SeqCst) == n - 1);
             round.pause();
             kick(thread);
         }

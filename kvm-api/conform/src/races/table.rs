@@ -21,8 +21,8 @@ fn race(round: &Round) {
     let guest = round.counting();
     let (pipe, _writer) = pipe().unwrap();
     let device = File::open("/dev/kvm").unwrap();
-    // Calls that succeed on one of the files. The others refuse them, each with
-    // its own errno.
+    // Each call succeeds on one kind of file. The other kinds refuse it with different
+    // errnos.
     let files = [
         guest.vm.as_fd(),
         guest.vcpu.as_fd(),

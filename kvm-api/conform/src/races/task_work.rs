@@ -1,11 +1,11 @@
 //! io_uring handles a request on a vCPU's file, or closes the last file of a VM, while
 //! its task runs a vCPU: KVM makes the task do its work before each entry of the guest.
 //!
-//! The kernel ends a run for work of io_uring's, but for work that comes when it
-//! has looked already. To make that happen often, other work is due at each tick
-//! of the clock, by a timer whose signal is ignored, and so is another thread on
-//! the same processor. A tick finds both: the thread is scheduled out with its
-//! work ahead, and meets there what io_uring has been given meanwhile.
+//! The kernel ends a run for work of io_uring, unless the work comes after its last check.
+//! To make that happen often, a timer with an ignored signal gives the thread other work
+//! at each tick of the clock, and another thread shares its processor. At a tick, the
+//! kernel schedules the thread out before it does this work. Meanwhile, io_uring gives
+//! the thread its request.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -28,6 +28,7 @@ use super::Race;
 use super::guest::{Guest, wait_for_count};
 use super::migrate::pin;
 use super::round::Round;
+use super::threads::wait_until;
 use crate::kernel_memory;
 
 pub const RACES: &[Race] = &[
@@ -114,11 +115,8 @@ fn destroys(round: &Round) {
             n == OTHERS
         },
     );
-    // A worker destroys the VMs and unmaps the memory. If it never does, the watchdog
-    // ends the race.
-    while kernel_memory::address().unwrap().is_some() {
-        thread::yield_now();
-    }
+    // A worker destroys the VMs and unmaps the memory.
+    wait_until(|| kernel_memory::address().unwrap().is_none());
 }
 
 /// A write of a vCPU's registers, with their present values.
@@ -200,10 +198,7 @@ fn requests(
             wait_for_count(&guest.memory);
             sleep(Duration::from_micros(round.random.below(8000)));
             (&*event).write_all(&1_u64.to_ne_bytes()).unwrap();
-            // If the run does not end, the watchdog ends the race.
-            while done.load(Ordering::Relaxed) < number {
-                thread::yield_now();
-            }
+            wait_until(|| done.load(Ordering::Relaxed) >= number);
         }
     });
     done.load(Ordering::Relaxed)

@@ -124,6 +124,13 @@ pub fn while_running(
     });
 }
 
+/// Waits until `done` returns true. If it never does, the watchdog ends the race.
+pub fn wait_until(done: impl Fn() -> bool) {
+    while !done() {
+        yield_now();
+    }
+}
+
 /// Interrupts a thread until it has ended: it may enter the guest after a signal.
 fn kick_to_end<T>(thread: Pid, handle: &ScopedJoinHandle<'_, T>) {
     while !handle.is_finished() {

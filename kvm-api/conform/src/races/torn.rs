@@ -9,6 +9,7 @@ use kvm_api::{Errno, Kvm};
 use super::Race;
 use super::round::Round;
 use super::threads::repeating;
+use crate::requests::msrs;
 
 pub const RACES: &[Race] = &[
     Race::new("general registers are not torn", |round| {
@@ -29,8 +30,8 @@ type Get = fn(&dyn Kvm, BorrowedFd<'_>) -> Vec<u64>;
 /// The number of runs of the guest in a round.
 const PIECES: u32 = 20;
 
-/// Two threads set the whole state to their own values, two read it, and one
-/// runs the guest in pieces, which does not change the state.
+/// Two threads set the state, each to its own values, two threads read it, and one
+/// thread runs the guest in pieces, which does not change the state.
 fn race(round: &Round, set: Set, get: Get) {
     let mut guest = round.guest(programs::SPIN);
     guest.settle(round.runner());
@@ -153,23 +154,18 @@ const MSRS: [u32; 7] = [
     0xc000_0102,
 ];
 
-fn msrs(value: u32) -> Msrs {
-    let entries = MSRS.map(|index| kvm_msr_entry {
-        index,
-        data: value.into(),
-        ..Default::default()
-    });
-    Msrs::from_entries(&entries).expect("few")
+fn values(value: u32) -> Msrs {
+    msrs(MSRS.map(|index| (index, value.into())))
 }
 
 fn set_msrs(kvm: &dyn Kvm, vcpu: BorrowedFd<'_>, value: u32) {
     // A processor may keep 16 bits of SYSENTER_CS.
-    let set = kvm.kvm_set_msrs(vcpu, &msrs(value % 0xffff + 1)).unwrap();
+    let set = kvm.kvm_set_msrs(vcpu, &values(value % 0xffff + 1)).unwrap();
     assert_eq!(set, MSRS.len());
 }
 
 fn get_msrs(kvm: &dyn Kvm, vcpu: BorrowedFd<'_>) -> Vec<u64> {
-    let mut msrs = msrs(0);
+    let mut msrs = values(0);
     assert_eq!(kvm.kvm_get_msrs(vcpu, &mut msrs).unwrap(), MSRS.len());
     msrs.as_slice().iter().map(|msr| msr.data).collect()
 }

@@ -19,7 +19,7 @@ use super::threads::repeating;
 use crate::kernel_memory;
 
 pub const RACES: &[Race] = &[Race::new(
-    "what replaces the kernel's memory in its owner stays",
+    "memory that replaces the kernel's memory in its owner stays",
     race,
 )];
 
@@ -72,7 +72,7 @@ fn replace(round: &Round, kvm: &Syscall, guest: &Guest) {
             both.wait();
             round.pause();
             let flags = MapFlags::MAP_PRIVATE | MapFlags::MAP_FIXED;
-            // SAFETY: nothing in this process refers to what it replaces.
+            // SAFETY: nothing in this process refers to the memory that it replaces.
             let memory = unsafe { mmap_anonymous(Some(address), LEN, WRITABLE, flags) };
             // A pointer may not be sent.
             memory.unwrap().expose_provenance()
@@ -83,7 +83,7 @@ fn replace(round: &Round, kvm: &Syscall, guest: &Guest) {
     });
     let replacement = NonNull::with_exposed_provenance(replacement);
     let mut resident = 0_u8;
-    // SAFETY: of a page there is one byte to write; nothing is read there.
+    // SAFETY: the call writes one byte for a page, and reads nothing.
     let there = unsafe { libc::mincore(replacement.as_ptr(), LEN.get(), &raw mut resident) };
     assert_eq!(there, 0, "the kernel has unmapped memory of its owner");
     // SAFETY: nothing refers to it.

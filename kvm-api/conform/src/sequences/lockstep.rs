@@ -35,7 +35,7 @@ impl StateMachineTest for Lockstep {
         let answers = vms.each_mut().map(|it| it.take(&taken, model));
         for (vm, answer) in vms.iter().zip(&answers) {
             if let Some(own) = vm.backend().own(&taken.step, &model.answer) {
-                assert_eq!(answer, &own, "{vm:?} has its own answer");
+                assert_eq!(answer, &own, "{vm:?} documents another result");
                 continue;
             }
             let expected = &model.answer;
@@ -43,11 +43,7 @@ impl StateMachineTest for Lockstep {
                 agree(expected, answer),
                 "{vm:?} gives {answer:x?}, not {expected:x?}"
             );
-            assert_eq!(
-                answer, &answers[0],
-                "{vm:?} gives something else than {:?}",
-                vms[0]
-            );
+            assert_eq!(answer, &answers[0], "{vm:?} differs from {:?}", vms[0]);
         }
         vms
     }

@@ -40,7 +40,7 @@ pub const PROPERTY: Property = Property {
     },
 };
 
-/// Sequences that once failed, or that are of interest. They run first.
+/// Sequences that have failed before, and other interesting sequences. They run first.
 const KEPT: &str = include_str!("../../corpus/sequences.json");
 
 /// The number of sequences after which each call must have been made.

@@ -28,8 +28,8 @@ impl BackendKind {
         std::array::from_fn(|_| kinds.next().expect("one for each place"))
     }
 
-    /// The result of a step, if this backend documents another one than the
-    /// `answer` of the others.
+    /// The result of a step, if this backend documents a result that differs from
+    /// the `answer` of the others.
     pub fn own(self, step: &Step, answer: &StepResult) -> Option<StepResult> {
         if self != Self::Form(Form::Files) {
             return None;
@@ -49,7 +49,7 @@ impl BackendKind {
     }
 }
 
-/// The backends of a machine: one, or the two that take turns.
+/// The backend of a machine, or the two backends that take turns.
 pub struct Backends {
     pub backend: BackendKind,
     flat: Backend,

@@ -239,7 +239,7 @@ impl SequenceVm {
         let others = Facts::get().others();
         let pipe;
         let fd = match fd {
-            // SAFETY: that no file is open by this number is what it is for.
+            // SAFETY: the calls fail, because no file has this number.
             Wrong::Closed => unsafe { BorrowedFd::borrow_raw(RawFd::MAX) },
             Wrong::Pipe => {
                 pipe = std::io::pipe().expect("a pipe can be made").0;

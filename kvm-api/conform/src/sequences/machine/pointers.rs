@@ -1,16 +1,17 @@
 //! Raw calls with invalid pointers, by any interface.
 
-use std::num::NonZeroUsize;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::NonNull;
 
 use kvm_api::files::File;
 use kvm_api::kvm_sys::*;
-use kvm_api::{Errno, Form};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
+use kvm_api::{Errno, Form, GuestMemory};
+use nix::sys::mman::{ProtFlags, mprotect};
 
 use crate::sequences::model::memory::PAGE;
 use crate::sequences::steps::{Pointer, Registers};
+
+const PAGE_SIZE: usize = PAGE as usize;
 
 /// Makes the call with such a pointer, by a form. For `bound`, the vCPU must be
 /// bound. A call that sets registers sets the current values. A call that gets
@@ -22,39 +23,42 @@ pub fn point(
     by: Form,
 ) -> Result<(), Errno> {
     let size = size_of_registers(registers);
-    let pages = Pages::new()?;
-    let page = PAGE as usize;
-    let at = match pointer {
-        Pointer::Null => 0,
-        Pointer::Straddling | Pointer::HalfMapped => pages.address() + page - size / 2,
-        Pointer::Odd => pages.address() + 1,
-        Pointer::Unmapped | Pointer::ReadOnly => pages.address(),
+    let mut memory = GuestMemory::anonymous(2 * PAGE_SIZE)?;
+    let offset = match pointer {
+        Pointer::Straddling | Pointer::HalfMapped => PAGE_SIZE - size / 2,
+        Pointer::Odd => 1,
+        Pointer::Null | Pointer::Unmapped | Pointer::ReadOnly => 0,
     };
-    let now = pages.address() + page + page / 2;
-    make(registers.getter(), vcpu, now, by)?;
-    if at != 0 {
-        pages.copy(now, at, size);
+    let start = memory.as_ptr().expose_provenance();
+    let current = PAGE_SIZE + PAGE_SIZE / 2;
+    make(registers.getter(), vcpu, start + current, by)?;
+    let (mut expected, mut found) = (vec![0; size], vec![0; size]);
+    memory.read(current, &mut expected)?;
+    if pointer != Pointer::Null {
+        memory.write(offset, &expected)?;
     }
     match pointer {
-        Pointer::Unmapped => pages.protect(0, ProtFlags::PROT_NONE)?,
-        Pointer::ReadOnly => pages.protect(0, ProtFlags::PROT_READ)?,
-        Pointer::HalfMapped => pages.protect(1, ProtFlags::PROT_NONE)?,
+        Pointer::Unmapped => protect(&memory, 0, ProtFlags::PROT_NONE)?,
+        Pointer::ReadOnly => protect(&memory, 0, ProtFlags::PROT_READ)?,
+        Pointer::HalfMapped => protect(&memory, 1, ProtFlags::PROT_NONE)?,
         _ => {}
     }
+    let at = if pointer == Pointer::Null {
+        0
+    } else {
+        start + offset
+    };
     make(registers, vcpu, at, by)?;
-    if pointer == Pointer::ReadOnly {
-        return Ok(());
+    if pointer != Pointer::ReadOnly {
+        memory.read(offset, &mut found)?;
+        assert_eq!(found, expected, "the call delivers other registers");
     }
-    assert!(
-        pages.same(now, at, size),
-        "what arrives is not what there is"
-    );
     Ok(())
 }
 
 fn make(registers: Registers, vcpu: BorrowedFd<'_>, at: usize, by: Form) -> Result<(), Errno> {
     let (call, fd) = (registers.call(), vcpu.as_raw_fd());
-    // SAFETY: what is pointed to is not what Rust takes to be its own.
+    // SAFETY: the kernel writes to the pages of `point` at most.
     let answer = unsafe {
         match by {
             Form::Ioctl => {
@@ -81,7 +85,7 @@ fn make(registers: Registers, vcpu: BorrowedFd<'_>, at: usize, by: Form) -> Resu
                 };
                 libc::syscall(number, file.as_raw_fd(), at, size_of_registers(registers))
             }
-            Form::Bound => libc::syscall(call.bound.expect("registers are a vcpu's"), at),
+            Form::Bound => libc::syscall(call.bound.expect("registers belong to a vCPU"), at),
         }
     };
     Errno::result(answer).map(drop)
@@ -111,48 +115,9 @@ fn state(registers: Registers, at: usize) -> kvm_vcpu_state {
     state
 }
 
-/// Two pages of memory, one of which may be inaccessible.
-struct Pages(NonNull<u8>);
-
-const SIZE: NonZeroUsize = NonZeroUsize::new(2 * PAGE as usize).expect("two pages are some");
-
-impl Pages {
-    fn new() -> Result<Self, Errno> {
-        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: no address is given, so no memory in use is replaced.
-        let start = unsafe { mmap_anonymous(None, SIZE, access, MapFlags::MAP_PRIVATE) }?;
-        Ok(Self(start.cast()))
-    }
-
-    fn address(&self) -> usize {
-        self.0.as_ptr().expose_provenance()
-    }
-
-    fn at(&self, address: usize) -> *mut u8 {
-        self.0.as_ptr().with_addr(address)
-    }
-
-    fn copy(&self, from: usize, to: usize, size: usize) {
-        // SAFETY: both are within the pages, which can be read and written yet.
-        unsafe { self.at(from).copy_to(self.at(to), size) };
-    }
-
-    fn same(&self, a: usize, b: usize, size: usize) -> bool {
-        // SAFETY: both are within the pages, nothing of which is written now.
-        let [a, b] = [a, b].map(|at| unsafe { std::slice::from_raw_parts(self.at(at), size) });
-        a == b
-    }
-
-    fn protect(&self, page: usize, access: ProtFlags) -> Result<(), Errno> {
-        let size = PAGE as usize;
-        // SAFETY: the page is this value's own, and nothing refers to it.
-        unsafe { mprotect(self.0.byte_add(page * size).cast(), size, access) }
-    }
-}
-
-impl Drop for Pages {
-    fn drop(&mut self) {
-        // SAFETY: the pages are this value's own, and nothing refers to them.
-        let _ = unsafe { munmap(self.0.cast(), SIZE.get()) };
-    }
+/// Changes the access to a page of the memory.
+fn protect(memory: &GuestMemory, page: usize, access: ProtFlags) -> Result<(), Errno> {
+    let start = NonNull::new(memory.as_ptr()).expect("memory is not at 0");
+    // SAFETY: the page is part of the memory, and nothing refers to it.
+    unsafe { mprotect(start.byte_add(page * PAGE_SIZE).cast(), PAGE_SIZE, access) }
 }

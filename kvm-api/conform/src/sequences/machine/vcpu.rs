@@ -5,6 +5,7 @@ use kvm_api::{Direction, Form, Reason, SigSet};
 use nix::sys::signal::raise;
 
 use super::{BackendKind, SIGNAL, SequenceVm, clear_code_segment, pointers, regs};
+use crate::requests::msrs;
 use crate::sequences::model::guest::{GuestExit, MSRS};
 use crate::sequences::model::{MANY_FUNCTION, StepResult, Value, done, program_at, regs_at};
 use crate::sequences::steps::{Run, VcpuStep};
@@ -77,7 +78,8 @@ impl SequenceVm {
                 Ok(Value::Numbers(values.collect()))
             }
             VcpuStep::SetMsrs(ref entries) => {
-                let count = vcpu.kvm_set_msrs(&msrs(entries.iter().copied()))?;
+                let values = entries.iter().map(|&(index, value)| (index, value.into()));
+                let count = vcpu.kvm_set_msrs(&msrs(values))?;
                 Ok(Value::Number(count as u64))
             }
             VcpuStep::ManyMsrs(count) => {
@@ -168,17 +170,6 @@ fn known_sregs(sregs: &kvm_sregs) -> Vec<u64> {
     [of(&sregs.cs), of(&sregs.ds), [sregs.cr2, pending]].concat()
 }
 
-fn msrs(entries: impl Iterator<Item = (u32, u32)>) -> Msrs {
-    let entries: Vec<_> = entries
-        .map(|(index, data)| kvm_msr_entry {
-            index,
-            data: data.into(),
-            ..Default::default()
-        })
-        .collect();
-    Msrs::from_entries(&entries).expect("they are not too many")
-}
-
 fn cpuid(functions: &[u32]) -> CpuId {
     let entries: Vec<_> = functions
         .iter()
@@ -187,5 +178,5 @@ fn cpuid(functions: &[u32]) -> CpuId {
             ..Default::default()
         })
         .collect();
-    CpuId::from_entries(&entries).expect("they are not too many")
+    CpuId::from_entries(&entries).expect("the entries fit")
 }

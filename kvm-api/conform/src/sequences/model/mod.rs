@@ -35,7 +35,7 @@ pub enum Value {
 
 pub type StepResult = Result<Value, Errno>;
 
-/// Whether the result of a machine is that of the model.
+/// Whether the result of a machine agrees with the model.
 pub fn agree(expected: &StepResult, answer: &StepResult) -> bool {
     match (expected, answer) {
         (Ok(Value::Dirty(are, may)), Ok(Value::Dirty(dirty, _))) => {

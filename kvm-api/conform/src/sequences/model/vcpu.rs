@@ -55,7 +55,7 @@ impl Model {
             VcpuStep::GetSregs => return Ok(Value::Numbers(cpu.sregs())),
             VcpuStep::SetSregs { bad: true, .. } => return Err(EINVAL),
             VcpuStep::SetSregs { ds, cr2, .. } => (cpu.cs, cpu.ds, cpu.cr2) = (0, ds, cr2),
-            // Without paging, each address is its own.
+            // Without paging, linear addresses are physical addresses.
             VcpuStep::Translate(address) => return Ok(Value::Numbers(vec![address, 1, 1, 0])),
             VcpuStep::Interrupt(irq) => {
                 cpu.interrupt = Some(irq.try_into().map_err(|_| EINVAL)?);

@@ -44,7 +44,7 @@ fn mapped(kernel: &[u64]) -> impl Strategy<Value = (u64, u64)> + use<> {
     (address, (0..=4_u64).prop_map(|pages| pages * PAGE))
 }
 
-/// A slot, often one that is set.
+/// A slot, often a slot that is set.
 fn slot(set: &[u32]) -> BoxedStrategy<u32> {
     let any = prop_oneof![
         20 => 0..SLOTS,
@@ -114,7 +114,7 @@ pub struct Hints {
     pub slots: Vec<u32>,
 }
 
-/// Mostly one of these, if there are any.
+/// A page, mostly from the list.
 fn mostly(these: &[u64]) -> BoxedStrategy<u64> {
     match these {
         [] => (0..PAGES).boxed(),
