@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 use kernel_patch::{Progress, lanes};
 
-use crate::outcome::{OnProgress, Outcome, PropertyResult};
+use crate::outcome::{Outcome, PropertyResult};
 use crate::property::{Property, Test};
 use crate::test_kernel::TestKernel;
 
@@ -23,7 +23,13 @@ pub fn run(
 fn one(kernel: &TestKernel<'_>, property: &'static Property) -> PropertyResult {
     let progress = Progress::start("conform", property.name);
     let started = Instant::now();
-    let result = test(kernel, property, &|detail| progress.at(detail));
+    let on_progress = |detail: &str| progress.at(detail);
+    let result = match property.test {
+        Test::Inside { machine, .. } => {
+            machine(kernel).and_then(|machine| kernel.test(machine, property.name, &on_progress))
+        }
+        Test::Outside(test) => test(kernel, &on_progress),
+    };
     let row = PropertyResult {
         property: property.name,
         about: property.about,
@@ -37,15 +43,4 @@ fn one(kernel: &TestKernel<'_>, property: &'static Property) -> PropertyResult {
     };
     progress.end(if row.holds() { "holds" } else { "FAILS" });
     row
-}
-
-fn test(
-    kernel: &TestKernel<'_>,
-    property: &Property,
-    on_progress: &OnProgress<'_>,
-) -> Result<Outcome> {
-    match property.test {
-        Test::Inside { machine, .. } => kernel.test(machine(kernel)?, property.name, on_progress),
-        Test::Outside(test) => test(kernel, on_progress),
-    }
 }

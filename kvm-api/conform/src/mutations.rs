@@ -5,7 +5,7 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use kernel_patch::{Mutation, interrupt};
 use serde::Serialize;
 
@@ -102,16 +102,9 @@ pub fn run(options: &Options, names: &[String], results: &mut Vec<MutationResult
 /// The mutations of these names, or all.
 fn select(names: &[String]) -> Result<Vec<Mutation>> {
     let mut mutations = Mutation::all()?;
-    for name in names {
-        ensure!(
-            mutations.iter().any(|it| it.name() == *name),
-            "no mutation {name:?}; there are {}",
-            mutations
-                .iter()
-                .map(Mutation::name)
-                .collect::<Vec<_>>()
-                .join(", ")
-        );
+    let known: Vec<_> = mutations.iter().map(Mutation::name).collect();
+    if let Some(name) = names.iter().find(|name| !known.contains(name)) {
+        bail!("no mutation {name:?}; there are {}", known.join(", "));
     }
     mutations.retain(|it| names.is_empty() || names.contains(&it.name()));
     Ok(mutations)
@@ -132,13 +125,9 @@ fn trials(options: &Options, mutations: Vec<Mutation>) -> Result<Vec<Trial>> {
         let options = options.on(variant, &expected);
         let kernel = TestKernel::new(&options)?;
         for row in lanes::run(&kernel, &registry::select(&options)?)? {
-            let failure = row.outcome.failures.first();
-            let failure = failure.map_or("no case ran", |it| &it.what);
-            ensure!(
-                row.holds(),
-                "{} fails without a mutation: {failure}",
-                row.property
-            );
+            if let Some(failure) = row.failure() {
+                bail!("{} fails without a mutation: {failure}", row.property);
+            }
             limits.insert((variant.name(), row.property), limit(row.seconds));
         }
     }
@@ -173,7 +162,7 @@ fn leave_processor_to_tests() {
 /// does not notice.
 fn test(options: &Options, trial: &Trial, kernel: TestKernel<'_>) -> Result<Option<Caught>> {
     let expected = registry::select(&trial.options)?;
-    let caught = first_failure(lanes::run(&kernel, &expected)?);
+    let caught = first_failure(&lanes::run(&kernel, &expected)?);
     if caught.is_some() {
         return Ok(caught);
     }
@@ -183,15 +172,15 @@ fn test(options: &Options, trial: &Trial, kernel: TestKernel<'_>) -> Result<Opti
     // The kernel is already built, and stays until the first value is dropped.
     let all = TestKernel::mutated(&options, &trial.mutation)?;
     drop(kernel);
-    Ok(first_failure(lanes::run(&all, &others)?))
+    Ok(first_failure(&lanes::run(&all, &others)?))
 }
 
-fn first_failure(rows: Vec<PropertyResult>) -> Option<Caught> {
-    let row = rows.into_iter().find(|row| !row.holds())?;
-    let failure = row.outcome.failures.into_iter().next();
-    Some(Caught {
-        property: row.property,
-        failure: failure.map_or_else(|| "no case ran".into(), |it| it.what),
+fn first_failure(rows: &[PropertyResult]) -> Option<Caught> {
+    rows.iter().find_map(|row| {
+        Some(Caught {
+            property: row.property,
+            failure: row.failure()?.into(),
+        })
     })
 }
 

@@ -70,8 +70,17 @@ pub struct PropertyResult {
 }
 
 impl PropertyResult {
-    /// Whether the property holds. It does not if no case ran.
+    /// Whether the property holds.
     pub fn holds(&self) -> bool {
-        self.outcome.failures.is_empty() && self.outcome.cases > 0
+        self.failure().is_none()
+    }
+
+    /// The first reason why the property does not hold. It does not if no case ran.
+    pub fn failure(&self) -> Option<&str> {
+        match &self.outcome.failures[..] {
+            [first, ..] => Some(&first.what),
+            [] if self.outcome.cases == 0 => Some("no case ran"),
+            [] => None,
+        }
     }
 }

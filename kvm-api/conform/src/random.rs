@@ -25,7 +25,19 @@ pub fn sequences<T: StateMachineTest>(
 ) -> Option<Failure> {
     let begun = Cell::new(0);
     let strategy = T::Reference::sequential_strategy(1..=steps);
-    let result = runner(seed, cases).run(&strategy, |(model, steps, seen)| {
+    let config = Config {
+        cases: cases.try_into().unwrap_or(u32::MAX),
+        // The corpus in the repository takes their place.
+        failure_persistence: None,
+        max_local_rejects: u32::MAX,
+        max_shrink_iters: 4000,
+        ..Config::default()
+    };
+    let mut bytes = [0; 32];
+    bytes[..8].copy_from_slice(&seed.to_le_bytes());
+    let random = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
+    let mut runner = TestRunner::new_with_rng(config, random);
+    let result = runner.run(&strategy, |(model, steps, seen)| {
         begun.set(begun.get() + 1);
         begin(begun.get());
         caught(|| T::test_sequential(Config::default(), model, steps, seen))
@@ -39,21 +51,6 @@ pub fn sequences<T: StateMachineTest>(
         }
     };
     Some(Failure::of_seed(what, seed))
-}
-
-/// A runner of `cases` sequences, which shrinks one that fails.
-fn runner(seed: u64, cases: u64) -> TestRunner {
-    let config = Config {
-        cases: cases.try_into().unwrap_or(u32::MAX),
-        // The corpus in the repository takes their place.
-        failure_persistence: None,
-        max_local_rejects: u32::MAX,
-        max_shrink_iters: 4000,
-        ..Config::default()
-    };
-    let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    TestRunner::new_with_rng(config, TestRng::from_seed(RngAlgorithm::ChaCha, &bytes))
 }
 
 /// Runs `f` without printing panics: shrinking a sequence causes many.

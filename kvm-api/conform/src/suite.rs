@@ -26,7 +26,7 @@ fn test(kernel: &TestKernel<'_>, on_progress: &OnProgress<'_>) -> Result<Outcome
     let suite = executable()?;
     let machine = kernel.machine().env("KVM_API_EXPECT", EXPECT);
     let args = ["--test-threads=1".into()];
-    let captured = kernel.run(PROPERTY.name, &machine, &suite, &args, on_progress)?;
+    let captured = kernel.run(PROPERTY.name, machine, &suite, &args, on_progress)?;
     let outcome = outcome(&captured.stdout);
     ensure!(
         captured.exit.success() || !outcome.failures.is_empty(),

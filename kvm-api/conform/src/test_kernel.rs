@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use anyhow::Result;
-use kernel_patch::{COUNTS, Captured, Kernel, KernelBuilder, Machine, Mutation};
+use kernel_patch::{BootError, COUNTS, Captured, Kernel, KernelBuilder, Machine, Mutation};
 
 use crate::cli::Options;
 use crate::coverage::{Counts, Coverage};
@@ -92,17 +92,15 @@ impl<'a> TestKernel<'a> {
     pub fn run(
         &self,
         what: &str,
-        machine: &Machine,
+        machine: Machine,
         program: &Path,
         args: &[String],
         on_progress: &OnProgress<'_>,
     ) -> Result<Captured> {
-        let scratch = tempfile::tempdir_in(kernel_patch::target_dir()?)?;
-        let machine = machine.clone().out(scratch.path());
         let on_line = &mut |line: &str| on_progress(line);
-        let captured = machine.capture(&self.kernel, what, program, args, on_line)?;
-        self.add_counts(scratch.path())?;
-        Ok(captured)
+        self.count(machine, |machine| {
+            machine.capture(&self.kernel, what, program, args, on_line)
+        })
     }
 
     /// Tests a property in `machine`, by this program.
@@ -112,28 +110,33 @@ impl<'a> TestKernel<'a> {
         property: &str,
         on_progress: &OnProgress<'_>,
     ) -> Result<Outcome> {
-        let scratch = tempfile::tempdir_in(kernel_patch::target_dir()?)?;
         let input = Input {
             property: property.into(),
             options: self.options.clone(),
         };
-        let machine = machine.out(scratch.path());
         let on_line = &mut |line: &str| on_progress(line);
-        let outcome = machine.call(&self.kernel, property, &input, on_line);
-        // A machine that is cut short leaves no counts.
-        if outcome.is_ok() || scratch.path().join(COUNTS).exists() {
-            self.add_counts(scratch.path())?;
-        }
-        Ok(outcome?)
+        self.count(machine, |machine| {
+            machine.call(&self.kernel, property, &input, on_line)
+        })
     }
 
-    /// Adds the counts of lines that a machine has left.
-    fn add_counts(&self, out: &Path) -> Result<()> {
+    /// Runs the machine, and adds the counts of lines that it leaves.
+    fn count<T>(
+        &self,
+        machine: Machine,
+        run: impl FnOnce(&Machine) -> Result<T, BootError>,
+    ) -> Result<T> {
+        let scratch = tempfile::tempdir_in(kernel_patch::target_dir()?)?;
+        let result = run(&machine.out(scratch.path()));
         let Some(counts) = &self.counts else {
-            return Ok(());
+            return Ok(result?);
         };
-        let mut counts = counts.lock().expect("adding counts does not panic");
-        counts.add(&self.kernel, out)
+        // A machine that is cut short leaves no counts.
+        if result.is_ok() || scratch.path().join(COUNTS).exists() {
+            let mut counts = counts.lock().expect("adding counts does not panic");
+            counts.add(&self.kernel, scratch.path())?;
+        }
+        Ok(result?)
     }
 }
 

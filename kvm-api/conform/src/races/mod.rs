@@ -121,7 +121,7 @@ fn test(options: &Options) -> Result<Outcome> {
     capabilities::keep(kept.vm.as_fd());
     let mut outcome = Outcome::default();
     let mut refused = 0;
-    let mut fewest: Option<(u64, String)> = None;
+    let mut held = Vec::new();
     let mut online = 1;
     for &processors in processors(options) {
         for processor in online..processors {
@@ -147,18 +147,15 @@ fn test(options: &Options) -> Result<Outcome> {
                     progress(&format!("{name} fails: {what}"));
                     let what = format!("{name}, after {} rounds: {what}", report.rounds);
                     outcome.failures.push(Failure::of_seed(what, seed));
-                } else if fewest
-                    .as_ref()
-                    .is_none_or(|(rounds, _)| report.rounds < *rounds)
-                {
-                    fewest = Some((report.rounds, name));
+                } else {
+                    held.push((report.rounds, name));
                 }
             }
         }
     }
     drop(kept);
     let races = RACES.iter().map(|races| races.len()).sum::<usize>();
-    let fewest = fewest.map_or(String::new(), |(rounds, name)| {
+    let fewest = held.iter().min().map_or(String::new(), |(rounds, name)| {
         format!(", the fewest {rounds}, of: {name}")
     });
     delays::note(options, &mut outcome)?;

@@ -26,8 +26,7 @@ fn masked(round: &Round) {
     const NOT_READY: u64 = u64::MAX;
     let guest = round.counting();
     let vcpu = guest.vcpu.as_fd();
-    let mut kick_only = SigSet::empty();
-    kick_only.add(KICK);
+    let kick_only = SigSet::from(KICK);
     let taken = AtomicU64::new(NOT_READY);
     thread::scope(|scope| {
         let (thread, _) = spawn(scope, || {
@@ -64,8 +63,7 @@ fn storm(round: &Round) {
     let over = &AtomicBool::new(false);
     thread::scope(|scope| {
         let (thread, _) = spawn(scope, || {
-            let (none, mut another) = (SigSet::empty(), SigSet::empty());
-            another.add(Signal::SIGUSR2);
+            let (none, another) = (SigSet::empty(), SigSet::from(Signal::SIGUSR2));
             let mut run = guest.run.lock().unwrap();
             for n in 0..SIGNALS as usize {
                 let kvm = round.interface(n);

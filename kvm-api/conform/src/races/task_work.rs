@@ -146,9 +146,9 @@ impl Rewrite {
     }
 }
 
-/// Binds the guest's vCPU to a thread, which runs it, while io_uring handles a `request` whenever
-/// the thread gets other work. Ends when `enough` accepts the number and the result of a
-/// request, and returns the last number.
+/// Binds the guest's vCPU to a thread, which runs it, while io_uring handles a `request`
+/// whenever the thread gets other work. Ends when `enough` accepts the number and the
+/// result of a request, and returns the last number.
 ///
 /// The memory and the files of a request must exist until this function returns.
 fn requests(

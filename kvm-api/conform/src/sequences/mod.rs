@@ -48,8 +48,7 @@ const MANY: u64 = 1000;
 
 fn test(options: &Options) -> Result<Outcome> {
     Facts::find()?;
-    let mut blocked = SigSet::empty();
-    blocked.add(SIGNAL);
+    let blocked = SigSet::from(SIGNAL);
     blocked.thread_block()?;
     let outcome = random::quietly(|| sequences(options));
     blocked.thread_unblock()?;

@@ -78,8 +78,7 @@ impl SequenceVm {
             offset: 0,
         };
         for step in [first, Step::CreateVcpu { full: false }] {
-            let model = Model::without_machine();
-            let answer = machine.step(&step, true, &model);
+            let answer = machine.step(&step, true, &Model::new());
             assert_eq!(answer, Ok(Value::Nothing), "{step:?}");
         }
         machine

@@ -92,12 +92,9 @@ impl SequenceVm {
                 done(vcpu.kvm_set_cpuid(&cpuid(&vec![MANY_FUNCTION; count])))
             }
             VcpuStep::SetSignalMask(mask) => {
-                let mask = mask.map(|blocked| {
-                    let mut set = SigSet::empty();
-                    if blocked {
-                        set.add(SIGNAL);
-                    }
-                    set
+                let mask = mask.map(|blocked| match blocked {
+                    true => SigSet::from(SIGNAL),
+                    false => SigSet::empty(),
                 });
                 done(vcpu.kvm_set_signal_mask(mask.as_ref()))
             }
@@ -151,9 +148,7 @@ impl SequenceVm {
             GuestExit { reason, data }
         });
         if parameters.signal {
-            let mut sent = SigSet::empty();
-            sent.add(SIGNAL);
-            assert_eq!(sent.wait(), Ok(SIGNAL));
+            assert_eq!(SigSet::from(SIGNAL).wait(), Ok(SIGNAL));
         }
         result.map(Value::Exit)
     }

@@ -1,6 +1,7 @@
 //! A model of the processor, for the few instructions of the guests' programs.
 
 use guests::msr::SYSENTER_CS;
+use guests::programs;
 use kvm_api::kvm_sys::kvm_regs;
 use kvm_api::{Direction, Reason};
 use serde::{Deserialize, Serialize};
@@ -8,8 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::memory::Memory;
 use crate::sequences::facts::Facts;
 
-const IN_PORT: u8 = 0x10;
-const OUT_PORT: u8 = 0x11;
+const OUT_PORT: u8 = programs::OUT_PORT as u8;
 
 const CARRY: u64 = 1 << 0;
 const PARITY: u64 = 1 << 2;
@@ -60,13 +60,13 @@ impl Program {
             _ => [0, 0],
         };
         match self {
-            Self::Halt => vec![0xf4],
-            Self::Nops => vec![0x90, 0x90, 0xf4],
+            Self::Halt => programs::HLT.to_vec(),
+            Self::Nops => programs::NOPS.to_vec(),
             Self::Store { value, .. } => vec![0xc6, 0x06, low, high, value, 0xf4],
             Self::Load { .. } => vec![0xa0, low, high, 0xe6, OUT_PORT, 0xf4],
-            Self::In => vec![0xe4, IN_PORT, 0xfe, 0xc0, 0xe6, OUT_PORT, 0xf4],
+            Self::In => programs::IN.to_vec(),
             Self::Out { value } => vec![0xb0, value, 0xe6, OUT_PORT, 0xf4],
-            Self::Add => vec![0x01, 0xcb, 0xf4],
+            Self::Add => programs::ADD.to_vec(),
             Self::IncrementMsr => vec![0x0f, 0x32, 0x66, 0x40, 0x0f, 0x30, 0xf4],
             Self::Return => vec![0xcf],
         }

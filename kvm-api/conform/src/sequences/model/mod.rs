@@ -80,15 +80,6 @@ impl Model {
         }
     }
 
-    /// A machine without memory or vCPUs.
-    pub fn without_machine() -> Self {
-        Self {
-            memory: Memory::new(Facts::get().slots),
-            vcpus: Vec::new(),
-            answer: DONE,
-        }
-    }
-
     /// Whether the model knows the effect of the step. Steps may not change a
     /// guest between an exit and its completion, and guests may only run
     /// programs.
