@@ -1,20 +1,28 @@
 //! Guest programs, assembled by the compiler.
 
+/// The symbol of a program for the linker.
+macro_rules! symbol {
+    ($list:ident $name:ident) => {
+        concat!("guests_", stringify!($list), "_", stringify!($name))
+    };
+}
+pub(crate) use symbol;
+
 /// Defines programs for a mode, `.code16` or `.code64`: each a name, its length
-/// in bytes, the symbol for the linker, and the instructions in AT&T syntax.
-/// Tests find all of them under the name of the list.
+/// in bytes, and the instructions in AT&T syntax. Tests find all of them under the
+/// name of the list, which only one list has.
 macro_rules! programs {
     ($list:ident: $mode:literal;
-     $($(#[$doc:meta])* $name:ident: $length:literal = $symbol:literal, $code:literal;)*) => {
+     $($(#[$doc:meta])* $name:ident: $length:literal = $code:literal;)*) => {
         $(
             std::arch::global_asm!(
                 ".pushsection .rodata",
-                concat!(".globl ", $symbol),
-                concat!($symbol, ":"),
+                concat!(".globl ", $crate::assemble::symbol!($list $name)),
+                concat!($crate::assemble::symbol!($list $name), ":"),
                 $mode,
                 $code,
                 // A longer program is an error here; a shorter one is padded.
-                concat!(".org ", $symbol, "+", $length, ", 6"),
+                concat!(".org ", $crate::assemble::symbol!($list $name), "+", $length, ", 6"),
                 ".code64",
                 ".popsection",
                 options(att_syntax)
@@ -22,7 +30,7 @@ macro_rules! programs {
             $(#[$doc])*
             pub static $name: &[u8] = {
                 unsafe extern "C" {
-                    #[link_name = $symbol]
+                    #[link_name = $crate::assemble::symbol!($list $name)]
                     safe static CODE: [u8; $length];
                 }
                 &CODE

@@ -32,28 +32,28 @@ const HANDLER: u64 = 0x1100;
 /// A program: pieces, and their addresses.
 pub type Program = &'static [(u64, &'static [u8])];
 
-programs! { BOTH_MODES: ".code64";
+programs! { COUNTING: ".code64";
     /// Never leaves the guest.
-    COUNT: 4 = "guests_count_rounds", "2: inc %ecx; jmp 2b";
+    COUNT: 4 = "2: inc %ecx; jmp 2b";
     /// Real mode: never leaves the guest, with interrupts enabled.
-    COUNT_ENABLED: 5 = "guests_count_enabled", "sti; 2: inc %ecx; jmp 2b";
+    COUNT_ENABLED: 5 = "sti; 2: inc %ecx; jmp 2b";
     /// Counts, and writes to a port.
-    PIO_OUT: 5 = "guests_pio_out", "2: inc %ecx; out %al, (%dx); jmp 2b";
+    PIO_OUT: 5 = "2: inc %ecx; out %al, (%dx); jmp 2b";
     /// Counts, and reads from a port.
-    PIO_IN: 5 = "guests_pio_in", "2: inc %ecx; in (%dx), %al; jmp 2b";
+    PIO_IN: 5 = "2: inc %ecx; in (%dx), %al; jmp 2b";
     /// Counts, and writes to the address in %rdi, in real mode in %bx.
-    MMIO_WRITE: 6 = "guests_count_mmio_write", "2: inc %ecx; mov %al, (%rdi); jmp 2b";
+    MMIO_WRITE: 6 = "2: inc %ecx; mov %al, (%rdi); jmp 2b";
     /// Counts, and reads from the address in %rdi, in real mode in %bx.
-    MMIO_READ: 6 = "guests_count_mmio_read", "2: inc %ecx; mov (%rdi), %al; jmp 2b";
+    MMIO_READ: 6 = "2: inc %ecx; mov (%rdi), %al; jmp 2b";
     /// Counts, and halts.
-    COUNT_HLT: 5 = "guests_count_hlt", "2: inc %ecx; hlt; jmp 2b";
+    COUNT_HLT: 5 = "2: inc %ecx; hlt; jmp 2b";
 }
 
-programs! { REAL_MODE: ".code16";
+programs! { COUNTING_REAL: ".code16";
     /// A handler of an interrupt, which leaves the guest.
-    HANDLE: 2 = "guests_handle", "out %al, (%dx); iret";
+    HANDLE: 2 = "out %al, (%dx); iret";
     /// Writes to the address in %bx, and leaves the guest.
-    WRITE_HALT: 5 = "guests_write_halt", "2: mov %al, (%bx); hlt; jmp 2b";
+    WRITE_HALT: 5 = "2: mov %al, (%bx); hlt; jmp 2b";
 }
 
 /// Never leaves the guest.
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn no_program_is_shorter_than_declared() {
-        for (name, code) in BOTH_MODES.iter().chain(REAL_MODE) {
+        for (name, code) in COUNTING.iter().chain(COUNTING_REAL) {
             assert_ne!(code.last(), Some(&6), "{name} ends with padding");
         }
     }

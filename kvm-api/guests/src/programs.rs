@@ -19,66 +19,60 @@ pub const HANDLER_AT: u16 = 0x1100;
 
 programs! { REAL_MODE: ".code16";
     /// Halts.
-    HLT: 1 = "guests_hlt", "hlt";
+    HLT: 1 = "hlt";
     /// Never exits.
-    SPIN: 2 = "guests_spin", "jmp .";
+    SPIN: 2 = "jmp .";
     /// Counts at [`COUNTER`], and never exits.
-    COUNT: 7 = "guests_count", "2: incl 0x3000; jmp 2b";
+    COUNT: 7 = "2: incl 0x3000; jmp 2b";
     /// Counts at 0x20000 and at 0x30000, and never exits.
-    COUNT_FAR: 23 = "guests_count_far",
+    COUNT_FAR: 23 =
         "mov $0x2000,%ax; mov %ax,%ds; mov $0x3000,%ax; mov %ax,%es; 2: incl 0; incl %es:0; jmp 2b";
     /// Counts in each of 16 pages from 0x20000 on, and never exits.
-    COUNT_PAGES: 16 = "guests_count_pages",
+    COUNT_PAGES: 16 =
         "mov $0x2000,%ax; mov %ax,%ds; xor %bx,%bx; 2: incl (%bx); add $0x1000,%bx; jmp 2b";
     /// Writes 0x2a to [`OUT_PORT`].
-    OUT: 5 = "guests_out", "mov $0x2a,%al; out %al,$0x11; hlt";
+    OUT: 5 = "mov $0x2a,%al; out %al,$0x11; hlt";
     /// Counts in %bx and writes to [`OUT_PORT`], in a loop.
-    COUNT_OUT: 5 = "guests_count_out", "2: inc %bx; out %al,$0x11; jmp 2b";
+    COUNT_OUT: 5 = "2: inc %bx; out %al,$0x11; jmp 2b";
     /// Writes the successor of a byte from [`IN_PORT`] to [`OUT_PORT`].
-    IN: 7 = "guests_in", "in $0x10,%al; inc %al; out %al,$0x11; hlt";
+    IN: 7 = "in $0x10,%al; inc %al; out %al,$0x11; hlt";
     /// Writes the four bytes at 0x1040 to [`OUT_PORT`].
-    OUT_STRING: 13 = "guests_out_string",
-        "mov $0x1040,%si; mov $4,%cx; mov $0x11,%dx; cld; rep outsb; hlt";
+    OUT_STRING: 13 = "mov $0x1040,%si; mov $4,%cx; mov $0x11,%dx; cld; rep outsb; hlt";
     /// Writes 0x5a to [`MMIO`].
-    MMIO_WRITE: 11 = "guests_mmio_write", "mov $0xd000,%ax; mov %ax,%ds; movb $0x5a,0x10; hlt";
+    MMIO_WRITE: 11 = "mov $0xd000,%ax; mov %ax,%ds; movb $0x5a,0x10; hlt";
     /// Writes a byte from [`MMIO`] to [`OUT_PORT`].
-    MMIO_READ: 11 = "guests_mmio_read",
-        "mov $0xd000,%ax; mov %ax,%ds; mov 0x10,%al; out %al,$0x11; hlt";
+    MMIO_READ: 11 = "mov $0xd000,%ax; mov %ax,%ds; mov 0x10,%al; out %al,$0x11; hlt";
     /// Writes the byte at [`FAR`] to [`OUT_PORT`], and 0x77 to the address behind.
-    FAR_COPY: 16 = "guests_far_copy",
-        "mov $0x2000,%ax; mov %ax,%ds; mov 0,%al; out %al,$0x11; movb $0x77,1; hlt";
+    FAR_COPY: 16 = "mov $0x2000,%ax; mov %ax,%ds; mov 0,%al; out %al,$0x11; movb $0x77,1; hlt";
     /// Writes 1 to the start of page 3.
-    WRITE_PAGE_3: 6 = "guests_write_page_3", "movb $1,0x3000; hlt";
+    WRITE_PAGE_3: 6 = "movb $1,0x3000; hlt";
     /// Writes the byte at the start of segment ES to [`OUT_PORT`].
-    READ_ES: 7 = "guests_read_es", "mov %es:0,%al; out %al,$0x11; hlt";
+    READ_ES: 7 = "mov %es:0,%al; out %al,$0x11; hlt";
     /// Adds %cx to %bx.
-    ADD: 3 = "guests_add", "add %cx,%bx; hlt";
+    ADD: 3 = "add %cx,%bx; hlt";
     /// Enables interrupts, and never exits.
-    ENABLE_AND_SPIN: 4 = "guests_enable_and_spin", "sti; nop; jmp .";
+    ENABLE_AND_SPIN: 4 = "sti; nop; jmp .";
     /// A handler of an interrupt, which writes 0x21 to [`OUT_PORT`].
-    HANDLER: 5 = "guests_handler", "mov $0x21,%al; out %al,$0x11; iret";
+    HANDLER: 5 = "mov $0x21,%al; out %al,$0x11; iret";
     /// Two instructions before it halts.
-    NOPS: 3 = "guests_nops", "nop; nop; hlt";
+    NOPS: 3 = "nop; nop; hlt";
     /// Increments the MSR SYSENTER_CS.
-    INCREMENT_SYSENTER_CS: 13 = "guests_increment_sysenter_cs",
-        "mov $0x174,%ecx; rdmsr; inc %eax; wrmsr; hlt";
+    INCREMENT_SYSENTER_CS: 13 = "mov $0x174,%ecx; rdmsr; inc %eax; wrmsr; hlt";
     /// Executes CPUID for the leaf 0x40000001.
-    CPUID: 9 = "guests_cpuid", "mov $0x40000001,%eax; cpuid; hlt";
+    CPUID: 9 = "mov $0x40000001,%eax; cpuid; hlt";
     /// Stores the FPU's control word at 0x3000, and loads the one at 0x3002.
-    SWAP_FCW: 9 = "guests_swap_fcw", "fnstcw 0x3000; fldcw 0x3002; hlt";
+    SWAP_FCW: 9 = "fnstcw 0x3000; fldcw 0x3002; hlt";
 }
 
 programs! { LONG_MODE: ".code64";
     /// Writes %r8 to 0x3000, and 0x2a to [`OUT_PORT`].
-    LONG: 23 = "guests_long",
-        "movabs $0x1122334455667788,%r8; mov %r8,0x3000; mov $0x2a,%al; out %al,$0x11; hlt";
+    LONG: 23 = "movabs $0x1122334455667788,%r8; mov %r8,0x3000; mov $0x2a,%al; out %al,$0x11; hlt";
     /// Writes the byte at the linear address 0x200000 to [`OUT_PORT`].
-    LONG_ELSEWHERE: 10 = "guests_long_elsewhere", "mov 0x200000,%al; out %al,$0x11; hlt";
+    LONG_ELSEWHERE: 10 = "mov 0x200000,%al; out %al,$0x11; hlt";
     /// Writes %r8 to [`MMIO`], and reads it back.
-    LONG_MMIO: 17 = "guests_long_mmio",
-        "movabs $0xd0010,%rdi; mov %r8,(%rdi); mov (%rdi),%rax; hlt";
+    LONG_MMIO: 17 = "movabs $0xd0010,%rdi; mov %r8,(%rdi); mov (%rdi),%rax; hlt";
     /// Executes an instruction of the FPU.
-    FLD1: 3 = "guests_fld1", "fld1; hlt";
+    FLD1: 3 = "fld1; hlt";
 }
 
 #[cfg(test)]
