@@ -1,5 +1,7 @@
 //! What a file descriptor stands for.
 
+use std::io::Write as _;
+
 use libc::{c_int, c_ulong};
 
 /// The kinds of file that this library tells apart.
@@ -61,15 +63,8 @@ fn name_of(fd: c_int, name: &mut Name) -> &[u8] {
 /// The link in /proc that names the file behind `fd`: the thread's own, since a
 /// thread may have file descriptors that its process has not.
 fn link(fd: u32) -> [u8; 32] {
-    const DIR: &[u8] = b"/proc/thread-self/fd/";
     let mut link = [0; 32];
-    link[..DIR.len()].copy_from_slice(DIR);
-    let digits = fd.checked_ilog10().unwrap_or(0) as usize + 1;
-    let mut rest = fd;
-    for digit in link[DIR.len()..][..digits].iter_mut().rev() {
-        *digit = b'0' + (rest % 10) as u8;
-        rest /= 10;
-    }
+    write!(&mut link[..31], "/proc/thread-self/fd/{fd}").expect("ten digits fit");
     link
 }
 
