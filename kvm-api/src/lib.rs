@@ -77,7 +77,6 @@ pub mod bound;
 pub mod files;
 mod form;
 pub mod ioctl;
-mod mapping;
 mod memory;
 pub mod merged;
 mod msr_list;

@@ -7,8 +7,7 @@ use std::os::fd::BorrowedFd;
 use kvm_sys::exit::*;
 use kvm_sys::{kvm_regs, kvm_run, kvm_run_mmio, kvm_sregs};
 
-use crate::mapping::Mapping;
-use crate::{Errno, Result};
+use crate::{Errno, GuestMemory, Result};
 
 /// The memory that a vcpu shares with user space: `struct kvm_run`, and behind
 /// it the data of port I/O. Unmapped on drop.
@@ -17,7 +16,7 @@ use crate::{Errno, Result};
 /// writes the rest when it ends. Nothing here trusts that it is this vcpu's
 /// mapping that a vcpu is run with: all access is by copying, within bounds.
 #[derive(Debug)]
-pub struct RunMapping(Mapping);
+pub struct RunMapping(GuestMemory);
 
 /// Copies a field of `struct kvm_run` out of a [`RunMapping`].
 macro_rules! load {
@@ -46,7 +45,7 @@ impl RunMapping {
         if size < size_of::<kvm_run>() {
             return Err(Errno::EINVAL);
         }
-        Mapping::of_file(vcpu, 0, size).map(Self)
+        GuestMemory::of_file(vcpu, 0, size).map(Self)
     }
 
     fn as_ptr(&self) -> *mut kvm_run {

@@ -18,7 +18,6 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::ftruncate;
 
 use super::request::request_pointer;
-use crate::mapping::Mapping;
 use crate::{Errno, GuestMemory, Result};
 
 const PAGE_SIZE: u64 = 4096;
@@ -70,7 +69,7 @@ struct Slot {
 #[derive(Debug)]
 struct Backing {
     file: OwnedFd,
-    mapping: ManuallyDrop<Mapping>,
+    mapping: ManuallyDrop<GuestMemory>,
 }
 
 impl Drop for Backing {
@@ -131,7 +130,7 @@ impl Slots {
         // KVM refuses it if the slot is set with another size or with the caller's memory.
         let file = memfd_create(c"kvm-memory", MFdFlags::MFD_CLOEXEC)?;
         ftruncate(&file, size as i64)?;
-        let mapping = Mapping::of_file(file.as_fd(), 0, size as usize)?;
+        let mapping = GuestMemory::of_file(file.as_fd(), 0, size as usize)?;
         region.userspace_addr = mapping.as_ptr().expose_provenance() as u64;
         // SAFETY: the memory is as long as the slot, and stays with it.
         unsafe { self.set(vm, region, Some((file, mapping))) }
@@ -213,7 +212,7 @@ impl Slots {
         &mut self,
         vm: BorrowedFd<'_>,
         region: kvm_userspace_memory_region,
-        new: Option<(OwnedFd, Mapping)>,
+        new: Option<(OwnedFd, GuestMemory)>,
     ) -> Result<()> {
         // SAFETY: the kernel reads one such structure; the memory is good.
         unsafe { request_pointer(vm, KVM_SET_USER_MEMORY_REGION, &raw const region) }?;
