@@ -1,0 +1,209 @@
+//! Documents name patches of the series by their numbers, which change when a patch is
+//! inserted. The numbers have to belong to the patches that the documents mean.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The first and the last patch of each form, as the README and docs/forms.md name them.
+const FORMS: &[&str] = &[
+    "Split requests that need no ioctl out of the ioctl handlers",
+    "selftests: Add a test for KVM's system calls",
+    "Split checking and loading out of getting and setting state",
+    "selftests: Test getting and setting parts of a vCPU's state",
+    "Split the checks of a memory region and of invalidating a slot",
+    "selftests: Test guest memory by ranges",
+    "Make the fd of a vCPU a directory of its state",
+    "selftests: Add a test for the files of a vCPU",
+    "Let generic x86 code switch back to the host's state",
+    "selftests: Add a test for bound vCPUs",
+];
+
+const ENTRY_POINTS: &str = "Add entry points of system calls for KVM";
+const MEMORY: &str = "Allocate guest memory and set memory aliases by system call";
+const FILES: &str = "Make the fd of a vCPU a directory of its state";
+const BOUND_CALLS: &str = "Add system calls for bound vCPUs";
+
+/// The documents that name patches by number, and the ends of the subjects of these
+/// patches, in the order of the text.
+const NAMED: [(&str, &[&str]); 4] = [
+    ("README.md", FORMS),
+    (
+        "docs/decisions.md",
+        &["Let generic x86 code switch back to the host's state"],
+    ),
+    ("docs/forms.md", FORMS),
+    (
+        "kernel-patch/patches/0000-cover-letter.patch",
+        &[
+            "Document what changes for users of the ioctls",
+            "Split requests that need no ioctl out of the ioctl handlers",
+            "Split MSR and CPUID requests out of the ioctl handlers",
+            ENTRY_POINTS,
+            "Serve KVM's system calls",
+            MEMORY,
+            "Wire up KVM's system calls",
+            "Split checking and loading out of getting and setting state",
+            "selftests: Test getting and setting parts of a vCPU's state",
+            "Split the checks of a memory region and of invalidating a slot",
+            "selftests: Test guest memory by ranges",
+            FILES,
+            "selftests: Add a test for the files of a vCPU",
+            "Let generic x86 code switch back to the host's state",
+            "selftests: Add a test for bound vCPUs",
+            "Publish the fd of a vCPU when its creation has finished",
+            "Take vcpu->mutex in the compat ioctl that sets the signal mask",
+            "Do not forget the CPU on which WBINVD was emulated",
+            "Do not look for a bound vCPU where it was left",
+            ENTRY_POINTS,
+            ENTRY_POINTS,
+            ENTRY_POINTS,
+            FILES,
+            BOUND_CALLS,
+            MEMORY,
+            "Get and set any parts of a vCPU's state by one system call",
+            "Map guest memory by ranges of addresses",
+            FILES,
+            "Do not destroy a VM while the task has a vCPU loaded",
+            "Take vCPUs by helpers that respect a binding",
+            "Keep a bound vCPU loaded while its task is in userspace",
+            ENTRY_POINTS,
+            BOUND_CALLS,
+            "Kick a bound vCPU",
+            ENTRY_POINTS,
+        ],
+    ),
+];
+
+struct Patch {
+    text: String,
+    subject: String,
+}
+
+/// The series in its order, without the cover letter.
+fn series() -> Vec<Patch> {
+    let mut paths = files(&root().join("kernel-patch/patches"), "patch");
+    paths.sort_unstable();
+    let patches = paths.iter().skip(1).map(|path| {
+        let text = fs::read_to_string(path).unwrap();
+        let header = text.split_once("\nSubject: ").unwrap().1;
+        let header = header.replace("\n ", " ");
+        let (_, subject) = header.lines().next().unwrap().split_once("] ").unwrap();
+        let subject = subject.to_owned();
+        Patch { text, subject }
+    });
+    patches.collect()
+}
+
+fn root() -> PathBuf {
+    kernel_patch::workspace_dir().unwrap()
+}
+
+fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
+    let paths = fs::read_dir(dir).unwrap().map(|it| it.unwrap().path());
+    let paths = paths.filter(|it| it.extension().is_some_and(|it| it == extension));
+    paths.collect()
+}
+
+/// The numbers after the word "patch" or "patches", in "patch 3", "patches 1 to 8" and
+/// "patches 3, 28 and 30".
+fn numbers(text: &str) -> Vec<usize> {
+    let mut numbers = Vec::new();
+    let mut follows = false;
+    for word in text.split_whitespace() {
+        let bare = word.trim_matches(|it: char| !it.is_alphanumeric());
+        match bare.parse() {
+            Ok(number) if follows => {
+                numbers.push(number);
+                follows = !word.ends_with(['.', ':']);
+            }
+            _ => {
+                let continues = follows && ["to", "and"].contains(&bare);
+                follows = continues || ["patch", "patches"].contains(&&*bare.to_lowercase());
+            }
+        }
+    }
+    numbers
+}
+
+/// The text of a document. The numbers in the README's table have their word in its head.
+fn text(document: &str) -> String {
+    let text = fs::read_to_string(root().join(document)).unwrap();
+    if document != "README.md" {
+        return text;
+    }
+    let rows = text.lines().skip_while(|it| !it.ends_with("| patches |"));
+    let rows = rows.take_while(|it| it.starts_with('|'));
+    let cells = rows.filter_map(|it| it.trim_end_matches(" |").rsplit_once("| "));
+    cells
+        .map(|(_, cell)| format!("patches {cell} ;\n"))
+        .collect()
+}
+
+#[test]
+fn numbers_belong_to_the_patches_that_documents_mean() {
+    let series = series();
+    for (document, subjects) in NAMED {
+        let numbers = numbers(&text(document));
+        for (number, subject) in numbers.iter().zip(subjects) {
+            let found = number.checked_sub(1).and_then(|it| series.get(it));
+            let found = found.map_or("missing", |it| &it.subject);
+            assert!(
+                found.ends_with(&format!(": {subject}")),
+                "{document} means {subject:?} by patch {number}, which is {found:?}"
+            );
+        }
+        let count = subjects.len();
+        assert_eq!(numbers.len(), count, "{document} names {numbers:?}");
+    }
+}
+
+/// A document that begins to name a patch by number needs a row in [`NAMED`].
+#[test]
+fn other_documents_name_no_patch_by_number() {
+    let mut documents = files(&root().join("docs"), "md");
+    documents.push(root().join("CONTRIBUTING.md"));
+    for path in documents {
+        if NAMED.iter().all(|(document, _)| !path.ends_with(document)) {
+            let numbers = numbers(&fs::read_to_string(&path).unwrap());
+            assert_eq!(numbers, [0; 0], "{}", path.display());
+        }
+    }
+}
+
+#[test]
+fn the_cover_letter_lists_the_series() {
+    let series = series();
+    let letter = text("kernel-patch/patches/0000-cover-letter.patch");
+    let count = series.len();
+    assert!(letter.contains(&format!("Subject: [PATCH 00/{count}] ")));
+    let list: String = series
+        .iter()
+        .map(|it| format!("  {}\n", it.subject))
+        .collect();
+    assert!(
+        letter.contains(&format!(" ({count}):\n{list}\n")),
+        "the list should be\n{list}"
+    );
+}
+
+#[test]
+fn checkpatchs_exceptions_are_about_files_of_their_patches() {
+    let series = series();
+    let text = text("kernel-patch/patches/checkpatch.exceptions");
+    let lines = text
+        .lines()
+        .filter(|it| !it.is_empty() && !it.starts_with('#'));
+    for line in lines {
+        let words: Vec<_> = line.split_whitespace().collect();
+        let number: usize = words[0].parse().unwrap();
+        let patch = &series[number - 1];
+        let changes = patch.text.contains(&format!(" b/{}\n", words[2]));
+        assert!(changes, "{line}: the patch is {:?}", patch.subject);
+    }
+}
+
+#[test]
+fn numbers_are_found() {
+    let text = "Patches 1 and 2 add 3 calls. Patch 4, and patches 5,\n6 to 8: 9 (patch 10).";
+    assert_eq!(numbers(text), [1, 2, 4, 5, 6, 8, 10]);
+}
