@@ -29,8 +29,26 @@
 //! | `boot` | boot a kernel, run an executable in it, return its exit status and files |
 //! | `kbuild` | build a kernel from the source and the series |
 //! | `inside` | run as the first process of the machine |
-//! | `wire` | define what both sides of the machine's boundary share |
+//! | `wire` | define the protocol between the host and the machine |
 //! | `host` | run processes, write files, take locks, install packages |
+
+/// Defines a method for each setting of a type, with its arguments and what it does.
+macro_rules! setters {
+    ($type:ty: $(
+        $(#[$doc:meta])*
+        $name:ident($this:ident, $($arg:ident: $of:ty),+) => $set:expr;
+    )*) => {
+        impl $type {$(
+            $(#[$doc])*
+            #[must_use]
+            pub fn $name(self, $($arg: $of),+) -> Self {
+                let mut $this = self;
+                $set;
+                $this
+            }
+        )*}
+    };
+}
 
 mod boot;
 pub mod check;
@@ -42,7 +60,7 @@ mod wire;
 
 pub use boot::accel::Accel;
 pub use boot::call::{Captured, call_here};
-pub use boot::error::{BootError, LastLines};
+pub use boot::error::{BootError, Console, LastLines};
 pub use boot::executable::check as check_executable;
 pub use boot::libraries::libraries;
 pub use boot::machine::Machine;

@@ -11,7 +11,6 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use kernel_patch::fresh::Entry;
 use kernel_patch::{TARGET, interrupt};
 
 use crate::cli::{Action, Cli, MachineArgs};
@@ -43,29 +42,21 @@ fn act(cli: Cli) -> Result<u8> {
     interrupt::install().context("cannot handle signals")?;
     match cli.command {
         Action::Build(build) => {
-            let kernel = build.builder().build()?;
+            let kernel = build.build()?;
             println!("{}", kernel.image().display());
             Ok(0)
         }
         Action::Run { machine, command } => run(&machine, &command),
         Action::Cargo { machine, args } => cargo(&machine, &args),
-        Action::Check(args) => {
-            let review = args.check().run()?;
-            if let Some(file) = &args.json {
-                review.write_json(file)?;
-            }
+        Action::Check(check) => {
+            let review = check.run()?;
             println!("{}", review.table());
             Ok(u8::from(!review.holds()))
         }
-        Action::Fresh(args) => {
-            let trial = args.fresh().run()?;
+        Action::Fresh(fresh) => {
+            let trial = fresh.run()?;
             println!("\n{}", trial.table());
             Ok(u8::from(!trial.holds()))
-        }
-        Action::Enter { entry } => {
-            let entry = serde_json::from_str(&entry);
-            let entry: Entry = entry.context("cannot parse the command for the new machine")?;
-            match entry.enter()? {}
         }
         Action::Path { variant } => {
             let build = kernel_patch::build_dir(variant)?;
@@ -82,8 +73,8 @@ fn run(machine: &MachineArgs, command: &[String]) -> Result<u8> {
     let (program, args) = command.split_first().expect("clap requires at least one");
     // Check before a build that can take minutes.
     kernel_patch::check_executable(Path::new(program))?;
-    let kernel = machine.build.builder().build()?;
-    let exit = machine.machine().run(
+    let kernel = machine.kernel.build()?;
+    let exit = machine.machine.run(
         &kernel,
         Path::new(program),
         args,
@@ -97,7 +88,7 @@ fn run(machine: &MachineArgs, command: &[String]) -> Result<u8> {
 fn cargo(machine: &MachineArgs, args: &[OsString]) -> Result<u8> {
     change_directory(machine)?;
     // Build here, not in the first run: cargo can hide the output of a run.
-    drop(machine.build.builder().build()?);
+    drop(machine.kernel.build()?);
     let mut cargo = kernel_patch::cargo();
     for (name, _) in env::vars_os() {
         let text = name.to_string_lossy();

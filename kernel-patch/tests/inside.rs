@@ -1,10 +1,10 @@
-//! The tests of kvm-api, inside the patched machine, with both backends and
-//! with KVM in both forms.
+//! Runs the tests of kvm-api inside the patched machine, with both backends, and with KVM as
+//! modules and built in.
 
 use std::process::Command;
 
-/// What the machine promises to have: a test that lacks one of these fails
-/// there, where it would be skipped on a host.
+/// The abilities of the machine. A test that lacks one of them fails there, and is skipped on
+/// a host.
 const EXPECT: &str = "KVM_API_EXPECT=ioctl,syscall,longmode,processor";
 
 fn kvm_api_in(variant: &str) {
@@ -20,7 +20,7 @@ fn kvm_api_in(variant: &str) {
     );
 }
 
-/// One after the other: both would build.
+/// One after the other, because both build a kernel.
 #[test]
 fn kvm_api() {
     kvm_api_in("module");

@@ -1,7 +1,7 @@
-//! The machine, from outside: what is run in it comes out as it should, and
-//! each misfortune gives its own error and leaves nothing behind.
+//! Tests of the machine from outside: the result of a run, and the error of each failure,
+//! which leaves nothing behind.
 //!
-//! This executable is what runs inside too: see [`inside`].
+//! This executable also runs inside: see [`inside`].
 
 use std::io::Read;
 use std::os::unix::process::ExitStatusExt;
@@ -11,12 +11,12 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
-use kernel_patch::{Accel, BootError, Exit, Kernel, Machine, OUT};
+use kernel_patch::{Accel, BootError, Console, Exit, Kernel, Machine, OUT};
 use libtest_mimic::{Arguments, Failed, Trial};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-/// The first argument where this executable plays its part inside.
+/// The first argument of this executable inside. The second names the part to run.
 const INSIDE: &str = "inside";
 
 fn main() -> ExitCode {
@@ -57,12 +57,12 @@ fn main() -> ExitCode {
     libtest_mimic::run(&Arguments::from_args(), trials.into()).exit_code()
 }
 
-/// What runs in the machine.
+/// Runs a part in the machine.
 fn inside(part: &str) -> ! {
     match part {
         "exit" => process::exit(7),
         "abort" => process::abort(),
-        // As the lock checker does it, which goes on then.
+        // The lock checker prints this, and the kernel continues.
         "complain" => fs::write("/dev/kmsg", "<4>WARNING: possible circular locking").unwrap(),
         "hang" => loop {
             println!("hanging");
@@ -72,7 +72,7 @@ fn inside(part: &str) -> ! {
             fs::create_dir(format!("{OUT}/dir")).unwrap();
             fs::write(format!("{OUT}/dir/file"), vec![7; 1 << 20]).unwrap();
         }
-        // All ports, and somebody who has them open still.
+        // Uses all ports, and leaves a process that has them open.
         "ports" => {
             let this = env::current_exe().unwrap();
             Command::new(this).args([INSIDE, "hang"]).spawn().unwrap();
@@ -114,7 +114,7 @@ fn kernel() -> &'static Kernel {
     })
 }
 
-/// Runs a part inside; how it ended, standard output, standard error.
+/// Runs a part inside. Returns its exit, standard output and standard error.
 fn run(machine: &Machine, part: &str) -> Result<(Exit, String, String), BootError> {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let this = env::current_exe().unwrap();
@@ -192,16 +192,16 @@ fn processors() {
 fn panic() {
     let machine = Machine::new().cmdline("rdinit=/nonexistent");
     let error = run(&machine, "exit").unwrap_err();
-    let BootError::Panicked { console, tail } = &error else {
+    let BootError::Panicked(Console { log, tail }) = &error else {
         panic!("{error}");
     };
     assert!(tail.contains("Kernel panic - not syncing"), "{error}");
     assert!(
-        fs::read_to_string(console)
+        fs::read_to_string(log)
             .unwrap()
             .contains(tail.lines().last().unwrap())
     );
-    fs::remove_file(console).unwrap();
+    fs::remove_file(log).unwrap();
 }
 
 fn complaint() {
@@ -230,7 +230,7 @@ fn hang() {
     let BootError::TimedOut { console, .. } = &error else {
         panic!("{error}");
     };
-    fs::remove_file(console).unwrap();
+    fs::remove_file(&console.log).unwrap();
     assert_eq!(processes(&name), [0; 0]);
 }
 
@@ -242,7 +242,7 @@ fn qemu_refuses() {
     assert!(output.contains("nothing"), "{error}");
 }
 
-/// By another emulator, with one line for all ports.
+/// Another emulator has one line for all ports.
 fn bochs() {
     let out = tempfile::tempdir().unwrap();
     let machine = Machine::new().accel(Accel::Bochs).memory("256M");
@@ -290,7 +290,7 @@ fn interrupt() {
     assert_eq!(processes(&parameter), [0; 0]);
 }
 
-/// What a caller gets: a sum, and a file beside it.
+/// Returns a sum to the caller, and leaves a file beside it.
 fn sum(terms: Vec<u32>, out: &Path) -> Result<u32, String> {
     eprintln!("adding");
     fs::write(out.join("file"), "left").map_err(|error| error.to_string())?;
@@ -343,7 +343,7 @@ fn not_static() {
     );
 }
 
-/// The processes that have a text in their command line.
+/// The processes with `text` in their command line.
 fn processes(text: &str) -> Vec<u32> {
     let has = |pid: &u32| {
         let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();

@@ -1,17 +1,16 @@
-//! A checkout that is moved or copied together with what was built in it works
-//! in its new place.
+//! A checkout works after it was moved or copied together with its builds.
 
 use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-/// The directories that `kernel-patch path` prints, started by the executable
-/// that lies in `checkout`.
+/// Runs `kernel-patch path` with the executable in `checkout`. Returns the directories
+/// that it prints.
 fn paths(checkout: &Path, package: Option<&Path>) -> Vec<String> {
     let mut command = Command::new(checkout.join("target/debug/kernel-patch"));
     command.arg("path").current_dir("/");
     command.env_remove("CARGO_TARGET_DIR");
-    // As cargo does for the programs that it runs.
+    // Cargo sets this for the programs that it runs.
     match package {
         Some(package) => command.env("CARGO_MANIFEST_DIR", package),
         None => command.env_remove("CARGO_MANIFEST_DIR"),
@@ -24,17 +23,15 @@ fn paths(checkout: &Path, package: Option<&Path>) -> Vec<String> {
     lines.map(str::to_owned).collect()
 }
 
-/// Copies this build's executable, by a process of its own: a file that this process
-/// had open to write could not be executed while a child that another test starts
-/// has inherited it.
+/// Copies this build's executable with `cp`. If this process had the copy open for writing,
+/// a child of another test could inherit the descriptor, and the copy could not be executed.
 fn copy_program(to: &Path) {
     let program = kernel_patch::beside("kernel-patch").unwrap();
     let status = Command::new("cp").arg(program).arg(to).status().unwrap();
     assert!(status.success());
 }
 
-/// A directory with what this program looks for in a checkout, and with this
-/// build's executable.
+/// Makes a directory that the program takes for a checkout, with this build's executable.
 fn checkout(dir: &Path) {
     fs::create_dir_all(dir.join("kernel-patch/patches")).unwrap();
     fs::create_dir_all(dir.join("target/debug")).unwrap();
@@ -61,19 +58,19 @@ fn an_executable_works_where_its_checkout_is_now() {
 }
 
 #[test]
-fn cargo_says_which_checkout_a_program_is_run_for() {
+fn the_checkout_of_cargos_package_comes_first() {
     let dir = tempfile::tempdir().unwrap();
     let [ours, elsewhere] = ["ours", "elsewhere"].map(|name| dir.path().join(name));
     checkout(&ours);
     checkout(&elsewhere);
     let package = elsewhere.join("benches");
     all_below(&paths(&ours, Some(&package)), &elsewhere);
-    // A package of somebody else's is in no checkout.
+    // This package is in no checkout.
     all_below(&paths(&ours, Some(dir.path())), &ours);
 }
 
 #[test]
-fn a_program_outside_of_any_checkout_says_what_to_do() {
+fn a_program_outside_of_any_checkout_explains_itself() {
     let dir = tempfile::tempdir().unwrap();
     let program = dir.path().join("kernel-patch");
     copy_program(&program);

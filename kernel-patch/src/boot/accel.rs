@@ -1,39 +1,32 @@
-//! What executes a machine's instructions.
+//! The emulators and accelerators that execute a machine's instructions.
 
 use std::fmt::{self, Display};
-use std::str::FromStr;
+
+use clap::ValueEnum;
 
 use super::error::Result;
 use crate::boot::{bochs, qemu};
 
-/// What executes the machine's instructions.
+/// The emulator or accelerator that executes the machine's instructions.
 ///
 /// The default does not depend on `/dev/kvm`: some hosts have it without hardware that runs
 /// a kernel, and counting instructions needs emulation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Accel {
-    /// Emulation; one instruction is one nanosecond of the machine's time.
+    /// Emulation; one instruction is one nanosecond of the machine's time
     #[default]
     Tcg,
     /// Emulation in real time with a thread for each processor. It counts nothing, runs do
-    /// not repeat, and processors race.
+    /// not repeat, and processors race
     Mttcg,
-    /// Hardware virtualization, nested for KVM inside.
+    /// Hardware virtualization, nested for KVM inside
     Kvm,
     /// Emulation of an Intel processor by Bochs, with VMX, which QEMU does not emulate. It
-    /// counts nothing, and is slow.
+    /// counts nothing, and is slow
     Bochs,
 }
 
 impl Accel {
-    /// All values, with their names on the command line.
-    const NAMES: [(&str, Self); 4] = [
-        ("tcg", Self::Tcg),
-        ("mttcg", Self::Mttcg),
-        ("kvm", Self::Kvm),
-        ("bochs", Self::Bochs),
-    ];
-
     /// The processor of the machine, by the emulator's name.
     #[must_use]
     pub fn cpu(self) -> &'static str {
@@ -84,22 +77,7 @@ impl Accel {
 
 impl Display for Accel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (name, _) = Self::NAMES
-            .into_iter()
-            .find(|(_, accel)| accel == self)
-            .expect("each has a name");
-        f.write_str(name)
-    }
-}
-
-impl FromStr for Accel {
-    type Err = String;
-
-    fn from_str(text: &str) -> std::result::Result<Self, String> {
-        let named = Self::NAMES.into_iter().find(|(name, _)| *name == text);
-        let names = Self::NAMES.map(|(name, _)| name);
-        named
-            .map(|(_, accel)| accel)
-            .ok_or_else(|| format!("none of {}", names.join(", ")))
+        let value = self.to_possible_value().expect("no value is skipped");
+        f.write_str(value.get_name())
     }
 }

@@ -9,11 +9,13 @@ use std::{io, thread};
 use nix::pty::openpty;
 
 use super::error::{BootError, Result};
+use crate::boot::machine::Machine;
+use crate::boot::run_dir::RunDir;
 use crate::host::error::IoContext;
 use crate::host::{needs, process};
 
 /// The program of the emulator.
-pub(crate) const PROGRAM: &str = needs::BOCHS_PROGRAM.name();
+pub(crate) const PROGRAM: &str = needs::BOCHS_PROGRAM.name;
 
 /// The processor: the newest with the right size of XSAVE state. The kernel finds newer
 /// ones, with AVX-512 and protection keys, inconsistent.
@@ -23,11 +25,11 @@ pub(crate) const CPU: &str = "broadwell_ult";
 const PLUGINS: [&str; 4] = ["unmapped", "biosdev", "extfpuirq", "serial"];
 /// The display that needs no window.
 const DISPLAY: &str = "term";
-const BIOS: &str = needs::BOCHS_BIOS.name();
-const VGA_BIOS: &str = needs::BOCHS_VGA_BIOS.name();
-const ISOLINUX: &str = needs::ISOLINUX.name();
-const LDLINUX: &str = needs::LDLINUX.name();
-const MKISOFS: &str = needs::GENISOIMAGE.name();
+const BIOS: &str = needs::BOCHS_BIOS.name;
+const VGA_BIOS: &str = needs::BOCHS_VGA_BIOS.name;
+const ISOLINUX: &str = needs::ISOLINUX.name;
+const LDLINUX: &str = needs::LDLINUX.name;
+const MKISOFS: &str = needs::GENISOIMAGE.name;
 
 /// The kernel's name of the serial line that carries the ports.
 pub(crate) const LINE: &str = "ttyS1";
@@ -36,126 +38,104 @@ pub(crate) const LINE: &str = "ttyS1";
 /// executes in a real second, so that the kernel's timeouts fit.
 const IPS: u32 = 50_000_000;
 
-/// The command line of Bochs, and its files.
-pub(crate) struct BochsCommand<'a> {
-    pub(crate) memory: &'a str,
-    pub(crate) smp: u32,
-    pub(crate) image: &'a Path,
-    pub(crate) initramfs: &'a Path,
-    pub(crate) cmdline: &'a str,
-    pub(crate) console: &'a Path,
-    /// The file that receives the bytes of the line.
-    pub(crate) line: &'a Path,
-    /// The file for the messages of Bochs.
-    pub(crate) log: &'a Path,
-    /// The directory for its files.
-    pub(crate) dir: &'a Path,
+/// Makes a disc and a configuration, and returns the command that boots `image` with them.
+/// `line` is the file that receives the bytes of the line.
+pub(crate) fn command(
+    machine: &Machine,
+    image: &Path,
+    cmdline: &str,
+    dir: &RunDir,
+    line: &Path,
+) -> Result<Command> {
+    let disc = disc(image, cmdline, dir)?;
+    let config = file(dir, "bochsrc", &config(machine, dir, line, &disc)?)?;
+    // Debian's build includes a debugger, which waits for this command.
+    let debugger = file(dir, "debugger", "continue\n")?;
+    let mut command = Command::new(PROGRAM);
+    process::clean(&mut command).env("TERM", "vt100");
+    command.args(["-q", "-f"]).arg(config);
+    command.arg("-rc").arg(debugger);
+    Ok(command)
 }
 
-impl BochsCommand<'_> {
-    /// Makes the disc and the configuration, and returns the command that boots them.
-    pub(crate) fn command(&self) -> Result<Command> {
-        let disc = self.disc()?;
-        let config = self.file("bochsrc", &self.config(&disc)?)?;
-        // Debian's build includes a debugger, which waits for this command.
-        let debugger = self.file("debugger", "continue\n")?;
-        let mut command = Command::new(PROGRAM);
-        process::clean(&mut command)
-            .env("TERM", "vt100")
-            .arg("-q")
-            .arg("-f")
-            .arg(config)
-            .arg("-rc")
-            .arg(debugger);
-        Ok(command)
-    }
+fn file(dir: &RunDir, name: &str, text: &str) -> Result<PathBuf> {
+    let path = dir.path().join(name);
+    fs::write(&path, text).cannot("write", &path)?;
+    Ok(path)
+}
 
-    fn file(&self, name: &str, text: &str) -> Result<PathBuf> {
-        let path = self.dir.join(name);
-        fs::write(&path, text).cannot("write", &path)?;
-        Ok(path)
+/// Makes a disc that boots the kernel.
+fn disc(image: &Path, cmdline: &str, dir: &RunDir) -> Result<PathBuf> {
+    let files = dir.path().join("disc");
+    fs::create_dir(&files).cannot("make", &files)?;
+    let config =
+        format!("default linux\nlabel linux\nkernel linux\ninitrd initrd\nappend {cmdline}\n");
+    file(dir, "disc/isolinux.cfg", &config)?;
+    for (from, name) in [
+        (Path::new(ISOLINUX), "isolinux.bin"),
+        (Path::new(LDLINUX), "ldlinux.c32"),
+        (image, "linux"),
+        (&dir.initramfs(), "initrd"),
+    ] {
+        let to = files.join(name);
+        fs::copy(from, &to).cannot("write", &to)?;
     }
+    let disc = dir.path().join("disc.iso");
+    let mut command = Command::new(MKISOFS);
+    process::clean(&mut command)
+        .args(["-quiet", "-R", "-b", "isolinux.bin", "-c", "boot.cat"])
+        .args(["-no-emul-boot", "-boot-load-size", "4", "-boot-info-table"])
+        .arg("-o")
+        .arg(&disc)
+        .arg(&files);
+    process::run(command, MKISOFS, &dir.path().join("genisoimage.log"))?;
+    Ok(disc)
+}
 
-    /// Makes a disc that boots the kernel.
-    fn disc(&self) -> Result<PathBuf> {
-        let files = self.dir.join("disc");
-        fs::create_dir(&files).cannot("make", &files)?;
-        let config = format!(
-            "default linux\nlabel linux\nkernel linux\ninitrd initrd\nappend {}\n",
-            self.cmdline
-        );
-        self.file("disc/isolinux.cfg", &config)?;
-        for (from, name) in [
-            (Path::new(ISOLINUX), "isolinux.bin"),
-            (Path::new(LDLINUX), "ldlinux.c32"),
-            (self.image, "linux"),
-            (self.initramfs, "initrd"),
-        ] {
-            let to = files.join(name);
-            fs::copy(from, &to).cannot("write", &to)?;
-        }
-        let disc = self.dir.join("disc.iso");
-        let mut command = Command::new(MKISOFS);
-        process::clean(&mut command)
-            .args(["-quiet", "-R", "-b", "isolinux.bin", "-c", "boot.cat"])
-            .args(["-no-emul-boot", "-boot-load-size", "4", "-boot-info-table"])
-            .arg("-o")
-            .arg(&disc)
-            .arg(&files);
-        process::run(command, MKISOFS, &self.dir.join("genisoimage.log"))?;
-        Ok(disc)
-    }
-
-    fn config(&self, disc: &Path) -> Result<String> {
-        let quoted = |path: &Path| format!("\"{}\"", path.display());
-        let plugins = PLUGINS.map(|name| format!("{name}=1")).join(", ");
-        Ok(format!(
-            "config_interface: textconfig\n\
-             display_library: {DISPLAY}\n\
-             plugin_ctrl: {plugins}\n\
-             romimage: file={BIOS}\n\
-             vgaromimage: file={VGA_BIOS}\n\
-             megs: {}\n\
-             cpu: model={CPU}, count={}, ips={IPS}, reset_on_triple_fault=0\n\
-             clock: sync=none, time0=1704067200\n\
-             ata0-master: type=cdrom, path={}, status=inserted\n\
-             boot: cdrom\n\
-             com1: enabled=1, mode=file, dev={}\n\
-             com2: enabled=1, mode=file, dev={}\n\
-             log: {}\n\
-             panic: action=fatal\n\
-             error: action=report\n\
-             info: action=ignore\n\
-             debug: action=ignore\n",
-            megabytes(self.memory)?,
-            self.smp,
-            quoted(disc),
-            quoted(self.console),
-            quoted(self.line),
-            quoted(self.log),
-        ))
-    }
+fn config(machine: &Machine, dir: &RunDir, line: &Path, disc: &Path) -> Result<String> {
+    let quoted = |path: &Path| format!("\"{}\"", path.display());
+    let plugins = PLUGINS.map(|name| format!("{name}=1")).join(", ");
+    Ok(format!(
+        "config_interface: textconfig\n\
+         display_library: {DISPLAY}\n\
+         plugin_ctrl: {plugins}\n\
+         romimage: file={BIOS}\n\
+         vgaromimage: file={VGA_BIOS}\n\
+         megs: {}\n\
+         cpu: model={CPU}, count={}, ips={IPS}, reset_on_triple_fault=0\n\
+         clock: sync=none, time0=1704067200\n\
+         ata0-master: type=cdrom, path={}, status=inserted\n\
+         boot: cdrom\n\
+         com1: enabled=1, mode=file, dev={}\n\
+         com2: enabled=1, mode=file, dev={}\n\
+         log: {}\n\
+         panic: action=fatal\n\
+         error: action=report\n\
+         info: action=ignore\n\
+         debug: action=ignore\n",
+        megabytes(&machine.memory)?,
+        machine.smp,
+        quoted(disc),
+        quoted(&dir.console()),
+        quoted(line),
+        quoted(&dir.log()),
+    ))
 }
 
 /// Converts a size of memory from QEMU's notation to megabytes.
 fn megabytes(size: &str) -> Result<u32> {
-    let (number, factor) = match size.split_at_checked(size.len().saturating_sub(1)) {
-        Some((number, "G")) => (number, 1024),
-        Some((number, "M")) => (number, 1),
-        _ => (size, 1),
+    let megabytes = match size.strip_suffix('G') {
+        Some(number) => number.parse().ok().and_then(|it: u32| it.checked_mul(1024)),
+        None => size.strip_suffix('M').unwrap_or(size).parse().ok(),
     };
-    let megabytes = number
-        .parse()
-        .ok()
-        .and_then(|it: u32| it.checked_mul(factor));
     megabytes.ok_or_else(|| BootError::BadMemory(size.into()))
 }
 
-/// Opens a terminal on which Bochs draws the machine's screen. Nobody reads it.
+/// Opens a terminal on which Bochs draws the machine's screen. Its output is discarded.
 pub(crate) fn terminal() -> Result<OwnedFd> {
     let pty = openpty(None, None).cannot_named("open", "a terminal for Bochs")?;
     let mut master = File::from(pty.master);
-    // The copy ends when nobody has the other side open.
+    // The copy ends when the other side is closed.
     thread::spawn(move || io::copy(&mut master, &mut io::sink()));
     Ok(pty.slave)
 }
@@ -181,7 +161,7 @@ mod tests {
         let plugins = value("plugin_ctrl: ").split(", ");
         let plugins = plugins.map(|plugin| plugin.strip_suffix("=1").unwrap().to_owned());
         let display = format!("{}_gui", value("display_library: "));
-        let directory = Path::new(needs::BOCHS_TERMINAL.name()).parent().unwrap();
+        let directory = Path::new(needs::BOCHS_TERMINAL.name).parent().unwrap();
         files.extend(
             plugins
                 .chain([display])
@@ -193,24 +173,16 @@ mod tests {
     /// The list of needs contains all files that Bochs opens on the host, and each of them
     /// opens once the needs are met.
     #[test]
-    fn the_files_that_the_configuration_names_are_asked_for() {
+    fn the_needs_contain_the_files_of_the_configuration() {
         packages::ensure(needs::BOCHS).unwrap();
-        let dir = tempfile::tempdir().unwrap();
+        let dir = RunDir::make().unwrap();
         let ours = |name: &str| dir.path().join(name);
-        let boot = BochsCommand {
-            memory: "1G",
-            smp: 1,
-            image: &ours("image"),
-            initramfs: &ours("initramfs"),
-            cmdline: "",
-            console: &ours("console"),
-            line: &ours("line"),
-            log: &ours("log"),
-            dir: dir.path(),
-        };
-        let config = boot.config(&ours("disc")).unwrap();
+        let config = config(&Machine::new(), &dir, &ours("line"), &ours("disc")).unwrap();
         let hosts = named(&config);
-        let hosts: Vec<_> = hosts.iter().filter(|it| !it.starts_with(&dir)).collect();
+        let hosts: Vec<_> = hosts
+            .iter()
+            .filter(|it| !it.starts_with(dir.path()))
+            .collect();
         assert_eq!(hosts.len(), 2 + PLUGINS.len() + 1, "{config}");
         let asked: Vec<_> = needs::BOCHS.iter().filter_map(|need| need.file()).collect();
         for file in hosts {

@@ -1,4 +1,4 @@
-//! The calling side of a call: runs a program, and returns what it answers.
+//! The calling side of a call: runs a program, and returns its answer.
 
 use std::fs;
 use std::path::Path;
@@ -12,9 +12,8 @@ use super::error::{BootError, LastLines, Result};
 use crate::boot::machine::Machine;
 use crate::host::cargo::this_program;
 use crate::host::error::{HostError, IoContext};
-use crate::host::paths;
 use crate::host::process::run_here;
-use crate::host::transcript::transcribe;
+use crate::host::{paths, transcript};
 use crate::kbuild::kernel::Kernel;
 use crate::wire::call::{CALL, INPUT, OUTPUT};
 use crate::wire::job::{Exit, OUT_VARIABLE};
@@ -46,12 +45,11 @@ impl Machine {
         what: &str,
         program: &Path,
         args: &[String],
-        on_line: &mut dyn FnMut(&str),
+        on_line: &mut (dyn FnMut(&str) + Send),
     ) -> Result<Captured> {
         let mut stdout = Vec::new();
-        let (exit, stderr) = transcribe(on_line, |stderr| {
-            self.run(kernel, program, args, &mut stdout, stderr)
-        });
+        let mut stderr = transcript::of_lines(on_line);
+        let exit = self.run(kernel, program, args, &mut stdout, &mut stderr);
         let succeeded = exit.as_ref().is_ok_and(|exit| exit.success());
         let failure = if succeeded {
             String::new()
@@ -75,8 +73,8 @@ impl Machine {
         }
     }
 
-    /// Boots `kernel`, runs this program inside with `input`, and returns what it
-    /// answers there by [`answer_if_called`](crate::answer_if_called). Otherwise like
+    /// Boots `kernel`, runs this program inside with `input`, and returns its answer
+    /// by [`answer_if_called`](crate::answer_if_called). Otherwise like
     /// [`capture`](Self::capture).
     ///
     /// # Errors
@@ -87,7 +85,7 @@ impl Machine {
         kernel: &Kernel,
         what: &str,
         input: &I,
-        on_line: &mut dyn FnMut(&str),
+        on_line: &mut (dyn FnMut(&str) + Send),
     ) -> Result<O> {
         let scratch = paths::scratch()?;
         let file = scratch.path().join("input");
@@ -111,8 +109,8 @@ impl Machine {
 }
 
 /// Runs this program in a process of its own on this host, with `input`, and returns
-/// what it answers by [`answer_if_called`](crate::answer_if_called). Its other files
-/// go to `out`. `on_line` and `what` are as for [`Machine::capture`].
+/// its answer by [`answer_if_called`](crate::answer_if_called). Its other files go to
+/// `out`. `on_line` and `what` are as for [`Machine::capture`].
 ///
 /// # Errors
 ///
@@ -122,7 +120,7 @@ pub fn call_here<I: Serialize + ?Sized, O: DeserializeOwned>(
     input: &I,
     out: &Path,
     timeout: Duration,
-    on_line: &mut dyn FnMut(&str),
+    on_line: &mut (dyn FnMut(&str) + Send),
 ) -> Result<O> {
     let scratch = tempfile::tempdir();
     let scratch = scratch.cannot_named("make", "a temporary directory")?;
@@ -131,8 +129,8 @@ pub fn call_here<I: Serialize + ?Sized, O: DeserializeOwned>(
     let mut command = Command::new(this_program()?);
     command.arg(CALL).arg(&file).env(OUT_VARIABLE, out);
     command.stdout(Stdio::null());
-    let (status, stderr) = transcribe(on_line, |stderr| run_here(command, what, timeout, stderr));
-    let status = status?;
+    let mut stderr = transcript::of_lines(on_line);
+    let status = run_here(command, what, timeout, &mut stderr)?;
     if !status.success() {
         return Err(BootError::CallFailed {
             what: what.into(),
@@ -165,7 +163,7 @@ mod tests {
 
     /// A table shows only the first line of an error.
     #[test]
-    fn the_end_of_the_machine_comes_first() {
+    fn the_error_of_the_machine_comes_first() {
         let error = BootError::CutShort {
             machine: BootError::NotStarted("no".into()).into(),
             program: LastLines {

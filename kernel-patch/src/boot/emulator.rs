@@ -1,4 +1,4 @@
-//! Runs an emulator, and forwards the machine's ports until it goes down.
+//! Runs an emulator, and forwards the machine's ports until it shuts down.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -59,40 +59,26 @@ pub(crate) fn qemu(
     machine: &Machine,
     kernel: &Kernel,
     cmdline: &str,
-    dir: &RunDir<'_>,
+    dir: &RunDir,
     sinks: Sinks<'_>,
 ) -> Result<Option<ExitStatus>> {
     if machine.plugin.is_some() {
         qemu::check_plugins()?;
     }
-    let ports = [
-        PortPipe::new(port::STDOUT)?,
-        PortPipe::new(port::STDERR)?,
-        PortPipe::new(port::FILES)?,
-        PortPipe::new(port::EXIT)?,
-    ];
-    let log = dir.log();
-    let said = File::create(&log).cannot("write", &log)?;
-    let mut command = qemu::QemuCommand {
-        accel: machine.accel.qemu_args(),
-        cpu: machine.accel.cpu(),
-        smp: machine.smp,
-        memory: &machine.memory,
-        image: &kernel.image(),
-        initramfs: &dir.initramfs(),
-        cmdline,
-        console: &dir.console(),
-        plugin: machine.plugin.as_ref(),
-        ports: ports.each_ref().map(|port| (port.name, port.path())),
-        more: &machine.qemu_args,
+    let mut ports = Vec::new();
+    for name in port::ALL {
+        ports.push(PortPipe::new(name)?);
     }
-    .command();
+    let log = dir.log();
+    let output = File::create(&log).cannot("write", &log)?;
+    let paths: Vec<_> = ports.iter().map(|port| (port.name, port.path())).collect();
+    let mut command = qemu::command(machine, &kernel.image(), cmdline, dir, &paths);
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(said);
+        .stderr(output);
 
-    let status = thread::scope(|scope| {
+    thread::scope(|scope| {
         let mut writers = Vec::new();
         let mut readers = Vec::new();
         for (port, sink) in ports.into_iter().zip(sinks) {
@@ -103,24 +89,25 @@ pub(crate) fn qemu(
             }));
         }
         let status = run(machine, command, qemu::PROGRAM);
-        // The readers end when nobody has the pipes open for writing.
+        // The readers end when no process has the pipes open for writing.
         drop(writers);
         let drained = readers
             .into_iter()
             .map(|reader| reader.join().expect("draining a pipe does not panic"))
             .fold(Ok(()), Result::and);
-        status.and_then(|status| drained.map(|()| status))
-    })?;
-    Ok(status)
+        let status = status?;
+        drained?;
+        Ok(status)
+    })
 }
 
 /// Boots Bochs, with all ports on one serial line. Returns its status, `None` after a
-/// timeout. The status is a failure if the machine went down.
+/// timeout. The status is a failure even if the machine shut down as it should.
 pub(crate) fn bochs(
     machine: &Machine,
     kernel: &Kernel,
     cmdline: &str,
-    dir: &RunDir<'_>,
+    dir: &RunDir,
     mut sinks: Sinks<'_>,
 ) -> Result<Option<ExitStatus>> {
     if machine.plugin.is_some() {
@@ -130,18 +117,8 @@ pub(crate) fn bochs(
         return Err(BootError::NotByBochs("QEMU's arguments"));
     }
     let port = PortPipe::new("line")?;
-    let mut command = bochs::BochsCommand {
-        memory: &machine.memory,
-        smp: machine.smp,
-        image: &kernel.image(),
-        initramfs: &dir.initramfs(),
-        cmdline,
-        console: &dir.console(),
-        line: Path::new(&port.path()),
-        log: &dir.log(),
-        dir: dir.path(),
-    }
-    .command()?;
+    let path = port.path();
+    let mut command = bochs::command(machine, &kernel.image(), cmdline, dir, Path::new(&path))?;
     let terminal = bochs::terminal()?;
     let end = || {
         let copy = terminal.try_clone();
@@ -150,16 +127,16 @@ pub(crate) fn bochs(
     command.stdin(end()?).stdout(end()?).stderr(end()?);
     drop(terminal);
 
-    let status = thread::scope(|scope| {
+    thread::scope(|scope| {
         let PortPipe { reader, writer, .. } = port;
         let reader = scope.spawn(|| line::receive(reader, &mut sinks));
         let status = run(machine, command, bochs::PROGRAM);
         drop(writer);
         let received = reader.join().expect("receiving frames does not panic");
-        let received = received.cannot_named("forward", "the ports");
-        status.and_then(|status| received.map(|()| status))
-    })?;
-    Ok(status)
+        let status = status?;
+        received.cannot_named("forward", "the ports")?;
+        Ok(status)
+    })
 }
 
 /// Runs an emulator to its end, or until the time limit.

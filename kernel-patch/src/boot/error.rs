@@ -1,5 +1,6 @@
-//! What can go wrong with a machine.
+//! The errors of a machine.
 
+use std::fmt::{self, Display};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,16 +36,14 @@ pub enum BootError {
     },
 
     /// The kernel inside panicked.
-    #[error("the kernel panicked; its last lines (all are in {}):\n{tail}", console.display())]
-    Panicked {
-        /// The console's log.
-        console: PathBuf,
-        /// Its last lines.
-        tail: String,
-    },
+    #[error("the kernel panicked; its last lines {0}")]
+    Panicked(Console),
 
     /// The kernel inside reported a problem, and went on.
-    #[error("the kernel complained (the whole report is in {}):\n{report}", console.display())]
+    #[error(
+        "the kernel reported a problem (the whole report is in {}):\n{report}",
+        console.display()
+    )]
     Complained {
         /// The console's log.
         console: PathBuf,
@@ -54,16 +53,14 @@ pub enum BootError {
 
     /// The machine exceeded its time limit.
     #[error(
-        "the machine timed out after {} s; the console's last lines (all are in {}):\n{tail}",
-        after.as_secs(), console.display()
+        "the machine timed out after {} s; the console's last lines {console}",
+        after.as_secs()
     )]
     TimedOut {
         /// The limit.
         after: Duration,
-        /// The console's log.
-        console: PathBuf,
-        /// Its last lines.
-        tail: String,
+        /// The end of the console.
+        console: Console,
     },
 
     /// The emulator failed.
@@ -91,23 +88,15 @@ pub enum BootError {
     )]
     NoPlugins(String),
 
-    /// The machine went down before the executable ended.
-    #[error(
-        "the machine went down without an exit status; the console's last lines (all are in {}):\n{tail}",
-        console.display()
-    )]
-    NoExitStatus {
-        /// The console's log.
-        console: PathBuf,
-        /// Its last lines.
-        tail: String,
-    },
+    /// The machine shut down before the executable ended.
+    #[error("the machine shut down without an exit status; the console's last lines {0}")]
+    NoExitStatus(Console),
 
     /// The machine came up and could not start the executable.
     #[error("the machine could not run the executable: {0}")]
     NotStarted(String),
 
-    /// The machine went down before the program in it ended.
+    /// The machine shut down before the program in it ended.
     #[error("{machine}")]
     CutShort {
         /// How the machine ended.
@@ -120,7 +109,7 @@ pub enum BootError {
     /// A called program failed.
     #[error("{what} ended with {status}: {failure}")]
     CallFailed {
-        /// What the program was doing.
+        /// The work of the program.
         what: String,
         /// How it ended.
         status: String,
@@ -131,11 +120,26 @@ pub enum BootError {
     /// The output of a called program has another type.
     #[error("the output of {what} is not of the expected type")]
     BadOutput {
-        /// What the program was doing.
+        /// The work of the program.
         what: String,
         /// The reason.
         source: serde_json::Error,
     },
+}
+
+/// The end of a machine's console.
+#[derive(Debug)]
+pub struct Console {
+    /// The file with the whole text.
+    pub log: PathBuf,
+    /// The last lines.
+    pub tail: String,
+}
+
+impl Display for Console {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "(all are in {}):\n{}", self.log.display(), self.tail)
+    }
 }
 
 /// The last lines of a program's standard error.

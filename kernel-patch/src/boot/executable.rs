@@ -55,12 +55,12 @@ mod tests {
     }
 
     #[test]
-    fn this_test_would_run() {
+    fn a_static_executable_can_run() {
         check(&env::current_exe().unwrap()).unwrap();
     }
 
     #[test]
-    fn others_are_refused() {
+    fn other_files_are_refused() {
         assert!(refusal(b"#!/bin/sh\n").contains("is not an ELF executable"));
         let mut arm = fs::read(env::current_exe().unwrap()).unwrap();
         arm[18..20].copy_from_slice(&elf::abi::EM_AARCH64.to_le_bytes());

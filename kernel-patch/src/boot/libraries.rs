@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_hosts_program_needs_its_linker_and_libc() {
+    fn a_dynamic_program_needs_its_linker_and_libc() {
         let program = Path::new("/bin/true");
         let error = libraries(program, Path::new("/dev/null")).unwrap_err();
         assert!(

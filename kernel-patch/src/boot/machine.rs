@@ -1,100 +1,165 @@
 //! The settings of a machine, which boots a kernel and runs one executable.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::num::ParseIntError;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::{ArgAction, Args, Command, FromArgMatches, value_parser};
+
 use crate::boot::accel::Accel;
 
-/// A machine. Each setting has a default.
-#[derive(Clone, Debug)]
+/// A machine. Each setting has a default. Many are also options of a command line.
+#[derive(Args, Clone, Debug)]
+#[group(skip)]
 pub struct Machine {
-    pub(crate) accel: Accel,
-    pub(crate) smp: u32,
-    pub(crate) memory: String,
+    /// Use mitigations for the processor's vulnerabilities in the kernel
+    #[arg(long, value_name = "on|off", default_value = "on")]
+    #[arg(value_parser = on_off, action = ArgAction::Set)]
     pub(crate) mitigations: bool,
-    pub(crate) load_modules: bool,
-    pub(crate) strict: bool,
-    pub(crate) accepted: Vec<String>,
-    pub(crate) cmdline: Vec<String>,
+
+    /// The number of processors
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = value_parser!(u32).range(1..=8))]
+    pub(crate) smp: u32,
+
+    /// The size of the memory
+    #[arg(long, value_name = "SIZE", default_value = "1G")]
+    pub(crate) memory: String,
+
+    /// The time limit of the run, in seconds
+    #[arg(long, value_name = "SECONDS", default_value = "600", value_parser = seconds)]
     pub(crate) timeout: Duration,
-    pub(crate) env: BTreeMap<String, String>,
-    pub(crate) files: Vec<(PathBuf, PathBuf)>,
+
+    /// The emulator or accelerator that executes the machine's instructions
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) accel: Accel,
+
+    /// The directory for the files that the executable leaves in $KERNEL_PATCH_OUT
+    #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
+
+    /// A variable of the environment inside (repeatable)
+    #[arg(long, value_name = "NAME=VALUE", value_parser = variable)]
+    pub(crate) env: Vec<(String, String)>,
+
+    /// A file of the host, and its absolute path inside (repeatable)
+    #[arg(long = "file", value_name = "FROM:TO", value_parser = file)]
+    pub(crate) files: Vec<(PathBuf, PathBuf)>,
+
+    /// A parameter of the kernel's command line (repeatable)
+    #[arg(long, value_name = "PARAMETER")]
+    pub(crate) cmdline: Vec<String>,
+
+    /// Fail if the kernel reports a problem: a warning, or a report of its lock checker
+    /// and similar checkers
+    #[arg(long)]
+    pub(crate) strict: bool,
+
+    /// Leave the kernel's modules unloaded, in /lib/modules
+    #[arg(long = "no-modules", action = ArgAction::SetFalse)]
+    pub(crate) load_modules: bool,
+
+    #[arg(skip)]
+    pub(crate) accepted: Vec<String>,
+    #[arg(skip)]
     pub(crate) init: Option<PathBuf>,
+    #[arg(skip)]
     pub(crate) plugin: Option<(PathBuf, PathBuf)>,
+    #[arg(skip)]
     pub(crate) qemu_args: Vec<OsString>,
 }
 
-impl Default for Machine {
-    fn default() -> Self {
-        Self {
-            accel: Accel::default(),
-            smp: 1,
-            memory: "1G".into(),
-            mitigations: true,
-            load_modules: true,
-            strict: false,
-            accepted: Vec::new(),
-            cmdline: Vec::new(),
-            timeout: Duration::from_secs(600),
-            env: BTreeMap::new(),
-            files: Vec::new(),
-            out: None,
-            init: None,
-            plugin: None,
-            qemu_args: Vec::new(),
-        }
+fn on_off(text: &str) -> Result<bool, &'static str> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("neither on nor off"),
     }
 }
 
-/// Defines a method for each setting, with its argument and the value of the field.
-macro_rules! setters {
-    ($($(#[$doc:meta])* $field:ident($arg:ident: $type:ty) = $value:expr;)*) => {
-        impl Machine {$(
-            $(#[$doc])*
-            #[must_use]
-            pub fn $field(mut self, $arg: $type) -> Self {
-                self.$field = $value;
-                self
-            }
-        )*}
-    };
+fn seconds(text: &str) -> Result<Duration, ParseIntError> {
+    text.parse().map(Duration::from_secs)
 }
 
-setters! {
-    /// Chooses what executes its instructions.
-    accel(accel: Accel) = accel;
+fn variable(text: &str) -> Result<(String, String), &'static str> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.into(), value.into())),
+        _ => Err("not NAME=VALUE"),
+    }
+}
+
+fn file(text: &str) -> Result<(PathBuf, PathBuf), &'static str> {
+    match text.rsplit_once(':') {
+        Some((from, to)) if Path::new(to).is_absolute() => Ok((from.into(), to.into())),
+        _ => Err("not FROM:TO with an absolute path TO"),
+    }
+}
+
+impl Default for Machine {
+    /// The machine of a command line without options.
+    fn default() -> Self {
+        let command = Self::augment_args(Command::new("machine").no_binary_name(true));
+        let matches = command.get_matches_from([""; 0]);
+        Self::from_arg_matches(&matches).expect("each setting has a default")
+    }
+}
+
+setters! { Machine:
+    /// Chooses the emulator or accelerator that executes its instructions.
+    accel(machine, accel: Accel) => machine.accel = accel;
 
     /// Sets the number of processors.
-    smp(smp: u32) = smp;
+    smp(machine, smp: u32) => machine.smp = smp;
 
     /// Sets the size of the memory, in QEMU's notation (`1G`).
-    memory(memory: impl Into<String>) = memory.into();
+    memory(machine, memory: impl Into<String>) => machine.memory = memory.into();
 
     /// Chooses whether the kernel uses mitigations for the processor's vulnerabilities.
-    mitigations(on: bool) = on;
+    mitigations(machine, on: bool) => machine.mitigations = on;
 
     /// Chooses whether the kernel's modules are loaded before the executable starts. They are
     /// in `/lib/modules` in any case.
-    load_modules(load: bool) = load;
+    load_modules(machine, load: bool) => machine.load_modules = load;
 
     /// Chooses whether problems that the kernel reports are errors: a warning ends the machine
     /// at once, and a mere report, for example of lockdep, is found at the end.
-    strict(strict: bool) = strict;
+    strict(machine, strict: bool) => machine.strict = strict;
+
+    /// Accepts a report of a known problem, given by its first line without the time. A
+    /// strict machine fails at others only.
+    accept(machine, report: impl Into<String>) => machine.accepted.push(report.into());
 
     /// Sets the time limit of the run.
-    timeout(timeout: Duration) = timeout;
+    timeout(machine, timeout: Duration) => machine.timeout = timeout;
+
+    /// Adds a parameter to the kernel's command line.
+    cmdline(machine, parameter: impl Into<String>) => machine.cmdline.push(parameter.into());
+
+    /// Sets a variable of the executable's environment.
+    env(machine, name: impl Into<String>, value: impl Into<String>) =>
+        machine.env.push((name.into(), value.into()));
+
+    /// Copies a file of the host to an absolute path inside (not to [`OUT`](crate::OUT), nor
+    /// anywhere below /proc, /sys, /dev, /tmp and /work).
+    file(machine, from: impl Into<PathBuf>, to: impl Into<PathBuf>) =>
+        machine.files.push((from.into(), to.into()));
 
     /// Sets the directory of the host for the files that the executable leaves in
     /// [`OUT`](crate::OUT).
-    out(dir: impl Into<PathBuf>) = Some(dir.into());
+    out(machine, dir: impl Into<PathBuf>) => machine.out = Some(dir.into());
 
     /// Sets the executable of the machine's first process, which calls
     /// [`init_if_first`](crate::init_if_first) before anything else. The default is this
     /// program.
-    init(program: impl Into<PathBuf>) = Some(program.into());
+    init(machine, program: impl Into<PathBuf>) => machine.init = Some(program.into());
+
+    /// Loads a plugin into QEMU, which writes its results to the file `out` of the host.
+    plugin(machine, library: impl Into<PathBuf>, out: impl Into<PathBuf>) =>
+        machine.plugin = Some((library.into(), out.into()));
+
+    /// Adds an argument of QEMU.
+    qemu_arg(machine, arg: impl Into<OsString>) => machine.qemu_args.push(arg.into());
 }
 
 impl Machine {
@@ -104,53 +169,9 @@ impl Machine {
         Self::default()
     }
 
-    /// Accepts a report of a known problem, given by its first line without the time. A
-    /// strict machine fails at others only.
-    #[must_use]
-    pub fn accept(mut self, report: impl Into<String>) -> Self {
-        self.accepted.push(report.into());
-        self
-    }
-
-    /// Adds a parameter to the kernel's command line.
-    #[must_use]
-    pub fn cmdline(mut self, parameter: impl Into<String>) -> Self {
-        self.cmdline.push(parameter.into());
-        self
-    }
-
-    /// Sets a variable of the executable's environment.
-    #[must_use]
-    pub fn env(mut self, name: impl Into<String>, value: impl Into<String>) -> Self {
-        self.env.insert(name.into(), value.into());
-        self
-    }
-
-    /// Copies a file of the host to an absolute path inside (not to [`OUT`](crate::OUT), nor
-    /// anywhere below /proc, /sys, /dev, /tmp and /work).
-    #[must_use]
-    pub fn file(mut self, from: impl Into<PathBuf>, to: impl Into<PathBuf>) -> Self {
-        self.files.push((from.into(), to.into()));
-        self
-    }
-
     /// The directory of the host for the files that the executable leaves, if it is set.
     #[must_use]
     pub fn out_dir(&self) -> Option<&Path> {
         self.out.as_deref()
-    }
-
-    /// Loads a plugin into QEMU, which writes its results to the file `out` of the host.
-    #[must_use]
-    pub fn plugin(mut self, library: impl Into<PathBuf>, out: impl Into<PathBuf>) -> Self {
-        self.plugin = Some((library.into(), out.into()));
-        self
-    }
-
-    /// Adds an argument of QEMU.
-    #[must_use]
-    pub fn qemu_arg(mut self, arg: impl Into<OsString>) -> Self {
-        self.qemu_args.push(arg.into());
-        self
     }
 }

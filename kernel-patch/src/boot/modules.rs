@@ -72,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn needed_ones_come_first() {
+    fn dependencies_come_first() {
         let entry = |name: &str, depends: &[&str]| {
             let depends = depends.iter().map(|it| (*it).to_owned()).collect();
             (name.to_owned(), (PathBuf::from(name), depends))

@@ -53,8 +53,7 @@ impl Machine {
             Accel::Bochs => packages::ensure(needs::BOCHS)?,
             _ => packages::ensure(needs::RUN)?,
         }
-        let scratch = paths::scratch()?;
-        let dir = RunDir::new(scratch.path());
+        let dir = RunDir::make()?;
         pack(self, kernel, program, args, &dir)?;
 
         let mut files = tempfile::tempfile_in(dir.path()).cannot("write in", dir.path())?;
@@ -79,7 +78,7 @@ fn pack(
     kernel: &Kernel,
     program: &Path,
     args: &[String],
-    dir: &RunDir<'_>,
+    dir: &RunDir,
 ) -> Result<()> {
     let mut initramfs = Initramfs::create(&dir.initramfs())?;
     let init = match &machine.init {
@@ -116,7 +115,7 @@ fn pack(
 
 /// Copies a file without its debugging data, which is most of an executable, because the
 /// machine counts the instructions of unpacking it.
-fn strip(file: &Path, dir: &RunDir<'_>) -> Result<PathBuf> {
+fn strip(file: &Path, dir: &RunDir) -> Result<PathBuf> {
     let stripped = dir.path().join("stripped");
     let mut command = Command::new("objcopy");
     command.arg("--strip-debug").arg(file).arg(&stripped);
@@ -143,7 +142,7 @@ fn environment(
     ] {
         env.insert(name.into(), value.into());
     }
-    env.extend(machine.env.clone());
+    env.extend(machine.env.iter().cloned());
     env
 }
 

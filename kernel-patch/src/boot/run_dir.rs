@@ -3,38 +3,40 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use tempfile::TempDir;
+
 use crate::host::error::{IoContext, Result};
 use crate::host::paths;
 
-/// The directory of one run, and the names of the files in it.
-pub(crate) struct RunDir<'a>(&'a Path);
+/// The temporary directory of one run, and the names of the files in it.
+pub(crate) struct RunDir(TempDir);
 
-impl<'a> RunDir<'a> {
-    pub(crate) fn new(path: &'a Path) -> Self {
-        Self(path)
+impl RunDir {
+    pub(crate) fn make() -> Result<Self> {
+        Ok(Self(paths::scratch()?))
     }
 
     pub(crate) fn path(&self) -> &Path {
-        self.0
+        self.0.path()
     }
 
     pub(crate) fn initramfs(&self) -> PathBuf {
-        self.0.join("initramfs")
+        self.path().join("initramfs")
     }
 
     pub(crate) fn console(&self) -> PathBuf {
-        self.0.join("console.log")
+        self.path().join("console.log")
     }
 
     /// The output of the emulator.
     pub(crate) fn log(&self) -> PathBuf {
-        self.0.join("emulator.log")
+        self.path().join("emulator.log")
     }
 
     /// Copies the console's log to the directory of logs, which outlives the run.
     pub(crate) fn keep_console(&self) -> Result<PathBuf> {
-        let name = self.0.file_name().unwrap_or_default().to_string_lossy();
-        let kept = paths::logs()?.join(format!("{name}-console.log"));
+        let name = self.path().file_name().unwrap_or_default();
+        let kept = paths::logs()?.join(format!("{}-console.log", name.display()));
         fs::copy(self.console(), &kept).cannot("write", &kept)?;
         Ok(kept)
     }

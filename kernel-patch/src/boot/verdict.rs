@@ -1,33 +1,33 @@
 //! The result of a run, from the console and the exit status.
 
-use std::fs;
 use std::process::ExitStatus;
 
-use super::error::{BootError, Result};
+use super::error::{BootError, Console, Result};
 use crate::boot::accel::Accel;
 use crate::boot::machine::Machine;
 use crate::boot::run_dir::RunDir;
-use crate::host::process;
+use crate::host::{files, process};
 use crate::wire::job::{Exit, JobResult};
 
 /// The number of console lines that an error shows.
 const TAIL: usize = 30;
 
-/// Returns how the executable ended, or why it did not.
+/// Returns the exit of the executable, or the reason why there is none.
 pub(crate) fn judge(
     machine: &Machine,
     status: Option<ExitStatus>,
     report: &[u8],
-    dir: &RunDir<'_>,
+    dir: &RunDir,
 ) -> Result<Exit> {
-    let console = fs::read(dir.console()).unwrap_or_default();
-    let console = String::from_utf8_lossy(&console);
-    let tail = process::tail(&dir.console(), TAIL);
+    let console = files::text_or_empty(&dir.console())?;
+    let end = || -> Result<_> {
+        Ok(Console {
+            log: dir.keep_console()?,
+            tail: process::tail(&dir.console(), TAIL),
+        })
+    };
     if console.contains("Kernel panic - not syncing") {
-        return Err(BootError::Panicked {
-            console: dir.keep_console()?,
-            tail,
-        });
+        return Err(BootError::Panicked(end()?));
     }
     if machine.strict
         && let Some(report) = complaint(&console, &machine.accepted)
@@ -40,8 +40,7 @@ pub(crate) fn judge(
     let Some(status) = status else {
         return Err(BootError::TimedOut {
             after: machine.timeout,
-            console: dir.keep_console()?,
-            tail,
+            console: end()?,
         });
     };
     // Bochs ends with an error when the machine goes down.
@@ -55,10 +54,7 @@ pub(crate) fn judge(
     }
     match serde_json::from_slice::<JobResult>(report) {
         Ok(report) => report.map_err(BootError::NotStarted),
-        Err(_) => Err(BootError::NoExitStatus {
-            console: dir.keep_console()?,
-            tail,
-        }),
+        Err(_) => Err(BootError::NoExitStatus(end()?)),
     }
 }
 

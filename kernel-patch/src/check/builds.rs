@@ -29,7 +29,7 @@ const SPARSE_FLAGS: &str = "CF=-fdiagnostic-prefix -fmax-warnings=unlimited";
 pub(super) struct ConfigurationBuild {
     configuration: &'static Configuration,
     targets: &'static str,
-    /// Whether the compiler's warnings are looked at.
+    /// Whether the compiler's warnings are read.
     warns: bool,
     build: PathBuf,
     known: Known,
@@ -118,7 +118,7 @@ impl ConfigurationBuild {
         &self.build
     }
 
-    /// Builds the source itself, unless its warnings are known or nobody looks at them. A
+    /// Builds the source itself, unless its warnings are known or ignored. A
     /// failure is not the fault of a patch, and ends the check.
     ///
     /// The directory begins as a copy of `other`, a configuration with the same

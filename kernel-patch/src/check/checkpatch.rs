@@ -117,10 +117,9 @@ impl Exceptions {
     }
 
     /// The exceptions for patches that do not exist.
-    pub(super) fn homeless(&self, patches: &[&str]) -> Vec<String> {
-        let homeless = self.0.iter();
-        let homeless = homeless.filter(|it| !patches.iter().any(|patch| it.is_of(patch)));
-        homeless
+    pub(super) fn of_missing_patches(&self, patches: &[&str]) -> Vec<String> {
+        let all = self.0.iter();
+        all.filter(|it| !patches.iter().any(|patch| it.is_of(patch)))
             .map(|it| format!("{EXCEPTIONS}: there is no patch {}", it.patch))
             .collect()
     }
@@ -174,7 +173,7 @@ virt/kvm/syscalls.c:233: WARNING:ENOSYS: ENOSYS means 'invalid syscall nr' and n
     }
 
     #[test]
-    fn what_is_listed_may_stay() {
+    fn listed_remarks_are_accepted() {
         let expected = Remarks {
             unexpected: vec![],
             excepted: 4,
@@ -183,7 +182,7 @@ virt/kvm/syscalls.c:233: WARNING:ENOSYS: ENOSYS means 'invalid syscall nr' and n
     }
 
     #[test]
-    fn what_is_not_listed_is_wrong() {
+    fn unlisted_remarks_are_findings() {
         let line = "virt/kvm/syscalls.c:9: ERROR:TRAILING_WHITESPACE: trailing whitespace";
         let more = format!("{OUTPUT}{line}\n");
         assert_eq!(judge(EXCEPTIONS, &more).unexpected, [line]);
@@ -195,7 +194,7 @@ virt/kvm/syscalls.c:233: WARNING:ENOSYS: ENOSYS means 'invalid syscall nr' and n
     }
 
     #[test]
-    fn what_is_no_remark_is_wrong() {
+    fn other_output_is_a_finding() {
         let line = "ModuleNotFoundError: No module named 'ply'";
         assert_eq!(
             judge(EXCEPTIONS, &format!("{OUTPUT}{line}\n")).unexpected,
@@ -204,7 +203,7 @@ virt/kvm/syscalls.c:233: WARNING:ENOSYS: ENOSYS means 'invalid syscall nr' and n
     }
 
     #[test]
-    fn a_stale_exception_is_wrong() {
+    fn a_stale_exception_is_a_finding() {
         let fewer: String = OUTPUT.lines().take(2).map(|it| format!("{it}\n")).collect();
         assert_eq!(
             judge(EXCEPTIONS, &fewer).unexpected,
@@ -214,7 +213,7 @@ virt/kvm/syscalls.c:233: WARNING:ENOSYS: ENOSYS means 'invalid syscall nr' and n
         );
         let exceptions = Exceptions::parse(EXCEPTIONS).unwrap();
         assert_eq!(
-            exceptions.homeless(&["0003-a.patch"]),
+            exceptions.of_missing_patches(&["0003-a.patch"]),
             ["checkpatch.exceptions: there is no patch 4"]
         );
     }

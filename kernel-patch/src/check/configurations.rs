@@ -197,7 +197,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn they_differ() {
+    fn configurations_differ() {
         let ids: BTreeSet<_> = ALL
             .iter()
             .map(|it| (it.arch, it.compiler, it.config(true).unwrap().id()))
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn the_calls_are_in_those_that_have_them() {
+    fn some_configurations_enable_the_calls() {
         for it in &ALL {
             let differs = it.config(true).unwrap().id() != it.config(false).unwrap().id();
             assert_eq!(

@@ -1,4 +1,4 @@
-//! What can keep the series from being checked.
+//! The errors of a check.
 
 use std::path::PathBuf;
 

@@ -33,8 +33,8 @@ pub(super) fn lint(dir: &Path, log: &Path) -> Result<Vec<String>> {
         for (what, command) in [("man", man), ("mandoc", mandoc)] {
             let before = files::text_or_empty(log)?.len();
             let error = finding(run(command, what, log))?;
-            let said = files::text_or_empty(log)?;
-            let remarks: Vec<_> = said[before..].lines().map(String::from).collect();
+            let output = files::text_or_empty(log)?;
+            let remarks: Vec<_> = output[before..].lines().map(String::from).collect();
             let remarks = if remarks.is_empty() {
                 Vec::from_iter(error)
             } else {
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
     use crate::host::{needs, packages};
 
-    /// What is found in the page of the bound vcpus with some lines behind it.
+    /// The findings in the page of the bound vCPUs with `more` lines at its end.
     fn found(more: &str) -> Vec<String> {
         packages::ensure(needs::MAN).unwrap();
         let dir = tempfile::tempdir().unwrap();
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn man_finds_a_string_that_there_is_not() {
+    fn man_finds_an_undefined_string() {
         let found = found("\\*[none]\n");
         assert!(
             found.iter().any(|it| it.contains("'none' not defined")),
@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn mandoc_finds_a_font_that_there_is_not() {
+    fn mandoc_finds_an_invalid_font() {
         let found = found("\\fZtext\n");
         assert!(
             found.iter().any(|it| it.contains("invalid escape")),
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn no_pages_are_a_fault() {
+    fn no_pages_are_a_finding() {
         let dir = tempfile::tempdir().unwrap();
         let pages = dir.path().join("pages");
         fs::create_dir(&pages).unwrap();

@@ -14,7 +14,8 @@ mod warnings;
 mod worktree;
 
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+
+use clap::Args;
 
 use self::builds::ConfigurationBuild;
 use self::checkpatch::Exceptions;
@@ -32,22 +33,35 @@ use crate::kbuild::kernel;
 use crate::kbuild::series::{self, Patch, Series};
 use crate::kbuild::source::Source;
 
-/// What to check. The default is the whole series of this crate, on the source that
-/// was last built from.
-#[derive(Clone, Debug, Default)]
+/// The part of the series to check. The default is the whole series of this crate, on the
+/// source that was last built from. The settings are also options of a command line.
+#[derive(Args, Clone, Debug, Default)]
+#[group(skip)]
 pub struct Check {
-    /// The directory of another series.
-    pub patches: Option<PathBuf>,
-    /// A tree or a tarball of the source.
-    pub source: Option<PathBuf>,
-    /// One patch, by its number from 1, instead of all.
-    pub only: Option<usize>,
-    /// The names of configurations to build, instead of all.
-    pub configurations: Vec<String>,
-    /// Whether to do only what takes some minutes.
-    pub sample: bool,
-    /// Whether to wait for another check to end instead of failing.
-    pub wait: bool,
+    /// The directory of the patches [default: this crate's]
+    #[arg(long, value_name = "DIR")]
+    patches: Option<PathBuf>,
+
+    /// The kernel's source, a tree or a tarball [default: the one last built
+    /// from; at first, Debian's package linux-source-6.12]
+    #[arg(long, value_name = "PATH")]
+    source: Option<PathBuf>,
+
+    /// Check only this patch, by its number from 1
+    #[arg(long = "patch", value_name = "N")]
+    only: Option<usize>,
+
+    /// Build only in this configuration, by the name of its column (repeatable)
+    #[arg(long = "configuration", value_name = "NAME")]
+    configurations: Vec<String>,
+
+    /// Make only a part of the checks, which takes minutes
+    #[arg(long)]
+    sample: bool,
+
+    /// Wait while another kernel-patch checks
+    #[arg(long)]
+    wait: bool,
 }
 
 impl Check {
@@ -55,9 +69,8 @@ impl Check {
     ///
     /// # Errors
     ///
-    /// The series could not be checked. What is wrong with it is in the review.
+    /// The series could not be checked. The review has the faults of the series.
     pub fn run(&self) -> Result<Review> {
-        let started = Instant::now();
         let dir = match &self.patches {
             Some(dir) => dir.clone(),
             None => series::directory()?,
@@ -79,13 +92,13 @@ impl Check {
         paths::create(logs.clone())?;
         let tree = Worktree::prepare(work.join("linux"), &source, logs.join("git.log"))?;
 
-        let mut run = Run {
+        let mut run = CheckRun {
             check: self,
             dir: &dir,
             series: &series,
             tree: &tree,
             logs: &logs,
-            review: Review::new(&series, self.sample),
+            review: Review::new(&series),
         };
         run.man()?;
         let commits = run.apply(&work)?;
@@ -93,7 +106,6 @@ impl Check {
         run.build(&commits, &source)?;
         let mut review = run.review;
         review.retain(|number| number == PAGES || self.includes(number));
-        review.seconds = started.elapsed().as_secs();
         Ok(review)
     }
 
@@ -128,7 +140,7 @@ impl Check {
 }
 
 /// A check in progress.
-struct Run<'a> {
+struct CheckRun<'a> {
     check: &'a Check,
     dir: &'a Path,
     series: &'a Series,
@@ -137,7 +149,7 @@ struct Run<'a> {
     review: Review,
 }
 
-impl Run<'_> {
+impl CheckRun<'_> {
     fn patch(&self, number: usize) -> &Patch {
         &self.series.patches()[number - 1]
     }
@@ -194,13 +206,13 @@ impl Run<'_> {
 
     fn checkpatch(&mut self, exceptions: &Exceptions) -> Result<()> {
         let all: Vec<_> = self.series.patches().iter().map(Patch::name).collect();
-        let homeless = exceptions.homeless(&all);
+        let missing = exceptions.of_missing_patches(&all);
         for number in self.numbers().filter(|it| self.check.includes(*it)) {
             let log = self.log(number, CHECKPATCH);
             let path = self.dir.join(self.patch(number).name());
             let mut remarks = checkpatch::check(self.tree.root(), &path, exceptions, &log)?;
             if number == all.len() {
-                remarks.unexpected.extend(homeless.clone());
+                remarks.unexpected.extend(missing.clone());
             }
             self.review.row(number).excepted = remarks.excepted;
             self.review
@@ -357,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_builds_what_it_names() {
+    fn named_configurations_are_built() {
         let check = Check {
             configurations: vec!["i386".into(), "module".into()],
             ..Check::default()

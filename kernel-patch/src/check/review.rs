@@ -1,24 +1,20 @@
 //! The result of a check: a table of what was checked, and the findings.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{Cell, Color, ContentArrangement, Table};
-use serde::Serialize;
 
 use super::configurations;
-use super::error::Result;
 use super::names::{AM, CHECKPATCH, DOCS, EXTRA, MAN, PAGES, SELFTESTS, SPARSE};
-use crate::host::files;
 use crate::kbuild::series::Series;
 
 /// The most lines of one finding that the table quotes from its log.
 const LINES: usize = 10;
 
 /// How one check of one patch ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckOutcome {
     /// Nothing is wrong.
     Passed,
@@ -33,8 +29,8 @@ pub enum CheckOutcome {
     LeftOut,
 }
 
-/// What one check of one patch found to be wrong.
-#[derive(Clone, Debug, Serialize)]
+/// The findings of one check of one patch.
+#[derive(Clone, Debug)]
 pub struct Finding {
     /// The patch's number; 0 for the manual pages.
     pub number: usize,
@@ -49,7 +45,7 @@ pub struct Finding {
 }
 
 /// The checks of one patch, or of the manual pages, which are above the patches.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct PatchReview {
     /// The patch's number in the series, from 1; 0 for the manual pages.
     pub number: usize,
@@ -62,14 +58,8 @@ pub struct PatchReview {
 }
 
 /// The result of a check.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct Review {
-    /// The identifier of the series.
-    pub series: String,
-    /// Whether it was a sample.
-    pub sample: bool,
-    /// The duration.
-    pub seconds: u64,
     /// The columns, in their order.
     pub columns: Vec<&'static str>,
     /// The manual pages and the patches.
@@ -80,7 +70,7 @@ pub struct Review {
 
 impl Review {
     /// A review without any results.
-    pub(super) fn new(series: &Series, sample: bool) -> Self {
+    pub(super) fn new(series: &Series) -> Self {
         let configurations = configurations::ALL.iter().map(|it| it.name);
         let columns: Vec<_> = [AM, CHECKPATCH]
             .into_iter()
@@ -101,9 +91,6 @@ impl Review {
             .collect();
         let columns = columns.into_iter().chain([MAN]).collect();
         Self {
-            series: series.id(),
-            sample,
-            seconds: 0,
             rows,
             columns,
             failures: Vec::new(),
@@ -147,16 +134,6 @@ impl Review {
         let apply = |it: &Finding| is_wanted(it.number) || it.check == AM;
         self.failures.retain(apply);
         self.rows.retain(|row| is_wanted(row.number));
-    }
-
-    /// Writes the review as JSON.
-    ///
-    /// # Errors
-    ///
-    /// The file cannot be written.
-    pub fn write_json(&self, path: &Path) -> Result<()> {
-        let json = serde_json::to_vec_pretty(self).expect("texts and numbers become JSON");
-        Ok(files::write(path, &json)?)
     }
 
     /// Whether nothing is wrong.
@@ -238,9 +215,6 @@ mod tests {
             log: "03-module.log".into(),
         };
         Review {
-            series: "stock".into(),
-            sample: false,
-            seconds: 1,
             columns: vec!["sparse"],
             rows: vec![PatchReview {
                 number: 3,
@@ -253,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failure_is_told_with_its_log() {
+    fn a_failure_is_shown_with_its_log() {
         let review = review(CheckOutcome::Failed, LINES + 2);
         assert!(!review.holds());
         let text = review.table();
@@ -282,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_left_out_is_told() {
+    fn left_out_checks_are_explained() {
         let left_out = review(CheckOutcome::LeftOut, 0);
         assert!(left_out.holds());
         assert!(left_out.table().ends_with(

@@ -132,13 +132,13 @@ mod tests {
     }
 
     #[test]
-    fn what_moved_is_not_new() {
+    fn moved_code_has_no_new_warnings() {
         assert_eq!(new(&BEFORE.replace(":669:25", ":701:9")), [""; 0]);
         assert_eq!(new(""), [""; 0]);
     }
 
     #[test]
-    fn a_headers_warning_is_one_however_many_include_it() {
+    fn a_warning_in_a_header_counts_once() {
         assert_eq!(new(&BEFORE.repeat(2)), [""; 0]);
     }
 
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn the_same_in_one_more_place_is_new() {
+    fn a_warning_in_another_place_is_new() {
         let error = BEFORE.lines().nth(3).unwrap();
         let again = error.replace(":246:16", ":775:13");
         assert_eq!(

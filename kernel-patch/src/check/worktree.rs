@@ -69,7 +69,7 @@ impl Worktree {
         // The process that made it is dead, because this one holds the directory's lock.
         let _ = fs::remove_file(self.root.join(".git/index.lock"));
         files::remove(&self.root.join(".git/rebase-apply"))?;
-        let _progress = Progress::ours("bringing the source back to what it was");
+        let _progress = Progress::ours("restoring the source");
         self.git(&["checkout", "--quiet", "--force", PRISTINE])?;
         let builds = format!("/{BUILD}-*");
         self.git(&["clean", "-ffdxq", "--exclude", &builds])
@@ -219,7 +219,7 @@ diff --git a/virt/kvm/Kconfig b/virt/kvm/Kconfig
     }
 
     #[test]
-    fn a_patch_becomes_a_commit_and_what_patch_makes() {
+    fn git_am_and_patch_agree() {
         let it = fixture(PATCH);
         let pristine = tempfile::tempdir().unwrap();
         it.series
@@ -242,14 +242,14 @@ diff --git a/virt/kvm/Kconfig b/virt/kvm/Kconfig
     }
 
     #[test]
-    fn one_that_does_not_apply_leaves_nothing() {
+    fn a_patch_that_does_not_apply_leaves_nothing() {
         let it = fixture(&PATCH.replace(" # KVM", " # Xen"));
         assert_eq!(it.apply().len(), 1);
         assert_eq!(it.read(KCONFIG), "# KVM\n");
     }
 
     #[test]
-    fn what_was_interrupted_or_broken_is_mended() {
+    fn an_interrupted_or_broken_tree_is_restored() {
         let it = fixture(PATCH);
         let source = Source::find(&it.dir.path().join("source")).unwrap();
         let again = || {

@@ -1,4 +1,4 @@
-//! What can keep a new machine from being tried.
+//! The errors of a trial.
 
 use std::path::PathBuf;
 

@@ -1,37 +1,35 @@
 //! A trial on a new machine: a bare Debian 12 with Rust and git, in which a clone of the
 //! current commit runs the README's commands.
 //!
-//! Packages that somebody has installed by hand hide that this project fails to ask for
-//! them. The new machine has only the packages that the project asks for.
+//! Packages that were installed by hand hide that this project fails to ask for them. The new machine has only the packages that the project asks for.
 
-mod enter;
 mod error;
-mod layout;
 mod root;
 mod trial;
 
 use std::env;
 use std::io::{self, Write};
+use std::num::ParseIntError;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use clap::Args;
 use nix::unistd::Uid;
 
-pub use self::enter::Entry;
 pub use self::error::{FreshError, Result};
-use self::layout::{CHECKOUT, ELSEWHERE};
-use self::root::RootFs;
+use self::root::{RootFs, USER};
 pub use self::trial::Trial;
 use crate::host::cargo::{TARGET, cargo};
 use crate::host::error::IoContext;
 use crate::host::lanes::lanes;
 use crate::host::lock::Lock;
 use crate::host::progress::Progress;
+use crate::host::transcript::Transcript;
 use crate::host::{files, needs, packages, paths, process};
 
 /// The commands that the README promises.
-pub const README: [&str; 3] = ["cargo compare", "cargo test", "cargo conform"];
+const README: [&str; 3] = ["cargo compare", "cargo test", "cargo conform"];
 
 /// The command that an ordinary user runs first, without the packages that it needs.
 const FIRST: &str = README[0];
@@ -39,28 +37,53 @@ const FIRST: &str = README[0];
 /// The command that runs after the checkout was moved.
 const MOVED: &str = "cargo compare --no-criterion --filter kvm_get_regs";
 
-/// The name of the hidden command that becomes the command of an [`Entry`].
-pub const ENTER: &str = "enter-fresh";
+/// The checkout in the machine.
+const CHECKOUT: &str = "/home/user/checkout";
 
-/// What to try on a new machine.
-#[derive(Clone, Debug)]
+/// The directory that the checkout is moved to.
+const ELSEWHERE: &str = "/home/user/elsewhere";
+
+/// The script that enters the machine.
+const ENTER: &str = include_str!("enter.sh");
+
+/// The commands to try on a new machine, and how to try them. The settings are options of a command line.
+#[derive(Args, Clone, Debug)]
+#[group(skip)]
 pub struct Fresh {
-    /// Shell commands that root runs, one after the other.
-    pub commands: Vec<String>,
-    /// Shell commands that root runs at the same time as [`commands`](Self::commands),
-    /// one after the other: two that do not disturb each other use both processors.
-    pub beside: Vec<String>,
-    /// Shell commands that root runs after those, until [`within`](Self::within) has
-    /// passed. The table names the ones that had no time.
-    pub spare: Vec<String>,
-    /// The time for everything up to the end of [`spare`](Self::spare).
-    pub within: Duration,
-    /// The time limit of each command.
-    pub timeout: Duration,
-    /// Whether to keep the root file system of the new machine.
-    pub keep: bool,
-    /// Whether to wait for another trial to end instead of failing.
-    pub wait: bool,
+    /// A shell command (repeatable)
+    #[arg(value_name = "COMMAND", default_values = README)]
+    commands: Vec<String>,
+
+    /// A shell command to run at the same time as the others (repeatable): these run
+    /// one after the other too
+    #[arg(long, value_name = "COMMAND")]
+    beside: Vec<String>,
+
+    /// A shell command to run after the others in the time that --within leaves, and to
+    /// stop at its end (repeatable); the table names those that had no time
+    #[arg(long, value_name = "COMMAND")]
+    spare: Vec<String>,
+
+    /// The minutes until the --spare commands are stopped
+    #[arg(long, value_name = "MINUTES", default_value = "60", value_parser = minutes)]
+    within: Duration,
+
+    /// The minutes that each command may take
+    #[arg(long, value_name = "MINUTES", default_value = "60", value_parser = minutes)]
+    timeout: Duration,
+
+    /// Keep the machine's root file system
+    #[arg(long)]
+    keep: bool,
+
+    /// Wait while another kernel-patch tries a new machine
+    #[arg(long)]
+    wait: bool,
+}
+
+fn minutes(text: &str) -> std::result::Result<Duration, ParseIntError> {
+    text.parse()
+        .map(|it: u32| 60 * Duration::from_secs(it.into()))
 }
 
 impl Fresh {
@@ -157,7 +180,7 @@ impl Sandbox<'_> {
                 .filter(|it| !before.contains(it) && !line.contains(it))
                 .filter(|it| !packages::is_for_check(it))
                 .collect();
-            holds(unnamed.is_empty(), || {
+            ensure(unnamed.is_empty(), || {
                 format!("the line does not name {}", unnamed.join(", "))
             })
         })?;
@@ -166,82 +189,64 @@ impl Sandbox<'_> {
 
     /// Checks that the ordinary user gets a command line to paste, and returns its packages.
     fn refused(&self) -> Result<Vec<String>> {
-        let (success, said) = self.command(CHECKOUT, FIRST, self.timeout, false)?;
-        let packages = packages::packages_to_paste(&said);
-        holds(!success && !packages.is_empty(), || {
+        let (success, output) = self.command(USER, CHECKOUT, FIRST, self.timeout)?;
+        let packages = packages::packages_to_paste(&output);
+        ensure(!success && !packages.is_empty(), || {
             "it did not print which packages to install".into()
         })?;
         Ok(packages)
     }
 
     /// Moves the checkout together with everything built in it, and checks that it works
-    /// there and names only paths of its new place.
+    /// there and names only paths in its new directory.
     fn moved(&self) -> Result<()> {
         let [old, new] = [CHECKOUT, ELSEWHERE].map(|it| self.root.outside(it));
         std::fs::rename(&old, &new).cannot("move", &old)?;
         // Look at its standard output too.
-        let command = format!("said=$({MOVED}) && echo \"$said\" >&2");
-        let said = self.succeeds(ELSEWHERE, &command, self.timeout)?;
-        holds(said.contains(ELSEWHERE) && !said.contains(CHECKOUT), || {
-            "it names paths of its old place".into()
-        })?;
-        holds(!old.exists(), || "it has made its old place again".into())
+        let command = format!("output=$({MOVED}) && echo \"$output\" >&2");
+        let output = self.succeeds(ELSEWHERE, &command, self.timeout)?;
+        ensure(
+            output.contains(ELSEWHERE) && !output.contains(CHECKOUT),
+            || "it names paths in its old directory".into(),
+        )?;
+        ensure(!old.exists(), || {
+            "it created its old directory again".into()
+        })
     }
 
     fn succeeds(&self, directory: &str, command: &str, timeout: Duration) -> Result<String> {
-        let (success, said) = self.command(directory, command, timeout, true)?;
-        holds(success, || "it failed".into())?;
-        Ok(said)
+        let (success, output) = self.command("root", directory, command, timeout)?;
+        ensure(success, || "it failed".into())?;
+        Ok(output)
     }
 
     /// Runs one command, with its output on this program's. Returns whether it succeeded,
     /// and its standard error.
     fn command(
         &self,
+        user: &str,
         directory: &str,
         command: &str,
         timeout: Duration,
-        as_root: bool,
     ) -> Result<(bool, String)> {
-        let entry = Entry {
-            root: self.root.path().into(),
-            toolchain: self.toolchain.clone(),
-            registry: self.registry.clone(),
-            packages: self.packages.clone(),
-            as_root,
-            directory: directory.into(),
-            command: command.into(),
-        };
-        let entry = serde_json::to_string(&entry).expect("paths and texts become JSON");
-        // This path works even after a new build has replaced the file.
-        let mut enter = Command::new("/proc/self/exe");
-        enter.args([ENTER, &entry]).stdout(Stdio::inherit());
-        let mut tee = Tee::default();
-        let status = process::run_here(enter, command, timeout, &mut tee)?;
-        Ok((
-            status.success(),
-            String::from_utf8_lossy(&tee.0).into_owned(),
-        ))
+        let mut enter = Command::new("unshare");
+        enter
+            .args(["--mount", "sh", "-c", ENTER, "enter"])
+            .args([self.root.path(), &self.toolchain, &self.registry])
+            .arg(&self.packages)
+            .args([user, directory, command])
+            .stdout(Stdio::inherit());
+        let mut stderr = Transcript::new(|bytes: &[u8]| {
+            // The result does not depend on what the user can see.
+            let _ = io::stderr().write_all(bytes);
+        });
+        let status = process::run_here(enter, command, timeout, &mut stderr)?;
+        Ok((status.success(), stderr.text()))
     }
 }
 
-/// Keeps a copy of what it writes to standard error.
-#[derive(Default)]
-struct Tee(Vec<u8>);
-
-impl Write for Tee {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        io::stderr().write_all(bytes)?;
-        self.0.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
-    }
-}
-
-fn holds(that: bool, otherwise: impl FnOnce() -> String) -> Result<()> {
-    if that {
+fn ensure(condition: bool, otherwise: impl FnOnce() -> String) -> Result<()> {
+    if condition {
         Ok(())
     } else {
         Err(FreshError::StepFailed(otherwise()))
@@ -251,8 +256,8 @@ fn holds(that: bool, otherwise: impl FnOnce() -> String) -> Result<()> {
 /// Returns the directory of Rust's toolchain, which has to contain nothing else.
 fn toolchain() -> Result<PathBuf> {
     let mut rustc = Command::new("rustc");
-    let output = process::output(rustc.args(["--print", "sysroot"]), "rustc")?;
-    let toolchain = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    let sysroot = process::stdout(rustc.args(["--print", "sysroot"]), "rustc")?;
+    let toolchain = PathBuf::from(sysroot.trim());
     if toolchain == Path::new("/usr") || !toolchain.join("bin/cargo").exists() {
         return Err(FreshError::NoToolchain(toolchain));
     }

@@ -1,14 +1,12 @@
-//! The root file system of a new machine: Debian 12 with what Rust and git need.
+//! The root file system of a new machine: Debian 12 with the packages that Rust and git need.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::error::Result;
-use super::layout::{CARGO_HOME, USER};
 use crate::host::error::IoContext;
-use crate::host::process::{git, output, run};
+use crate::host::process::{git, run, stdout};
 use crate::host::progress::Progress;
 use crate::host::{files, needs, packages, paths};
 
@@ -19,6 +17,9 @@ const SUITE: &str = "bookworm";
 /// compiler, and cargo and git fetch by HTTPS.
 const PACKAGES: &str = "ca-certificates,gcc,git,libc6-dev";
 
+/// The ordinary user in the machine.
+pub(super) const USER: &str = "user";
+
 /// An unused root file system.
 pub(super) struct RootFs {
     path: PathBuf,
@@ -26,8 +27,8 @@ pub(super) struct RootFs {
 }
 
 impl RootFs {
-    /// Makes a root file system at `path`, which must not exist. Keeps in `cache` what takes
-    /// long to make.
+    /// Makes a root file system at `path`, which must not exist. Keeps the
+    /// tarball that it is unpacked from in `cache`.
     pub(super) fn make(path: PathBuf, cache: &Path) -> Result<Self> {
         let log = paths::new_log("fresh.log")?;
         let base = base(cache, &log)?;
@@ -58,8 +59,7 @@ impl RootFs {
             let content = files::read(Path::new(file))?.unwrap_or_default();
             files::write(&self.outside(file), &content)?;
         }
-        let output = output(Command::new("apt-config").arg("dump"), "apt-config")?;
-        let dump = String::from_utf8_lossy(&output.stdout);
+        let dump = stdout(Command::new("apt-config").arg("dump"), "apt-config")?;
         let acquire: String = dump
             .lines()
             .filter(|line| line.starts_with("Acquire::"))
@@ -69,15 +69,12 @@ impl RootFs {
         Ok(files::write(&file, acquire.as_bytes())?)
     }
 
-    /// Adds the ordinary user, who can write to cargo's directory.
+    /// Adds the ordinary user.
     fn add_user(&self) -> Result<()> {
         let mut useradd = Command::new("chroot");
         useradd.arg(&self.path);
         useradd.args(["useradd", "--create-home", "--shell", "/bin/sh", USER]);
-        run(useradd, "useradd", &self.log)?;
-        let cargo = paths::create(self.outside(CARGO_HOME))?;
-        let all = fs::Permissions::from_mode(0o1777);
-        Ok(fs::set_permissions(&cargo, all).cannot("open to all", &cargo)?)
+        Ok(run(useradd, "useradd", &self.log)?)
     }
 
     /// Clones the current commit to `directory` in the machine, for the ordinary user.
@@ -85,9 +82,9 @@ impl RootFs {
         let checkout = paths::workspace_dir()?;
         let mut status = git();
         status.arg("-C").arg(&checkout);
-        let status = output(status.args(["status", "--porcelain"]), "git status")?;
-        if !status.stdout.is_empty() {
-            eprintln!("kernel-patch: changes without a commit are not tried");
+        let status = stdout(status.args(["status", "--porcelain"]), "git status")?;
+        if !status.is_empty() {
+            eprintln!("kernel-patch: the clone does not have the uncommitted changes");
         }
         let mut clone = git();
         clone.args(["clone", "--quiet", "--no-hardlinks"]);
@@ -103,8 +100,7 @@ impl RootFs {
     pub(super) fn packages(&self) -> Result<Vec<String>> {
         let mut command = Command::new("chroot");
         command.arg(&self.path).args(["apt-mark", "showmanual"]);
-        let output = output(&mut command, "apt-mark")?;
-        let text = String::from_utf8_lossy(&output.stdout);
+        let text = stdout(&mut command, "apt-mark")?;
         Ok(text.lines().map(str::to_owned).collect())
     }
 }

@@ -16,7 +16,7 @@ const WIDTH: u16 = 100;
 #[derive(Debug)]
 pub struct Trial {
     started: Instant,
-    steps: Mutex<Vec<Step>>,
+    steps: Mutex<Vec<TrialStep>>,
 }
 
 impl Default for Trial {
@@ -29,7 +29,7 @@ impl Default for Trial {
 }
 
 #[derive(Debug)]
-struct Step {
+struct TrialStep {
     what: String,
     took: Duration,
     outcome: StepOutcome,
@@ -93,7 +93,7 @@ impl Trial {
     }
 
     fn add(&self, what: &str, took: Duration, outcome: StepOutcome) {
-        self.steps().push(Step {
+        self.steps().push(TrialStep {
             what: what.into(),
             took,
             outcome,
@@ -105,8 +105,8 @@ impl Trial {
         self.started.elapsed()
     }
 
-    fn steps(&self) -> MutexGuard<'_, Vec<Step>> {
-        self.steps.lock().expect("nobody panics with it")
+    fn steps(&self) -> MutexGuard<'_, Vec<TrialStep>> {
+        self.steps.lock().expect("no holder panics")
     }
 
     /// Whether no step has failed.
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_there_is_no_time_for_is_no_failure() {
+    fn a_step_without_time_is_not_a_failure() {
         let trial = Trial::default();
         trial.spare_step("none", Duration::ZERO, fail).unwrap();
         let minute = Duration::from_secs(60);
@@ -198,7 +198,7 @@ mod tests {
         };
         trial.spare_step("some", minute, stopped).unwrap();
         assert!(trial.holds());
-        // Elsewhere it is one, and so is what fails in time.
+        // It is one in other steps. An error before the end of the time is one too.
         trial.step("all", stopped).unwrap();
         assert!(!trial.holds());
         let trial = Trial::default();
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interruption_ends_it() {
+    fn an_interruption_ends_the_trial() {
         let trial = Trial::default();
         let interrupted = trial.step("first", || Err(HostError::Interrupted.into()));
         assert!(matches!(

@@ -1,4 +1,4 @@
-//! Cargo, and what it builds of this workspace.
+//! Cargo, and its builds of this workspace.
 
 use std::env;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! What can go wrong on this host.
+//! The errors of operations on this host.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -35,7 +35,7 @@ pub enum HostError {
     /// Programs or files are missing, and the user may not install packages.
     #[error(
         "missing: {missing}\n\
-         this installs it, and what else the README's commands need:\n    {line}"
+         this command installs everything that the README's commands need:\n    {line}"
     )]
     PackagesMissing {
         /// The names of the programs and files.
@@ -45,9 +45,9 @@ pub enum HostError {
     },
 
     /// A tool exceeded its time limit.
-    #[error("{what} took more than {} s", after.as_secs())]
+    #[error("{what} timed out after {} s", after.as_secs())]
     ToolTimedOut {
-        /// What the tool was doing.
+        /// The work of the tool.
         what: String,
         /// The limit.
         after: Duration,
@@ -56,7 +56,7 @@ pub enum HostError {
     /// A tool failed.
     #[error("{what} failed ({status}); the end of {}:\n{tail}", log.display())]
     ToolFailed {
-        /// What the tool was doing.
+        /// The work of the tool.
         what: String,
         /// How it ended.
         status: String,
@@ -77,7 +77,7 @@ pub enum HostError {
     /// Another process holds the lock on a directory.
     #[error("{holder} in {}; wait until it ends, or pass --wait", path.display())]
     Locked {
-        /// The process, and what it does.
+        /// The process, and its work.
         holder: String,
         /// The directory.
         path: PathBuf,
@@ -88,7 +88,7 @@ pub enum HostError {
     Interrupted,
 }
 
-/// Adds to an error of the operating system what could not be done.
+/// Adds the failed operation to an error of the operating system.
 pub(crate) trait IoContext<T>: Sized {
     /// As in `fs::read(path).cannot("read", path)`.
     fn cannot(self, doing: &'static str, path: &Path) -> Result<T>;

@@ -93,7 +93,7 @@ pub(crate) fn text(path: &Path) -> Result<String> {
     fs::read_to_string(path).cannot("read", path)
 }
 
-/// Returns what is text in a file. A file that does not exist has none.
+/// Returns the text of a file, with invalid characters replaced. A missing file is empty.
 pub(crate) fn text_or_empty(path: &Path) -> Result<String> {
     let content = read(path)?.unwrap_or_default();
     Ok(String::from_utf8_lossy(&content).into_owned())

@@ -27,17 +27,17 @@ pub fn lanes<T: Sync, R: Send>(
         for _ in 0..jobs.min(items.len()) {
             scope.spawn(|| {
                 while interrupt::check().is_ok() {
-                    let next = queue.lock().expect("nobody panics with it").next();
+                    let next = queue.lock().expect("no holder panics").next();
                     let Some((place, item)) = next else { return };
                     let result = work(place, item);
-                    let mut done = done.lock().expect("nobody panics with it");
+                    let mut done = done.lock().expect("no holder panics");
                     done.push((place, result));
                 }
             });
         }
     });
     interrupt::check()?;
-    let mut done = done.into_inner().expect("nobody panics with it");
+    let mut done = done.into_inner().expect("no holder panics");
     done.sort_by_key(|(place, _)| *place);
     Ok(done.into_iter().map(|(_, result)| result).collect())
 }
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_to_do_is_done() {
+    fn no_items_are_no_work() {
         assert!(lanes(2, &[0; 0], |_, item| *item).unwrap().is_empty());
     }
 }

@@ -16,16 +16,12 @@ const STEP: Duration = Duration::from_millis(200);
 
 /// A lock on a directory, until the value is dropped or its process dies.
 #[derive(Debug)]
-pub(crate) struct Lock {
-    _file: File,
-}
+pub(crate) struct Lock(File);
 
 impl Lock {
-    /// Takes the lock of a process that uses what is built.
+    /// Takes the lock of a process that uses a build.
     pub(crate) fn shared(dir: &Path, wait: bool) -> Result<Self> {
-        let mut file = open(dir)?;
-        obtain(&mut file, dir, wait, File::try_lock_shared)?;
-        Ok(Self { _file: file })
+        Self::take(dir, wait, File::try_lock_shared)
     }
 
     /// Takes the lock of a process that uses a build, unless another process builds there.
@@ -41,14 +37,41 @@ impl Lock {
 
     /// Takes the lock of a process that builds.
     pub(crate) fn exclusive(dir: &Path, wait: bool) -> Result<Self> {
-        let mut file = open(dir)?;
-        obtain(&mut file, dir, wait, File::try_lock)?;
-        let sign = file
+        let Self(mut file) = Self::take(dir, wait, File::try_lock)?;
+        let signed = file
             .set_len(0)
             .and_then(|()| file.rewind())
             .and_then(|()| write!(file, "{}", process::id()));
-        sign.cannot("write in", dir)?;
-        Ok(Self { _file: file })
+        signed.cannot("write in", dir)?;
+        Ok(Self(file))
+    }
+
+    fn take(dir: &Path, wait: bool, lock: fn(&File) -> Result<(), TryLockError>) -> Result<Self> {
+        let path = dir.join("lock");
+        let mut options = File::options();
+        options.create(true).truncate(false).read(true).write(true);
+        let mut file = options.open(&path).cannot("open", &path)?;
+        let mut is_first = true;
+        loop {
+            match lock(&file) {
+                Ok(()) => return Ok(Self(file)),
+                Err(TryLockError::Error(error)) => return Err(error).cannot("lock", dir),
+                Err(TryLockError::WouldBlock) => {}
+            }
+            if !wait {
+                return Err(HostError::Locked {
+                    holder: holder(&mut file),
+                    path: dir.into(),
+                });
+            }
+            if is_first {
+                let holder = holder(&mut file);
+                eprintln!("kernel-patch: waiting: {holder} in {}", dir.display());
+                is_first = false;
+            }
+            interrupt::check()?;
+            thread::sleep(STEP);
+        }
     }
 }
 
@@ -58,49 +81,6 @@ fn unless_locked(lock: Result<Lock>) -> Result<Option<Lock>> {
         Ok(lock) => Ok(Some(lock)),
         Err(HostError::Locked { .. }) => Ok(None),
         Err(error) => Err(error),
-    }
-}
-
-fn open(dir: &Path) -> Result<File> {
-    let path = dir.join("lock");
-    File::options()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .open(&path)
-        .cannot("open", &path)
-}
-
-fn obtain(
-    file: &mut File,
-    dir: &Path,
-    wait: bool,
-    lock: fn(&File) -> Result<(), TryLockError>,
-) -> Result<()> {
-    let mut told = false;
-    loop {
-        match lock(file) {
-            Ok(()) => return Ok(()),
-            Err(TryLockError::Error(error)) => return Err(error).cannot("lock", dir),
-            Err(TryLockError::WouldBlock) if !wait => {
-                return Err(HostError::Locked {
-                    holder: holder(file),
-                    path: dir.into(),
-                });
-            }
-            Err(TryLockError::WouldBlock) => {}
-        }
-        if !told {
-            eprintln!(
-                "kernel-patch: waiting: {} in {}",
-                holder(file),
-                dir.display()
-            );
-            told = true;
-        }
-        interrupt::check()?;
-        thread::sleep(STEP);
     }
 }
 

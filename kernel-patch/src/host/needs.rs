@@ -10,39 +10,19 @@ use std::path::Path;
 /// A program or a file, and the Debian package that contains it.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Need {
-    kind: Kind,
-    name: &'static str,
-    package: &'static str,
+    /// The name of a program, or the absolute path of a file.
+    pub(crate) name: &'static str,
+    pub(crate) package: &'static str,
 }
 
-#[derive(Clone, Copy, Debug)]
-enum Kind {
-    Program,
-    File,
-}
-
-pub(super) const fn program(name: &'static str, package: &'static str) -> Need {
-    let kind = Kind::Program;
-    Need {
-        kind,
-        name,
-        package,
-    }
-}
-
-const fn file(name: &'static str, package: &'static str) -> Need {
-    let kind = Kind::File;
-    Need {
-        kind,
-        name,
-        package,
-    }
+pub(super) const fn need(name: &'static str, package: &'static str) -> Need {
+    Need { name, package }
 }
 
 /// The file of a plugin of Bochs.
 macro_rules! bochs_plugin {
     ($name:literal) => {
-        file(
+        need(
             concat!(
                 "/usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_",
                 $name,
@@ -53,42 +33,42 @@ macro_rules! bochs_plugin {
     };
 }
 
-pub(crate) const QEMU: Need = program("qemu-system-x86_64", "qemu-system-x86");
-pub(crate) const OBJCOPY: Need = program("objcopy", "binutils");
+pub(crate) const QEMU: Need = need("qemu-system-x86_64", "qemu-system-x86");
+pub(crate) const OBJCOPY: Need = need("objcopy", "binutils");
 
 /// The emulator. Debian's `bochs` is a script around it.
-pub(crate) const BOCHS_PROGRAM: Need = program("bochs-bin", "bochs");
-pub(crate) const GENISOIMAGE: Need = program("genisoimage", "genisoimage");
-pub(crate) const BOCHS_TERMINAL: Need = file(
+pub(crate) const BOCHS_PROGRAM: Need = need("bochs-bin", "bochs");
+pub(crate) const GENISOIMAGE: Need = need("genisoimage", "genisoimage");
+pub(crate) const BOCHS_TERMINAL: Need = need(
     "/usr/lib/x86_64-linux-gnu/bochs/plugins/libbx_term_gui.so",
     "bochs-term",
 );
-pub(crate) const BOCHS_BIOS: Need = file("/usr/share/bochs/BIOS-bochs-latest", "bochsbios");
+pub(crate) const BOCHS_BIOS: Need = need("/usr/share/bochs/BIOS-bochs-latest", "bochsbios");
 /// The firmware of the display adapter. Debian's `bochs` has a symbolic link of this
 /// name, and does not depend on the package that the link points into.
-pub(crate) const BOCHS_VGA_BIOS: Need = file("/usr/share/bochs/VGABIOS-lgpl-latest", "vgabios");
+pub(crate) const BOCHS_VGA_BIOS: Need = need("/usr/share/bochs/VGABIOS-lgpl-latest", "vgabios");
 /// The boot loader of a disc that boots Linux.
-pub(crate) const ISOLINUX: Need = file("/usr/lib/ISOLINUX/isolinux.bin", "isolinux");
+pub(crate) const ISOLINUX: Need = need("/usr/lib/ISOLINUX/isolinux.bin", "isolinux");
 /// The second part of the boot loader.
-pub(crate) const LDLINUX: Need = file(
+pub(crate) const LDLINUX: Need = need(
     "/usr/lib/syslinux/modules/bios/ldlinux.c32",
     "syslinux-common",
 );
 
 /// The tarball of the kernel source.
 pub(crate) const LINUX_SOURCE: Need =
-    file("/usr/src/linux-source-6.12.tar.xz", "linux-source-6.12");
+    need("/usr/src/linux-source-6.12.tar.xz", "linux-source-6.12");
 /// The configuration of Debian's amd64 kernel.
-pub(crate) const LINUX_CONFIG: Need = file(
+pub(crate) const LINUX_CONFIG: Need = need(
     "/usr/src/linux-config-6.12/config.amd64_none_amd64.xz",
     "linux-config-6.12",
 );
-pub(crate) const CHROMIUM: Need = file("/usr/bin/chromium", "chromium");
+pub(crate) const CHROMIUM: Need = need("/usr/bin/chromium", "chromium");
 
-/// What booting a machine in QEMU needs.
+/// The needs of booting a machine in QEMU.
 pub(crate) const RUN: &[Need] = &[QEMU, OBJCOPY];
 
-/// What booting a machine in Bochs needs.
+/// The needs of booting a machine in Bochs.
 pub(crate) const BOCHS: &[Need] = &[
     BOCHS_PROGRAM,
     OBJCOPY,
@@ -104,91 +84,79 @@ pub(crate) const BOCHS: &[Need] = &[
     LDLINUX,
 ];
 
-/// What building a kernel needs.
+/// The needs of building a kernel.
 pub(crate) const BUILD: &[Need] = &[
     QEMU,
-    program("gcc", "gcc"),
-    program("gcov", "gcc"),
+    need("gcc", "gcc"),
+    need("gcov", "gcc"),
     OBJCOPY,
-    program("make", "make"),
-    program("patch", "patch"),
-    program("flex", "flex"),
-    program("bison", "bison"),
-    program("bc", "bc"),
-    program("perl", "perl"),
-    program("tar", "tar"),
-    program("xz", "xz-utils"),
-    file("/usr/include/stdlib.h", "libc6-dev"),
-    file("/usr/include/gelf.h", "libelf-dev"),
+    need("make", "make"),
+    need("patch", "patch"),
+    need("flex", "flex"),
+    need("bison", "bison"),
+    need("bc", "bc"),
+    need("perl", "perl"),
+    need("tar", "tar"),
+    need("xz", "xz-utils"),
+    need("/usr/include/stdlib.h", "libc6-dev"),
+    need("/usr/include/gelf.h", "libelf-dev"),
 ];
 
 /// The kernel source, unless the user names another.
 pub(crate) const SOURCE: &[Need] = &[LINUX_SOURCE];
 
-/// What turning the series into commits needs.
-pub(crate) const GIT: &[Need] = &[program("git", "git")];
+/// The needs of turning the series into commits.
+pub(crate) const GIT: &[Need] = &[need("git", "git")];
 
-/// What checking the series needs, besides [`BUILD`]. The kernel's scripts run
+/// The needs of checking the series, besides [`BUILD`]. The kernel's scripts run
 /// Debian's Python, hence the modules.
 pub(crate) const CHECK: &[Need] = &[
-    program("sparse", "sparse"),
-    program("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
-    program("clang", "clang"),
-    program("ld.lld", "lld"),
-    program("llvm-ar", "llvm"),
-    file("/usr/bin/sphinx-build", "python3-sphinx"),
-    file("/usr/lib/python3/dist-packages/ply/lex.py", "python3-ply"),
-    file(
+    need("sparse", "sparse"),
+    need("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
+    need("clang", "clang"),
+    need("ld.lld", "lld"),
+    need("llvm-ar", "llvm"),
+    need("/usr/bin/sphinx-build", "python3-sphinx"),
+    need("/usr/lib/python3/dist-packages/ply/lex.py", "python3-ply"),
+    need(
         "/usr/lib/python3/dist-packages/git/__init__.py",
         "python3-git",
     ),
     // The documentation's build renders the netlink families from YAML.
-    file(
+    need(
         "/usr/lib/python3/dist-packages/yaml/__init__.py",
         "python3-yaml",
     ),
 ];
 
-/// What checking the manual pages needs. Debian's `man` brings groff and its macros.
-pub(crate) const MAN: &[Need] = &[program("man", "man-db"), program("mandoc", "mandoc")];
+/// The needs of checking the manual pages. Debian's `man` brings groff and its macros.
+pub(crate) const MAN: &[Need] = &[need("man", "man-db"), need("mandoc", "mandoc")];
 
-/// What a test needs to compare our configuration with Debian's.
+/// The needs of the test that compares our configuration with Debian's.
 #[cfg_attr(not(test), allow(dead_code))]
-pub(crate) const CONFIG: &[Need] = &[program("xz", "xz-utils"), LINUX_CONFIG];
+pub(crate) const CONFIG: &[Need] = &[need("xz", "xz-utils"), LINUX_CONFIG];
 
-/// What a test needs to open a report in a browser.
+/// The needs of a test that opens a report in a browser.
 pub(crate) const BROWSER: &[Need] = &[CHROMIUM];
 
-/// What making a root file system needs.
-pub(crate) const FRESH: &[Need] = &[program("mmdebstrap", "mmdebstrap")];
+/// The needs of making a root file system.
+pub(crate) const FRESH: &[Need] = &[need("mmdebstrap", "mmdebstrap")];
 
-/// What the README's commands need, all of them together.
+/// The needs of all commands in the README.
 pub(crate) const COMMANDS: [&[Need]; 8] = [RUN, BOCHS, BUILD, SOURCE, GIT, MAN, CONFIG, BROWSER];
 
 impl Need {
-    /// The name of the program, or the path of the file.
-    pub(crate) const fn name(self) -> &'static str {
-        self.name
-    }
-
-    pub(crate) fn package(self) -> &'static str {
-        self.package
-    }
-
     /// The file, unless the need is a program.
     #[cfg(test)]
     pub(crate) fn file(self) -> Option<&'static Path> {
-        match self.kind {
-            Kind::File => Some(Path::new(self.name)),
-            Kind::Program => None,
-        }
+        self.name.starts_with('/').then(|| Path::new(self.name))
     }
 
     /// Whether the directories of `path` contain the program, or `root` the file.
     pub(crate) fn is_met(self, path: &OsStr, root: &Path) -> bool {
-        match self.kind {
-            Kind::Program => env::split_paths(path).any(|dir| dir.join(self.name).is_file()),
-            Kind::File => root.join(self.name.trim_start_matches('/')).is_file(),
+        match self.name.strip_prefix('/') {
+            Some(file) => root.join(file).is_file(),
+            None => env::split_paths(path).any(|dir| dir.join(self.name).is_file()),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Debian's packages: finds what is missing, and installs it or says how.
+//! Debian's packages: finds missing ones, and installs them or prints the command for it.
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -22,7 +22,7 @@ use super::progress::Progress;
 /// The browser is still missing.
 pub fn browser() -> Result<&'static Path> {
     ensure(BROWSER)?;
-    Ok(Path::new(CHROMIUM.name()))
+    Ok(Path::new(CHROMIUM.name))
 }
 
 /// Installs the packages of missing `needs`, if the user may. Otherwise the error
@@ -62,7 +62,7 @@ fn missing(needs: &[Need], path: &OsStr, root: &Path) -> Vec<Need> {
 }
 
 fn packages(missing: &[Need]) -> Vec<&'static str> {
-    let mut packages: Vec<_> = missing.iter().map(|need| need.package()).collect();
+    let mut packages: Vec<_> = missing.iter().map(|need| need.package).collect();
     packages.sort_unstable();
     packages.dedup();
     packages
@@ -71,7 +71,7 @@ fn packages(missing: &[Need]) -> Vec<&'static str> {
 /// Whether the check of the series needs `package`. It is not one of the README's
 /// commands.
 pub(crate) fn is_for_check(package: &str) -> bool {
-    CHECK.iter().any(|need| need.package() == package)
+    CHECK.iter().any(|need| need.package == package)
 }
 
 /// The command that installs packages, up to their names.
@@ -85,7 +85,7 @@ pub(crate) fn packages_to_paste(output: &str) -> Vec<String> {
 }
 
 fn refusal(missing: &[Need], packages: &[&str]) -> HostError {
-    let names: Vec<_> = missing.iter().map(|need| need.name()).collect();
+    let names: Vec<_> = missing.iter().map(|need| need.name).collect();
     HostError::PackagesMissing {
         missing: names.join(", "),
         line: format!(
@@ -140,7 +140,7 @@ fn install(prefix: &[&str], packages: &[&str]) -> Result<()> {
 mod tests {
     use std::fs;
 
-    use super::super::needs::{BOCHS, BOCHS_VGA_BIOS, BUILD, LINUX_SOURCE, SOURCE, program};
+    use super::super::needs::{BOCHS, BOCHS_VGA_BIOS, BUILD, LINUX_SOURCE, SOURCE, need};
     use super::*;
 
     #[test]
@@ -156,7 +156,7 @@ mod tests {
             error,
             "missing: qemu-system-x86_64, gcov, flex, bison, bc, /usr/include/stdlib.h, \
              /usr/include/gelf.h\n\
-             this installs it, and what else the README's commands need:\n    \
+             this command installs everything that the README's commands need:\n    \
              sudo apt-get update && sudo apt-get install -y --no-install-recommends \
              bc bison flex gcc libc6-dev libelf-dev qemu-system-x86"
         );
@@ -166,9 +166,9 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_missing_where_all_is_there() {
+    fn nothing_is_missing_if_every_file_exists() {
         let root = tempfile::tempdir().unwrap();
-        let source = root.path().join(&LINUX_SOURCE.name()[1..]);
+        let source = root.path().join(&LINUX_SOURCE.name[1..]);
         fs::create_dir_all(source.parent().unwrap()).unwrap();
         fs::write(&source, "").unwrap();
         assert!(missing(SOURCE, OsStr::new(""), root.path()).is_empty());
@@ -177,7 +177,7 @@ mod tests {
     #[test]
     fn a_link_that_points_nowhere_is_missing() {
         let root = tempfile::tempdir().unwrap();
-        let link = root.path().join(&BOCHS_VGA_BIOS.name()[1..]);
+        let link = root.path().join(&BOCHS_VGA_BIOS.name[1..]);
         fs::create_dir_all(link.parent().unwrap()).unwrap();
         std::os::unix::fs::symlink("../vgabios/vgabios.bin", &link).unwrap();
         let missing = || {
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_package_is_named_once() {
-        let needs = [program("a", "p"), program("b", "p"), program("c", "o")];
+        let needs = [need("a", "p"), need("b", "p"), need("c", "o")];
         assert_eq!(packages(&needs), ["o", "p"]);
     }
 }

@@ -56,8 +56,8 @@ impl Process {
         Ok(Self { child, what })
     }
 
-    /// Waits for the end, or until the deadline, for which it returns `None`. Calls `tick`
-    /// while it waits.
+    /// Waits until the child ends. Returns `None` at the deadline. Calls `tick` while it
+    /// waits.
     pub(crate) fn wait(
         &mut self,
         deadline: Option<Instant>,
@@ -82,7 +82,7 @@ impl Process {
     }
 
     fn signal(&self, signal: Signal) {
-        // An error says that the group is gone already.
+        // This fails if the group is already gone.
         let _ = signal::killpg(Pid::from_raw(self.child.id() as i32), signal);
     }
 }
@@ -155,8 +155,8 @@ pub(crate) fn run_with(
 /// Runs `command`, which messages call `what`, to its end. Forwards its standard error to
 /// `stderr`.
 ///
-/// It fails if the command cannot be started, takes longer than `timeout`, or if this
-/// process is interrupted. Each time it ends the command's process group.
+/// Fails if the command cannot be started, if it takes longer than `timeout`, or if this
+/// process is interrupted. In each case it ends the command's process group.
 pub(crate) fn run_here(
     mut command: Command,
     what: &str,
@@ -181,9 +181,15 @@ pub(crate) fn run_here(
     })
 }
 
-/// Runs `command`, which `what` names, and returns its output and status.
+/// Runs `command`, which messages call `what`, and returns its output and status.
 pub(crate) fn output(command: &mut Command, what: &str) -> Result<Output> {
     command.output().cannot_named("run", what)
+}
+
+/// Runs `command`, which messages call `what`, and returns its standard output.
+pub(crate) fn stdout(command: &mut Command, what: &str) -> Result<String> {
+    let output = output(command, what)?;
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// Forwards a pipe. Goes on reading after `to` has failed, so that the writer does not
@@ -248,7 +254,7 @@ mod tests {
     }
 
     #[test]
-    fn full_disk_is_told_apart() {
+    fn a_full_disk_has_an_error_of_its_own() {
         let dir = tempfile::tempdir().unwrap();
         let script = "echo 'cc1: No space left on device'; exit 1";
         let error = run(shell(script), "cc", &dir.path().join("log")).unwrap_err();
@@ -256,15 +262,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_run_here_is_heard_and_ends_in_time() {
-        let mut said = Vec::new();
+    fn run_here_forwards_errors_and_times_out() {
+        let mut stderr = Vec::new();
         let long = Duration::from_secs(100);
-        let status = run_here(shell("echo no >&2; exit 3"), "sh", long, &mut said).unwrap();
-        assert_eq!((status.code(), &said[..]), (Some(3), &b"no\n"[..]));
+        let status = run_here(shell("echo no >&2; exit 3"), "sh", long, &mut stderr).unwrap();
+        assert_eq!((status.code(), &stderr[..]), (Some(3), &b"no\n"[..]));
 
         let short = Duration::from_millis(300);
-        let error = run_here(shell("sleep 1000"), "sleeping", short, &mut said).unwrap_err();
-        assert_eq!(error.to_string(), "sleeping took more than 0 s");
+        let error = run_here(shell("sleep 1000"), "sleeping", short, &mut stderr).unwrap_err();
+        assert_eq!(error.to_string(), "sleeping timed out after 0 s");
     }
 
     #[test]

@@ -62,7 +62,7 @@ impl Progress {
             bar.set_message(format!("{what}: {detail}"));
             return;
         }
-        let mut spoke = self.spoke.lock().expect("nobody panics with it");
+        let mut spoke = self.spoke.lock().expect("no holder panics");
         if spoke.elapsed() >= SELDOM {
             *spoke = Instant::now();
             let seconds = self.started.elapsed().as_secs();

@@ -4,8 +4,6 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::sync::mpsc::{self, Sender};
-use std::thread;
 
 use super::error::{IoContext, Result};
 use super::paths;
@@ -16,43 +14,27 @@ const LINES: usize = 12;
 /// How many of the last lines a message quotes if none of them mentions an error.
 const LAST: usize = 3;
 
-/// Everything that a program has written.
-pub(crate) struct Transcript(Vec<u8>);
+/// Keeps everything that a program writes, and passes it on.
+pub(crate) struct Transcript<F> {
+    bytes: Vec<u8>,
+    on_write: F,
+}
 
-/// Calls `work` on another thread with a writer, and `on_line` on this thread with the
-/// last line of each write. Returns the result of `work` and everything it wrote.
-pub(crate) fn transcribe<T: Send>(
-    on_line: &mut dyn FnMut(&str),
-    work: impl FnOnce(&mut (dyn Write + Send)) -> T + Send,
-) -> (T, Transcript) {
-    let (lines, received) = mpsc::channel();
-    thread::scope(|scope| {
-        let worker = scope.spawn(move || {
-            let mut writer = Writer {
-                bytes: Vec::new(),
-                lines,
-            };
-            let result = work(&mut writer);
-            (result, Transcript(writer.bytes))
-        });
-        received.iter().for_each(|line: String| on_line(&line));
-        worker.join().expect("running a program does not panic")
+/// Returns a transcript that calls `on_line` with the last line of each write.
+pub(crate) fn of_lines(
+    on_line: &mut (dyn FnMut(&str) + Send),
+) -> Transcript<impl FnMut(&[u8]) + Send> {
+    Transcript::new(|bytes: &[u8]| {
+        if let Some(line) = String::from_utf8_lossy(bytes).lines().last() {
+            on_line(line);
+        }
     })
 }
 
-struct Writer {
-    bytes: Vec<u8>,
-    lines: Sender<String>,
-}
-
-impl Write for Writer {
+impl<F: FnMut(&[u8])> Write for Transcript<F> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.bytes.extend_from_slice(bytes);
-        if let Some(line) = String::from_utf8_lossy(bytes).lines().last() {
-            // The receiver is gone only if its thread has panicked.
-            let _ = self.lines.send(line.to_owned());
-        }
-        Ok(bytes.len())
+        (self.on_write)(bytes);
+        self.bytes.write(bytes)
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -60,14 +42,20 @@ impl Write for Writer {
     }
 }
 
-impl Transcript {
-    /// The text.
-    pub(crate) fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0).into_owned()
+impl<F> Transcript<F> {
+    /// Returns an empty transcript, which passes on to `on_write`.
+    pub(crate) fn new(on_write: F) -> Self {
+        let bytes = Vec::new();
+        Self { bytes, on_write }
     }
 
-    /// Returns what a user needs to know of a failure: the lines from the last error on,
-    /// and the path of a file with the whole text. The file is named after `what`, the
+    /// The text.
+    pub(crate) fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes).into_owned()
+    }
+
+    /// Describes a failure for a message: the lines from the last error on, and the path
+    /// of a file with the whole text. The file is named after `what`, the
     /// work that failed.
     pub(crate) fn failure(&self, what: &str) -> Result<String> {
         let path = self.keep(what)?;
@@ -80,7 +68,7 @@ impl Transcript {
     fn keep(&self, what: &str) -> Result<PathBuf> {
         let name = what.replace([' ', '/'], "-");
         let path = paths::logs()?.join(format!("{name}.log"));
-        fs::write(&path, &self.0).cannot("write", &path)?;
+        fs::write(&path, &self.bytes).cannot("write", &path)?;
         Ok(path)
     }
 }
@@ -123,13 +111,15 @@ mod tests {
     }
 
     #[test]
-    fn the_last_line_of_each_write_is_handed_on() {
+    fn the_last_line_of_each_write_is_passed_on() {
         let mut lines = Vec::new();
-        let ((), transcript) = transcribe(&mut |line| lines.push(line.to_owned()), |writer| {
-            writer.write_all(b"one\ntwo\n").unwrap();
-            writer.write_all(b"three\n").unwrap();
-        });
-        assert_eq!(transcript.text(), "one\ntwo\nthree\n");
+        let mut on_line = |line: &str| lines.push(line.to_owned());
+        let mut transcript = of_lines(&mut on_line);
+        transcript.write_all(b"one\ntwo\n").unwrap();
+        transcript.write_all(b"three\n").unwrap();
+        let text = transcript.text();
+        drop(transcript);
+        assert_eq!(text, "one\ntwo\nthree\n");
         assert_eq!(lines, ["two", "three"]);
     }
 }

@@ -16,7 +16,7 @@ use crate::wire::job::OUT_VARIABLE;
 /// [`call_here`](crate::call_here). Otherwise returns.
 ///
 /// `function` receives the caller's input, and the directory whose files go to the
-/// caller. Each line that it writes to standard error tells the caller how far it is.
+/// caller. The caller receives each line that it writes to standard error as progress.
 pub fn answer_if_called<I, O, E>(function: impl FnOnce(I, &Path) -> Result<O, E>)
 where
     I: DeserializeOwned,

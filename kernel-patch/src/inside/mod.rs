@@ -1,4 +1,4 @@
-//! What runs inside the machine, as its first process or for its caller.
+//! The code that runs inside the machine, as its first process or for a caller.
 
 pub(crate) mod call;
 pub(crate) mod counts;

@@ -73,7 +73,7 @@ impl Kernel {
 
 /// Returns the current commit, or one without a branch for the uncommitted changes.
 fn commit(tree: &Path) -> Result<String> {
-    let says = |args: &[&str]| {
+    let git_output = |args: &[&str]| {
         let output = process::output(git().arg("-C").arg(tree).args(args), "git")?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
         if output.status.success() {
@@ -83,8 +83,8 @@ fn commit(tree: &Path) -> Result<String> {
             Err(BuildError::NoCommit { path, detail })
         }
     };
-    let head = says(&["rev-parse", "--verify", "HEAD"])?;
-    let changed = says(&["stash", "create"])?;
+    let head = git_output(&["rev-parse", "--verify", "HEAD"])?;
+    let changed = git_output(&["stash", "create"])?;
     Ok(if changed.is_empty() { head } else { changed })
 }
 
@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn changes_are_a_commit_of_their_own() {
+    fn uncommitted_changes_have_a_commit() {
         let tree = tempfile::tempdir().unwrap();
         let tree = tree.path();
         run(tree, &["init", "--quiet"]);
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_gits_is_refused() {
+    fn a_directory_outside_git_is_refused() {
         let tree = tempfile::tempdir().unwrap();
         let error = commit(tree.path()).unwrap_err().to_string();
         assert!(

@@ -76,7 +76,7 @@ fn fragment(name: &str) -> Result<PathBuf> {
 pub(crate) struct Config {
     text: String,
     /// Options that are set if the source has them.
-    hoped: &'static str,
+    optional: &'static str,
     counted: &'static [&'static str],
 }
 
@@ -115,7 +115,7 @@ impl Config {
         text += more;
         Ok(Self {
             text,
-            hoped: "",
+            optional: "",
             counted: &[],
         })
     }
@@ -123,13 +123,13 @@ impl Config {
     /// The configuration of a tree that can have the series, a part of it, or nothing.
     pub(crate) fn of_checkout() -> Result<Self> {
         Ok(Self {
-            hoped: SYSCALLS,
+            optional: SYSCALLS,
             ..Self::read(Variant::Stock)?
         })
     }
 
-    fn asked(&self) -> String {
-        format!("{}{}", self.text, self.hoped)
+    fn wanted(&self) -> String {
+        format!("{}{}", self.text, self.optional)
     }
 
     /// The objects that count how often their lines are reached.
@@ -139,8 +139,8 @@ impl Config {
 
     /// An identifier of the options.
     pub(crate) fn id(&self) -> String {
-        let asked = self.asked();
-        let options = options(&asked).into_iter();
+        let wanted = self.wanted();
+        let options = options(&wanted).into_iter();
         let options = options.map(|(option, value)| format!("{option}={value}\n"));
         let counted = self.counted.iter().map(|it| format!("{it}\n"));
         digest::short(options.chain(counted))
@@ -152,7 +152,7 @@ impl Config {
         let path = make.build.join(".config");
         make.run("tinyconfig")?;
         let tiny = files::text(&path)?;
-        files::write(&path, merged(&tiny, &self.asked()).as_bytes())?;
+        files::write(&path, merged(&tiny, &self.wanted()).as_bytes())?;
         make.run("olddefconfig")?;
         match lost(&self.text, &files::text(&path)?) {
             lost if lost.is_empty() => Ok(()),
@@ -200,8 +200,11 @@ fn lost(asked: &str, result: &str) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::fs;
     use std::process::Command;
+
+    use clap::ValueEnum;
 
     use super::*;
     use crate::host::{needs, packages};
@@ -219,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_merged_comes_last() {
+    fn merged_options_come_last() {
         let base = "CONFIG_B=y\n# CONFIG_Z is not set\nCONFIG_C=y\n";
         let more = "CONFIG_A=y\nCONFIG_B=m\n";
         let expected = "CONFIG_C=y\nCONFIG_Z=n\nCONFIG_A=y\nCONFIG_B=m\n";
@@ -246,7 +249,7 @@ mod tests {
     fn the_exit_path_is_debians() {
         packages::ensure(needs::CONFIG).unwrap();
         let xz = Command::new("xz")
-            .args(["-dc", needs::LINUX_CONFIG.name()])
+            .args(["-dc", needs::LINUX_CONFIG.name])
             .output()
             .unwrap();
         assert!(xz.status.success());
@@ -257,7 +260,7 @@ mod tests {
 
     /// The coverage includes all new code.
     #[test]
-    fn what_the_series_changes_is_counted() {
+    fn changed_objects_are_counted() {
         let series = Series::read(&series::directory().unwrap()).unwrap();
         let code = |file: &String| {
             file.ends_with(".c") && (file.starts_with("virt/") || file.starts_with("arch/"))
@@ -271,9 +274,10 @@ mod tests {
 
     #[test]
     fn the_variants_differ() {
-        let ids = Variant::NAMES.map(|(_, it)| Config::read(it).unwrap().id());
-        for (n, id) in ids.iter().enumerate() {
-            assert!(!ids[..n].contains(id));
+        let mut ids = BTreeSet::new();
+        for variant in Variant::value_variants() {
+            assert!(ids.insert(Config::read(*variant).unwrap().id()));
+            assert_eq!(Variant::from_str(variant.name(), false), Ok(*variant));
         }
     }
 }

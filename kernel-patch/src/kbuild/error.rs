@@ -1,4 +1,4 @@
-//! What can go wrong with a build.
+//! The errors of a build.
 
 use std::path::PathBuf;
 
@@ -20,7 +20,7 @@ pub enum BuildError {
     WrongSource {
         /// The tree or the tarball.
         path: PathBuf,
-        /// What it contains.
+        /// Its content.
         found: String,
         /// The version of the series.
         wanted: &'static str,
@@ -50,7 +50,7 @@ pub enum BuildError {
         header: &'static str,
     },
 
-    /// A tree to build as it is checked out is not a git repository with a commit.
+    /// The tree to build is not a git work tree with a commit.
     #[error("{} is not a git work tree with a commit: {detail}", path.display())]
     NoCommit {
         /// The tree.

@@ -4,6 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use clap::Args;
+
 use super::error::Result;
 use crate::host::error::IoContext;
 use crate::host::lock::Lock;
@@ -20,47 +22,45 @@ use crate::kbuild::variant::Variant;
 /// The trees of mutated kernels.
 const MUTANTS: [&str; 2] = ["linux-mutant", "linux-mutant-2"];
 
-/// The description of a kernel to build.
-#[derive(Clone, Debug, Default)]
+/// The description of a kernel to build. The settings are also options of a command line.
+#[derive(Args, Clone, Debug, Default)]
+#[group(skip)]
 pub struct KernelBuilder {
-    variant: Variant,
+    /// The kernel's source, a tree or a tarball [default: the one last used;
+    /// at first, Debian's package linux-source-6.12]
+    #[arg(long, value_name = "PATH")]
     source: Option<PathBuf>,
-    mutation: Option<Mutation>,
+
+    /// The kernel to build
+    #[arg(long, value_enum, default_value_t)]
+    variant: Variant,
+
+    /// Wait while another kernel-patch builds
+    #[arg(long)]
     wait: bool,
+
+    #[arg(skip)]
+    mutation: Option<Mutation>,
 }
 
-impl KernelBuilder {
+setters! { KernelBuilder:
     /// Chooses the variant.
-    #[must_use]
-    pub fn variant(mut self, variant: Variant) -> Self {
-        self.variant = variant;
-        self
-    }
+    variant(builder, variant: Variant) => builder.variant = variant;
 
     /// Chooses the source, a tree or a tarball. The default is the one that was last built
     /// from, and at first Debian's.
-    #[must_use]
-    pub fn source(mut self, source: impl Into<PathBuf>) -> Self {
-        self.source = Some(source.into());
-        self
-    }
+    source(builder, source: impl Into<PathBuf>) => builder.source = Some(source.into());
 
     /// Breaks the kernel in one place. Mutations are built in two trees of their own: the
     /// unbroken kernel stays as it is, and one mutation can be built while a machine runs
     /// another.
-    #[must_use]
-    pub fn mutation(mut self, mutation: &Mutation) -> Self {
-        self.mutation = Some(mutation.clone());
-        self
-    }
+    mutation(builder, mutation: &Mutation) => builder.mutation = Some(mutation.clone());
 
     /// Chooses whether to wait for another build to end instead of failing.
-    #[must_use]
-    pub fn wait(mut self, wait: bool) -> Self {
-        self.wait = wait;
-        self
-    }
+    wait(builder, wait: bool) => builder.wait = wait;
+}
 
+impl KernelBuilder {
     /// Builds the kernel unless it is up to date. Installs missing tools if the user may.
     /// Shows the progress on standard error.
     ///
@@ -78,19 +78,16 @@ impl KernelBuilder {
         let tree = self.variant.tree()?;
         loop {
             let lock = Lock::shared(&root, self.wait)?;
-            if self.is_current(&tree, &series, &config)? {
-                let build = self.variant.build_dir(&tree);
-                let source = tree.root().into();
-                return Kernel::built(source, build, series.id(), &config, lock);
+            if let Some(kernel) = self.open(&tree, &series, &config, lock)? {
+                return Ok(kernel);
             }
-            drop(lock);
             let _lock = Lock::exclusive(&root, self.wait)?;
             paths::sweep(&root)?;
             self.make(&tree, &series, &config)?;
         }
     }
 
-    /// Builds the mutation in a tree that nobody uses, unless a tree has it
+    /// Builds the mutation in an unused tree, unless a tree has it
     /// already. The lock of the kernel proper, on which the mutation is based,
     /// is shared; each of the trees has a lock of its own.
     fn build_mutation(&self, series: &Series, config: &Config) -> Result<Kernel> {
@@ -101,42 +98,44 @@ impl KernelBuilder {
         .build()?;
         let root = paths::work_dir()?;
         let places = MUTANTS.map(|name| (root.join(format!("{name}-lock")), root.join(name)));
-        loop {
+        'built: loop {
             for (lock, tree) in &places {
                 let tree = Tree::new(tree.clone());
                 let Some(lock) = Lock::try_shared(&paths::create(lock.clone())?)? else {
                     continue;
                 };
-                if self.is_current(&tree, series, config)? {
-                    let build = self.variant.build_dir(&tree);
-                    let source = tree.root().into();
-                    let mut kernel = Kernel::built(source, build, series.id(), config, lock)?;
+                if let Some(mut kernel) = self.open(&tree, series, config, lock)? {
                     kernel._proper = Some(proper._lock);
                     return Ok(kernel);
                 }
             }
-            let mut free = None;
             for (lock, tree) in &places {
-                if let Some(lock) = Lock::try_exclusive(lock)? {
-                    free = Some((lock, Tree::new(tree.clone())));
-                    break;
+                if let Some(_lock) = Lock::try_exclusive(lock)? {
+                    self.make(&Tree::new(tree.clone()), series, config)?;
+                    continue 'built;
                 }
             }
-            match free {
-                Some((_lock, tree)) => self.make(&tree, series, config)?,
-                // Both are in use.
-                None => drop(Lock::exclusive(&places[0].0, self.wait)?),
-            }
+            // Both are in use.
+            drop(Lock::exclusive(&places[0].0, self.wait)?);
         }
     }
 
-    /// Whether `tree` has a build of the source as it is now.
-    fn is_current(&self, tree: &Tree, series: &Series, config: &Config) -> Result<bool> {
+    /// Returns the kernel in `tree` if it was built from the source as it is now.
+    fn open(
+        &self,
+        tree: &Tree,
+        series: &Series,
+        config: &Config,
+        lock: Lock,
+    ) -> Result<Option<Kernel>> {
         let Some(source) = current(self.source.as_deref())? else {
-            return Ok(false);
+            return Ok(None);
         };
-        let stamp = stamp(&self.variant.build_dir(tree));
-        Ok(files::has(&stamp, &wanted(&source, series, config))?)
+        let build = self.variant.build_dir(tree);
+        if !files::has(&stamp(&build), &wanted(&source, series, config))? {
+            return Ok(None);
+        }
+        Kernel::built(tree.root().into(), build, series.id(), config, lock).map(Some)
     }
 
     fn make(&self, tree: &Tree, series: &Series, config: &Config) -> Result<()> {
@@ -238,7 +237,7 @@ pub(crate) fn find_source(named: Option<&Path>) -> Result<Source> {
         return Ok(source);
     }
     packages::ensure(needs::SOURCE)?;
-    Source::find(Path::new(needs::LINUX_SOURCE.name()))
+    Source::find(Path::new(needs::LINUX_SOURCE.name))
 }
 
 fn stamp(build: &Path) -> PathBuf {

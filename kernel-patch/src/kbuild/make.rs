@@ -49,7 +49,7 @@ impl Make<'_> {
     }
 
     /// Makes `targets` of a kernel, and shows the share that is done. Makes what all targets
-    /// need first, because only then make can tell what it would do for them.
+    /// need first, because only then a dry run lists their objects.
     pub(crate) fn build(&self, targets: &str) -> Result<()> {
         self.run("prepare")?;
         self.run_of(targets, self.objects_to_make(targets)?)
@@ -78,9 +78,9 @@ impl Make<'_> {
             Ok(()) | Err(HostError::ToolFailed { .. }) => {}
             Err(other) => return Err(other.into()),
         }
-        let said = files::text_or_empty(&log)?;
+        let output = files::text_or_empty(&log)?;
         // The recipe of an object begins with a message.
-        Ok(said.matches("echo '  CC ").count() + said.matches("echo '  AS ").count())
+        Ok(output.matches("echo '  CC ").count() + output.matches("echo '  AS ").count())
     }
 
     fn command(&self, targets: &str) -> Command {
@@ -93,7 +93,7 @@ impl Make<'_> {
             ))
             .arg("-C")
             .arg(self.tree)
-            .arg(output(self.build))
+            .arg(output_dir(self.build))
             .arg(format!("ARCH={}", self.arch))
             .args(STAMPS)
             .args(self.args)
@@ -122,7 +122,7 @@ fn share(done: usize, all: usize, took: Duration) -> String {
     format!("{percent} %, about {left} left ({of})")
 }
 
-fn output(build: &Path) -> std::ffi::OsString {
+fn output_dir(build: &Path) -> std::ffi::OsString {
     let mut arg = std::ffi::OsString::from("O=");
     arg.push(build);
     arg
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn the_share_and_the_time_left_are_told() {
+    fn progress_has_the_share_and_the_time_left() {
         let took = |seconds| Duration::from_secs(seconds);
         for (done, all, seconds, expected) in [
             (7, 0, 60, "7 objects"),
@@ -200,7 +200,7 @@ mod tests {
 
     /// The dry run announces as many objects as make then compiles.
     #[test]
-    fn make_says_how_many_objects_it_would_make() {
+    fn a_dry_run_counts_the_objects() {
         packages::ensure(needs::BUILD).unwrap();
         let dir = tempfile::tempdir().unwrap();
         let makefile =

@@ -257,7 +257,7 @@ diff --git a/dir/old b/dir/old
     }
 
     #[test]
-    fn the_id_is_of_what_changes() {
+    fn the_id_depends_only_on_the_changes() {
         let id = series(&[("0001-a.patch", FIRST)]).id();
         assert_eq!(id.len(), 12);
         let prose = FIRST.replace("Prose.", "Other prose.");

@@ -134,7 +134,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_one_is_named() {
+    fn a_missing_source_is_named() {
         let error = Source::find(Path::new("/no/linux.tar.xz")).unwrap_err();
         assert!(
             format!("{:#}", anyhow::Error::from(error))

@@ -2,46 +2,43 @@
 
 use std::path::PathBuf;
 
+use clap::ValueEnum;
+
 use super::error::Result;
 use crate::host::paths;
 use crate::kbuild::series::{self, Series};
 use crate::kbuild::tree::{self, Tree};
 
 /// A kernel to build from the source.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Variant {
-    /// Patched, with KVM as modules, as distributions build it.
+    /// Patched, with KVM as modules, as distributions build it
     #[default]
     Module,
-    /// Patched, with KVM built in.
+    /// Patched, with KVM built in
+    #[value(name = "builtin")]
     BuiltIn,
     /// Patched, with KVM as modules, and with the kernel's checks of itself: KASAN, lockdep
     /// and more. It supports fault injection, and counts which lines of KVM's code were
-    /// reached.
+    /// reached
     Debug,
-    /// Patched, with KVM as modules, and with KCSAN, which reports data races.
+    /// Patched, with KVM as modules, and with KCSAN, which reports data races
     Kcsan,
-    /// Unpatched, with KVM as modules.
+    /// Unpatched, with KVM as modules
     Stock,
 }
 
 impl Variant {
-    /// All variants, with their names on the command line.
-    pub const NAMES: [(&'static str, Self); 5] = [
-        ("module", Self::Module),
-        ("builtin", Self::BuiltIn),
-        ("debug", Self::Debug),
-        ("kcsan", Self::Kcsan),
-        ("stock", Self::Stock),
-    ];
-
     /// The name on the command line.
     #[must_use]
     pub fn name(self) -> &'static str {
-        let named = Self::NAMES
-            .into_iter()
-            .find(|(_, variant)| *variant == self);
-        named.expect("each variant has a name").0
+        match self {
+            Self::Module => "module",
+            Self::BuiltIn => "builtin",
+            Self::Debug => "debug",
+            Self::Kcsan => "kcsan",
+            Self::Stock => "stock",
+        }
     }
 
     pub(crate) fn tree(self) -> Result<Tree> {

@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_is_dropped() {
+    fn an_incomplete_frame_is_dropped() {
         let mut line = Vec::new();
         send(&mut line, port::STDERR, b"whole").unwrap();
         send(&mut line, port::EXIT, b"not").unwrap();
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_frame_is_an_error() {
+    fn an_invalid_frame_is_an_error() {
         for line in [[4, 0, 0], [0, 1, 0x10]] {
             assert_eq!(
                 received(&line).0.unwrap_err().kind(),

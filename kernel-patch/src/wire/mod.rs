@@ -1,5 +1,5 @@
-//! What both sides of a machine's boundary share: the files and ports by which they
-//! talk, and the format of what passes.
+//! The protocol between the host and a machine: the files and ports by which they talk,
+//! and the formats of the data.
 
 pub(crate) mod call;
 pub(crate) mod job;

@@ -4,7 +4,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 /// Receives how far a test has come.
-pub type OnProgress<'a> = dyn Fn(&str) + 'a;
+pub type OnProgress<'a> = dyn Fn(&str) + Sync + 'a;
 
 /// A case of a test: its name, and the function that tests it.
 pub type NamedCase = (&'static str, fn() -> Result<()>);

@@ -164,7 +164,7 @@ impl Options {
 }
 
 fn accel(text: &str) -> Result<Accel, String> {
-    match text.parse()? {
+    match Accel::from_str(text, false)? {
         Accel::Mttcg | Accel::Bochs => {
             Err("this accelerator measures nothing; use tcg or kvm".into())
         }
