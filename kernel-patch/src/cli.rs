@@ -93,7 +93,7 @@ pub(crate) enum Action {
 
     /// Print the paths of the source, the build and the image
     Path {
-        /// The kernel to build
+        /// The variant of the kernel
         #[arg(long, value_enum, default_value_t)]
         variant: Variant,
     },

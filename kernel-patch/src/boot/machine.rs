@@ -13,7 +13,7 @@ use crate::boot::accel::Accel;
 #[derive(Args, Clone, Debug)]
 #[group(skip)]
 pub struct Machine {
-    /// Use mitigations for the processor's vulnerabilities in the kernel
+    /// Boot with CPU vulnerability mitigations on or off
     #[arg(long, value_name = "on|off", default_value = "on")]
     #[arg(value_parser = on_off, action = ArgAction::Set)]
     pub(crate) mitigations: bool,
@@ -115,7 +115,7 @@ setters! { Machine:
     /// Sets the size of the memory, in QEMU's notation (`1G`).
     memory(machine, memory: impl Into<String>) => machine.memory = memory.into();
 
-    /// Chooses whether the kernel uses mitigations for the processor's vulnerabilities.
+    /// Chooses whether the kernel boots with CPU vulnerability mitigations.
     mitigations(machine, on: bool) => machine.mitigations = on;
 
     /// Chooses whether the kernel's modules are loaded before the executable starts. They are

@@ -53,6 +53,13 @@ impl RootFs {
         self.path.join(path.trim_start_matches('/'))
     }
 
+    /// Returns the command that runs `program` in the machine.
+    fn chroot(&self, program: &str) -> Command {
+        let mut command = Command::new("chroot");
+        command.arg(&self.path).arg(program);
+        command
+    }
+
     /// Copies the host's network settings.
     fn connect(&self) -> Result<()> {
         for file in ["/etc/resolv.conf", "/etc/hosts"] {
@@ -71,9 +78,8 @@ impl RootFs {
 
     /// Adds the ordinary user.
     fn add_user(&self) -> Result<()> {
-        let mut useradd = Command::new("chroot");
-        useradd.arg(&self.path);
-        useradd.args(["useradd", "--create-home", "--shell", "/bin/sh", USER]);
+        let mut useradd = self.chroot("useradd");
+        useradd.args(["--create-home", "--shell", "/bin/sh", USER]);
         Ok(run(useradd, "useradd", &self.log)?)
     }
 
@@ -90,17 +96,14 @@ impl RootFs {
         clone.args(["clone", "--quiet", "--no-hardlinks"]);
         clone.arg(&checkout).arg(self.outside(directory));
         run(clone, "git clone", &self.log)?;
-        let mut chown = Command::new("chroot");
-        chown.arg(&self.path).args(["chown", "--recursive", USER]);
-        chown.arg(directory);
+        let mut chown = self.chroot("chown");
+        chown.args(["--recursive", USER, directory]);
         Ok(run(chown, "chown", &self.log)?)
     }
 
     /// The packages that were installed by name, those of the base included.
     pub(super) fn packages(&self) -> Result<Vec<String>> {
-        let mut command = Command::new("chroot");
-        command.arg(&self.path).args(["apt-mark", "showmanual"]);
-        let text = stdout(&mut command, "apt-mark")?;
+        let text = stdout(self.chroot("apt-mark").arg("showmanual"), "apt-mark")?;
         Ok(text.lines().map(str::to_owned).collect())
     }
 }

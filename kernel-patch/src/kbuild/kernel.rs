@@ -31,7 +31,7 @@ pub struct KernelBuilder {
     #[arg(long, value_name = "PATH")]
     source: Option<PathBuf>,
 
-    /// The kernel to build
+    /// The variant of the kernel
     #[arg(long, value_enum, default_value_t)]
     variant: Variant,
 

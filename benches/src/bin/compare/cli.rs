@@ -163,12 +163,11 @@ impl Options {
     }
 }
 
-fn accel(text: &str) -> Result<Accel, String> {
-    match Accel::from_str(text, false)? {
-        Accel::Mttcg | Accel::Bochs => {
-            Err("this accelerator measures nothing; use tcg or kvm".into())
-        }
-        accel => Ok(accel),
+fn accel(text: &str) -> Result<Accel, &'static str> {
+    match Accel::from_str(text, false) {
+        Ok(Accel::Mttcg | Accel::Bochs) => Err("this accelerator measures nothing; use tcg or kvm"),
+        Ok(accel) => Ok(accel),
+        Err(_) => Err("neither tcg nor kvm"),
     }
 }
 
