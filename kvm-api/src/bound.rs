@@ -1,4 +1,4 @@
-//! The bound form: a vcpu is bound to the task that uses it.
+//! The bound form: a vCPU is bound to the task that uses it.
 
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -13,11 +13,11 @@ use crate::syscall::arch::*;
 use crate::syscall::conv::{done, fd, input, number, output};
 use crate::{Exit, GetState, Kvm, Result, RunMapping, SetState, State, Vcpu};
 
-/// A vcpu that is bound to the calling thread.
+/// A vCPU that is bound to the calling thread.
 ///
-/// [`bind`](Self::bind) binds the vcpu, and a drop unbinds it. In between, the calls of
-/// other threads on the vcpu fail with `EBUSY`. The calls of this value take no file
-/// descriptor, because the kernel knows the vcpu by the thread. So the value cannot leave
+/// [`bind`](Self::bind) binds the vCPU, and a drop unbinds it. In between, the calls of
+/// other threads on the vCPU fail with `EBUSY`. The calls of this value take no file
+/// descriptor, because the kernel knows the vCPU by the thread. So the value cannot leave
 /// the thread:
 ///
 /// ```compile_fail,E0277
@@ -35,13 +35,13 @@ pub struct BoundVcpu<F> {
 }
 
 impl<F: AsFd> BoundVcpu<F> {
-    /// Binds the vcpu to this thread.
+    /// Binds the vCPU to this thread.
     ///
     /// # Errors
     ///
-    /// `EEXIST` when this thread has a bound vcpu; `EBUSY` when the vcpu is bound to
+    /// `EEXIST` when this thread has a bound vCPU; `EBUSY` when the vCPU is bound to
     /// another thread; `ENOMEM`; and the errors of [`Kvm`](crate::Kvm) for a file
-    /// descriptor that is no vcpu's.
+    /// descriptor that is no vCPU's.
     pub fn bind(flat: Syscall, vcpu: F) -> Result<Self> {
         // SAFETY: the call touches no memory.
         done(unsafe { syscall1(__NR_kvm_bind, fd(vcpu.as_fd())) })?;
@@ -61,13 +61,13 @@ impl<F> Drop for BoundVcpu<F> {
 }
 
 /// Makes the thread of a pidfd, see pidfd_open(2), return from
-/// [`kvm_run`](Vcpu::kvm_run) with `EINTR`. A thread that does not run its bound vcpu
+/// [`kvm_run`](Vcpu::kvm_run) with `EINTR`. A thread that does not run its bound vCPU
 /// returns from the next run.
 ///
 /// # Errors
 ///
 /// `EBADF` when the descriptor is no pidfd; `ESRCH` when the thread has ended or has no
-/// bound vcpu; `EIO` when the vcpu belongs to another process.
+/// bound vCPU; `EIO` when the vCPU belongs to another process.
 pub fn kick(_: Syscall, thread: BorrowedFd<'_>) -> Result<()> {
     // SAFETY: the call touches no memory.
     done(unsafe { syscall1(__NR_kvm_kick, fd(thread)) })
@@ -87,7 +87,7 @@ impl<F: AsFd> Vcpu for BoundVcpu<F> {
 
     #[inline]
     fn kvm_run<'r>(&self, run: &'r mut RunMapping) -> Result<Exit<'r>> {
-        // SAFETY: the kernel writes the vcpu's run mapping, which is only ever
+        // SAFETY: the kernel writes the vCPU's run mapping, which is only ever
         // copied from, and memory that the guest was given.
         done(unsafe { syscall0(__NR_kvm_bound_run) }).map(|()| run.exit())
     }

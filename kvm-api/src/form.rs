@@ -86,7 +86,7 @@ enum Flat {
 /// A form that is open.
 ///
 /// It makes the calls of [`Kvm`] through the interface that the form builds on. It names
-/// vcpus, and the memory of VMs, in the way of the form.
+/// vCPUs, and the memory of VMs, in the way of the form.
 pub struct Backend {
     form: Form,
     flat: Flat,
@@ -99,7 +99,7 @@ impl Backend {
         self.form
     }
 
-    /// Names a vcpu in the way of the form. The form `bound` binds it to this thread.
+    /// Names a vCPU in the way of the form. The form `bound` binds it to this thread.
     ///
     /// # Errors
     ///

@@ -11,13 +11,13 @@
 //! The other forms of that kernel have types of their own:
 //!
 //! * [`merged::MergedVcpu`] moves registers by the calls that move any parts of the state
-//!   of a vcpu;
+//!   of a vCPU;
 //! * [`ranges::RangeMemory`] names guest memory by ranges of addresses, without slots;
-//! * [`files::FileVcpu`] reads and writes the files that are the state of a vcpu;
+//! * [`files::FileVcpu`] reads and writes the files that are the state of a vCPU;
 //! * [`bound::BoundVcpu`] is bound to the calling thread, so that its calls take no file
 //!   descriptor.
 //!
-//! The traits [`Vcpu`] and [`VmMemory`] are for programs that use a vcpu, or memory, in
+//! The traits [`Vcpu`] and [`VmMemory`] are for programs that use a vCPU, or memory, in
 //! the way of any form. [`Form`] lists the forms, and opens the [`Backend`] of each.
 //!
 //! All forms use the same objects of the kernel, so a program can pass a file descriptor
@@ -100,5 +100,5 @@ pub use state::{GetState, SetState};
 pub use vcpu::{ByFd, State, Vcpu};
 pub use vm_memory::{SlotMemory, VmMemory};
 
-/// What a call gives: its value, or the kernel's errno.
+/// The result of a call: its value, or the errno of the kernel.
 pub type Result<T> = std::result::Result<T, Errno>;

@@ -1,4 +1,4 @@
-//! The merged form: one call moves any parts of the state of a vcpu.
+//! The merged form: one call moves any parts of the state of a vCPU.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -9,7 +9,7 @@ use crate::syscall::arch::syscall3;
 use crate::syscall::conv::{fd, input, number};
 use crate::{Errno, GetState, Kvm, Result, SetState, State, Vcpu};
 
-/// A vcpu whose registers move by the merged calls.
+/// A vCPU whose registers move by the merged calls.
 ///
 /// Each method of [`Vcpu`] moves one part, so it costs what its call costs. A program
 /// that moves several parts at once uses [`State`]. The flat calls do all other work.
@@ -20,7 +20,7 @@ pub struct MergedVcpu<F> {
 }
 
 impl<F: AsFd> MergedVcpu<F> {
-    /// Names the vcpu. Every call checks the file descriptor.
+    /// Names the vCPU. Every call checks the file descriptor.
     #[inline]
     pub fn new(flat: Syscall, fd: F) -> Self {
         Self { flat, fd }

@@ -1,14 +1,13 @@
-//! The one list whose length the kernel writes.
+//! The list of MSRs, whose length the kernel writes.
 
 use kvm_sys::{MsrList, kvm_msr_list};
 
 use crate::Result;
 
-/// Has `call` fill `list`, whose header is where the pointer points.
+/// Fills `list` by `call`, which takes a pointer to the header.
 ///
-/// A list that is too short comes back from the kernel saying how long it would
-/// have to be. Its length is put back then: safe code trusts it for the bounds
-/// of the elements.
+/// If the list is too short, the kernel writes the length that it needs into the header.
+/// This function then restores the length, which bounds the access to the elements.
 #[inline]
 pub(crate) fn fill(
     list: &mut MsrList,

@@ -33,14 +33,14 @@ impl<F: AsFd> RangeMemory<F> {
     /// same memory changes the flags. The addresses and the size are multiples of the
     /// page size. A mapping that is replaced in part keeps the rest, with its dirty log.
     ///
+    /// Replaces KVM_SET_USER_MEMORY_REGION, without slot numbers. It follows from the
+    /// "region of the host process address" of the answer.
+    ///
     /// # Errors
     ///
     /// `EINVAL` for flags, addresses or a size that KVM does not take, 0 included;
     /// `EBUSY` when a slot of another interface covers a part of the range; `ENOSPC`
     /// when no slot is left. The call has changed nothing after an error.
-    ///
-    /// Replaces KVM_SET_USER_MEMORY_REGION, without slot numbers. It follows from the
-    /// "region of the host process address" of the answer.
     ///
     /// # Safety
     ///
@@ -71,11 +71,11 @@ impl<F: AsFd> RangeMemory<F> {
     /// Unmaps `size` bytes at `guest_phys_addr` from the guest, as munmap(2) does. Holes
     /// in the range are no error.
     ///
+    /// Replaces KVM_SET_USER_MEMORY_REGION, without slot numbers.
+    ///
     /// # Errors
     ///
     /// Those of [`kvm_map_range`](Self::kvm_map_range).
-    ///
-    /// Replaces KVM_SET_USER_MEMORY_REGION, without slot numbers.
     #[inline]
     pub fn kvm_unmap_range(&self, guest_phys_addr: u64, size: u64) -> Result<()> {
         let (guest_phys_addr, size) = (guest_phys_addr as usize, size as usize);
@@ -96,14 +96,14 @@ impl<F: AsFd> RangeMemory<F> {
     /// KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2, all pages keep their bits until
     /// [`kvm_clear_dirty_range`](Self::kvm_clear_dirty_range).
     ///
+    /// Replaces KVM_GET_DIRTY_LOG, without slot numbers.
+    ///
     /// # Errors
     ///
     /// `EINVAL` for an address or a size that is no multiple of the page size, for a size
     /// of 0, and for more than 2^31 - 1 pages; `ENOMEM` when the guest has no memory in a
     /// part of the range; `ENOENT` when a part has no dirty log; `ENXIO` when the VM has
     /// a dirty ring.
-    ///
-    /// Replaces KVM_GET_DIRTY_LOG, without slot numbers.
     ///
     /// # Safety
     ///
@@ -131,11 +131,11 @@ impl<F: AsFd> RangeMemory<F> {
     /// Clears the bits of the dirty log of a range that are set in `bitmap`. The next
     /// writes to these pages set the bits again.
     ///
+    /// Replaces KVM_CLEAR_DIRTY_LOG, without slot numbers.
+    ///
     /// # Errors
     ///
     /// Those of [`kvm_get_dirty_range`](Self::kvm_get_dirty_range).
-    ///
-    /// Replaces KVM_CLEAR_DIRTY_LOG, without slot numbers.
     ///
     /// # Safety
     ///

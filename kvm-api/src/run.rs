@@ -1,4 +1,4 @@
-//! What a vcpu shares with user space, and what it says of an exit there.
+//! The memory that a vCPU shares with user space, and the exits that it describes.
 
 use std::mem::offset_of;
 use std::ops::Range;
@@ -9,21 +9,20 @@ use kvm_sys::{kvm_regs, kvm_run, kvm_run_mmio, kvm_sregs};
 
 use crate::{Errno, GuestMemory, Result};
 
-/// The memory that a vcpu shares with user space: `struct kvm_run`, and behind
-/// it the data of port I/O. Unmapped on drop.
+/// The memory that a vCPU shares with user space: `struct kvm_run`, and behind it the
+/// data of port I/O. Unmapped on drop.
 ///
-/// KVM reads the settings when [`kvm_run`](crate::Kvm::kvm_run) begins and
-/// writes the rest when it ends. Nothing here trusts that it is this vcpu's
-/// mapping that a vcpu is run with: all access is by copying, within bounds.
+/// KVM reads the settings when [`kvm_run`](crate::Kvm::kvm_run) begins, and writes the
+/// rest when it ends. A program may run a vCPU with the mapping of another: each access
+/// copies, within bounds.
 #[derive(Debug)]
 pub struct RunMapping(GuestMemory);
 
 /// Copies a field of `struct kvm_run` out of a [`RunMapping`].
 macro_rules! load {
     ($run:expr, $($field:tt)+) => {
-        // SAFETY: the mapping is as long as the structure and aligned to a
-        // page, and every bit pattern is a value of this field, for all are
-        // integers.
+        // SAFETY: the mapping is as long as the structure and aligned to a page. Each
+        // field is an integer, so every bit pattern is a value of it.
         unsafe { (&raw const (*$run.as_ptr()).$($field)+).read_volatile() }
     };
 }
@@ -37,10 +36,12 @@ macro_rules! store {
 }
 
 impl RunMapping {
-    /// Maps what `vcpu` shares: `size` bytes, from
+    /// Maps the memory of `vcpu`. `size` is the result of
     /// [`kvm_get_vcpu_mmap_size`](crate::Kvm::kvm_get_vcpu_mmap_size).
     ///
-    /// Errors: mmap(2)'s, and `EINVAL` for a size less than `struct kvm_run`'s.
+    /// # Errors
+    ///
+    /// Those of mmap(2), and `EINVAL` for a size less than the size of `struct kvm_run`.
     pub fn new(vcpu: BorrowedFd<'_>, size: usize) -> Result<Self> {
         if size < size_of::<kvm_run>() {
             return Err(Errno::EINVAL);
@@ -52,16 +53,15 @@ impl RunMapping {
         self.0.as_ptr().cast()
     }
 
-    /// What the last exit left here. It is [`kvm_run`](crate::Kvm::kvm_run)
-    /// that gives it after a run; asked for here, it is also there after an
-    /// error.
+    /// The last exit. [`kvm_run`](crate::Kvm::kvm_run) returns it after a run. Here it
+    /// can be read after an error, too.
     #[inline]
     pub fn exit(&mut self) -> Exit<'_> {
         Exit { run: self }
     }
 
-    /// Whether the next runs return `EINTR` at once, having completed the last
-    /// exit and not having entered the guest.
+    /// Whether the next runs complete the last exit and return `EINTR`, without entering
+    /// the guest.
     #[inline]
     pub fn set_immediate_exit(&mut self, exit: bool) {
         store!(self, exit.into(), immediate_exit);
@@ -100,14 +100,14 @@ impl RunMapping {
         load!(self, apic_base)
     }
 
-    /// Which registers KVM is to store here on each exit: KVM_SYNC_X86_ bits,
-    /// of which KVM_CAP_SYNC_REGS says the possible ones.
+    /// Sets the registers that KVM stores here on each exit: the KVM_SYNC_X86_ bits that
+    /// KVM_CAP_SYNC_REGS lists.
     pub fn set_valid_regs(&mut self, set: u64) {
         store!(self, set, kvm_valid_regs);
     }
 
-    /// Which registers KVM is to load from here when the next run begins:
-    /// KVM_SYNC_X86_ bits, which that run clears.
+    /// Sets the registers that KVM loads from here when the next run begins: KVM_SYNC_X86_
+    /// bits, which that run clears.
     pub fn set_dirty_regs(&mut self, set: u64) {
         store!(self, set, kvm_dirty_regs);
     }
@@ -135,29 +135,29 @@ impl RunMapping {
 
 /// An exit of a guest to user space.
 ///
-/// It borrows the run mapping, so that the vcpu cannot be run with it before
-/// the exit is done with. Nothing is looked at before it is asked for.
+/// It borrows the run mapping, so no run can change the exit. Each method reads the
+/// mapping when it is called.
 #[derive(Debug)]
 pub struct Exit<'r> {
     run: &'r mut RunMapping,
 }
 
-/// Why a guest has exited.
+/// The reason of an exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Reason {
     /// The guest reads or writes a port, `count` times `size` bytes.
     Io {
-        /// Which of the two.
+        /// Whether the guest reads or writes.
         direction: Direction,
         /// The port's number.
         port: u16,
         /// The bytes of one access: 1, 2 or 4.
         size: u8,
-        /// The number of accesses: 1, or that of a string instruction.
+        /// The number of accesses: 1, or more for a string instruction.
         count: u32,
     },
-    /// The guest reads or writes where it has no memory.
+    /// The guest reads or writes an address without memory.
     Mmio {
         /// The guest physical address.
         phys_addr: u64,
@@ -180,7 +180,7 @@ pub enum Reason {
         /// The debug control register.
         dr7: u64,
     },
-    /// The guest can take an interrupt, which was asked for.
+    /// The guest can take an interrupt, as requested.
     IrqWindowOpen,
     /// The guest has shut itself down, by a triple fault.
     Shutdown,
@@ -191,12 +191,12 @@ pub enum Reason {
     },
     /// A signal is pending.
     Intr,
-    /// KVM cannot go on with this guest.
+    /// KVM cannot continue this guest.
     InternalError {
-        /// Which of the KVM_INTERNAL_ERROR_ numbers.
+        /// The KVM_INTERNAL_ERROR_ number.
         suberror: u32,
     },
-    /// Any other, by its KVM_EXIT_ number.
+    /// Another reason, with its KVM_EXIT_ number.
     Other(u32),
 }
 
@@ -266,9 +266,8 @@ impl Exit<'_> {
         }
     }
 
-    /// Copies the bytes that the guest writes, by [`Reason::Io`] or
-    /// [`Reason::Mmio`]: as many as there are and `data` has room for. Returns
-    /// how many: 0 for any other exit.
+    /// Copies the bytes that the guest writes, by [`Reason::Io`] or [`Reason::Mmio`], as
+    /// far as `data` has room. Returns the number of bytes, which is 0 for other exits.
     #[inline]
     pub fn read_data(&self, data: &mut [u8]) -> usize {
         let range = self.data();
@@ -279,9 +278,9 @@ impl Exit<'_> {
         }
     }
 
-    /// Copies into place the bytes that the guest reads, by [`Reason::Io`] or
-    /// [`Reason::Mmio`]: as many as `data` has and the guest wants. Returns how
-    /// many: 0 for any other exit. The guest gets them by the next run.
+    /// Copies `data` into place for a guest that reads, by [`Reason::Io`] or
+    /// [`Reason::Mmio`], as far as the guest reads. Returns the number of bytes, which is
+    /// 0 for other exits. The guest gets them in the next run.
     #[inline]
     pub fn write_data(&mut self, data: &[u8]) -> usize {
         let range = self.data();
@@ -292,8 +291,8 @@ impl Exit<'_> {
         }
     }
 
-    /// Where in the mapping the data of this exit lies. What the mapping says
-    /// of it is taken as it is: the copy checks it.
+    /// The place of the data of this exit in the mapping. The range may be wrong, because
+    /// the mapping gives it: the copy checks it.
     fn data(&self) -> Range<usize> {
         match self.exit_reason() {
             KVM_EXIT_IO => {

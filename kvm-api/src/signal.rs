@@ -1,9 +1,9 @@
-//! A signal set as the kernel has it.
+//! The signal set of the kernel.
 
 use kvm_sys::{kernel_sigset, kvm_signal_mask_set};
 use nix::sys::signal::SigSet;
 
-/// The mask that KVM takes, of a set as the C library has it.
+/// Makes the mask for KVM from a set of the C library.
 #[inline]
 pub(crate) fn signal_mask(set: &SigSet) -> kvm_signal_mask_set {
     let set: *const libc::sigset_t = set.as_ref();

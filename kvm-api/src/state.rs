@@ -1,4 +1,4 @@
-//! The parts of a vcpu's state that one call moves: borrowed, not copied.
+//! The parts of a vCPU's state that one call moves: borrowed, not copied.
 
 use std::fmt;
 use std::marker::PhantomData;
@@ -23,7 +23,7 @@ macro_rules! part {
     };
 }
 
-/// A type that borrows parts, to be written if `mut` is given.
+/// Defines a type that borrows parts. The kernel writes them if `mut` is given.
 macro_rules! parts {
     ($(#[doc = $doc:literal])* $name:ident, [$($mut:tt)?] $verb:literal, $msrs:ident) => {
         $(#[doc = $doc])*
@@ -33,7 +33,7 @@ macro_rules! parts {
         }
 
         impl<'a> $name<'a> {
-            /// Nothing as yet.
+            /// No part.
             #[must_use]
             #[inline]
             pub fn new() -> Self {
@@ -52,7 +52,7 @@ macro_rules! parts {
             part! { [$($mut)?] $verb, debugregs: kvm_debugregs, KVM_STATE_DEBUGREGS,
                 "the debug registers" }
             part! { [$($mut)?] $verb, vcpu_events: kvm_vcpu_events, KVM_STATE_VCPU_EVENTS,
-                "the exceptions and interrupts that are under way" }
+                "the pending exceptions and interrupts" }
             part! { [$($mut)?] $verb, xcrs: kvm_xcrs, KVM_STATE_XCRS,
                 "the extended control registers" }
 
@@ -65,7 +65,7 @@ macro_rules! parts {
                 self
             }
 
-            /// What the kernel is given.
+            /// The structure for the kernel.
             #[inline]
             pub(crate) fn raw(&self) -> &kvm_vcpu_state {
                 &self.raw
@@ -87,13 +87,13 @@ macro_rules! parts {
 }
 
 parts! {
-    /// The parts of a vcpu's state that
-    /// [`kvm_get_state`](crate::State::kvm_get_state) is to read, and where to.
+    /// The parts of the state of a vCPU into which
+    /// [`kvm_get_state`](crate::State::kvm_get_state) reads.
     GetState, [mut] "Reads", as_mut_fam_struct_ptr
 }
 
 parts! {
-    /// The parts of a vcpu's state that
-    /// [`kvm_set_state`](crate::State::kvm_set_state) is to set, and what to.
+    /// The parts of the state of a vCPU from which
+    /// [`kvm_set_state`](crate::State::kvm_set_state) sets.
     SetState, [] "Sets", as_fam_struct_ptr
 }

@@ -1,4 +1,4 @@
-//! A vcpu, in whatever way a form names it.
+//! A vCPU, as any form names it.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -7,10 +7,10 @@ use nix::sys::signal::SigSet;
 
 use crate::{Exit, GetState, Kvm, Result, RunMapping, SetState};
 
-/// The calls on a vcpu, under the names of the proposal and in its order.
+/// The calls on a vCPU, under the names of the proposal and in its order.
 ///
 /// [`Kvm`] documents each call. Other interfaces can use the file descriptor of the
-/// vcpu.
+/// vCPU.
 ///
 /// # Errors
 ///
@@ -118,7 +118,7 @@ pub trait Vcpu: AsFd {
     }
 }
 
-/// A vcpu whose state one call can move.
+/// A vCPU whose state one call can move.
 pub trait State: Vcpu {
     /// Reads the parts of the state that `state` borrows, in one call.
     ///
@@ -126,14 +126,14 @@ pub trait State: Vcpu {
     /// number is less than requested, the next MSR cannot be read, and the call has
     /// written nothing to any part.
     ///
+    /// Replaces KVM_GET_REGS, KVM_GET_SREGS, KVM_GET_FPU, KVM_GET_MSRS,
+    /// KVM_GET_DEBUGREGS, KVM_GET_VCPU_EVENTS and KVM_GET_XCRS. It comes from the
+    /// answer to the proposal: "Many can be merged".
+    ///
     /// # Errors
     ///
     /// `E2BIG` for 256 or more MSRs; `EINVAL` when the state of the guest is hidden
     /// from the host.
-    ///
-    /// Replaces KVM_GET_REGS, KVM_GET_SREGS, KVM_GET_FPU, KVM_GET_MSRS,
-    /// KVM_GET_DEBUGREGS, KVM_GET_VCPU_EVENTS and KVM_GET_XCRS. It comes from the
-    /// answer to the proposal: "Many can be merged".
     fn kvm_get_state(&self, state: &mut GetState<'_>) -> Result<usize>;
 
     /// Sets the parts of the state that `state` borrows, in one call: all of them, or
@@ -143,20 +143,20 @@ pub trait State: Vcpu {
     /// number is less than requested, the next MSR cannot be set, and the call has set
     /// nothing in any part.
     ///
+    /// Replaces KVM_SET_REGS, KVM_SET_SREGS, KVM_SET_FPU, KVM_SET_MSRS,
+    /// KVM_SET_DEBUGREGS, KVM_SET_VCPU_EVENTS and KVM_SET_XCRS. It comes from the
+    /// answer to the proposal: "Many can be merged (set_fpu, set_regs, set_sregs)".
+    ///
     /// # Errors
     ///
     /// The call has changed nothing after an error. `EINVAL` when a part is not valid;
     /// `E2BIG` for 256 or more MSRs; `EOPNOTSUPP` for an MSR whose write has a further
     /// effect and may fail, unless the MSR has the value already:
     /// [`Vcpu::kvm_set_msrs`] sets such an MSR.
-    ///
-    /// Replaces KVM_SET_REGS, KVM_SET_SREGS, KVM_SET_FPU, KVM_SET_MSRS,
-    /// KVM_SET_DEBUGREGS, KVM_SET_VCPU_EVENTS and KVM_SET_XCRS. It comes from the
-    /// answer to the proposal: "Many can be merged (set_fpu, set_regs, set_sregs)".
     fn kvm_set_state(&self, state: &SetState<'_>) -> Result<usize>;
 }
 
-/// A vcpu that [`Kvm`] names by its file descriptor.
+/// A vCPU that [`Kvm`] names by its file descriptor.
 #[derive(Clone, Copy, Debug)]
 pub struct ByFd<'k, K: ?Sized, F> {
     kvm: &'k K,
@@ -164,7 +164,7 @@ pub struct ByFd<'k, K: ?Sized, F> {
 }
 
 impl<'k, K: ?Sized, F: AsFd> ByFd<'k, K, F> {
-    /// Names the vcpu. Every call checks the file descriptor.
+    /// Names the vCPU. Every call checks the file descriptor.
     #[inline]
     pub fn new(kvm: &'k K, fd: F) -> Self {
         Self { kvm, fd }

@@ -1,4 +1,4 @@
-//! The memory of a VM, in whatever way a form names it.
+//! The memory of a VM, as any form names it.
 
 use std::os::fd::AsFd;
 

@@ -15,43 +15,41 @@ pub struct Call {
     pub number: c_long,
     /// Its parameters in C.
     pub parameters: &'static str,
-    /// What its first argument has to be.
+    /// The kind of its first argument.
     pub fd: Fd,
-    /// The number of the call that does the same to the vcpu that is bound to the
+    /// The number of the call that does the same to the vCPU that is bound to the
     /// calling task, without a file descriptor.
     pub bound: Option<c_long>,
     /// The part of the state, of [`state`](crate::state), that the merged calls move
     /// in its place.
     pub merged: Option<u64>,
-    /// The name of the file of the vcpu that a program reads or writes in its place.
+    /// The name of the file of the vCPU that a program reads or writes in its place.
     pub file: Option<&'static CStr>,
-    /// The number of the call that takes its place where memory is named by addresses,
-    /// not by slots.
+    /// The number of the call that takes its place in the form that names memory by
+    /// addresses, not by slots.
     pub range: Option<c_long>,
-    /// The ioctl that does the same; where Linux has removed it, the one that
-    /// did in 2007; empty where there never was one.
+    /// The ioctl that does the same, if only in 2007; empty if there never was one.
     pub ioctl: &'static str,
     /// That ioctl's request code, or `None` where Linux has none.
     pub request: Option<c_ulong>,
-    /// The structure that passes, by the call itself or by its ioctl only.
+    /// The structure that the call or its ioctl passes.
     pub structure: Option<Structure>,
-    /// The errors that are the call's own, beside those that its file
-    /// descriptor and its pointers give.
+    /// The errors of the call, without those for its file descriptor and its pointers.
     pub errors: &'static [Errno],
-    /// What has changed since 2007, or is special.
+    /// The change since 2007, or a special behaviour.
     pub note: &'static str,
 }
 
 /// The kind of file descriptor that a call takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fd {
-    /// None at all.
+    /// No descriptor.
     None,
-    /// A virtual machine's, or that of `/dev/kvm`.
+    /// The descriptor of a virtual machine or of `/dev/kvm`.
     System,
-    /// A virtual machine's.
+    /// The descriptor of a virtual machine.
     Vm,
-    /// A vcpu's.
+    /// The descriptor of a vCPU.
     Vcpu,
 }
 
@@ -97,7 +95,7 @@ macro_rules! calls {
             $(#[doc = $doc])*
             pub const $nr: c_long = $number;
             $(
-                #[doc = concat!("[`", stringify!($nr), "`] of the vcpu that is bound to the caller.")]
+                #[doc = concat!("[`", stringify!($nr), "`] of the vCPU that is bound to the caller.")]
                 pub const $bound: c_long = $bound_number;
             )?
             $(

@@ -63,7 +63,7 @@ pub use requests::*;
 pub use structs::*;
 pub use table::*;
 
-/// How many calls the tables have.
+/// The number of calls in the tables.
 pub const CALL_COUNT: usize =
     CALLS.len() + MERGED_CALLS.len() + RANGE_CALLS.len() + BINDING_CALLS.len();
 
@@ -78,11 +78,11 @@ pub fn calls() -> impl Iterator<Item = &'static Call> + Clone {
 /// [`KVM_CHECK_EXTENSION`] on a kernel that has them.
 pub const KVM_CAP_SYSCALLS: u32 = 20070717;
 
-/// What a kernel with these system calls answers to [`KVM_CAP_SYSCALLS`]: the
-/// date of the proposal, then the ABI's revision in two digits.
+/// The answer of a kernel with these system calls to [`KVM_CAP_SYSCALLS`]: the date of
+/// the proposal, then the revision of the ABI in two digits.
 pub const KVM_SYSCALLS_ABI: i32 = 2007071706;
 
-/// How many memory aliases a virtual machine has: those of x86 in 2007.
+/// The number of memory aliases of a virtual machine, as on x86 in 2007.
 pub const KVM_ALIAS_SLOTS: u32 = 4;
 
 /// The capability that tells how many memory slots a virtual machine has.

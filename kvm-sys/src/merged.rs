@@ -1,4 +1,4 @@
-//! The calls of the merged form: any parts of a vcpu's state in one crossing.
+//! The calls of the merged form: any parts of a vCPU's state in one crossing.
 
 // The kernel's names are kept.
 #![allow(non_upper_case_globals)]
@@ -15,7 +15,7 @@ calls! {
     /// A call of the merged form.
     enum MergedCall;
 
-    /// Reads any parts of a vcpu's state.
+    /// Reads any parts of a vCPU's state.
     kvm_get_state: __NR_kvm_get_state = 624 ("int fd, struct kvm_vcpu_state *state, size_t size") on Vcpu {
         bound __NR_kvm_bound_get_state = 646;
         passes kvm_vcpu_state;
@@ -23,7 +23,7 @@ calls! {
         note "gives the number of MSRs read; fewer than asked for: nothing was written";
     }
 
-    /// Sets any parts of a vcpu's state: all, or nothing.
+    /// Sets any parts of a vCPU's state: all, or nothing.
     kvm_set_state: __NR_kvm_set_state = 625 ("int fd, const struct kvm_vcpu_state *state, size_t size") on Vcpu {
         bound __NR_kvm_bound_set_state = 647;
         passes kvm_vcpu_state;

@@ -38,18 +38,18 @@ requests! {
     KVM_SET_LAPIC = request_code_write 0x8f of kvm_lapic_state;
     /// Reads the results of the CPUID instruction of the guest.
     KVM_GET_CPUID2 = request_code_readwrite 0x91 of kvm_cpuid2;
-    /// Reads whether a vcpu runs, halts, or waits to be started.
+    /// Reads whether a vCPU runs, halts, or waits to be started.
     KVM_GET_MP_STATE = request_code_read 0x98 of kvm_mp_state;
-    /// Sets whether a vcpu runs, halts, or waits to be started.
+    /// Sets whether a vCPU runs, halts, or waits to be started.
     KVM_SET_MP_STATE = request_code_write 0x99 of kvm_mp_state;
     /// Queues a non-maskable interrupt.
     KVM_NMI = request_code_none 0x9a;
-    /// Reads the pending exceptions and interrupts of a vcpu.
+    /// Reads the pending exceptions and interrupts of a vCPU.
     KVM_GET_VCPU_EVENTS = request_code_read 0x9f of kvm_vcpu_events;
     /// Reads the state of the timer that KVM emulates. It shares its number with
     /// [`KVM_GET_VCPU_EVENTS`].
     KVM_GET_PIT2 = request_code_read 0x9f of kvm_pit_state2;
-    /// Sets the pending exceptions and interrupts of a vcpu.
+    /// Sets the pending exceptions and interrupts of a vCPU.
     KVM_SET_VCPU_EVENTS = request_code_write 0xa0 of kvm_vcpu_events;
     /// Reads the debug registers.
     KVM_GET_DEBUGREGS = request_code_read 0xa1 of kvm_debugregs;

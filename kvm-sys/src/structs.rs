@@ -1,5 +1,4 @@
-//! The structures that pass: kvm-bindings' own where it has them, and those
-//! that it lacks.
+//! The structures that calls pass: from kvm-bindings, and those that it lacks.
 
 // The kernel's names are kept.
 #![allow(non_camel_case_types)]
@@ -13,7 +12,7 @@ pub use kvm_bindings::{
     kvm_translation, kvm_userspace_memory_region, kvm_vcpu_events, kvm_xcrs, kvm_xen_hvm_config,
 };
 
-/// What `struct kvm_run` says of a [`exit::KVM_EXIT_MMIO`](crate::exit::KVM_EXIT_MMIO).
+/// The part of `struct kvm_run` for a [`exit::KVM_EXIT_MMIO`](crate::exit::KVM_EXIT_MMIO).
 pub use kvm_bindings::kvm_run__bindgen_ty_1__bindgen_ty_6 as kvm_run_mmio;
 
 /// A range of guest physical addresses that shows the memory of another range.
@@ -35,7 +34,7 @@ pub struct kvm_memory_alias {
     pub target_phys_addr: u64,
 }
 
-/// Which parts of a vcpu's state pass, and where they are.
+/// Which parts of a vCPU's state pass, and where they are.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct kvm_vcpu_state {
@@ -57,10 +56,10 @@ pub struct kvm_vcpu_state {
     pub xcrs: u64,
 }
 
-/// The size of [`kvm_vcpu_state`] as it was first: the least that the calls take.
+/// The size of the first revision of [`kvm_vcpu_state`], and the least that the calls take.
 pub const KVM_VCPU_STATE_SIZE_VER0: usize = 64;
 
-/// The kernel's own `sigset_t` on x86-64: a bit per signal, bit 0 for signal 1.
+/// The `sigset_t` of the kernel on x86-64: a bit for each signal, bit 0 for signal 1.
 pub type kernel_sigset = u64;
 
 /// [`kvm_signal_mask`] with the set in place of the open-ended array at its

@@ -20,7 +20,7 @@ calls! {
     /// A flat call.
     enum FlatCall;
 
-    /// Makes a virtual machine with neither memory nor vcpus.
+    /// Makes a virtual machine with neither memory nor vCPUs.
     kvm_create_vm: __NR_kvm_create_vm = 600 ("void") on None {
         ioctl KVM_CREATE_VM = request_code_none 0x01;
         errors EACCES ENODEV ENOENT EPERM ENOMEM EMFILE ENFILE;
@@ -33,7 +33,7 @@ calls! {
         errors E2BIG;
     }
 
-    /// The size of a vcpu's run mapping in bytes.
+    /// The size of a vCPU's run mapping in bytes.
     kvm_get_vcpu_mmap_size: __NR_kvm_get_vcpu_mmap_size = 602 ("int fd") on System {
         ioctl KVM_GET_VCPU_MMAP_SIZE = request_code_none 0x04;
     }
@@ -45,7 +45,7 @@ calls! {
         note "over ioctl: KVM_SET_USER_MEMORY_REGION over a memfd of the backend";
     }
 
-    /// Makes a vcpu with the lowest id not in use.
+    /// Makes a vCPU with the lowest id not in use.
     kvm_create_vcpu: __NR_kvm_create_vcpu = 604 ("int fd") on Vm {
         ioctl KVM_CREATE_VCPU = request_code_none 0x41;
         errors EINVAL ENOMEM EMFILE ENFILE;

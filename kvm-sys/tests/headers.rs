@@ -18,7 +18,7 @@ use kvm_sys::{
     MERGED_CALLS, RANGE_CALLS, calls,
 };
 
-/// The number and the name of each, and of those that do the same to the bound vcpu,
+/// The number and the name of each, and of those that do the same to the bound vCPU,
 /// in the order of the numbers.
 fn numbered() -> Vec<(i64, String)> {
     let named = calls().map(|call| (call.number, call.name.to_owned()));

@@ -11,7 +11,7 @@ pub enum Kind {
     Kvm,
     /// A virtual machine.
     Vm,
-    /// A vcpu.
+    /// A vCPU.
     Vcpu,
     /// Anything else, or nothing at all.
     Other,
@@ -24,7 +24,7 @@ const KVM: libc::dev_t = libc::makedev(10, 232);
 /// there, so that nobody else's file can be named like this.
 const VM: &[u8] = b"anon_inode:kvm-vm";
 
-/// How /proc names a vcpu; its id follows.
+/// How /proc names a vCPU; its id follows.
 const VCPU: &[u8] = b"anon_inode:kvm-vcpu:";
 
 /// Longer than any of these names, or the beginning of another.
@@ -41,7 +41,7 @@ pub(crate) fn kind(fd: c_int) -> Kind {
     }
 }
 
-/// The id of the vcpu that `fd` stands for. Changes `errno`.
+/// The id of the vCPU that `fd` stands for. Changes `errno`.
 pub(crate) fn vcpu_id(fd: c_int) -> Option<c_ulong> {
     let mut name: Name = [0; _];
     let id = name_of(fd, &mut name).strip_prefix(VCPU)?;

@@ -31,7 +31,7 @@ pub(crate) fn replacement(request: u32) -> Option<&'static Call> {
 }
 
 /// Where a request goes that is made on a file of this kind with this argument.
-/// `next_vcpu` is the id that the call would give a vcpu, if that is known.
+/// `next_vcpu` is the id that the call would give a vCPU, if that is known.
 ///
 /// It goes to the call unless the two would part. They part where
 ///

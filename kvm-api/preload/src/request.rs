@@ -119,12 +119,12 @@ fn quietly<T>(something: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Ends the program if a vcpu has another id than was asked for: vcpus were made
+/// Ends the program if a vCPU has another id than was asked for: vCPUs were made
 /// behind this library's back, and nothing that the program does from here on
 /// would be what it is believed to do.
 fn check_id(vcpu: c_int, id: c_ulong) {
     if file::vcpu_id(vcpu) != Some(id) {
-        die(c"kvm-preload: a vcpu has another id than was asked for\n");
+        die(c"kvm-preload: a vCPU has another id than was asked for\n");
     }
 }
 

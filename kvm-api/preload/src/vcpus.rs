@@ -1,36 +1,36 @@
-//! Which id a VM's next vcpu would get from `kvm_create_vcpu`, which takes none:
+//! Which id a VM's next vCPU would get from `kvm_create_vcpu`, which takes none:
 //! the lowest that the VM does not use.
 //!
-//! A VM says nothing about the vcpus that it has, so they are counted as they
+//! A VM says nothing about the vCPUs that it has, so they are counted as they
 //! are made, and the count is kept where only this very VM is: at its open file,
 //! as the signal that it would raise (`F_SETSIG`) if it were one that raises any.
 //! It is there under every number that the file has and in every process that it
 //! is passed to, and gone with it. 0, which all files begin with, stands for a VM
-//! that was not made here, and so does for one whose vcpus' ids have a gap.
+//! that was not made here, and so does for one whose vCPUs' ids have a gap.
 
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use libc::{c_int, c_ulong};
 
-/// The highest signal, and as many vcpus can be counted.
+/// The highest signal, and as many vCPUs can be counted.
 const MOST: c_int = 64;
 
 const F_SETSIG: c_int = 10;
 const F_GETSIG: c_int = 11;
 
-/// Notes that a VM is new: its first vcpu would get id 0. Changes `errno`.
+/// Notes that a VM is new: its first vCPU would get id 0. Changes `errno`.
 pub(crate) fn begin(vm: c_int) {
     note(vm, Some(0));
 }
 
-/// The id of the VM's next vcpu, if it is known. Changes `errno`.
+/// The id of the VM's next vCPU, if it is known. Changes `errno`.
 pub(crate) fn next(vm: c_int) -> Option<c_ulong> {
     // SAFETY: the command takes no argument and touches no memory.
     let signal = unsafe { libc::fcntl(vm, F_GETSIG) };
     c_ulong::try_from(signal).ok()?.checked_sub(1)
 }
 
-/// Notes that a vcpu was made, where `next` was known before. Changes `errno`.
+/// Notes that a vCPU was made, where `next` was known before. Changes `errno`.
 pub(crate) fn made(vm: c_int, id: c_ulong, next: Option<c_ulong>) {
     note(vm, next.filter(|next| *next == id).map(|id| id + 1));
 }
@@ -45,14 +45,14 @@ fn note(vm: c_int, next: Option<c_ulong>) {
     unsafe { libc::fcntl(vm, F_SETSIG, signal) };
 }
 
-/// Held while a vcpu is made, from looking at the VM to noting the new vcpu.
+/// Held while a vCPU is made, from looking at the VM to noting the new vCPU.
 pub(crate) struct Making(());
 
 /// The process that makes one, 0 for none.
 static MAKING: AtomicI32 = AtomicI32::new(0);
 
 impl Making {
-    /// Waits until no other thread makes a vcpu.
+    /// Waits until no other thread makes a vCPU.
     pub(crate) fn begin() -> Self {
         // SAFETY: the call touches no memory and cannot fail.
         let this = unsafe { libc::getpid() };

@@ -1,4 +1,4 @@
-//! The files of a vcpu: their names, and what passes through each.
+//! The files of a vCPU: their names, and what passes through each.
 
 use std::ffi::CStr;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -58,9 +58,9 @@ impl File {
     ///
     /// # Errors
     ///
-    /// `ENOTDIR` when `vcpu` is no vcpu's but another file of KVM's, or no
+    /// `ENOTDIR` when `vcpu` is no vCPU's but another file of KVM's, or no
     /// directory at all; `ENOENT` when it is another directory; `EACCES` when
-    /// another user has made the vcpu; `EIO` when another process has, or the
+    /// another user has made the vCPU; `EIO` when another process has, or the
     /// virtual machine is dead; `EMFILE`, `ENFILE`.
     pub fn open(self, vcpu: BorrowedFd<'_>) -> Result<OwnedFd> {
         let mode = if self.is_readable() {
@@ -124,7 +124,7 @@ pub(super) fn set<T: Structure>(file: BorrowedFd<'_>, value: &T) -> Result<()> {
     unsafe { write(file, value, size_of::<T>()) }.map(drop)
 }
 
-/// All MSRs that the vcpu has of those that KVM saves and restores.
+/// All MSRs that the vCPU has of those that KVM saves and restores.
 pub(super) fn get_all_msrs(file: BorrowedFd<'_>) -> Result<Msrs> {
     // A list of this length is no error: it is what KVM says is enough.
     let mut msrs = Msrs::new(KVM_MAX_MSR_ENTRIES).map_err(|_| Errno::ENOMEM)?;

@@ -1,7 +1,7 @@
-//! The form of files: a program reads and writes the files of a vcpu.
+//! The form of files: a program reads and writes the files of a vCPU.
 //!
-//! On a kernel with the patch series, the file descriptor of a vcpu is a directory, whose
-//! files are the state of the vcpu: `openat(vcpu, "regs", O_RDWR)`, as in the proposal.
+//! On a kernel with the patch series, the file descriptor of a vCPU is a directory, whose
+//! files are the state of the vCPU: `openat(vcpu, "regs", O_RDWR)`, as in the proposal.
 //! The system calls of [`Syscall`] do all other work.
 
 mod file;
@@ -15,10 +15,10 @@ pub use self::file::File;
 use crate::syscall::Syscall;
 use crate::{Kvm, Result, Vcpu};
 
-/// A vcpu and its files, all of which are open.
+/// A vCPU and its files, all of which are open.
 ///
-/// The files keep the vcpu and its virtual machine, even when the file descriptor of the
-/// vcpu is closed.
+/// The files keep the vCPU and its virtual machine, even when the file descriptor of the
+/// vCPU is closed.
 ///
 /// [`kvm_get_msrs`](Vcpu::kvm_get_msrs) knows the MSRs that
 /// [`kvm_get_msr_index_list`](Kvm::kvm_get_msr_index_list) lists, and no others. It has
@@ -48,7 +48,7 @@ impl<F: AsFd> FileVcpu<F> {
         })
     }
 
-    /// Reads all MSRs that the vcpu has, of those that KVM saves and restores.
+    /// Reads all MSRs that the vCPU has, of those that KVM saves and restores.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! The backend that makes the ioctls of `/dev/kvm`.
 //!
-//! A call whose ioctl has stayed is that ioctl and nothing else. What replaces
-//! the two that Linux has removed is in `memory.rs`.
+//! Most calls are one ioctl. The replacement of the two ioctls that Linux has removed is
+//! in `memory.rs`.
 
 mod memory;
 mod request;
@@ -33,14 +33,14 @@ pub struct Ioctl {
     memory: Memory,
 }
 
-/// Why `/dev/kvm` cannot be used.
+/// The reason why `/dev/kvm` cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The file cannot be opened.
     #[error("/dev/kvm cannot be opened: {0}")]
     Device(#[from] std::io::Error),
-    /// The file does not answer as KVM does.
-    #[error("/dev/kvm does not say its version: {0}")]
+    /// The file is not KVM's.
+    #[error("/dev/kvm does not give the version of its interface: {0}")]
     Foreign(#[from] Errno),
     /// KVM's interface is not the one that has been stable since 2007.
     #[error("/dev/kvm has version {0} of the interface, not {KVM_API_VERSION}")]
@@ -49,6 +49,10 @@ pub enum OpenError {
 
 impl Ioctl {
     /// Opens `/dev/kvm`, close-on-exec, and checks its version.
+    ///
+    /// # Errors
+    ///
+    /// If the file cannot be opened, or is not KVM's, or has another version.
     pub fn open() -> std::result::Result<Self, OpenError> {
         // The standard library adds O_CLOEXEC.
         let kvm = OpenOptions::new()
@@ -66,28 +70,27 @@ impl Ioctl {
         }
     }
 
-    /// The version of the interface, which only `/dev/kvm` says.
+    /// The version of the interface, which only `/dev/kvm` gives.
     fn api_version(&self, kvm: BorrowedFd<'_>) -> Result<i32> {
         // SAFETY: the request touches no memory.
         unsafe { request(kvm, KVM_GET_API_VERSION, 0) }
     }
 
-    /// The lowest of the slots that are for aliases. Fails as any call does that is for
-    /// virtual machines.
+    /// The lowest slot of the aliases. Fails if the descriptor is not a VM's.
     fn first_alias(&self, vm: BorrowedFd<'_>) -> Result<u32> {
         let slots = self.kvm_check_extension(vm, KVM_CAP_NR_MEMSLOTS)?;
-        // `/dev/kvm` has answered that too.
+        // `/dev/kvm` has that capability, too.
         if self.api_version(vm).is_ok() {
             return Err(Errno::EINVAL);
         }
         Ok(slots as u32 - KVM_ALIAS_SLOTS)
     }
 
-    /// Makes a request that only `/dev/kvm` answers for a caller that may have
-    /// a virtual machine's file descriptor instead.
+    /// Makes a request that only `/dev/kvm` has, for a caller whose descriptor may be a
+    /// VM's.
     ///
-    /// That one answers it with `ENOTTY`. So does a file that is not KVM's; but
-    /// that one says the same to KVM_CHECK_EXTENSION.
+    /// The request fails with `ENOTTY` on a VM, and on a file that is not KVM's. On the
+    /// latter KVM_CHECK_EXTENSION fails, too.
     #[inline]
     fn on_system<T>(
         &self,
@@ -160,9 +163,9 @@ impl Kvm for Ioctl {
             .with(vm, |slots| slots.set_region(vm, first_alias, region))
     }
 
-    /// The ioctl takes the vcpu's id, so ids are tried from 0 on: the n-th vcpu
-    /// of a machine costs n requests, of which the kernel refuses all but the
-    /// last, each after most of the work.
+    /// The ioctl takes the id of the vCPU, so this method tries ids from 0 on. The n-th
+    /// vCPU of a VM takes n requests. The kernel refuses all but the last, each after
+    /// most of the work.
     fn kvm_create_vcpu(&self, vm: BorrowedFd<'_>) -> Result<OwnedFd> {
         let mut id = 0;
         loop {
@@ -199,7 +202,7 @@ impl Kvm for Ioctl {
 
     #[inline]
     fn kvm_run<'r>(&self, vcpu: BorrowedFd<'_>, run: &'r mut RunMapping) -> Result<Exit<'r>> {
-        // SAFETY: the kernel writes the vcpu's run mapping, which is only ever
+        // SAFETY: the kernel writes the vCPU's run mapping, which is only ever
         // copied from, and memory that the guest was given.
         unsafe { request(vcpu, KVM_RUN, 0) }.map(|_| run.exit())
     }
@@ -314,8 +317,7 @@ impl Kvm for Ioctl {
         unsafe { request(kvm, KVM_CHECK_EXTENSION, extension.into()) }
     }
 
-    /// Unlike the other calls this one is more than its ioctl: it also
-    /// remembers the slot, for an alias may be asked for over it.
+    /// This call is more than its ioctl: it also records the slot, for aliases of it.
     unsafe fn kvm_set_user_memory_region(
         &self,
         vm: BorrowedFd<'_>,

@@ -1,4 +1,4 @@
-//! The one place where this backend enters the kernel.
+//! The functions through which this backend enters the kernel.
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -10,7 +10,7 @@ use crate::{Errno, Result};
 ///
 /// # Safety
 ///
-/// What the request does with the argument must be sound.
+/// The request must be sound with the argument.
 #[inline(always)]
 pub unsafe fn request(fd: BorrowedFd<'_>, request: c_ulong, argument: c_ulong) -> Result<c_int> {
     // SAFETY: the caller answers for what the request does.
@@ -32,12 +32,12 @@ pub unsafe fn request_pointer<T>(
     Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), request, argument) })
 }
 
-/// Makes a request that gives a new file descriptor.
+/// Makes a request that returns a new file descriptor.
 ///
 /// # Safety
 ///
-/// As [`request`]'s; and a number that is no error is a file descriptor that
-/// nothing else owns.
+/// As for [`request`]. A result that is no error is a file descriptor that nothing else
+/// owns.
 #[inline(always)]
 pub unsafe fn request_fd(
     fd: BorrowedFd<'_>,

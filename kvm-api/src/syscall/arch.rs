@@ -1,6 +1,6 @@
 //! The instruction itself, for each number of arguments: the kernel takes the
 //! call's number in `rax`, the arguments in `rdi`, `rsi`, `rdx`, `r10`, `r8` and
-//! `r9`, and answers in `rax`. The instruction overwrites `rcx` and `r11`.
+//! `r9`, and returns the result in `rax`. The instruction overwrites `rcx` and `r11`.
 
 use std::arch::asm;
 
@@ -12,13 +12,12 @@ macro_rules! syscalls {
         ///
         /// # Safety
         ///
-        /// The call must do nothing that breaks what Rust takes for granted.
+        /// The call must do nothing that is unsound in Rust.
         #[inline(always)]
         pub unsafe fn $name(number: c_long $(, $arg: usize)*) -> isize {
             let answer: isize;
-            // SAFETY: the caller answers for what the call does; what the
-            // instruction itself does to the registers is told below, and it
-            // leaves the flags and the red zone alone.
+            // SAFETY: the caller answers for the call. The operands below list the
+            // registers that the instruction changes. It keeps the flags and the red zone.
             unsafe {
                 asm!(
                     "syscall",

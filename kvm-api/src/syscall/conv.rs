@@ -1,12 +1,12 @@
-//! What passes between Rust and the registers: every argument and every answer
-//! of a system call goes through here.
+//! The conversion between Rust and registers, for each argument and each result of a
+//! system call.
 
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use crate::{Errno, Result};
 
-/// A file descriptor as an argument. The kernel looks at the lower half of the
-/// register only, so the cheaper widening will do.
+/// A file descriptor as an argument. The kernel reads the lower half of the register
+/// only, so the widening can be the cheaper one.
 #[inline(always)]
 pub fn fd(fd: BorrowedFd<'_>) -> usize {
     fd.as_raw_fd() as u32 as usize
@@ -24,23 +24,23 @@ pub fn output<T>(value: *mut T) -> usize {
     value.expose_provenance()
 }
 
-/// The answer of a call that says no more than that it is done.
+/// The result of a call without a value.
 #[inline(always)]
 pub fn done(answer: isize) -> Result<()> {
     number(answer).map(|_| ())
 }
 
-/// The answer of a call that gives a number.
+/// The result of a call that returns a number.
 #[inline(always)]
 pub fn number(answer: isize) -> Result<usize> {
-    // No call of this interface gives a number that is negative as a word.
+    // No call of this interface returns a number that is negative as a word.
     if answer < 0 {
         return Err(errno(answer));
     }
     Ok(answer as usize)
 }
 
-/// The answer of a call that gives a file descriptor.
+/// The result of a call that returns a file descriptor.
 ///
 /// # Safety
 ///
@@ -48,11 +48,11 @@ pub fn number(answer: isize) -> Result<usize> {
 #[inline(always)]
 pub unsafe fn descriptor(answer: isize) -> Result<OwnedFd> {
     let fd = number(answer)?;
-    // SAFETY: it is not negative, and the caller says that it is its own.
+    // SAFETY: it is not negative, and the caller says that nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
 }
 
-/// The error in an answer: its number, negated.
+/// The error in a result: the negated number.
 #[cold]
 fn errno(answer: isize) -> Errno {
     Errno::from_raw(-(answer as i32))

@@ -1,7 +1,7 @@
 //! The backend that makes the system calls of a patched kernel.
 //!
-//! Between a method and the `syscall` instruction there is nothing but the
-//! moving of arguments into registers and, behind it, the test of the sign.
+//! A method moves the arguments into registers, executes the `syscall` instruction, and
+//! tests the sign of the result.
 
 pub(crate) mod arch;
 pub(crate) mod conv;
@@ -22,10 +22,10 @@ use crate::{Errno, Exit, GuestMemory, Kvm, Result, RunMapping, msr_list};
 #[derive(Clone, Copy, Debug)]
 pub struct Syscall(());
 
-/// Why the running kernel's system calls cannot be used.
+/// The reason why the system calls of the running kernel cannot be used.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum OpenError {
-    /// The kernel does not know the calls, or nothing has registered for them.
+    /// The kernel lacks the calls, or KVM has not registered them.
     #[error(
         "Linux {release} has no KVM system calls, or kvm is not loaded: it takes Linux 6.12 \
          with the series of kernel-patch/, and the modules kvm and kvm-amd or kvm-intel"
@@ -34,7 +34,7 @@ pub enum OpenError {
         /// The release of the running kernel.
         release: String,
     },
-    /// Something else answers, or another revision of this.
+    /// The number belongs to another call, or to another revision of the ABI.
     #[error(
         "system call {number} of Linux {release} answers {answer} where {KVM_SYSCALLS_ABI} was \
          expected: it is another system's, or another revision of the ABI; it takes Linux 6.12 \
@@ -44,22 +44,25 @@ pub enum OpenError {
     Foreign {
         /// The release of the running kernel.
         release: String,
-        /// What it answered; an errno is negative.
+        /// The result; an errno is negative.
         answer: isize,
     },
 }
 
 impl Syscall {
-    /// Asks the running kernel, once, whether it has the calls, and this
-    /// revision of them.
+    /// Asks the running kernel once whether it has this revision of the calls.
     ///
-    /// The question is a call that can do no harm where its number is somebody
-    /// else's: its file descriptor is -1 and all that is no argument of it is 0.
+    /// The probe does no harm if its number belongs to another call: the file descriptor
+    /// is -1, and the registers behind its arguments are 0.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel lacks the calls, or has another revision of them.
     pub fn open() -> std::result::Result<Self, OpenError> {
         let number = __NR_kvm_check_extension;
         let extension = KVM_CAP_SYSCALLS as usize;
-        // SAFETY: a system call that gets a file descriptor that is none, a
-        // number, and 0 for all else has nothing to write to.
+        // SAFETY: the arguments are no descriptor, a number, and 0, so no call has an
+        // address to write to.
         let answer = unsafe { syscall6(number, -1_isize as usize, extension, 0, 0, 0, 0) };
         if answer == KVM_SYSCALLS_ABI as isize {
             return Ok(Self(()));
@@ -76,8 +79,8 @@ impl Syscall {
     }
 }
 
-// In all of it, each call has the number that the probe in `open` has shown to
-// be KVM's; it takes the arguments that stand in the table of kvm-sys.
+// Each call has a number that belongs to KVM, as the probe in `open` has shown, and takes
+// the arguments that the table of kvm-sys lists.
 impl Kvm for Syscall {
     #[inline]
     fn kvm_create_vm(&self) -> Result<OwnedFd> {
@@ -150,7 +153,7 @@ impl Kvm for Syscall {
 
     #[inline]
     fn kvm_run<'r>(&self, vcpu: BorrowedFd<'_>, run: &'r mut RunMapping) -> Result<Exit<'r>> {
-        // SAFETY: the kernel writes the vcpu's run mapping, which is only ever
+        // SAFETY: the kernel writes the vCPU's run mapping, which is only ever
         // copied from, and memory that the guest was given.
         done(unsafe { syscall1(__NR_kvm_run, fd(vcpu)) }).map(|()| run.exit())
     }
@@ -303,8 +306,8 @@ impl Kvm for Syscall {
         guest_phys_addr: u64,
         size: usize,
     ) -> Result<GuestMemory> {
-        // A vcpu's file descriptor could be mapped too, but has no guest
-        // memory: ask something that only the right ones answer.
+        // The descriptor of a vCPU can be mapped, too, but has no guest memory. Make a call
+        // that fails on it.
         self.kvm_check_extension(vm, 0)?;
         GuestMemory::of_file(vm, guest_phys_addr, size)
     }

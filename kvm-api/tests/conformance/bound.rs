@@ -1,4 +1,4 @@
-//! A vcpu that is bound is its task's alone, until the task is gone, executes
+//! A vCPU that is bound is its task's alone, until the task is gone, executes
 //! another program, or lets it go.
 
 use std::arch::asm;
@@ -53,7 +53,7 @@ const fn of(name: &'static str, test: fn(&Stage)) -> (Form, Test) {
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn raw(number: c_long, argument: c_long) -> Result<c_long> {
-    // SAFETY: the calls that are made this way touch no memory but the vcpu's
+    // SAFETY: the calls that are made this way touch no memory but the vCPU's
     // run mapping, and registers that outlive the call.
     Errno::result(unsafe { libc::syscall(number, argument) })
 }
@@ -144,7 +144,7 @@ fn one_task_a_vcpu(stage: &Stage) {
     stage.witness.kvm_get_regs(vcpu, regs).unwrap();
 }
 
-/// The ioctl by which a 32-bit program has a vcpu run without a signal mask.
+/// The ioctl by which a 32-bit program has a vCPU run without a signal mask.
 fn set_no_sigmask_32(vcpu: BorrowedFd<'_>) -> Result<()> {
     const IOCTL: i32 = 54;
     let request = KVM_SET_SIGNAL_MASK as u32;
@@ -226,7 +226,7 @@ fn another_meanwhile(stage: &Stage) {
     let machine = machine(stage, programs::OUT);
     bind(machine.vcpu()).unwrap();
     bound_run().unwrap();
-    // Another vcpu is made, and loaded.
+    // Another vCPU is made, and loaded.
     let mut other = TestVm::new(&*stage.witness);
     other.load(programs::OUT);
     assert_eq!(other.run_to_out(programs::OUT_PORT), 0x2a);
@@ -236,12 +236,12 @@ fn another_meanwhile(stage: &Stage) {
     unbind().unwrap();
 }
 
-/// The thread that a vcpu is bound to, as anybody may see; 0 if there is none.
+/// The thread that a vCPU is bound to, as anybody may see; 0 if there is none.
 fn shown(vcpu: BorrowedFd<'_>) -> i32 {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", vcpu.as_raw_fd())).unwrap();
     let mut lines = info.lines();
     let pid = lines.find_map(|line| line.strip_prefix("kvm-bound-pid:\t"));
-    pid.expect("a vcpu's fdinfo has it").parse().unwrap()
+    pid.expect("a vCPU's fdinfo has it").parse().unwrap()
 }
 
 fn shown_by_fdinfo(stage: &Stage) {
@@ -275,7 +275,7 @@ fn ends_with_thread(stage: &Stage) {
 fn ends_with_exec(stage: &Stage) {
     let machine = machine(stage, programs::OUT);
     // The program that is executed is this one, which lists its tests: it would
-    // not come that far if the vcpu's mm were gone under a vcpu that is loaded.
+    // not come that far if the vCPU's mm were gone under a vCPU that is loaded.
     let status = in_child(|| {
         let child = self::machine(stage, programs::OUT);
         bind(child.vcpu()).unwrap();
@@ -401,7 +401,7 @@ fn kicked(machine: TestVm) {
 }
 
 fn kick_halted(stage: &Stage) {
-    // With its interrupt controller in the kernel, the vcpu waits there.
+    // With its interrupt controller in the kernel, the vCPU waits there.
     let kvm = &*stage.witness;
     let vm = kvm.kvm_create_vm().unwrap();
     // SAFETY: the request touches no memory.

@@ -1,4 +1,4 @@
-//! The files of a vcpu, as a program finds them: what the directory shows, and
+//! The files of a vCPU, as a program finds them: what the directory shows, and
 //! what passes.
 
 use std::collections::BTreeMap;
@@ -96,7 +96,7 @@ fn pwrite(fd: &OwnedFd, buffer: &[u8], offset: i64) -> Result<usize> {
     Errno::result(n).map(|n| n as usize)
 }
 
-/// The files of a vcpu, beside those that the machine has open.
+/// The files of a vCPU, beside those that the machine has open.
 fn files(machine: &TestVm<'_>) -> FileVcpu<OwnedFd> {
     FileVcpu::open(Syscall::open().unwrap(), machine.vcpu_fd()).unwrap()
 }
@@ -323,7 +323,7 @@ fn closing(stage: &Stage) {
     let file = File::Regs.open(machine.vcpu()).unwrap();
     let mut before = [0; size_of::<kvm_regs>()];
     assert_eq!(read(&file, &mut before), Ok(before.len()));
-    // The vcpu's and the machine's file descriptors, and all else.
+    // The vCPU's and the machine's file descriptors, and all else.
     drop(machine);
     let mut after = [0; size_of::<kvm_regs>()];
     assert_eq!(read(&file, &mut after), Ok(after.len()));
@@ -342,7 +342,7 @@ fn reused(stage: &Stage) {
         let vcpu = stage.kvm.vcpu(fd).unwrap();
         let mut regs = kvm_regs::default();
         vcpu.kvm_get_regs(&mut regs).unwrap();
-        assert_eq!(regs.rbx, 0, "the registers of a vcpu that is closed");
+        assert_eq!(regs.rbx, 0, "the registers of a vCPU that is closed");
         regs.rbx = round;
         vcpu.kvm_set_regs(&regs).unwrap();
         number
@@ -380,7 +380,7 @@ fn msrs(stage: &Stage) {
 }
 
 /// The MSRs that do not stand still: the time stamp counter, Hyper-V's clock, and
-/// how long the vcpu has run, as Hyper-V has it.
+/// how long the vCPU has run, as Hyper-V has it.
 const CLOCKS: [u32; 3] = [0x10, 0x4000_0020, 0x4000_0010];
 
 fn cpuid(stage: &Stage) {

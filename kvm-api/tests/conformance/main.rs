@@ -56,15 +56,15 @@ pub struct Stage {
 /// What a test needs of the host's processor.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Needs {
-    /// A vcpu of any kind.
+    /// A vCPU of any kind.
     AnyVcpu,
-    /// A vcpu that pages and runs 64-bit code.
+    /// A vCPU that pages and runs 64-bit code.
     LongMode,
-    /// A vcpu that runs on the processor and so has every instruction. A host
+    /// A vCPU that runs on the processor and so has every instruction. A host
     /// without hardware virtualization can have a KVM that emulates them all,
     /// with KVM's emulator, which is made for device drivers' few.
     Processor,
-    /// A vcpu with debug registers. QEMU's emulation of SVM loads a guest's
+    /// A vCPU with debug registers. QEMU's emulation of SVM loads a guest's
     /// without heeding them.
     Breakpoints,
 }

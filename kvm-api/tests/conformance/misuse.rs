@@ -92,8 +92,8 @@ fn invoke(kvm: &Backend, call: FlatCall, fd: BorrowedFd<'_>, run: &mut RunMappin
     }
 }
 
-/// The errno of a call on a file descriptor that is not a vcpu's: where the form opens
-/// the files of the vcpu, that of openat(2), else `errno`.
+/// The errno of a call on a file descriptor that is not a vCPU's: where the form opens
+/// the files of the vCPU, that of openat(2), else `errno`.
 fn no_vcpu(stage: &Stage, errno: Errno) -> Errno {
     match stage.form {
         Form::Files => Errno::ENOTDIR,
@@ -101,7 +101,7 @@ fn no_vcpu(stage: &Stage, errno: Errno) -> Errno {
     }
 }
 
-/// The VM, the vcpu, the run mapping and the memory of a machine. The vcpu is not bound.
+/// The VM, the vCPU, the run mapping and the memory of a machine. The vCPU is not bound.
 fn parts(machine: TestVm<'_>) -> (OwnedFd, OwnedFd, RunMapping, GuestMemory) {
     let vcpu = machine.vcpu_fd();
     let TestVm {

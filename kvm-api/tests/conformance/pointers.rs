@@ -133,7 +133,7 @@ unsafe fn raw_call(
     Some(Errno::result(answer))
 }
 
-/// Reads or writes a file of the vcpu, as `call` would.
+/// Reads or writes a file of the vCPU, as `call` would.
 ///
 /// # Safety
 ///

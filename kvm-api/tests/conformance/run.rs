@@ -136,7 +136,7 @@ fn hlt(stage: &Stage) {
     assert_eq!(machine.run_to_out(OUT_PORT), 0x2a);
 }
 
-/// An exit is completed if the vcpu is still where it was, and only then.
+/// An exit is completed if the vCPU is still where it was, and only then.
 fn left(stage: &Stage) {
     const FURTHER: u64 = 0x100;
     type Leave = fn(&mut TestVm);

@@ -89,8 +89,8 @@ fn step(child: Pid) -> Result<usize, WaitStatus> {
     }
 }
 
-/// A backend, and a vcpu with its run mapping, that stay until the end. Where
-/// the vcpu starts there is nothing but halts.
+/// A backend, and a vCPU with its run mapping, that stay until the end. Where
+/// the vCPU starts there is nothing but halts.
 fn vcpu<K: Kvm + 'static>(kvm: K) -> (&'static K, BorrowedFd<'static>, RunMapping) {
     let kvm: &K = Box::leak(Box::new(kvm));
     let vm: &OwnedFd = Box::leak(Box::new(kvm.kvm_create_vm().unwrap()));
@@ -160,7 +160,7 @@ calls! { kvm, vcpu, run,
         kvm.kvm_run(vcpu, &mut run);
 }
 
-/// An MSR that every vcpu has.
+/// An MSR that every vCPU has.
 const TSC: kvm_msr_entry = kvm_msr_entry {
     index: 0x10,
     reserved: 0,
@@ -201,7 +201,7 @@ fn peer(_: &Stage) {
     }
 }
 
-/// A vcpu of kvm-ioctls, whose machine stays until the end.
+/// A vCPU of kvm-ioctls, whose machine stays until the end.
 fn peer_vcpu() -> kvm_ioctls::VcpuFd {
     let kvm = kvm_ioctls::Kvm::new().unwrap();
     let vm = Box::leak(Box::new(kvm.create_vm().unwrap()));

@@ -34,7 +34,7 @@ pub const TESTS: &[(Form, Test)] = &[
 /// Every part's bit.
 pub const ALL: u64 = (1 << PARTS) - 1;
 
-/// A machine whose vcpu has all that KVM can give it, and what the ioctls say.
+/// A machine whose vCPU has all that KVM can give it, and what the ioctls say.
 pub fn machine(stage: &Stage) -> (TestVm<'_>, Whole) {
     let machine = TestVm::of_form(&stage.kvm, 0);
     let supported = kvm_ioctls::Kvm::new()
@@ -46,7 +46,7 @@ pub fn machine(stage: &Stage) -> (TestVm<'_>, Whole) {
     (machine, whole)
 }
 
-/// The vcpu of a machine, by the merged calls.
+/// The vCPU of a machine, by the merged calls.
 pub fn merged<'m>(machine: &'m TestVm<'_>) -> MergedVcpu<BorrowedFd<'m>> {
     MergedVcpu::new(Syscall::open().unwrap(), machine.vcpu())
 }

@@ -1,4 +1,4 @@
-//! A tracer that stops the task of a bound vcpu finds what is the task's own,
+//! A tracer that stops the task of a bound vCPU finds what is the task's own,
 //! and may change it.
 
 use std::arch::asm;
@@ -164,7 +164,7 @@ fn between_runs(_: &Stage) {
         let mut machine = machine(bound, programs::OUT);
         machine.run_to_out(programs::OUT_PORT);
         assert_eq!(stop(TASK_R12), TRACERS_R12);
-        // The vcpu goes on where it was.
+        // The vCPU goes on where it was.
         machine.run_to_hlt();
         assert_eq!(machine.regs().rip, ENTRY + 5);
         // What the tracer watches was left alone until now.

@@ -1,4 +1,4 @@
-//! The files of a vcpu by io_uring: a batch of them in one submission.
+//! The files of a vCPU by io_uring: a batch of them in one submission.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,4 @@
-//! All of a vcpu's state that the merged calls move, read and set by ioctl: what
+//! All of a vCPU's state that the merged calls move, read and set by ioctl: what
 //! they are compared with.
 
 use std::mem::size_of;
@@ -91,7 +91,7 @@ impl Whole {
         ioctl(vcpu, KVM_SET_VCPU_EVENTS, &mut self.vcpu_events).unwrap();
     }
 
-    /// The same with a change in every part, each of which a vcpu can have.
+    /// The same with a change in every part, each of which a vCPU can have.
     pub fn changed(&self) -> Self {
         let mut whole = self.clone();
         whole.regs.rbx ^= 0x1234_5678_9abc_def0;
@@ -105,7 +105,7 @@ impl Whole {
         }
         whole.debugregs.db[2] ^= 0x8000;
         whole.debugregs.dr7 ^= 1;
-        // Those of the vcpu's events that registers do not touch.
+        // Those of the vCPU's events that registers do not touch.
         whole.vcpu_events.nmi.masked ^= 1;
         whole.xcrs.xcrs[0].value ^= 0b10;
         whole
