@@ -282,8 +282,8 @@ pub trait Kvm {
     ///
     /// `fd` is the descriptor of a VM or of `/dev/kvm`; `extension` is a `KVM_CAP_` number.
     ///
-    /// Replaces KVM_CHECK_EXTENSION. The proposal drops it; the answer keeps it: "We will need CHECK_EXTENSION as long as we are unable to predict
-    /// the future".
+    /// Replaces KVM_CHECK_EXTENSION. The proposal drops it; the answer keeps it: "We will
+    /// need CHECK_EXTENSION as long as we are unable to predict the future".
     fn kvm_check_extension(&self, fd: BorrowedFd<'_>, extension: u32) -> Result<i32>;
 
     /// Gives the guest `size` bytes of the memory of the caller, at `userspace_addr`, as

@@ -40,7 +40,7 @@ impl<F: AsFd> BoundVcpu<F> {
     /// # Errors
     ///
     /// `EEXIST` when this thread has a bound vCPU; `EBUSY` when the vCPU is bound to
-    /// another thread; `ENOMEM`; and the errors of [`Kvm`](crate::Kvm) for a file
+    /// another thread; `ENOMEM`; and the errors of [`Kvm`] for a file
     /// descriptor that is no vCPU's.
     pub fn bind(flat: Syscall, vcpu: F) -> Result<Self> {
         // SAFETY: the call touches no memory.

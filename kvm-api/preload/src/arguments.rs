@@ -1,4 +1,4 @@
-//! What a call takes, of what its ioctl was given.
+//! The arguments of a call, from the argument of its ioctl.
 
 use std::mem::{offset_of, size_of};
 
@@ -9,22 +9,22 @@ use kvm_sys::{
 };
 use libc::{c_int, c_long, c_ulong};
 
-/// The registers of a call. Those that it does not look at are 0.
+/// The registers of a call. Those that it does not use are 0.
 pub(crate) type Arguments = [c_ulong; 6];
 
-/// The arguments of `call` in place of its ioctl on `fd` with `arg`. Some of the
-/// calls take apart the structure that the ioctl points to: `None` where it is
-/// not readable, which is the kernel's to complain of. Changes `errno`.
+/// The arguments of `call` in place of its ioctl on `fd` with `arg`. Some calls take the
+/// fields of the structure to which the ioctl points. `None` if the structure is not
+/// readable: then the ioctl reports the error. Changes `errno`.
 pub(crate) fn arguments(call: &Call, fd: c_int, arg: c_ulong) -> Option<Arguments> {
-    // The kernel looks at the lower half.
+    // The kernel reads the lower half.
     let fd = fd as c_ulong;
     Some(match call.request? {
         KVM_CREATE_VM => [0; 6],
         KVM_GET_VCPU_MMAP_SIZE | KVM_CREATE_VCPU | KVM_RUN => [fd, 0, 0, 0, 0, 0],
         KVM_GET_DIRTY_LOG => {
             let log: kvm_dirty_log = copy(arg)?;
-            // SAFETY: both of the union's members are a number or can be read as
-            // one, whatever the bits.
+            // SAFETY: one member of the union is a number, and the other, a pointer, can
+            // be read as a number.
             let bitmap = unsafe { log.__bindgen_anon_1.padding2 };
             [fd, log.slot.into(), bitmap, 0, 0, 0]
         }
@@ -66,31 +66,30 @@ fn copy<T: Plain>(address: c_ulong) -> Option<T> {
         return None;
     }
     let pointer = std::ptr::with_exposed_provenance::<T>(usize::try_from(address).ok()?);
-    // SAFETY: the structure is smaller than a page and both its ends can be
-    // read; it is nothing but numbers. A thread that unmaps it meanwhile would
-    // as well have it unmapped before the ioctl that it hands it to.
+    // SAFETY: the structure is smaller than a page, has numbers only, and both its ends
+    // can be read. A program whose other thread unmaps it meanwhile has a race of its own.
     Some(unsafe { pointer.read_unaligned() })
 }
 
-/// Structures of numbers alone, smaller than a page.
+/// A structure of numbers that is smaller than a page.
 trait Plain: Copy {}
 impl Plain for kvm_dirty_log {}
 impl Plain for kvm_translation {}
 impl Plain for kvm_interrupt {}
 impl Plain for kvm_userspace_memory_region {}
 
-/// Whether a byte can be read, found out without reading it: the kernel copies
-/// the eight bytes around it for a call that then fails whatever they are.
+/// Whether a byte can be read, without a read of it: the kernel copies the eight bytes
+/// around it for a call that then fails with any value.
 fn is_readable(address: c_ulong) -> bool {
     const NO_SUCH_CHANGE: c_long = -1;
     const NO_RESULT: c_long = 0;
     let around = address & !7;
-    // Address 0 would stand for no set at all.
+    // Address 0 stands for no set.
     if around == 0 {
         return false;
     }
-    // SAFETY: the kernel refuses to change the signal mask in a way that there
-    // is not, and says whether it could read the mask first.
+    // SAFETY: the kernel refuses the change of the signal mask, which is not valid, after
+    // it has read the mask.
     unsafe {
         libc::syscall(
             libc::SYS_rt_sigprocmask,

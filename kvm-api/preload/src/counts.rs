@@ -1,5 +1,5 @@
-//! How many requests went which way, in a file that all processes of a program
-//! share: however one of them ends, what it has counted is there.
+//! The numbers of requests that went to calls and to ioctls, in a file that all processes
+//! of a program share. The numbers remain, even if a process is killed.
 
 use std::ffi::CStr;
 use std::fs;
@@ -11,16 +11,16 @@ use kvm_sys::{CALLS, Call};
 
 use crate::plan::Plan;
 
-/// The variable that names the file to count in, which must be there. Without
-/// the variable nothing is counted.
+/// The variable with the path of the file of counts, which must exist. Without the
+/// variable the library does not count.
 pub const COUNTS_VARIABLE: &CStr = c"KVM_PRELOAD_COUNTS";
 
-/// What is in the file.
+/// The contents of the file.
 #[repr(C)]
 struct Shared {
     processes: AtomicU64,
     no_call: AtomicU64,
-    /// By the place in [`CALLS`]: to the call, to the ioctl.
+    /// By the index in [`CALLS`]: the requests that went to the call, and to the ioctl.
     calls: [[AtomicU64; 2]; CALLS.len()],
 }
 
@@ -29,11 +29,11 @@ const WORDS: usize = size_of::<Shared>() / size_of::<u64>();
 /// The file, mapped for as long as the process lives; null without one.
 static SHARED: AtomicPtr<Shared> = AtomicPtr::new(std::ptr::null_mut());
 
-/// Maps the file at `path`. `errno` says why it could not.
+/// Maps the file at `path`. On failure `errno` has the reason.
 pub(crate) fn attach(path: &CStr) -> bool {
     let size = size_of::<Shared>();
-    // SAFETY: the path ends with a zero; the mapping is new, and stays. A file
-    // that is too short for it is not one of `Counts::prepare`'s.
+    // SAFETY: the path ends with a zero. The mapping is new, and stays. A file of
+    // `Counts::prepare` is long enough.
     let memory = unsafe {
         let fd = libc::open(path.as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
         let protection = libc::PROT_READ | libc::PROT_WRITE;
@@ -56,19 +56,19 @@ pub(crate) fn attach(path: &CStr) -> bool {
 }
 
 fn shared() -> Option<&'static Shared> {
-    // SAFETY: null, or the mapping, which stays; all of it is atomic, and any
-    // bits are a count.
+    // SAFETY: it is null, or the mapping, which stays. All of it is atomic, and any bits
+    // are a count.
     unsafe { SHARED.load(Ordering::Acquire).as_ref() }
 }
 
-/// Counts a process that hands over requests.
+/// Counts a process that uses the library.
 pub(crate) fn count_process() {
     if let Some(shared) = shared() {
         shared.processes.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// Counts a request that goes as `plan` says.
+/// Counts a request with its plan.
 pub(crate) fn count(plan: Plan) {
     let Some(shared) = shared() else {
         return;
@@ -88,35 +88,34 @@ pub(crate) fn count(plan: Plan) {
     }
 }
 
-/// What was counted in a file.
+/// The counts of a file.
 #[derive(Clone, Debug)]
 pub struct Counts {
-    /// How many programs were started with the library, on a kernel that has
-    /// the calls.
+    /// The number of processes that started with the library on a kernel with the calls.
     pub processes: u64,
-    /// How many of KVM's requests there were that no call replaces.
+    /// The number of KVM's requests that no call replaces.
     pub no_call: u64,
     /// The requests that a call replaces.
     pub rows: Vec<Row>,
 }
 
-/// How often an ioctl was asked for, and what came of it.
+/// The counts of one ioctl.
 #[derive(Clone, Copy, Debug)]
 pub struct Row {
     /// The call that replaces it.
     pub call: &'static Call,
-    /// How often it went to the call.
+    /// The number of requests that went to the call.
     pub flat: u64,
-    /// How often it went to the ioctl.
+    /// The number of requests that went to the ioctl.
     pub ioctl: u64,
 }
 
 impl Counts {
-    /// Makes a file to count in.
+    /// Makes a file of counts.
     ///
     /// # Errors
     ///
-    /// What writing it gives.
+    /// If the file cannot be written.
     pub fn prepare(path: &Path) -> io::Result<()> {
         fs::write(path, [0; size_of::<Shared>()])
     }
@@ -125,7 +124,7 @@ impl Counts {
     ///
     /// # Errors
     ///
-    /// What reading it gives, and when it is none to count in.
+    /// If the file cannot be read, or is no file of counts.
     pub fn read(path: &Path) -> io::Result<Self> {
         let bytes = fs::read(path)?;
         let (words, []) = bytes.as_chunks() else {
@@ -145,19 +144,19 @@ impl Counts {
         })
     }
 
-    /// How many of KVM's requests went to a call.
+    /// The number of KVM's requests that went to a call.
     #[must_use]
     pub fn flat(&self) -> u64 {
         self.rows.iter().map(|row| row.flat).sum()
     }
 
-    /// How many of KVM's requests there were that a call replaces.
+    /// The number of KVM's requests that a call replaces.
     #[must_use]
     pub fn replaceable(&self) -> u64 {
         self.rows.iter().map(|row| row.flat + row.ioctl).sum()
     }
 
-    /// How many of KVM's requests there were.
+    /// The number of KVM's requests.
     #[must_use]
     pub fn all(&self) -> u64 {
         self.no_call + self.replaceable()

@@ -1,10 +1,10 @@
-//! What a file descriptor stands for.
+//! The kind of file of a descriptor.
 
 use std::io::Write as _;
 
 use libc::{c_int, c_ulong};
 
-/// The kinds of file that this library tells apart.
+/// A kind of file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// `/dev/kvm`.
@@ -13,24 +13,24 @@ pub enum Kind {
     Vm,
     /// A vCPU.
     Vcpu,
-    /// Anything else, or nothing at all.
+    /// Another file, or no file.
     Other,
 }
 
-/// The device number of `/dev/kvm`, which Linux has assigned for good.
+/// The device number that Linux has assigned to `/dev/kvm`.
 const KVM: libc::dev_t = libc::makedev(10, 232);
 
-/// How /proc names a virtual machine. What has a path of its own begins with `/`
-/// there, so that nobody else's file can be named like this.
+/// The name of a virtual machine in /proc. The name of a file with a path begins with `/`,
+/// so no other file can have this name.
 const VM: &[u8] = b"anon_inode:kvm-vm";
 
-/// How /proc names a vCPU; its id follows.
+/// The name of a vCPU in /proc, before its id.
 const VCPU: &[u8] = b"anon_inode:kvm-vcpu:";
 
-/// Longer than any of these names, or the beginning of another.
+/// A buffer that is longer than these names. It may have the beginning of another name.
 type Name = [u8; 40];
 
-/// What the kernel says that `fd` is. Changes `errno`.
+/// The kind of file of `fd`. Changes `errno`.
 pub(crate) fn kind(fd: c_int) -> Kind {
     let mut name: Name = [0; _];
     match name_of(fd, &mut name) {
@@ -41,27 +41,27 @@ pub(crate) fn kind(fd: c_int) -> Kind {
     }
 }
 
-/// The id of the vCPU that `fd` stands for. Changes `errno`.
+/// The id of the vCPU of `fd`. Changes `errno`.
 pub(crate) fn vcpu_id(fd: c_int) -> Option<c_ulong> {
     let mut name: Name = [0; _];
     let id = name_of(fd, &mut name).strip_prefix(VCPU)?;
     str::from_utf8(id).ok()?.parse().ok()
 }
 
-/// What /proc calls the file behind `fd`; nothing if there is none.
+/// The name in /proc of the file of `fd`; empty if there is none.
 fn name_of(fd: c_int, name: &mut Name) -> &[u8] {
     let Ok(fd) = u32::try_from(fd) else {
         return &[];
     };
     let link = link(fd);
-    // SAFETY: `link` ends with a zero, and `name` is as long as is said.
+    // SAFETY: `link` ends with a zero, and `name` has the given length.
     let length =
         unsafe { libc::readlink(link.as_ptr().cast(), name.as_mut_ptr().cast(), name.len()) };
     &name[..usize::try_from(length).unwrap_or(0)]
 }
 
-/// The link in /proc that names the file behind `fd`: the thread's own, since a
-/// thread may have file descriptors that its process has not.
+/// The path in /proc of the link with the name of the file of `fd`. It is the path of the
+/// thread, because a thread may have descriptors that its process lacks.
 fn link(fd: u32) -> [u8; 32] {
     let mut link = [0; 32];
     write!(&mut link[..31], "/proc/thread-self/fd/{fd}").expect("ten digits fit");
@@ -69,9 +69,9 @@ fn link(fd: u32) -> [u8; 32] {
 }
 
 fn is_dev_kvm(fd: c_int) -> bool {
-    // SAFETY: a `stat` is nothing but numbers.
+    // SAFETY: a `stat` has numbers only.
     let mut stat: libc::stat = unsafe { std::mem::zeroed() };
-    // SAFETY: `stat` is there to be written.
+    // SAFETY: the kernel writes one `stat`.
     let done = unsafe { libc::fstat(fd, &mut stat) };
     done == 0 && stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == KVM
 }

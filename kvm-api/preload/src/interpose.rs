@@ -1,4 +1,4 @@
-//! What stands in the place of the C library's `ioctl`.
+//! The function in the place of `ioctl` of the C library.
 
 use libc::{c_int, c_ulong};
 
@@ -7,12 +7,12 @@ use libc::{c_int, c_ulong};
 #[unsafe(link_section = ".init_array")]
 static START: extern "C" fn() = crate::start;
 
-/// `ioctl`, but for the dots of its declaration: what is passed for them is in
+/// `ioctl` without the variable arguments of its declaration: the third argument is in
 /// the same register.
 ///
 /// # Safety
 ///
-/// That of the request.
+/// As for the request.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn ioctl(fd: c_int, request: c_ulong, arg: c_ulong) -> c_int {
     // SAFETY: the caller vouches for the request.

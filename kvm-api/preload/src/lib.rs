@@ -1,14 +1,13 @@
-//! Makes a program that knows KVM's ioctls use the system calls.
+//! Hands the ioctls of a program to KVM's system calls.
 //!
-//! Preloaded, this library takes the place of the C library's `ioctl`. A request
-//! that has a system call for its counterpart, on a file descriptor of the kind
-//! that the call is for, is handed to the call wherever that comes to the same:
-//! see [`plan`]. Everything else goes to the kernel as the ioctl that it is. A
-//! program sees no difference; its calls are counted, see [`Counts`].
+//! Preloaded, this library takes the place of `ioctl` of the C library. It makes the
+//! system call that replaces a request if both have the same effect: see [`plan`]. All
+//! other requests go to the kernel as ioctls. The program sees no difference. The library
+//! counts the requests: see [`Counts`].
 //!
-//! Nothing here allocates, takes a lock of the C library's, or keeps a record of
-//! file descriptors: what a descriptor stands for is asked of the kernel each
-//! time, so that no `close`, `dup2` or `fork` can make an answer stale.
+//! The library allocates no memory, takes no lock of the C library, and has no record of
+//! file descriptors. It asks the kernel for the kind of a descriptor each time, so no
+//! `close`, `dup2` or `fork` can make its knowledge stale.
 
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 

@@ -1,25 +1,25 @@
-//! Which way a request goes.
+//! The plan for a request: the system call, or the ioctl.
 
 use kvm_sys::{CALLS, Call, Fd};
 use libc::c_ulong;
 
 use crate::file::Kind;
 
-/// The type byte of KVM's requests, where a request has it.
+/// The type byte of KVM's requests, at its place in a request.
 const TYPE: u32 = kvm_sys::KVM_CREATE_VM as u32 & TYPE_MASK;
 const TYPE_MASK: u32 = 0xff00;
 
-/// The way that a request goes.
+/// The plan for a request.
 #[derive(Clone, Copy, Debug)]
 pub enum Plan {
-    /// To this system call.
+    /// The request goes to this system call.
     Flat(&'static Call),
-    /// To the ioctl, although this system call replaces it: here it does not
-    /// come to the same.
+    /// The request goes to the ioctl, because this system call, which replaces it, would
+    /// have another effect.
     Ioctl(&'static Call),
-    /// To the ioctl of KVM's that it is: no call replaces it.
+    /// The request goes to the ioctl of KVM, because no call replaces it.
     NoCall,
-    /// To the ioctl that it is. It is none of KVM's.
+    /// The request goes to the ioctl, because it is not KVM's.
     NotKvm,
 }
 
@@ -30,18 +30,17 @@ pub(crate) fn replacement(request: u32) -> Option<&'static Call> {
         .find(|call| call.request == Some(c_ulong::from(request)))
 }
 
-/// Where a request goes that is made on a file of this kind with this argument.
-/// `next_vcpu` is the id that the call would give a vCPU, if that is known.
+/// The plan for a request on a file of this kind with this argument. `next_vcpu` is the id
+/// that the call would give a vCPU, if that is known.
 ///
-/// It goes to the call unless the two would part. They part where
+/// The request goes to the call unless the call and the ioctl differ. They differ if
 ///
-/// - the file is not of the one kind that the ioctl takes. A call that asks KVM
-///   as a whole takes a VM too, whose ioctls are not all there; KVM_GET_MSRS is
-///   an ioctl of `/dev/kvm` besides, and reads something else there.
-/// - KVM_CREATE_VM asks for a type of VM, and the call has no type.
+/// - the file is not of the kind that the ioctl takes. A call of `/dev/kvm` also takes a
+///   VM, which lacks some of the ioctls. KVM_GET_MSRS is also an ioctl of `/dev/kvm`, where
+///   it reads other MSRs.
+/// - KVM_CREATE_VM asks for a type of VM. The call has no type.
 /// - KVM_CREATE_VCPU asks for another id than the call would give.
-/// - an ioctl that wants its argument to be 0 is about to refuse it, and the
-///   call has no argument.
+/// - the ioctl refuses an argument that is not 0. The call has no argument.
 #[must_use]
 pub fn plan(request: u32, kind: Kind, arg: c_ulong, next_vcpu: Option<c_ulong>) -> Plan {
     let Some(call) = replacement(request) else {

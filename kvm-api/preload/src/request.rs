@@ -1,4 +1,4 @@
-//! A request on its way.
+//! Hands a request to the call or to the ioctl.
 
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,22 +17,22 @@ use crate::vcpus::{self, Making};
 /// Whether the kernel has the calls.
 static READY: AtomicBool = AtomicBool::new(false);
 
-/// Looks for the file to count in, and for the calls: until then every request
-/// goes to the ioctl. For the time before the program's `main`.
+/// Opens the file of counts, and looks for the calls. Until then each request goes to the
+/// ioctl. The dynamic linker calls this before `main` of the program.
 pub extern "C" fn start() {
-    // SAFETY: the name ends with a zero; no other thread is there yet to change
+    // SAFETY: the name ends with a zero. There is no other thread yet that could change
     // the environment.
     let path = unsafe { libc::getenv(COUNTS_VARIABLE.as_ptr()) };
     if !path.is_null() {
-        // SAFETY: it is a text in the environment.
+        // SAFETY: it is a string of the environment.
         let path = unsafe { CStr::from_ptr(path) };
         if !counts::attach(path) {
             die(c"kvm-preload: cannot map the file to count in\n");
         }
     }
     let (no_fd, extension) = (c_long::from(-1), c_long::from(KVM_CAP_SYSCALLS));
-    // SAFETY: the call touches no memory, and a kernel that has another one of
-    // this number takes -1 for neither a file nor an address.
+    // SAFETY: the call touches no memory. If the number belongs to another call, -1 is
+    // neither a file nor an address.
     let answer = unsafe { libc::syscall(__NR_kvm_check_extension, no_fd, extension) };
     if answer == c_long::from(KVM_SYSCALLS_ABI) {
         counts::count_process();
@@ -40,14 +40,13 @@ pub extern "C" fn start() {
     }
 }
 
-/// Does what `ioctl` does, by the call that replaces it where that comes to the
-/// same.
+/// Does the work of `ioctl`, by the call that replaces it if both have the same effect.
 ///
 /// # Safety
 ///
-/// That of the request.
+/// As for the request.
 pub unsafe fn hand_over(fd: c_int, request: c_ulong, arg: c_ulong) -> c_int {
-    // As the kernel does, which looks at the lower half.
+    // The kernel, too, reads the lower half.
     let request = request as u32;
     // SAFETY: the caller vouches for the request.
     let go = |next_vcpu| unsafe { forward(fd, request, arg, next_vcpu) };
@@ -73,28 +72,27 @@ pub unsafe fn hand_over(fd: c_int, request: c_ulong, arg: c_ulong) -> c_int {
     }
 }
 
-/// Sends a request its way, and counts it.
+/// Makes the call or the ioctl, and counts the request.
 ///
 /// # Safety
 ///
-/// That of the request.
+/// As for the request.
 unsafe fn forward(fd: c_int, request: u32, arg: c_ulong, next_vcpu: Option<c_ulong>) -> c_int {
     let (plan, [a, b, c, d, e, f]) = quietly(|| planned(fd, request, arg, next_vcpu));
     counts::count(plan);
     let answer = match plan {
-        // SAFETY: the call does what the ioctl does, and the caller vouches for
-        // that.
+        // SAFETY: the call has the effect of the ioctl, for which the caller vouches.
         Plan::Flat(call) => unsafe { libc::syscall(call.number, a, b, c, d, e, f) },
         // SAFETY: the caller vouches for it.
         _ => unsafe { libc::syscall(libc::SYS_ioctl, fd, request, arg) },
     };
-    // As the C library does: what an ioctl answers is an `int`.
+    // As in the C library, where the result of an ioctl is an `int`.
     answer as c_int
 }
 
-/// The way of a request, and what its call takes if that is the way.
+/// The plan for a request, and the arguments of the call if it goes to one.
 fn planned(fd: c_int, request: u32, arg: c_ulong, next_vcpu: Option<c_ulong>) -> (Plan, Arguments) {
-    // Most requests of most programs are not KVM's, and some come before `start`.
+    // Most requests of most programs are not KVM's, and some precede `start`.
     if replacement(request).is_none() || !READY.load(Ordering::Acquire) {
         return (plan(request, Kind::Other, arg, None), Arguments::default());
     }
@@ -107,9 +105,9 @@ fn planned(fd: c_int, request: u32, arg: c_ulong, next_vcpu: Option<c_ulong>) ->
     }
 }
 
-/// Does something behind the program's back, whose `errno` is kept.
+/// Does something, and keeps the `errno` of the program.
 fn quietly<T>(something: impl FnOnce() -> T) -> T {
-    // SAFETY: it is this thread's own.
+    // SAFETY: it belongs to this thread.
     let errno = unsafe { libc::__errno_location() };
     // SAFETY: as above.
     let before = unsafe { *errno };
@@ -119,9 +117,8 @@ fn quietly<T>(something: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Ends the program if a vCPU has another id than was asked for: vCPUs were made
-/// behind this library's back, and nothing that the program does from here on
-/// would be what it is believed to do.
+/// Ends the program if a vCPU has another id than it asked for. In that case the program
+/// has made vCPUs without this library, and its further work would test nothing.
 fn check_id(vcpu: c_int, id: c_ulong) {
     if file::vcpu_id(vcpu) != Some(id) {
         die(c"kvm-preload: a vCPU has another id than was asked for\n");

@@ -1,18 +1,17 @@
-//! Which id a VM's next vCPU would get from `kvm_create_vcpu`, which takes none:
+//! The id that the next vCPU of a VM would get from `kvm_create_vcpu`, which takes no id:
 //! the lowest that the VM does not use.
 //!
-//! A VM says nothing about the vCPUs that it has, so they are counted as they
-//! are made, and the count is kept where only this very VM is: at its open file,
-//! as the signal that it would raise (`F_SETSIG`) if it were one that raises any.
-//! It is there under every number that the file has and in every process that it
-//! is passed to, and gone with it. 0, which all files begin with, stands for a VM
-//! that was not made here, and so does for one whose vCPUs' ids have a gap.
+//! KVM does not tell the number of vCPUs of a VM, so this module counts them. The count is
+//! a property of the open file of the VM: the signal that the file would raise
+//! (`F_SETSIG`), if it raised any. All descriptors of the file share it, in each process,
+//! and it goes with the file. 0, with which each file begins, stands for a VM that this
+//! library has not made, and for a VM with a gap in the ids of its vCPUs.
 
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use libc::{c_int, c_ulong};
 
-/// The highest signal, and as many vCPUs can be counted.
+/// The highest signal, and the highest count.
 const MOST: c_int = 64;
 
 const F_SETSIG: c_int = 10;
@@ -40,15 +39,14 @@ fn note(vm: c_int, next: Option<c_ulong>) {
         .and_then(|next| c_int::try_from(next + 1).ok())
         .filter(|signal| *signal <= MOST)
         .unwrap_or(0);
-    // SAFETY: the command touches no memory. Without it the VM stays as it
-    // began, unknown.
+    // SAFETY: the command touches no memory. If it fails, the VM remains unknown.
     unsafe { libc::fcntl(vm, F_SETSIG, signal) };
 }
 
-/// Held while a vCPU is made, from looking at the VM to noting the new vCPU.
+/// A lock, held from the look at the VM to the note of the new vCPU.
 pub(crate) struct Making(());
 
-/// The process that makes one, 0 for none.
+/// The process that makes a vCPU, 0 for none.
 static MAKING: AtomicI32 = AtomicI32::new(0);
 
 impl Making {
@@ -57,8 +55,7 @@ impl Making {
         // SAFETY: the call touches no memory and cannot fail.
         let this = unsafe { libc::getpid() };
         let free = |holder| (holder != this).then_some(this);
-        // A holder of another process is what a fork has left of its parent: no
-        // thread of this one.
+        // After a fork the holder may be the parent, which is no thread of this process.
         while MAKING
             .fetch_update(Ordering::Acquire, Ordering::Relaxed, free)
             .is_err()

@@ -1,4 +1,4 @@
-//! The files of a vCPU: their names, and what passes through each.
+//! The files of a vCPU: their names, and the structure of each.
 
 use std::ffi::CStr;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -48,20 +48,19 @@ impl File {
             .find(|file| Some(file.name()) == call.file)
     }
 
-    /// Whether it can be read. Each can be written.
+    /// Whether a program can read the file. It can write each.
     #[must_use]
     pub fn is_readable(self) -> bool {
         !matches!(self, Self::Sigmask | Self::Debug | Self::Interrupt)
     }
 
-    /// Opens it for all that can be done with it, close-on-exec.
+    /// Opens the file to read and write, or only to write, close-on-exec.
     ///
     /// # Errors
     ///
-    /// `ENOTDIR` when `vcpu` is no vCPU's but another file of KVM's, or no
-    /// directory at all; `ENOENT` when it is another directory; `EACCES` when
-    /// another user has made the vCPU; `EIO` when another process has, or the
-    /// virtual machine is dead; `EMFILE`, `ENFILE`.
+    /// `ENOTDIR` if `vcpu` is no directory, as other files of KVM; `ENOENT` if it is
+    /// another directory; `EACCES` if another user has made the vCPU; `EIO` if another
+    /// process has made it, or the VM is dead; `EMFILE`, `ENFILE`.
     pub fn open(self, vcpu: BorrowedFd<'_>) -> Result<OwnedFd> {
         let mode = if self.is_readable() {
             OFlag::O_RDWR
@@ -72,36 +71,36 @@ impl File {
     }
 }
 
-/// Reads a structure whole: the kernel refuses anything else.
+/// Reads a whole structure. The kernel refuses to read a part.
 ///
 /// # Safety
 ///
-/// `value` is good for `size` bytes, and any bytes are a value of it.
+/// `value` has to be valid for `size` bytes, and any bytes have to be a value of it.
 #[inline(always)]
 unsafe fn read<T>(file: BorrowedFd<'_>, value: *mut T, size: usize) -> Result<usize> {
     // SAFETY: the kernel writes as many bytes at most.
     number(unsafe { syscall3(libc::SYS_read, fd(file), output(value), size) })
 }
 
-/// Writes a structure whole.
+/// Writes a whole structure.
 ///
 /// # Safety
 ///
-/// `value` is good for `size` bytes.
+/// `value` has to be valid for `size` bytes.
 #[inline(always)]
 unsafe fn write<T>(file: BorrowedFd<'_>, value: *const T, size: usize) -> Result<usize> {
     // SAFETY: the kernel reads as many bytes.
     number(unsafe { syscall3(libc::SYS_write, fd(file), input(value), size) })
 }
 
-/// A structure that has one file and one size, and nothing but integers in it.
+/// A structure of integers, with a file of its own and one size.
 ///
 /// # Safety
 ///
-/// Any bytes are a value of it.
+/// Any bytes have to be a value of it.
 pub unsafe trait Structure {}
 
-// SAFETY: registers are integers, and so is what is between them.
+// SAFETY: registers are integers, and so is the padding between them.
 unsafe impl Structure for kvm_sys::kvm_regs {}
 // SAFETY: as above.
 unsafe impl Structure for kvm_sys::kvm_sregs {}
@@ -124,19 +123,19 @@ pub(super) fn set<T: Structure>(file: BorrowedFd<'_>, value: &T) -> Result<()> {
     unsafe { write(file, value, size_of::<T>()) }.map(drop)
 }
 
-/// All MSRs that the vCPU has of those that KVM saves and restores.
+/// Reads all MSRs that the vCPU has, of those that KVM saves and restores.
 pub(super) fn get_all_msrs(file: BorrowedFd<'_>) -> Result<Msrs> {
-    // A list of this length is no error: it is what KVM says is enough.
+    // KVM guarantees that this length is enough.
     let mut msrs = Msrs::new(KVM_MAX_MSR_ENTRIES).map_err(|_| Errno::ENOMEM)?;
     let size = size_of::<kvm_msrs>() + KVM_MAX_MSR_ENTRIES * size_of::<kvm_msr_entry>();
-    // SAFETY: the list has room for as much, and the kernel says in the header
-    // how much of it there is.
+    // SAFETY: the list has room for that size, and the kernel writes the number of
+    // entries into the header.
     unsafe { read(file, msrs.as_mut_fam_struct_ptr(), size) }?;
     Ok(msrs)
 }
 
-/// Those whose indices `msrs` holds, up to the first that the file lacks. A read
-/// takes no question, so the kernel is asked for all.
+/// Reads the MSRs whose indices `msrs` holds, up to the first that the file lacks. A read
+/// cannot ask for particular MSRs, so this reads all.
 pub(super) fn get_msrs(file: BorrowedFd<'_>, msrs: &mut Msrs) -> Result<usize> {
     let all = get_all_msrs(file)?;
     let mut count = 0;
@@ -159,8 +158,8 @@ pub(super) fn set_msrs(file: BorrowedFd<'_>, msrs: &Msrs) -> Result<usize> {
 pub(super) fn get_cpuid(file: BorrowedFd<'_>) -> Result<CpuId> {
     let mut cpuid = CpuId::new(KVM_MAX_CPUID_ENTRIES).map_err(|_| Errno::ENOMEM)?;
     let size = size_of::<kvm_cpuid2>() + KVM_MAX_CPUID_ENTRIES * size_of::<kvm_cpuid_entry2>();
-    // SAFETY: the list has room for as much, and the kernel says in the header
-    // how much of it there is.
+    // SAFETY: the list has room for that size, and the kernel writes the number of
+    // entries into the header.
     unsafe { read(file, cpuid.as_mut_fam_struct_ptr(), size) }?;
     Ok(cpuid)
 }
@@ -175,7 +174,7 @@ pub(super) fn set_signal_mask(file: BorrowedFd<'_>, mask: Option<&SigSet>) -> Re
     match mask.map(signal_mask) {
         // SAFETY: it is a value of its own.
         Some(mask) => unsafe { write(file, &raw const mask, size_of_val(&mask)) }.map(drop),
-        // The length of a mask that is none.
+        // A mask of length 0, which is no mask.
         None => set(file, &0_u32),
     }
 }
