@@ -110,7 +110,8 @@ fn numbers(text: &str) -> Vec<usize> {
     let mut numbers = Vec::new();
     let mut follows = false;
     for word in text.split_whitespace() {
-        let bare = word.trim_matches(|it: char| !it.is_alphanumeric());
+        // The option --patch is another word.
+        let bare = word.trim_matches(|it: char| !it.is_alphanumeric() && it != '-');
         match bare.parse() {
             Ok(number) if follows => {
                 numbers.push(number);
