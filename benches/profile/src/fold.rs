@@ -1,4 +1,4 @@
-//! Stacks of functions, made of a stream of instructions.
+//! Stacks of functions from a stream of instructions.
 
 use std::collections::BTreeMap;
 
@@ -7,24 +7,24 @@ use anyhow::{Result, ensure};
 use crate::stream::{Kind, Run, Stream};
 use crate::symbols::{ENTRY, Symbols, is_kernel};
 
-/// How many instructions each stack of functions took, its functions joined by
-/// semicolons, the outermost first.
+/// The number of instructions in each stack of functions. A stack is the names of its
+/// functions joined by semicolons, the outermost first.
 pub type Folded = BTreeMap<String, u64>;
 
-/// The guest's instructions, among the host's functions.
+/// The name of the guest in a stack.
 pub const GUEST: &str = "guest";
-/// The program's.
+/// The name of the program in user space.
 pub const PROGRAM: &str = "program";
-/// A program of BPF, which the kernel has compiled: it has no symbol.
+/// The name of a compiled BPF program, which has no symbol.
 pub const BPF: &str = "BPF program";
-/// Tasks that were switched to.
+/// The name of a task that the scheduler switches to.
 pub const ELSEWHERE: &str = "another task";
 
-/// Folds a stream. The sum of all stacks is the number of its instructions.
+/// Folds a stream. The sum of all stacks is the number of instructions in the stream.
 ///
 /// # Errors
 ///
-/// When the symbols are not those of the kernel that has executed it.
+/// If the symbols belong to another kernel.
 pub fn fold(stream: &Stream, symbols: &Symbols) -> Result<Folded> {
     let into_kernel =
         |pair: &[Run]| pair[0].last == Kind::SystemCall && pair[1].start != pair[0].end;
@@ -52,22 +52,22 @@ pub fn fold(stream: &Stream, symbols: &Symbols) -> Result<Folded> {
     Ok(folded)
 }
 
-/// A function that was entered.
+/// A function on the stack.
 #[derive(Clone, Debug)]
 struct Frame {
     name: String,
-    /// Where it returns to; none for what no call has entered.
+    /// The return address, if a call has entered the function.
     back: Option<u64>,
-    /// Whether an interrupt or an exception has entered it.
+    /// Whether an interrupt or an exception has entered the function.
     interrupt: bool,
 }
 
-/// The functions of one task, the outermost first.
+/// The stack of one task, the outermost function first.
 #[derive(Clone, Debug, Default)]
 struct Stack(Vec<Frame>);
 
 impl Stack {
-    /// Goes back to where a function returns to, if any of them does.
+    /// Returns to an address, if it is the return address of a function on the stack.
     fn go_back(&mut self, to: u64) -> bool {
         match self.0.iter().rposition(|frame| frame.back == Some(to)) {
             Some(at) => {
@@ -82,16 +82,16 @@ impl Stack {
 struct Walk<'a> {
     symbols: &'a Symbols,
     stack: Stack,
-    /// Those of the tasks that were switched from.
+    /// The stacks of the tasks that do not run.
     parked: Vec<Stack>,
-    /// Where the host goes on when its guest has exited.
+    /// The address at which the host continues after the guest's exit.
     guest: Option<u64>,
-    /// Where a call returns to that is still in the thunk for it.
+    /// The return address of a call that is still in its thunk.
     through: Option<u64>,
 }
 
 impl Walk<'_> {
-    /// The stack of a run that comes after `last`.
+    /// Returns the stack of a run that follows `last`.
     fn step(&mut self, last: Option<&Run>, run: &Run) -> String {
         let pc = run.start;
         if let Some(last) = last
@@ -111,8 +111,7 @@ impl Walk<'_> {
         let called = last.is_some_and(|last| last.last == Kind::Call);
         let (name, first) = self.symbols.find(pc).unwrap_or((BPF, called));
         if is_thunk(name) && !resumed {
-            // Whoever goes through it is in the function that has gone there,
-            // and goes on to another.
+            // The thunk counts for the function that goes through it.
             if let Some(last) = last
                 && last.last == Kind::Call
                 && !is_return(name)
@@ -134,7 +133,7 @@ impl Walk<'_> {
         self.shown()
     }
 
-    /// Goes from the last run to a function.
+    /// Enters, returns to or continues a function after the last run.
     fn arrive(&mut self, last: Option<&Run>, pc: u64, name: &str, first: bool) {
         if is_interrupt(name) && first {
             return self.push(name, None, true);
@@ -162,8 +161,7 @@ impl Walk<'_> {
         });
     }
 
-    /// A function has gone over to another, which returns for it; or is still
-    /// the same.
+    /// Continues the function, or replaces it after a tail call.
     fn replace(&mut self, name: &str) {
         match self.stack.0.last_mut() {
             Some(frame) => {
@@ -175,8 +173,8 @@ impl Walk<'_> {
         }
     }
 
-    /// A return to where none of this task's functions was called from: another
-    /// task's, if the scheduler was here.
+    /// Switches to another task, if the scheduler returns to an address that is not on this
+    /// task's stack.
     fn switch(&mut self, pc: u64) -> bool {
         let switching = |stack: &Stack| stack.0.iter().any(|it| it.name == "__switch_to_asm");
         if !switching(&self.stack) {
@@ -207,13 +205,12 @@ impl Walk<'_> {
     }
 }
 
-/// Code that stands for a single return, jump or call, so that it cannot be
-/// mistrained, or so that it can be patched.
+/// Whether a function is a thunk for a return, a jump or a call.
 fn is_thunk(name: &str) -> bool {
     name.starts_with("__x86_indirect_") || name.starts_with("__SCT__") || is_return(name)
 }
 
-/// Code that stands for a return: a call of it returns from its caller.
+/// Whether a function is a thunk for a return. A jump to it returns from its caller.
 fn is_return(name: &str) -> bool {
     name.contains("return_thunk") || name.ends_with("safe_ret")
 }

@@ -1,9 +1,8 @@
-//! Where the instructions of a call go.
+//! Profiles of calls: the functions of their instructions.
 //!
-//! A bench puts [`mark!`]s around each call. The recorder, which is loaded into
-//! the emulator, hands every instruction between them to a [`Recorder`], which
-//! keeps the stream of the most common outcome. With the machine's own
-//! [`Symbols`], [`fold()`] makes stacks of functions of it.
+//! A bench puts [`mark!`]s around each call. The QEMU plugin passes each instruction between
+//! them to a [`Recorder`], which keeps the most common stream. [`fold()`] makes stacks of
+//! functions of the stream, with the machine's own [`Symbols`].
 
 pub mod fold;
 pub mod marker;

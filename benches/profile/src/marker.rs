@@ -1,33 +1,32 @@
-//! Marks in a program that only an emulator sees: instructions that do nothing,
-//! and cost no more than that.
+//! Marks in a program for the emulator: NOPs, which do nothing on a processor.
 
-/// What a mark stands for.
+/// The kind of a mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Marker {
-    /// What comes now is measured by itself: a new section.
+    /// A new section begins.
     Section = 1,
-    /// The next instruction is the first that counts.
+    /// The next instruction is the first of a call.
     Begin = 2,
-    /// The last instruction was the last that counted.
+    /// The previous instruction was the last of the call.
     End = 3,
-    /// The section is at its end: nothing that follows counts before the next.
+    /// The section ends.
     Close = 4,
 }
 
 impl Marker {
-    /// All of them.
+    /// Each kind.
     pub const ALL: [Self; 4] = [Self::Section, Self::Begin, Self::End, Self::Close];
 }
 
-/// What the displacement of a mark's NOP spells, above the kind of the mark.
+/// The displacement of the NOP, without the kind of the mark in its last byte.
 pub const MAGIC: u32 = u32::from_be_bytes(*b"kvm\0");
 
 /// `nopl displacement(%rax,%rax)` without the displacement.
 const NOP: [u8; 4] = [0x0f, 0x1f, 0x84, 0x00];
 
 impl Marker {
-    /// The mark that an instruction is.
+    /// Returns the kind of mark that an instruction is, if it is one.
     #[must_use]
     pub fn of(instruction: &[u8]) -> Option<Self> {
         let displacement = instruction.strip_prefix(&NOP)?;
@@ -38,12 +37,12 @@ impl Marker {
     }
 }
 
-/// Puts a mark here, a constant [`Marker`].
+/// Inserts a mark. The argument is a constant [`Marker`].
 #[macro_export]
 macro_rules! mark {
     ($marker:expr) => {
-        // SAFETY: the instruction does nothing. Without `nomem`, nothing that
-        // touches memory is moved across it.
+        // SAFETY: the instruction does nothing. Without `nomem`, the compiler moves no
+        // memory access across it.
         unsafe {
             ::std::arch::asm!(
                 ".byte 0x0f, 0x1f, 0x84, 0x00",

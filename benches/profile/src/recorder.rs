@@ -1,4 +1,4 @@
-//! What happens between marks, section by section.
+//! The instructions between marks, by section.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -8,29 +8,27 @@ use serde::{Deserialize, Serialize};
 use crate::marker::Marker;
 use crate::stream::{Instruction, Stream};
 
-/// What was recorded between two marks of a new section.
+/// The recording of one section.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Section {
-    /// What calls took, the most common first.
+    /// The numbers of instructions of the calls, the most common first.
     pub variants: Vec<Variant>,
-    /// The most common stream of instructions, of those whose number is the most
-    /// common one.
+    /// The most common stream among those with the most common number of instructions.
     pub stream: Stream,
-    /// How many calls had exactly that stream.
+    /// The number of calls with exactly this stream.
     pub calls: u64,
 }
 
-/// Calls that took as many instructions.
+/// The calls with the same number of instructions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Variant {
-    /// How many.
+    /// The number of instructions.
     pub instructions: u64,
-    /// How many calls did.
+    /// The number of calls.
     pub calls: u64,
 }
 
-/// The streams of a section that is not at its end: how often each was seen,
-/// and when first.
+/// The streams of an open section, each with its number of calls and its order.
 #[derive(Default)]
 struct Seen(HashMap<Stream, (u64, usize)>);
 
@@ -82,17 +80,17 @@ impl Seen {
     }
 }
 
-/// Takes the machine's instructions as they come.
+/// Records the instructions of a machine.
 #[derive(Default)]
 pub struct Recorder {
     closed: Vec<Section>,
     open: Option<Seen>,
-    /// What each processor has executed since it was told to begin.
+    /// The stream of each processor since its last [`Marker::Begin`].
     processors: Vec<Option<Stream>>,
 }
 
 impl Recorder {
-    /// A processor executes a mark.
+    /// Records that a processor executes a mark.
     pub fn mark(&mut self, processor: usize, marker: Marker) {
         match marker {
             Marker::Section => {
@@ -110,14 +108,14 @@ impl Recorder {
         }
     }
 
-    /// A processor executes anything else.
+    /// Records that a processor executes another instruction.
     pub fn execute(&mut self, processor: usize, instruction: Instruction) {
         if let Some(Some(stream)) = self.processors.get_mut(processor) {
             stream.push(instruction);
         }
     }
 
-    /// What came of it, section by section.
+    /// Returns the recording by section.
     #[must_use]
     pub fn finish(mut self) -> Vec<Section> {
         self.close();
@@ -182,7 +180,7 @@ mod tests {
         recorder.mark(1, Marker::Begin);
         recorder.execute(0, plain(1));
         recorder.execute(1, plain(2));
-        // Nothing has begun here.
+        // This processor has not begun.
         recorder.mark(0, Marker::End);
         recorder.mark(1, Marker::End);
         recorder.execute(1, plain(3));

@@ -1,18 +1,18 @@
-//! Instructions as they were executed, one after the other.
+//! Streams of executed instructions.
 
 use serde::{Deserialize, Serialize};
 
-/// How an instruction hands over to the next one.
+/// The way in which an instruction passes control to the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[repr(u8)]
 pub enum Kind {
-    /// It falls through to what follows.
+    /// It falls through to the next instruction.
     Plain,
     /// It calls.
     Call,
     /// It returns.
     Return,
-    /// It jumps, or may.
+    /// It jumps, or can jump.
     Jump,
     /// It enters the kernel.
     SystemCall,
@@ -25,39 +25,39 @@ pub enum Kind {
 /// One instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Instruction {
-    /// Its address.
+    /// The address.
     pub pc: u64,
-    /// Its length in bytes.
+    /// The length in bytes.
     pub len: u8,
-    /// What comes after it.
+    /// The kind, which determines the next instruction.
     pub kind: Kind,
 }
 
-/// Instructions that follow one another in memory, too.
+/// Instructions that are adjacent in memory, too.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Run {
-    /// The address of the first.
+    /// The address of the first instruction.
     pub start: u64,
-    /// The address after the last.
+    /// The address after the last instruction.
     pub end: u64,
-    /// How many were executed. An instruction that repeats itself counts as
-    /// often as it does.
+    /// The number of executed instructions. An instruction that repeats itself counts each
+    /// time.
     pub count: u64,
-    /// What kind the last one is.
+    /// The kind of the last instruction.
     pub last: Kind,
 }
 
-/// Runs, one after the other.
+/// A sequence of runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Stream(pub Vec<Run>);
 
 impl Stream {
-    /// Adds an instruction. `again` says that the last one is executed again.
+    /// Adds an instruction.
     pub fn push(&mut self, it: Instruction) {
         let end = it.pc + u64::from(it.len);
         if let Some(run) = self.0.last_mut() {
             let repeats = run.end == end && run.last == Kind::Plain && it.kind == Kind::Plain;
-            // What a guest executes is none of the code around its entry.
+            // A guest's instructions do not continue the code around its entry.
             let follows = run.end == it.pc && run.last != Kind::Vmrun;
             if repeats || follows {
                 run.end = end;
@@ -74,7 +74,7 @@ impl Stream {
         });
     }
 
-    /// How many instructions there are.
+    /// The number of instructions.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.0.iter().map(|run| run.count).sum()

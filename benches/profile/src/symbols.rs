@@ -1,42 +1,42 @@
-//! The names of a machine's functions.
+//! The names of a kernel's functions.
 
 use std::ops::Range;
 
 use anyhow::{Result, ensure};
 
-/// A function of the kernel's or of a module's.
+/// A function of the kernel or of a module.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Symbol {
     address: u64,
     name: String,
 }
 
-/// What `/proc/kallsyms` says of functions.
+/// The functions in `/proc/kallsyms`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Symbols {
     functions: Vec<Symbol>,
-    /// Where there are functions: in the kernel itself, and in its modules.
+    /// The address ranges of functions: the kernel and its modules.
     places: Vec<Range<u64>>,
 }
 
-/// Where a system call enters the kernel.
+/// The function by which a system call enters the kernel.
 pub const ENTRY: &str = "entry_SYSCALL_64";
 
-/// Where the kernel's half of the addresses begins.
+/// The first address of the kernel's half.
 const KERNEL: u64 = 1 << 63;
 
-/// Whether an address is the kernel's.
+/// Whether an address belongs to the kernel.
 #[must_use]
 pub fn is_kernel(address: u64) -> bool {
     address >= KERNEL
 }
 
 impl Symbols {
-    /// Reads the texts of `/proc/kallsyms` and of `/proc/modules`.
+    /// Parses `/proc/kallsyms` and `/proc/modules`.
     ///
     /// # Errors
     ///
-    /// When there are no functions, or their addresses are hidden.
+    /// If there are no functions, or if their addresses are hidden.
     pub fn parse(kallsyms: &str, modules: &str) -> Result<Self> {
         let mut functions: Vec<_> = kallsyms.lines().filter_map(function).collect();
         ensure!(!functions.is_empty(), "/proc/kallsyms names no function");
@@ -45,7 +45,7 @@ impl Symbols {
             "/proc/kallsyms hides its addresses (kernel.kptr_restrict)"
         );
         functions.sort_by(|a, b| (a.address, &a.name).cmp(&(b.address, &b.name)));
-        // Past the end of the kernel's text there is none of its functions.
+        // The kernel has no functions after the end of its text.
         let end = functions.iter().find(|symbol| symbol.name == "_etext");
         let end = end.map_or(u64::MAX, |symbol| symbol.address);
         functions.dedup_by_key(|symbol| symbol.address);
@@ -54,7 +54,7 @@ impl Symbols {
         Ok(Self { functions, places })
     }
 
-    /// The function that an address is in, and whether it is its first.
+    /// Returns the function of an address, and whether it is the first address.
     #[must_use]
     pub fn find(&self, address: u64) -> Option<(&str, bool)> {
         let functions = &self.functions;
@@ -65,7 +65,7 @@ impl Symbols {
     }
 }
 
-/// The function that a line tells of, if it does.
+/// Parses the function in a line, if there is one.
 fn function(line: &str) -> Option<Symbol> {
     let mut words = line.split_ascii_whitespace();
     let address = u64::from_str_radix(words.next()?, 16).ok()?;
@@ -78,9 +78,9 @@ fn function(line: &str) -> Option<Symbol> {
     })
 }
 
-/// Where a module is that a line tells of.
+/// Parses the address range of the module in a line.
 fn place(line: &str) -> Option<Range<u64>> {
-    // Its name, its size, its users, who they are, its state, its address.
+    // Name, size, number of users, users, state, address.
     let words: Vec<_> = line.split_ascii_whitespace().collect();
     let size: u64 = words.get(1)?.parse().ok()?;
     let address = words.get(5)?.strip_prefix("0x")?;
@@ -88,10 +88,10 @@ fn place(line: &str) -> Option<Range<u64>> {
     Some(address..address.checked_add(size)?)
 }
 
-/// The function that a symbol is a part of: compilers put what is rarely
-/// executed elsewhere, and the entry of system calls has names for its parts.
+/// Returns the function that a symbol is a part of. Compilers move cold code elsewhere, and
+/// the entry of system calls has names for its parts.
 fn whole(name: &str) -> &str {
-    // Clones of a function for some of its callers have a suffix, too.
+    // Clones of a function have a suffix, too.
     let function = name.split('.').next().unwrap_or(name);
     if function.starts_with("entry_SYSCALL_64_") {
         ENTRY

@@ -1,8 +1,8 @@
-//! Hands what QEMU executes to a [`Recorder`], from the first mark on, and
-//! writes what it has recorded when QEMU exits.
+//! A QEMU plugin that passes executed instructions to a [`Recorder`] from the first mark on,
+//! and writes the recording when QEMU exits.
 //!
-//! Loaded by `-plugin librecorder.so,out=FILE`. Before the first mark nothing
-//! but marks is watched, so that a boot takes no longer than usual.
+//! `-plugin librecorder.so,out=FILE` loads it. Before the first mark it watches only for
+//! marks, so that a boot takes no longer than usual.
 
 #![allow(missing_docs)]
 
@@ -19,16 +19,16 @@ use profile::marker::Marker;
 use profile::stream::{Instruction, Kind};
 use qemu_plugin_sys::*;
 
-/// The version of QEMU's interface that this is written for.
+/// The version of QEMU's plugin interface.
 #[unsafe(no_mangle)]
 pub static qemu_plugin_version: c_int = QEMU_PLUGIN_VERSION as c_int;
 
 static RECORDER: Mutex<Option<Recorder>> = Mutex::new(None);
 static OUT: Mutex<String> = Mutex::new(String::new());
-/// Whether all instructions are watched.
+/// Whether the plugin watches all instructions.
 static WATCHING: AtomicBool = AtomicBool::new(false);
 
-/// QEMU calls this when it loads the plugin.
+/// Installs the plugin. QEMU calls this when it loads the plugin.
 ///
 /// # Safety
 ///
@@ -41,7 +41,7 @@ pub unsafe extern "C" fn qemu_plugin_install(
     argv: *const *const c_char,
 ) -> c_int {
     let args = (0..argc as usize).map(|nth| {
-        // SAFETY: the caller says so.
+        // SAFETY: by the contract of this function.
         unsafe { CStr::from_ptr(*argv.add(nth)) }.to_string_lossy()
     });
     let mut out = args.filter_map(|arg| Some(arg.strip_prefix("out=")?.to_owned()));
@@ -49,9 +49,9 @@ pub unsafe extern "C" fn qemu_plugin_install(
         say("recorder: no out=FILE");
         return 1;
     };
-    *OUT.lock().expect("nobody panics with it") = out;
-    *RECORDER.lock().expect("nobody panics with it") = Some(Recorder::default());
-    // SAFETY: the id is this plugin's, and the functions live as long as it.
+    *OUT.lock().expect("it is not poisoned") = out;
+    *RECORDER.lock().expect("it is not poisoned") = Some(Recorder::default());
+    // SAFETY: the id is this plugin's, and the functions live as long as the plugin.
     unsafe { register(id) };
     0
 }
@@ -67,14 +67,14 @@ unsafe extern "C" fn register(id: qemu_plugin_id_t) {
     }
 }
 
-/// Watches a block's marks, and its other instructions too once there was one.
+/// Watches the marks of a block and, after the first mark, its other instructions.
 ///
 /// # Safety
 ///
-/// `block` is QEMU's, during the call.
+/// `block` is a block of QEMU that is valid during the call.
 unsafe extern "C" fn translate(id: qemu_plugin_id_t, block: *mut qemu_plugin_tb) {
     let watching = WATCHING.load(Ordering::Relaxed);
-    // SAFETY: QEMU lends the block and its instructions for the call.
+    // SAFETY: the block and its instructions are valid during the call.
     unsafe {
         for nth in 0..qemu_plugin_tb_n_insns(block) {
             let instruction = qemu_plugin_tb_get_insn(block, nth);
@@ -98,8 +98,8 @@ unsafe extern "C" fn translate(id: qemu_plugin_id_t, block: *mut qemu_plugin_tb)
     }
 }
 
-/// At the first mark: from now on all is watched. What is translated already is
-/// translated again, this block too, once it is left.
+/// Watches all instructions from the first mark on. QEMU translates all blocks again, the
+/// current block after its end.
 unsafe extern "C" fn begin(_processor: c_uint, id: *mut c_void) {
     if !WATCHING.swap(true, Ordering::Relaxed) {
         // SAFETY: the id is this plugin's.
@@ -119,7 +119,7 @@ unsafe extern "C" fn execute(processor: c_uint, packed: *mut c_void) {
 }
 
 fn with_recorder(f: impl FnOnce(&mut Recorder)) {
-    if let Some(recorder) = &mut *RECORDER.lock().expect("nobody panics with it") {
+    if let Some(recorder) = &mut *RECORDER.lock().expect("it is not poisoned") {
         f(recorder);
     }
 }
@@ -134,8 +134,8 @@ const KINDS: [Kind; 7] = [
     Kind::Vmrun,
 ];
 
-/// An instruction in a word, instead of memory that would never be freed: an
-/// address has no more than 48 bits that matter.
+/// Packs an instruction into a word, because allocated memory would never be freed. An
+/// address has 48 significant bits.
 fn pack(pc: u64, bytes: &[u8]) -> u64 {
     pc << 16 | (kind(pc, bytes) as u64) << 8 | bytes.len() as u64
 }
@@ -170,8 +170,8 @@ fn kind(pc: u64, bytes: &[u8]) -> Kind {
 }
 
 unsafe extern "C" fn finish(_id: qemu_plugin_id_t, _: *mut c_void) {
-    let recorder = RECORDER.lock().expect("nobody panics with it").take();
-    let out = OUT.lock().expect("nobody panics with it");
+    let recorder = RECORDER.lock().expect("it is not poisoned").take();
+    let out = OUT.lock().expect("it is not poisoned");
     let sections = recorder.map(Recorder::finish).unwrap_or_default();
     let written = File::create(&*out).and_then(|file| {
         let mut file = BufWriter::new(file);
@@ -185,6 +185,6 @@ unsafe extern "C" fn finish(_id: qemu_plugin_id_t, _: *mut c_void) {
 
 fn say(what: &str) {
     let what = CString::new(format!("{what}\n")).unwrap_or_default();
-    // SAFETY: the string lives during the call.
+    // SAFETY: the string is valid during the call.
     unsafe { qemu_plugin_outs(what.as_ptr()) };
 }
