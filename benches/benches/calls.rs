@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use benches::counter;
 use benches::estimate::Criteria;
-use benches::{Case, Interfaces};
+use benches::{Interfaces, cases};
 
 fn main() -> ExitCode {
     // `cargo test` asks benches only whether they can be built and started.
@@ -33,10 +33,10 @@ fn bench() -> anyhow::Result<()> {
         eprintln!("Without guests in 64-bit mode, which this KVM does not run");
     }
     let mut criteria = Criteria::from_args(counter::detect());
-    for case in Case::all() {
+    for case in cases::all() {
         if interfaces.can(case) {
             let workloads = interfaces.workloads(case).collect::<anyhow::Result<_>>()?;
-            criteria.measure(&case.name(), workloads);
+            criteria.measure(case.name, workloads);
         }
     }
     criteria.finish();

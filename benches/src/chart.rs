@@ -6,9 +6,11 @@
 use anyhow::{Context, Result};
 use askama::Template;
 
-use crate::interface::INTERFACES;
+use crate::case::ONE_CALL;
+use crate::cases;
+use crate::interface::Column;
 use crate::legend;
-use crate::record::{Record, Row, Run};
+use crate::record::{CaseRow, Record, Run};
 
 /// The cases of the chart at the top of the README and of the report.
 pub const FIRST: [&str; 4] = [
@@ -38,34 +40,10 @@ pub const WORK: [&str; 7] = [
     "interrupt_by_another_thread",
 ];
 
-/// The description of a row that is one call, or that has none.
-pub const ONE_CALL: &str = "one call";
-
-/// A row of the comparison in a few words.
+/// Describes a row in a few words.
 #[must_use]
-pub fn describe(row: &str) -> &str {
-    match row {
-        "null_syscall" => "getppid(), a system call that does nothing",
-        "kvm_run_pio_out" => "a run to an exit: the guest writes a port",
-        "kvm_run_pio_in" => "a run to an exit: the guest reads a port",
-        "kvm_run_mmio_write" => "a run to an exit: the guest writes MMIO",
-        "kvm_run_mmio_read" => "a run to an exit: the guest reads MMIO",
-        "kvm_run_hlt" => "a run to an exit: the guest halts",
-        "kvm_run_immediate_exit" => "a run that returns before the guest",
-        "kvm_get_regs" => "get the general registers",
-        "kvm_set_regs" => "set the general registers",
-        "emulation_loop" => "a port exit, registers read and written",
-        "mmio_emulation_loop" => "an MMIO exit, registers read and written",
-        "registers_read_written" => "regs, sregs and fpu read and written",
-        "vcpu_saved_restored" => "a whole vCPU saved and restored",
-        "debugger_step" => "a guest single-stepped, registers read",
-        "memory_mapped" => "memory mapped into the guest and unmapped",
-        "page_replaced" => "one page replaced and put back",
-        "dirty_pages_fetched" => "the dirty log of 16 pages, one written",
-        "kick" => "another thread's vCPU made to exit",
-        "interrupt_by_another_thread" => "an interrupt from another thread",
-        _ => ONE_CALL,
-    }
+pub fn describe(row: &str) -> &'static str {
+    cases::named(row).map_or(ONE_CALL, |case| case.work)
 }
 
 /// A chart of some cases.
@@ -113,9 +91,6 @@ const LARGEST: f64 = 1.5;
 /// The narrowest bar that has room for its figure.
 const ROOM: f64 = 16.0;
 
-/// The interfaces of an unpatched kernel.
-const STOCK: [&str; 3] = ["ioctl", "sync-regs", "kvm-ioctls"];
-
 impl<'a> Chart<'a> {
     /// The chart of these rows of a record's first run, as part of a page. `None` if no
     /// row compares anything.
@@ -141,7 +116,7 @@ impl<'a> Chart<'a> {
     ///
     /// # Errors
     ///
-    /// When the template cannot be filled in.
+    /// If the template cannot be filled in.
     pub fn file(mut self) -> Result<String> {
         self.alone = true;
         self.render().context("the chart")
@@ -191,19 +166,20 @@ impl Group<'_> {
     }
 }
 
-fn group<'a>(row: &'a Row, top: &mut usize) -> Option<Group<'a>> {
+fn group<'a>(row: &'a CaseRow, top: &mut usize) -> Option<Group<'a>> {
     let mut bars = Vec::new();
-    for name in INTERFACES {
+    for column in Column::ALL {
+        let name = column.name();
         // The crate makes the same ioctls. The tables have its figures.
-        if name == "kvm-ioctls" {
+        if column == Column::KvmIoctls {
             continue;
         }
-        let (Some(figure), Some(ratio)) = (row.figures.get(name), row.ratio(name)) else {
+        let (Some(figure), Some(ratio)) = (row.figures.get(name), row.share(name, "ioctl")) else {
             continue;
         };
         bars.push(Bar {
             name,
-            stock: STOCK.contains(&name),
+            stock: column.is_stock(),
             top: *top + TITLE + BAR * bars.len(),
             figure: format!("{:.0}", figure.value()?),
             share: ratio,

@@ -1,5 +1,5 @@
-//! What time is measured in: instructions where the machine's clock counts
-//! them, else nanoseconds.
+//! The unit of time: instructions if the machine's clock counts them, otherwise
+//! nanoseconds.
 
 use std::arch::asm;
 use std::arch::x86_64::_rdtsc;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Unit {
-    /// Instructions, by a time stamp counter that advances by one with each.
+    /// Instructions, by a time stamp counter that each instruction advances by one.
     Instructions,
     /// Nanoseconds.
     Nanoseconds,
@@ -32,10 +32,10 @@ pub fn now() -> u64 {
     unsafe { _rdtsc() }
 }
 
-/// Finds out what the time stamp counter counts.
+/// Determines whether the time stamp counter counts instructions.
 ///
-/// QEMU's -icount makes it count instructions. No processor takes exactly 1000
-/// ticks more for 1000 instructions more, each time that it is tried.
+/// It does with QEMU's -icount. On a processor, 1000 more instructions do not take exactly
+/// 1000 more ticks in each of several tries.
 #[must_use]
 pub fn detect() -> Unit {
     let exact = (0..16).all(|_| measure_nops::<2000>() - measure_nops::<1000>() == 1000);
@@ -46,8 +46,8 @@ pub fn detect() -> Unit {
     }
 }
 
-/// The ticks that `N` instructions take which do nothing; the least of a few
-/// tries, for an interrupt may come between.
+/// Returns the ticks of `N` NOPs: the least of a few tries, because an interrupt may add
+/// some.
 #[inline(never)]
 fn measure_nops<const N: usize>() -> i64 {
     (0..4)
@@ -60,5 +60,5 @@ fn measure_nops<const N: usize>() -> i64 {
             now().wrapping_sub(start) as i64
         })
         .min()
-        .expect("it was tried")
+        .expect("there are four tries")
 }

@@ -44,7 +44,7 @@ impl Diff {
     ///
     /// # Errors
     ///
-    /// When their units differ.
+    /// If their units differ.
     pub fn new(old: &Record, new: &Record) -> Result<Self> {
         ensure!(
             old.unit == new.unit,
@@ -155,7 +155,7 @@ mod tests {
     use super::*;
     use crate::counter::Unit;
 
-    /// A record as a run has left it.
+    /// The kept record.
     fn kept() -> Record {
         serde_json::from_str(include_str!("../../docs/results.json")).unwrap()
     }

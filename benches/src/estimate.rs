@@ -1,4 +1,4 @@
-//! The same calls by criterion: a mean with its spread, plots, and a report.
+//! Estimates by criterion: a mean with its spread, plots, and a report.
 
 use std::path::Path;
 use std::time::Duration;
@@ -8,20 +8,20 @@ use criterion::{Criterion, PlottingBackend, Throughput};
 use serde::{Deserialize, Serialize};
 
 use crate::counter::{self, Unit};
-use crate::interface::Named;
+use crate::interfaces::Named;
 
 /// Criterion's estimate of a mean, in the unit of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
     /// The mean.
     pub mean: f64,
-    /// Where the mean lies with a probability of 95 %.
+    /// The interval that holds the mean with a probability of 95 %.
     pub interval: (f64, f64),
     /// The standard deviation.
     pub std_dev: f64,
 }
 
-/// Criterion, measuring in one unit or the other.
+/// Criterion with its unit.
 pub enum Criteria {
     /// In instructions.
     Instructions(Criterion<Instructions>),
@@ -30,7 +30,7 @@ pub enum Criteria {
 }
 
 impl Criteria {
-    /// Set up for `unit`, with the settings of the command line.
+    /// Configures criterion for `unit` and by the command line.
     #[must_use]
     pub fn from_args(unit: Unit) -> Self {
         match unit {
@@ -39,8 +39,8 @@ impl Criteria {
         }
     }
 
-    /// Set up for `unit`, with its files below `home`; to be `quick`, with few
-    /// samples and without plots.
+    /// Configures criterion for `unit`, with its files below `home`. If it is `quick`, it
+    /// takes few samples of times and draws no plots.
     #[must_use]
     pub fn below(home: &Path, unit: Unit, quick: bool) -> Self {
         match unit {
@@ -50,8 +50,8 @@ impl Criteria {
         }
     }
 
-    /// Measures a case on each of the interfaces that have a part in it, under
-    /// the ids `case/interface`; its report compares them.
+    /// Measures a case on each interface that has a part in it, with the ids
+    /// `case/interface`. The report compares the interfaces.
     pub fn measure(&mut self, case: &str, workloads: Vec<Named<'_>>) {
         match self {
             Self::Instructions(criterion) => measure(criterion, &Instructions, case, workloads),
@@ -59,7 +59,7 @@ impl Criteria {
         }
     }
 
-    /// Writes the report's index.
+    /// Writes the index of the report.
     pub fn finish(&self) {
         match self {
             Self::Instructions(criterion) => criterion.final_summary(),
@@ -68,8 +68,8 @@ impl Criteria {
     }
 }
 
-/// Few samples do where all are alike, and the emulated processor, which draws
-/// the plots as well, is slow.
+/// Few samples suffice, because they are alike. The emulated processor is slow, and draws
+/// the plots as well.
 fn instructions() -> Criterion<Instructions> {
     Criterion::default()
         .plotting_backend(PlottingBackend::Plotters)
@@ -87,7 +87,7 @@ fn nanoseconds() -> Criterion {
         .measurement_time(Duration::from_millis(800))
 }
 
-/// Enough to see how times compare, in a quarter of a second each.
+/// A quarter of a second for each bench, which is enough to compare times.
 fn quickly() -> Criterion {
     Criterion::default()
         .without_plots()
@@ -106,7 +106,7 @@ fn measure<M: Measurement + 'static>(
     let mut group = criterion.benchmark_group(case);
     for (interface, mut workload) in workloads {
         group.bench_function(interface, |bencher| {
-            if workload.apart() {
+            if workload.needs_reset() {
                 bencher.iter_custom(|calls| {
                     (0..calls).fold(clock.zero(), |sum, _| {
                         workload.before();
@@ -125,11 +125,11 @@ fn measure<M: Measurement + 'static>(
     group.finish();
 }
 
-/// Reads what criterion has written below `home` of one id.
+/// Reads the estimate of one id that criterion has written below `home`.
 ///
 /// # Errors
 ///
-/// When it has written nothing, or not what was expected.
+/// If the file is missing, or has other contents.
 pub fn read(home: &Path, case: &str, interface: &str) -> anyhow::Result<Estimate> {
     #[derive(Deserialize)]
     struct Interval {
@@ -159,7 +159,7 @@ pub fn read(home: &Path, case: &str, interface: &str) -> anyhow::Result<Estimate
     })
 }
 
-/// Time in instructions, for a machine whose time stamp counter counts them.
+/// Instructions, on a machine whose time stamp counter counts them.
 pub struct Instructions;
 
 impl Measurement for Instructions {

@@ -1,7 +1,7 @@
-//! Exact counts: each call by itself, the most common outcome of many.
+//! Exact counts: the most common count of many calls, each counted by itself.
 //!
-//! A mean picks up timer interrupts, and what the kernel puts off and does
-//! later, and so moves with anything. What most calls take does not move.
+//! A mean includes timer interrupts and work that the kernel defers, so it varies from run
+//! to run. The most common count does not.
 
 use std::collections::BTreeMap;
 
@@ -13,35 +13,35 @@ use serde::{Deserialize, Serialize};
 use crate::counter::now;
 use crate::workload::{Plain, Workload};
 
-/// Calls before those that count, to let caches and lazy set-up settle.
+/// The number of calls before those that count, which fill caches and do lazy setup.
 const WARM_UP: u64 = 32;
-/// How many calls count.
+/// The number of calls that count.
 const CALLS: u64 = 301;
-/// How many count at least, of calls so dear that they would take longer than
-/// [`PATIENCE`].
+/// The least number of calls that count, if all would take longer than [`PATIENCE`].
 const FEWEST: u64 = 31;
+/// A time limit, in ticks.
 const PATIENCE: u64 = 40_000_000;
 
-/// What the calls of one workload took, in ticks.
+/// The cost of the calls of one workload, in ticks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Count {
-    /// The most common outcome, the smaller of two that are as common.
+    /// The most common count. Of two that are equally common, the smaller one.
     pub mode: u64,
-    /// How many of the calls had it.
+    /// The number of calls with this count.
     pub at_mode: u64,
-    /// How many calls there were.
+    /// The number of calls.
     pub calls: u64,
-    /// The least that one took.
+    /// The smallest count.
     pub min: u64,
-    /// The most that one took.
+    /// The largest count.
     pub max: u64,
 }
 
-/// Counts what `workload`'s calls take, less what the counting takes.
+/// Counts the calls of `workload`, without the cost of the counting.
 ///
 /// # Errors
 ///
-/// When the calls did not have their effect.
+/// If the calls did not have their effect.
 pub fn count(workload: &mut dyn Workload) -> Result<Count> {
     let overhead = sample(&mut Plain(|| ()))?.mode;
     let mut count = sample(workload)?;
@@ -68,7 +68,7 @@ fn sample(workload: &mut dyn Workload) -> Result<Count> {
     Ok(summarize(&outcomes))
 }
 
-/// One call, and what it took.
+/// Makes one call, and counts it.
 #[inline(never)]
 fn once(workload: &mut dyn Workload) -> u64 {
     workload.before();

@@ -1,4 +1,4 @@
-//! The virtual machine of a case, and the check of what its guest has done.
+//! The virtual machine of a case, and checks of its guest.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -7,10 +7,19 @@ use guests::TestVm;
 use kvm_api::{GuestMemory, RunMapping, Vcpu};
 use kvm_bindings::{kvm_regs, kvm_sregs};
 
-use crate::backend::form::StaticForm;
+use crate::form::StaticForm;
 use crate::guest::{Exit, Mode, Program};
 
-/// A virtual machine, and its vCPU as the form has it.
+/// The guest of a case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Guest {
+    /// The exit that its program makes once a round.
+    pub exit: Exit,
+    /// The mode that it runs in.
+    pub mode: Mode,
+}
+
+/// A virtual machine with a vCPU of the form.
 pub struct Fixture<'b, B: StaticForm> {
     pub form: &'b B,
     pub vcpu: B::Vcpu<'b>,
@@ -20,19 +29,20 @@ pub struct Fixture<'b, B: StaticForm> {
 }
 
 impl<'b, B: StaticForm> Fixture<'b, B> {
-    /// Makes a virtual machine with a new vCPU, and with memory that is empty.
+    /// Makes a virtual machine with a new vCPU and empty memory.
     pub fn new(form: &'b B) -> Result<Self> {
         Self::of(form, TestVm::idle(form.kvm())?)
     }
 
-    /// Makes a virtual machine that is ready to run the program of `exit`.
-    pub fn with_program(form: &'b B, exit: Exit, mode: Mode) -> Result<Self> {
-        Self::of(form, TestVm::with_program(form.kvm(), exit, mode)?)
+    /// Makes a virtual machine that is ready to run the program of `guest`.
+    pub fn with_guest(form: &'b B, guest: Guest) -> Result<Self> {
+        let machine = TestVm::with_program(form.kvm(), guest.exit, guest.mode)?;
+        Self::of(form, machine)
     }
 
-    /// Makes a virtual machine that is ready to run a program.
-    pub fn with_code(form: &'b B, program: Program, mode: Mode) -> Result<Self> {
-        Self::of(form, TestVm::with_code(form.kvm(), program, mode)?)
+    /// Makes a virtual machine that is ready to run a program in real mode.
+    pub fn with_code(form: &'b B, program: Program) -> Result<Self> {
+        Self::of(form, TestVm::with_code(form.kvm(), program, Mode::Real)?)
     }
 
     fn of(form: &'b B, machine: TestVm<'b>) -> Result<Self> {
@@ -68,18 +78,25 @@ impl<'b, B: StaticForm> Fixture<'b, B> {
             .context("kvm_get_sregs")?;
         Ok(sregs)
     }
-}
 
-/// Compares the rounds that a guest has counted with the number of its runs.
-///
-/// # Errors
-///
-/// If they differ.
-pub fn check_rounds(mode: Mode, regs: &kvm_regs, runs: u64) -> Result<()> {
-    let (counted, expected) = (mode.rounds(regs), mode.wrap(runs));
-    ensure!(
-        counted == expected,
-        "the guest counted {counted} rounds in {runs} runs"
-    );
-    Ok(())
+    /// Compares the rounds that the guest has counted with the expected number.
+    pub fn check_rounds(&self, mode: Mode, expected: u64) -> Result<()> {
+        let (counted, expected) = (mode.rounds(&self.regs()?), mode.wrap(expected));
+        ensure!(
+            counted == expected,
+            "the guest counted {counted} rounds instead of {expected}"
+        );
+        Ok(())
+    }
+
+    /// Compares r8, which each change of the registers increments, with the expected
+    /// number of changes.
+    pub fn check_changes(&self, expected: u64) -> Result<()> {
+        let changes = self.regs()?.r8;
+        ensure!(
+            changes == expected,
+            "r8 shows {changes} changes instead of {expected}"
+        );
+        Ok(())
+    }
 }

@@ -51,6 +51,13 @@ impl Grid {
         }
     }
 
+    /// Adds a row of a name and numbers. A missing number is an empty cell.
+    pub fn push(&mut self, name: &str, numbers: impl IntoIterator<Item = Option<String>>) {
+        let name = [Cell::words(name)].into_iter();
+        let numbers = numbers.into_iter().map(Cell::number);
+        self.rows.push(name.chain(numbers).collect());
+    }
+
     /// Whether a column has numbers in it.
     fn is_number(&self, column: &usize) -> bool {
         let mut cells = self.rows.iter().filter_map(|row| row.get(*column));
@@ -86,11 +93,7 @@ mod tests {
     #[test]
     fn both_forms_have_the_cells_in_place() {
         let mut grid = Grid::new(["call", "ioctl"]);
-        let cells = vec![
-            Cell::words("kvm_get_regs"),
-            Cell::number(Some("1248".into())),
-        ];
-        grid.rows.push(cells);
+        grid.push("kvm_get_regs", [Some("1248".into())]);
         assert_eq!(
             grid.markdown(),
             "| call         | ioctl |\n|--------------|-------|\n| kvm_get_regs |  1248 |\n"

@@ -1,9 +1,9 @@
-//! What the figures are, and what they were measured on.
+//! The meaning of the figures, and the machine of a run.
 
 use crate::counter::Unit;
 use crate::record::{Record, Run};
 
-/// What the figures are.
+/// The meaning of the figures.
 #[must_use]
 pub fn meaning(unit: Unit) -> &'static str {
     match unit {
@@ -23,7 +23,7 @@ pub fn meaning(unit: Unit) -> &'static str {
     }
 }
 
-/// What a run was measured on: names and values.
+/// The machine and the kernel of a run: names and values.
 #[must_use]
 pub fn place(run: &Run) -> Vec<(&'static str, String)> {
     let place = &run.measured_on;
@@ -42,7 +42,7 @@ pub fn place(run: &Run) -> Vec<(&'static str, String)> {
     lines
 }
 
-/// What a run was measured on, in lines short enough for a caption on a phone.
+/// The machine and the kernel of a run, in lines short enough for a caption on a phone.
 #[must_use]
 pub fn caption(unit: Unit, run: &Run) -> Vec<String> {
     let place = &run.measured_on;
@@ -61,7 +61,7 @@ pub fn caption(unit: Unit, run: &Run) -> Vec<String> {
     vec![counted.into(), kernel, processor, condition]
 }
 
-/// What the figures are, and what they were measured on.
+/// The meaning of the figures, and the machine of the first run.
 #[must_use]
 pub fn legend(record: &Record) -> String {
     let mut text = format!("{}\n", meaning(record.unit));

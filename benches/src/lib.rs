@@ -1,24 +1,24 @@
 //! What each call into KVM costs, interface by interface.
 //!
-//! A [`Case`] is a row: a call, a kind of exit, or work made of several. An
-//! [`Interface`] is a column: a backend of [`kvm_api::Kvm`], or `kvm-ioctls` for
-//! comparison. Where both meet, a [`Workload`] makes the call again and again,
-//! and [`measure()`] counts what it takes, by itself ([`exact`]) and with
-//! criterion ([`estimate`]).
+//! A [`Case`] is a row: a call, a kind of exit, or larger work. A [`Column`] is an
+//! interface: a form of `kvm-api`, or `kvm-ioctls` for comparison. Where both meet, a
+//! [`Workload`] makes the call again and again, and [`measure()`] counts its instructions
+//! ([`exact`]), and has criterion estimate the mean ([`estimate`]).
 
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
-mod backend;
-pub mod batch;
-mod cases;
+mod case;
+pub mod cases;
 pub mod chart;
 pub mod counter;
 pub mod diff;
 pub mod estimate;
 pub mod exact;
 mod fixture;
+mod form;
 pub mod grid;
 mod interface;
+mod interfaces;
 pub mod legend;
 mod measure;
 pub mod parts;
@@ -33,8 +33,9 @@ mod workload;
 
 use guests::counting as guest;
 
-pub use backend::{Bound, Files, Merged, StaticForm};
-pub use cases::Case;
-pub use interface::{Column, INTERFACES, Interface, Interfaces, Named};
-pub use measure::{Selection, measure};
+pub use case::Case;
+pub use form::{Files, StaticForm};
+pub use interface::{Column, INTERFACES};
+pub use interfaces::{Interfaces, Named};
+pub use measure::{CRITERION, Selection, measure};
 pub use workload::Workload;

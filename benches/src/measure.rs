@@ -1,82 +1,87 @@
-//! Measures: every case on every interface that has a part in it.
+//! Measures each case on each interface that has a part in it.
 
 use std::collections::BTreeMap;
 use std::panic::resume_unwind;
-use std::path::PathBuf;
+use std::path::Path;
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use nix::sched::{CloneFlags, unshare};
+use serde::{Deserialize, Serialize};
 
+use crate::cases::{self, NULL_SYSCALL};
 use crate::counter::{self, Unit};
 use crate::estimate::Criteria;
 use crate::exact::{self, Count};
-use crate::record::{Figure, Record, Row, Run, SCHEMA};
+use crate::record::{CaseRow, Figure, Record, Run, SCHEMA};
 use crate::seccomp::{self, Seccomp};
 use crate::{Case, Column, Interfaces, place};
 
-/// What to measure.
-#[derive(Clone, Debug, Default)]
+/// The measurements of one machine: the input of the process that makes them.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Selection {
-    /// Only cases with this in their names.
+    /// Measure only null_syscall and the cases with this text in their names.
     pub filter: Option<String>,
-    /// Count each call by itself, where instructions can be counted.
+    /// Count each call by itself, if instructions can be counted.
     pub exact: bool,
-    /// After that, count what a vcpu's thread does once more, below a filter of
-    /// its system calls.
-    pub allowlist: bool,
-    /// Measure by criterion, which leaves its files here.
-    pub criterion: Option<PathBuf>,
-    /// Have criterion be content with little, and draw nothing.
+    /// Measure with criterion.
+    pub criterion: bool,
+    /// Measure with criterion, but less precisely and without plots.
     pub quick: bool,
+    /// Measure for the recorder: count the cases of a vCPU's thread again, with a seccomp
+    /// filter.
+    pub record: bool,
 }
 
+/// The name of the directory of criterion's files.
+pub const CRITERION: &str = "criterion";
+
 impl Selection {
-    /// The cases to measure.
+    /// Returns the cases to measure.
     #[must_use]
-    pub fn cases(&self) -> Vec<Case> {
-        let wanted = |case: &Case| match &self.filter {
-            Some(part) => case.name().contains(part) || *case == Case::NullSyscall,
-            None => true,
+    pub fn cases(&self) -> Vec<&'static Case> {
+        let wanted = |case: &&Case| {
+            let fits = |part: &String| case.name.contains(part);
+            case.name == NULL_SYSCALL.name || self.filter.as_ref().is_none_or(fits)
         };
-        Case::all().into_iter().filter(wanted).collect()
+        cases::all().filter(wanted).collect()
     }
 }
 
-/// Measures on the machine that this runs on. Calls `progress` with the name of
-/// each case before it begins.
+/// Measures on this machine, and leaves criterion's files in `out`. Calls `progress` with
+/// the name of each case before it begins.
 ///
 /// # Errors
 ///
-/// When there is no KVM, or a call does not do what it should.
-pub fn measure(selection: &Selection, progress: impl Fn(&str)) -> Result<Record> {
+/// If there is no KVM, or if a call does not have its effect.
+pub fn measure(selection: &Selection, out: &Path, progress: impl Fn(&str)) -> Result<Record> {
     let unit = counter::detect();
     let exact = selection.exact && unit == Unit::Instructions;
     ensure!(
-        exact || selection.criterion.is_some(),
-        "there are no instructions to count here, and criterion, which measures time, is left out"
+        exact || selection.criterion,
+        "instructions cannot be counted here, and criterion, which measures time, is not to run"
     );
     let interfaces = Interfaces::open()?;
-    let home = selection.criterion.as_deref();
-    let mut criteria = home.map(|home| Criteria::below(home, unit, selection.quick));
+    let criterion = || Criteria::below(&out.join(CRITERION), unit, selection.quick);
+    let mut criteria = selection.criterion.then(criterion);
 
     let mut cases = selection.cases();
-    cases.retain(|case| interfaces.can(*case));
+    cases.retain(|case| interfaces.can(case));
     let mut rows = Vec::new();
     for case in &cases {
-        progress(&case.name());
+        progress(case.name);
         let mut figures = BTreeMap::new();
-        // One at a time, so that no other VM is there while it is counted.
-        for prepared in interfaces.workloads(*case) {
+        // One at a time, so that no other VM exists during the count.
+        for prepared in interfaces.workloads(case) {
             let (interface, mut workload) = prepared?;
             let exact = exact.then(|| exact::count(&mut *workload)).transpose()?;
             figures.insert(interface.into(), Figure::new(exact));
         }
         if let Some(criteria) = &mut criteria {
-            let workloads = interfaces.workloads(*case).collect::<Result<_>>()?;
-            criteria.measure(&case.name(), workloads);
+            let workloads = interfaces.workloads(case).collect::<Result<_>>()?;
+            criteria.measure(case.name, workloads);
         }
-        rows.push(Row::new(*case, figures));
+        rows.push(CaseRow::new(case, figures));
     }
     if let Some(criteria) = &criteria {
         criteria.finish();
@@ -91,19 +96,19 @@ pub fn measure(selection: &Selection, progress: impl Fn(&str)) -> Result<Record>
         })
     };
     let mut runs = vec![run(Seccomp::None, rows)?];
-    // Last, for C libraries go about otherwise once there was a second thread.
-    if exact && selection.allowlist {
+    // Last, because C libraries behave differently once a second thread has existed.
+    if exact && selection.record {
         cases.retain(|case| case.is_of_vcpu());
         let mut rows = Vec::new();
         for case in cases {
-            progress(&format!("{} below the filter", case.name()));
+            progress(&format!("{} with the filter", case.name));
             let mut figures = BTreeMap::new();
             for interface in &interfaces.open {
                 if let Some(count) = confined(interface.column(), case)? {
-                    figures.insert(interface.name().into(), Figure::new(Some(count)));
+                    figures.insert(interface.column().name().into(), Figure::new(Some(count)));
                 }
             }
-            rows.push(Row::new(case, figures));
+            rows.push(CaseRow::new(case, figures));
         }
         runs.push(run(Seccomp::Allowlist, rows)?);
     }
@@ -115,15 +120,15 @@ pub fn measure(selection: &Selection, progress: impl Fn(&str)) -> Result<Record>
     })
 }
 
-/// Counts on a thread with the filter, which goes away with its thread.
-fn confined(column: Column, case: Case) -> Result<Option<Count>> {
+/// Counts on a thread with the filter. The filter ends with the thread.
+fn confined(column: Column, case: &Case) -> Result<Option<Count>> {
     let count = || {
-        // The kernel looks up descriptors faster where only one thread has
-        // them, as it is without the filter.
+        // The kernel looks up descriptors faster if only one thread uses the table. So it
+        // is without the filter.
         unshare(CloneFlags::CLONE_FILES).context("unshare")?;
-        // What is opened from here on is in this thread's table alone.
+        // From here on, this thread has a table of its own.
         let interface = column.open()?;
-        let Some(mut workload) = interface.prepare(case)? else {
+        let Some(mut workload) = case.prepare(&interface)? else {
             return Ok(None);
         };
         seccomp::confine()?;

@@ -1,33 +1,33 @@
-//! The parts of a run up to an exit, from user space to user space, told apart
-//! by the functions that the instructions belong to.
+//! The parts of a run up to an exit, from user space to user space. An instruction belongs
+//! to a part by its function.
 
 use std::collections::BTreeMap;
 
 use profile::fold::{Folded, GUEST};
 use serde::{Deserialize, Serialize};
 
-/// A part of the way, in the order in which it is gone.
+/// A part of the run, in the order of execution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Part {
-    /// What the null system call executes as well.
+    /// The instructions that the null system call executes, too.
     Floor,
-    /// From user space to KVM's own function.
+    /// From user space to KVM's function for the call.
     Entry,
-    /// KVM's own run loop.
+    /// KVM's run loop.
     RunLoop,
-    /// The switch between the host's state and the guest's.
+    /// The switch between the state of the host and of the guest.
     State,
-    /// The guest's own instructions.
+    /// The instructions of the guest.
     Guest,
     /// From the end of the run to user space.
     Return,
 }
 
-/// The function that runs a vcpu, whoever has called it.
+/// The function that runs a vCPU, by each interface.
 const RUN: &str = "kvm_arch_vcpu_ioctl_run";
 
-/// What switches state, all that it calls included.
+/// The functions that switch state, including the functions that they call.
 const STATE: [&str; 8] = [
     "fpu_swap_kvm_fpstate",
     "fpregs_assert_state_consistent",
@@ -39,7 +39,7 @@ const STATE: [&str; 8] = [
     "x86_virt_spec_ctrl",
 ];
 
-/// What leads back to user space, all that it calls included.
+/// The functions that return to user space, including the functions that they call.
 const RETURN: [&str; 5] = [
     "vcpu_put",
     "kvm_sigset_deactivate",
@@ -49,7 +49,7 @@ const RETURN: [&str; 5] = [
 ];
 
 impl Part {
-    /// All of them.
+    /// Each part.
     pub const ALL: [Self; 6] = [
         Self::Floor,
         Self::Entry,
@@ -59,7 +59,20 @@ impl Part {
         Self::Return,
     ];
 
-    /// Its name for people.
+    /// The class of its colour in the style sheet.
+    #[must_use]
+    pub fn class(self) -> &'static str {
+        match self {
+            Self::Floor => "floor",
+            Self::Entry => "entry",
+            Self::RunLoop => "run-loop",
+            Self::State => "state",
+            Self::Guest => "guest",
+            Self::Return => "return",
+        }
+    }
+
+    /// The title.
     #[must_use]
     pub fn title(self) -> &'static str {
         match self {
@@ -68,11 +81,11 @@ impl Part {
             Self::RunLoop => "KVM's run loop",
             Self::State => "FPU and state switch",
             Self::Guest => "guest",
-            Self::Return => "way back",
+            Self::Return => "return to user space",
         }
     }
 
-    /// What belongs to it.
+    /// The rule by which an instruction belongs to the part.
     #[must_use]
     pub fn rule(self) -> String {
         match self {
@@ -81,14 +94,13 @@ impl Part {
                  the same stack"
                     .into()
             }
-            Self::Entry => "all that belongs to no other part".into(),
-            Self::RunLoop => format!("{RUN} and what it calls, but for the state and the guest"),
-            Self::State => format!("below {RUN}: {}, and what they call", STATE.join(", ")),
+            Self::Entry => "the instructions of no other part".into(),
+            Self::RunLoop => {
+                format!("{RUN} and its callees, without the state switch and the guest")
+            }
+            Self::State => format!("below {RUN}: {}, and their callees", STATE.join(", ")),
             Self::Guest => "from vmrun to the exit".into(),
-            Self::Return => format!(
-                "beyond the floor: {}, and what they call",
-                RETURN.join(", ")
-            ),
+            Self::Return => format!("beyond the floor: {}, and their callees", RETURN.join(", ")),
         }
     }
 
@@ -99,7 +111,7 @@ impl Part {
         } else if functions.clone().any(|it| RETURN.contains(&it)) {
             Self::Return
         } else if functions.any(|it| it == RUN) {
-            // The rest is what that calls.
+            // The rest of the stack are its callees.
             if functions.any(|it| STATE.contains(&it)) {
                 Self::State
             } else {
@@ -111,8 +123,8 @@ impl Part {
     }
 }
 
-/// How many instructions of a profile belong to each part; `floor` is the null
-/// system call's. Their sum is that of the profile.
+/// The number of instructions of a profile in each part. `floor` is the profile of the null
+/// system call. The sum of the parts is the number of instructions of the profile.
 #[must_use]
 pub fn parts(stacks: &Folded, floor: &Folded) -> BTreeMap<Part, u64> {
     let mut parts: BTreeMap<_, _> = Part::ALL.into_iter().map(|part| (part, 0)).collect();

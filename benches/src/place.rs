@@ -1,4 +1,4 @@
-//! What a run was measured on.
+//! The machine and the kernel of a run.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,41 +8,41 @@ use anyhow::{Context, Result};
 use nix::sys::utsname::uname;
 use serde::{Deserialize, Serialize};
 
-/// The machine, its kernel, and how the kernel came about.
+/// The machine, its kernel, and the build of the kernel.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Place {
     /// `uname -r`.
     pub kernel: String,
     /// `uname -v`.
     pub version: String,
-    /// The processor's name.
+    /// The name of the processor.
     pub cpu: String,
     /// `module` or `built in`.
     pub kvm: String,
-    /// What the kernel does about each flaw of processors, as it says itself.
+    /// The kernel's mitigation of each CPU vulnerability, in the kernel's words.
     pub mitigations: BTreeMap<String, String>,
-    /// Of a kernel that was built for this run: how.
+    /// The build, if the kernel was built for this run.
     pub build: Option<Build>,
 }
 
 /// A kernel that was built and booted for the run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Build {
-    /// The patch series' id.
+    /// The id of the patch series.
     pub series: String,
-    /// The configuration's id.
+    /// The id of the configuration.
     pub config: String,
-    /// What ran the machine.
+    /// The emulator or hypervisor of the machine.
     pub accelerator: String,
-    /// `on` or `off`, as asked for at boot.
+    /// `on` or `off`, by the kernel's command line.
     pub mitigations: String,
 }
 
-/// This machine.
+/// Describes this machine.
 ///
 /// # Errors
 ///
-/// When it hides something.
+/// If a file of /proc cannot be read.
 pub fn here() -> Result<Place> {
     let uts = uname().context("uname")?;
     let text = |part: &std::ffi::OsStr| part.to_string_lossy().into_owned();

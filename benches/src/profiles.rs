@@ -1,4 +1,4 @@
-//! Where the instructions of a figure went, from what the recorder has seen.
+//! Profiles of the figures, from the instructions that the recorder has seen.
 
 use std::collections::BTreeMap;
 
@@ -8,15 +8,15 @@ use profile::{Section, Symbols};
 
 use crate::interface::INTERFACES;
 use crate::parts::parts;
-use crate::record::{Figure, Profile, Row, Run};
+use crate::record::{CaseRow, Figure, Profile, Run};
 
-/// Puts what was recorded to the figures of the machine that it was recorded in.
+/// Adds the profiles to the figures of the machine in which they were recorded.
 ///
 /// # Errors
 ///
-/// When one does not belong to the other.
+/// If the recording does not fit the figures or the symbols.
 pub fn attach(runs: &mut [Run], sections: &[Section], symbols: &Symbols) -> Result<()> {
-    // As they were measured: for each, first what the counting takes.
+    // In the order of measurement. Each figure has two sections: first its overhead.
     let (pairs, rest) = sections.as_chunks::<2>();
     let rows = runs.iter().flat_map(|run| &run.rows);
     let figures: usize = rows.map(|row| row.figures.len()).sum();
@@ -31,7 +31,7 @@ pub fn attach(runs: &mut [Run], sections: &[Section], symbols: &Symbols) -> Resu
         for row in &mut run.rows {
             let is_run = row.name.starts_with("kvm_run");
             for figure in in_order(row) {
-                let [overhead, section] = pairs.next().expect("they were counted");
+                let [overhead, section] = pairs.next().expect("there is a pair for each figure");
                 let stacks = stacks(overhead, section, symbols)?;
                 let floor = floor.get_or_insert_with(|| stacks.clone());
                 let parts = if is_run {
@@ -51,8 +51,8 @@ pub fn attach(runs: &mut [Run], sections: &[Section], symbols: &Symbols) -> Resu
     Ok(())
 }
 
-/// A row's figures as they were measured, one after the other.
-fn in_order(row: &mut Row) -> Vec<&mut Figure> {
+/// The figures of a row in the order of measurement.
+fn in_order(row: &mut CaseRow) -> Vec<&mut Figure> {
     let place = |name: &str| INTERFACES.iter().position(|it| *it == name);
     let mut figures: Vec<_> = row.figures.iter_mut().collect();
     figures.sort_by_key(|(name, _)| place(name));
@@ -63,7 +63,7 @@ fn stacks(overhead: &Section, section: &Section, symbols: &Symbols) -> Result<Fo
     let mut stacks = fold(&section.stream, symbols)?;
     let calling = stacks
         .get_mut(PROGRAM)
-        .context("a call that no program makes")?;
+        .context("no instruction of a recorded call is in a program")?;
     *calling = calling.saturating_sub(overhead.stream.count());
     Ok(stacks)
 }

@@ -1,5 +1,5 @@
-//! What a run of the comparison has found: the JSON that it writes, whose
-//! schema docs/compare-json.md explains.
+//! The results of a comparison, in memory and as JSON. docs/compare-json.md describes the
+//! schema.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -17,76 +17,76 @@ use crate::parts::Part;
 use crate::place::Place;
 use crate::seccomp::Seccomp;
 
-/// The schema's version: it changes when a reader has to.
+/// The version of the schema, which grows with each incompatible change.
 pub const SCHEMA: u32 = 2;
 
 /// One comparison.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
-    /// The [`SCHEMA`] that this follows.
+    /// The version, [`SCHEMA`].
     pub schema: u32,
-    /// When it ended, in seconds since 1970.
+    /// The time of its end, in seconds since 1970.
     pub time: u64,
     /// The unit of all figures.
     pub unit: Unit,
-    /// What was found, one condition after the other; the first is the usual one.
+    /// The results under each condition. The first condition is the usual one.
     pub runs: Vec<Run>,
 }
 
-/// What was found under one condition.
+/// The results under one condition.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Run {
-    /// What it was measured on.
+    /// The machine and the kernel.
     pub measured_on: Place,
-    /// What filtered the system calls.
+    /// The filter of system calls.
     pub seccomp: Seccomp,
     /// Why the system calls are missing, if they are.
     pub no_syscalls: Option<String>,
-    /// A row a case, in the order of the proposal.
-    pub rows: Vec<Row>,
+    /// A row for each case, in the order of the proposal.
+    pub rows: Vec<CaseRow>,
 }
 
-/// One case.
+/// The results of one case.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Row {
-    /// Its name, which begins with the call's.
+pub struct CaseRow {
+    /// The name of the case, which begins with the name of the call.
     pub name: String,
-    /// What the call itself does that dwarfs how it was called, if so.
+    /// The call's own work, if it outweighs the interface.
     pub own_work: Option<String>,
-    /// What it takes, by interface.
+    /// The figures by interface.
     pub figures: BTreeMap<String, Figure>,
 }
 
-/// What a case takes by one interface.
+/// The cost of a case by one interface.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
-    /// Counted exactly, where instructions can be counted.
+    /// The exact count, if instructions can be counted.
     pub exact: Option<Count>,
-    /// Criterion's estimate, if it was asked.
+    /// Criterion's estimate, if criterion ran.
     pub criterion: Option<Estimate>,
-    /// Where the instructions went, if that was recorded.
+    /// The profile, if the instructions were recorded.
     pub profile: Option<Profile>,
 }
 
-/// Where the instructions of one call went: of the most common one, less what
-/// the counting takes.
+/// The functions of the instructions of one call: the most common call, without the cost of
+/// the counting.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Profile {
-    /// How many they are.
+    /// The number of instructions.
     pub instructions: u64,
-    /// How many calls executed exactly these.
+    /// The number of calls that executed exactly these instructions.
     pub calls: u64,
-    /// How many went to each part of the way, where that is a run up to an exit.
+    /// The number of instructions in each part, if the case is a run up to an exit.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub parts: BTreeMap<Part, u64>,
-    /// How many went to each stack of functions, the outermost first. Left out
-    /// where a record is to be short.
+    /// The number of instructions in each stack of functions, the outermost function first.
+    /// Empty in a short record.
     #[serde(default, skip_serializing_if = "Folded::is_empty")]
     pub stacks: Folded,
 }
 
 impl Figure {
-    /// A figure with no more to it than its count.
+    /// Makes a figure of a count.
     #[must_use]
     pub fn new(exact: Option<Count>) -> Self {
         let (criterion, profile) = (None, None);
@@ -97,7 +97,7 @@ impl Figure {
         }
     }
 
-    /// The figure to show, and to compare.
+    /// The value to show and to compare.
     #[must_use]
     pub fn value(&self) -> Option<f64> {
         let exact = self.exact.as_ref().map(|count| count.mode as f64);
@@ -105,11 +105,11 @@ impl Figure {
     }
 }
 
-impl Row {
-    /// A case's row.
+impl CaseRow {
+    /// Makes the row of a case.
     #[must_use]
-    pub fn new(case: Case, figures: BTreeMap<String, Figure>) -> Self {
-        let (name, own_work) = (case.name(), case.own_work().map(Into::into));
+    pub fn new(case: &Case, figures: BTreeMap<String, Figure>) -> Self {
+        let (name, own_work) = (case.name.into(), case.own_work.map(Into::into));
         Self {
             name,
             own_work,
@@ -117,26 +117,26 @@ impl Row {
         }
     }
 
-    /// The figure of `interface` over that of `ioctl`.
+    /// The figure of `interface` divided by the figure of `base`.
     #[must_use]
-    pub fn ratio(&self, interface: &str) -> Option<f64> {
-        let value = |name: &str| self.figures.get(name).and_then(Figure::value);
-        Some(value(interface)? / value("ioctl")?)
+    pub fn share(&self, interface: &str, base: &str) -> Option<f64> {
+        let value = |name: &str| self.figures.get(name)?.value();
+        Some(value(interface)? / value(base)?)
     }
 }
 
 impl Record {
-    /// What was found under that condition.
+    /// Returns the run under a condition.
     #[must_use]
     pub fn run(&self, condition: &str) -> Option<&Run> {
         self.runs.iter().find(|run| run.condition() == condition)
     }
 
-    /// Reads what was written as JSON.
+    /// Reads a record in JSON.
     ///
     /// # Errors
     ///
-    /// When it is none of this schema.
+    /// If the file is not a record of this schema.
     pub fn read(path: &Path) -> Result<Self> {
         #[derive(Deserialize)]
         struct Versioned {
@@ -156,7 +156,7 @@ impl Record {
 }
 
 impl Run {
-    /// Under what it was measured, in few words.
+    /// The condition of the measurement, in a few words.
     #[must_use]
     pub fn condition(&self) -> String {
         let build = self.measured_on.build.as_ref();
@@ -164,17 +164,17 @@ impl Run {
         format!("mitigations {mitigations}, seccomp {}", self.seccomp)
     }
 
-    /// The row of that name.
+    /// Returns the row of a case.
     #[must_use]
-    pub fn row(&self, name: &str) -> Option<&Row> {
+    pub fn row(&self, name: &str) -> Option<&CaseRow> {
         self.rows.iter().find(|row| row.name == name)
     }
 
-    /// Takes over the estimates that criterion has written below `home`.
+    /// Adds the estimates that criterion has written below `home`.
     ///
     /// # Errors
     ///
-    /// When one of them is missing.
+    /// If an estimate is missing.
     pub fn read_estimates(&mut self, home: &Path) -> Result<()> {
         for row in &mut self.rows {
             for (interface, figure) in &mut row.figures {
@@ -192,7 +192,7 @@ mod tests {
     use super::*;
     use crate::{legend, report, table};
 
-    /// A record as a run has left it.
+    /// The kept record.
     const RECORD: &str = include_str!("../../docs/results.json");
 
     #[test]

@@ -1,11 +1,10 @@
-//! The filter of system calls that a VMM puts on the thread of a vcpu.
+//! The seccomp filter of a VMM for the thread of a vCPU.
 //!
-//! It has the shape, the calls and the order of Firecracker's filter of a vcpu
-//! thread (`resources/seccomp/x86_64-unknown-linux-musl.json`, at 01a3b57933e4),
-//! compiled by the same project's `seccompiler`: most calls are allowed by their
-//! number, ioctls by their command. It is extended by the new numbers, by the
-//! ioctls of the comparison that Firecracker has no use for, after its own, and
-//! by what the comparison itself needs.
+//! It has the calls and the order of Firecracker's filter for a vCPU's thread
+//! (`resources/seccomp/x86_64-unknown-linux-musl.json`, at 01a3b57933e4), compiled by the
+//! same project's `seccompiler`. It allows most calls by their numbers, and ioctls by their
+//! commands. This filter also allows the new numbers, the other ioctls of the comparison,
+//! after Firecracker's, and the system calls of the comparison's own code.
 
 use std::collections::BTreeMap;
 use std::env::consts::ARCH;
@@ -26,13 +25,13 @@ use seccompiler::{
 };
 use serde::{Deserialize, Serialize};
 
-/// What filters the system calls of the thread that is measured.
+/// The seccomp filter of the measured thread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Seccomp {
-    /// Nothing.
+    /// No filter.
     None,
-    /// The list of what a vcpu's thread may do.
+    /// The list of allowed system calls for the thread of a vCPU.
     Allowlist,
 }
 
@@ -45,7 +44,7 @@ impl fmt::Display for Seccomp {
     }
 }
 
-/// Allowed whatever their arguments are.
+/// The calls that are allowed with any arguments.
 const CALLS_ALLOWED: [i64; 14] = [
     libc::SYS_exit,
     libc::SYS_exit_group,
@@ -63,10 +62,9 @@ const CALLS_ALLOWED: [i64; 14] = [
     libc::SYS_sched_yield,
 ];
 
-/// What the comparison needs beyond: the files of a vcpu, opened and read; the null
-/// system call; and for its own code, what glibc does to allocate where
-/// Firecracker's musl does otherwise, and how Rust asks whether an fd is open before
-/// it closes it.
+/// The calls that the comparison also makes: it opens and reads the files of a vCPU, and
+/// makes the null system call. glibc allocates with mprotect(), unlike Firecracker's musl.
+/// Rust checks with fcntl() that a descriptor is open before it closes it.
 const CALLS_ADDED: [i64; 5] = [
     libc::SYS_openat,
     libc::SYS_read,
@@ -75,7 +73,7 @@ const CALLS_ADDED: [i64; 5] = [
     libc::SYS_fcntl,
 ];
 
-/// Allowed with that value as that argument.
+/// The calls that are allowed with this value of this argument.
 const WITH_ARGUMENT: [(i64, u8, u64); 10] = [
     (libc::SYS_futex, 1, libc::FUTEX_WAIT as u64),
     (libc::SYS_futex, 1, libc::FUTEX_WAKE as u64),
@@ -93,8 +91,8 @@ const WITH_ARGUMENT: [(i64, u8, u64); 10] = [
     (libc::SYS_tkill, 1, libc::SIGABRT as u64),
 ];
 
-/// The same for the comparison's own code: the ioctl backend does not unmap a
-/// guest's memory but puts nothing in its place.
+/// The same for the comparison: the ioctl backend does not unmap a guest's memory, but maps
+/// an inaccessible area in its place.
 const WITH_ARGUMENT_ADDED: [(i64, u8, u64); 1] = {
     let nothing = libc::MAP_ANONYMOUS | libc::MAP_PRIVATE | libc::MAP_NORESERVE;
     [(libc::SYS_mmap, 3, (nothing | libc::MAP_FIXED) as u64)]
@@ -102,7 +100,7 @@ const WITH_ARGUMENT_ADDED: [(i64, u8, u64); 1] = {
 
 const PRIVATE: i32 = libc::FUTEX_PRIVATE_FLAG;
 
-/// The commands of ioctl(), in Firecracker's order.
+/// The commands of ioctl(), in the order of Firecracker.
 const COMMANDS: [u64; 24] = [
     KVM_RUN,
     KVM_GET_MP_STATE,
@@ -130,12 +128,12 @@ const COMMANDS: [u64; 24] = [
     KVM_GET_TSC_KHZ,
 ];
 
-/// Puts the allowlist on the calling thread, for the rest of its life. Whatever
-/// is not on the list ends the process by SIGSYS.
+/// Installs the filter on the calling thread. Other system calls of the thread then end the
+/// process by SIGSYS.
 ///
 /// # Errors
 ///
-/// When the kernel takes no filter.
+/// If the kernel rejects the filter.
 pub fn confine() -> Result<()> {
     let program: BpfProgram = filter()?.try_into()?;
     seccompiler::apply_filter(&program).context("the filter of system calls")
@@ -151,7 +149,7 @@ fn filter() -> Result<SeccompFilter> {
         .chain(new_numbers.flatten())
         .chain([__NR_kvm_unbind])
     {
-        // No rule: no condition.
+        // A call without a rule is allowed unconditionally.
         rules.insert(number, Vec::new());
     }
     let others = of_vcpus().filter_map(|call| call.request);
@@ -183,7 +181,7 @@ mod tests {
 
     use super::*;
 
-    /// As Firecracker's list has them.
+    /// The commands in Firecracker's list.
     const PUBLISHED: [u64; 24] = [
         44672, 2147790488, 1074048665, 2151722655, 1077980832, 2214637198, 2167975555, 1074310800,
         1140895375, 1074310793, 1083223682, 1094233732, 2154868383, 2156965505, 3221794440,
@@ -212,14 +210,14 @@ mod tests {
         use nix::sys::wait::{WaitStatus, waitpid};
         use nix::unistd::{ForkResult, fork};
 
-        // SAFETY: the child makes system calls and nothing else.
+        // SAFETY: the child only makes system calls.
         match unsafe { fork() }.unwrap() {
             ForkResult::Child => {
                 if confine().is_ok() {
-                    // SAFETY: it takes no fd.
+                    // SAFETY: there is no such fd.
                     unsafe { libc::ioctl(-1, libc::TIOCSTI) };
                 }
-                // SAFETY: nothing of this process is needed any more.
+                // SAFETY: the child has nothing to clean up.
                 unsafe { libc::_exit(0) }
             }
             ForkResult::Parent { child } => {

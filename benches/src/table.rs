@@ -2,8 +2,8 @@
 
 use crate::counter::Unit;
 use crate::grid::{Cell, Grid};
-use crate::interface::INTERFACES;
-use crate::record::{Figure, Record, Row, Run};
+use crate::interface::{Column, INTERFACES};
+use crate::record::{CaseRow, Figure, Record, Run};
 
 /// A question, and the table that answers it.
 #[derive(Clone, Debug)]
@@ -12,7 +12,7 @@ pub struct Section {
     pub id: String,
     /// The question.
     pub title: String,
-    /// What the table compares.
+    /// The text above the table.
     pub text: String,
     /// The table.
     pub grid: Grid,
@@ -65,12 +65,15 @@ const QUESTIONS: [Question; 7] = [
         text: "KVM_CAP_SYNC_REGS, which Linux has, copies registers with each KVM_RUN.",
     },
     Question {
-        form: "kvm-ioctls",
+        form: KVM_IOCTLS,
         beside: None,
         title: "The kvm-ioctls crate instead of bare ioctls",
         text: "VMMs make their ioctls through this crate.",
     },
 ];
+
+/// The crate makes the same ioctls as the column ioctl, so the summary leaves it out.
+const KVM_IOCTLS: &str = Column::KvmIoctls.name();
 
 /// The rows of the summary.
 const SUMMARY: [&str; 6] = [
@@ -80,17 +83,6 @@ const SUMMARY: [&str; 6] = [
     "registers_read_written",
     "vcpu_saved_restored",
     "page_replaced",
-];
-
-/// The columns of the summary.
-const FORMS: [&str; 7] = [
-    "ioctl",
-    "syscall",
-    "merged",
-    "ranges",
-    "files",
-    "bound",
-    "sync-regs",
 ];
 
 /// All tables in Markdown, with the summary last.
@@ -120,35 +112,28 @@ pub fn tables(record: &Record) -> String {
     text
 }
 
-/// A few rows that stand for all, as far as they were measured.
+/// A few rows that stand for all, if they were measured.
 #[must_use]
 pub fn summary(record: &Record) -> Option<Grid> {
     let run = record.runs.first()?;
     let rows: Vec<_> = SUMMARY.iter().filter_map(|name| run.row(name)).collect();
     let columns: Vec<_> = columns(&rows)
         .into_iter()
-        .filter(|name| FORMS.contains(name))
+        .filter(|name| *name != KVM_IOCTLS)
         .collect();
     if columns.len() < 2 {
         return None;
     }
     let mut grid = Grid::new([&["call"], &columns[..]].concat());
     for row in rows {
-        let mut cells = vec![Cell::words(&row.name)];
-        for (nth, name) in columns.iter().enumerate() {
-            let text = if nth == 0 {
-                value_and_spread(row, name)
-            } else {
-                percent(row, name)
-            };
-            cells.push(Cell::number(text));
-        }
-        grid.rows.push(cells);
+        let first = [value_and_spread(row, columns[0])].into_iter();
+        let others = columns[1..].iter().map(|name| percent(row, name));
+        grid.push(&row.name, first.chain(others));
     }
     Some(grid)
 }
 
-/// What the summary shows.
+/// The text above the summary.
 #[must_use]
 pub fn summary_text(record: &Record) -> String {
     format!(
@@ -183,8 +168,8 @@ pub fn questions(record: &Record) -> Vec<Section> {
 }
 
 impl Question {
-    fn section(&self, unit: Unit, rows: &[&Row]) -> Option<Section> {
-        let has = |row: &&&Row| row.figures.contains_key(self.form);
+    fn section(&self, unit: Unit, rows: &[&CaseRow]) -> Option<Section> {
+        let has = |row: &&&CaseRow| row.figures.contains_key(self.form);
         if !rows.iter().any(|row| has(&row)) {
             return None;
         }
@@ -199,12 +184,11 @@ impl Question {
         grid.head.push("/ioctl".into());
         grid.head.extend(self.beside.map(|it| format!("/{it}")));
         for row in rows {
-            let figures = ["ioctl"].into_iter().chain(self.beside).chain([self.form]);
-            let figures = figures.map(|name| Cell::number(value_and_spread(row, name)));
-            let ratios = ["ioctl"].into_iter().chain(self.beside);
-            let ratios = ratios.map(|base| Cell::number(ratio(row, self.form, base)));
-            let name = [Cell::words(&row.name)].into_iter();
-            grid.rows.push(name.chain(figures).chain(ratios).collect());
+            let bases = ["ioctl"].into_iter().chain(self.beside);
+            let figures = bases.clone().chain([self.form]);
+            let figures = figures.map(|name| value_and_spread(row, name));
+            let ratios = bases.map(|base| ratio(row, self.form, base));
+            grid.push(&row.name, figures.chain(ratios));
         }
         Some(Section {
             id: self.form.into(),
@@ -216,10 +200,10 @@ impl Question {
 }
 
 /// The calls whose own work outweighs the interface: their figures, and the work.
-fn own_work_sections(unit: Unit, rows: &[&Row]) -> Vec<Section> {
+fn own_work_sections(unit: Unit, rows: &[&CaseRow]) -> Vec<Section> {
     let columns: Vec<_> = columns(rows)
         .into_iter()
-        .filter(|name| ["ioctl", "syscall", "kvm-ioctls"].contains(name))
+        .filter(|name| ["ioctl", "syscall", KVM_IOCTLS].contains(name))
         .collect();
     if columns.is_empty() {
         return Vec::new();
@@ -233,14 +217,14 @@ fn own_work_sections(unit: Unit, rows: &[&Row]) -> Vec<Section> {
         }
     }
     for row in rows {
-        let mut cells = vec![Cell::words(&row.name)];
+        let mut cells = Vec::new();
         for name in &columns {
-            cells.push(Cell::number(value_and_spread(row, name)));
+            cells.push(value_and_spread(row, name));
             if *name != "ioctl" {
-                cells.push(Cell::number(ratio(row, name, "ioctl")));
+                cells.push(ratio(row, name, "ioctl"));
             }
         }
-        figures.rows.push(cells);
+        figures.push(&row.name, cells);
         let own = row.own_work.as_deref().unwrap_or_default();
         work.rows
             .push(vec![Cell::words(&row.name), Cell::words(own)]);
@@ -269,7 +253,7 @@ pub fn conditions(record: &Record) -> Vec<Section> {
     let [first, _, ..] = &record.runs[..] else {
         return Vec::new();
     };
-    let everywhere = |row: &&Row| record.runs.iter().all(|run| run.row(&row.name).is_some());
+    let everywhere = |row: &&CaseRow| record.runs.iter().all(|run| run.row(&row.name).is_some());
     let rows: Vec<_> = first.rows.iter().filter(everywhere).collect();
     let columns = columns(&rows);
     let mut sections = Vec::new();
@@ -282,17 +266,16 @@ pub fn conditions(record: &Record) -> Vec<Section> {
     sections
 }
 
-fn under_all(record: &Record, rows: &[&Row], form: &str) -> Section {
+fn under_all(record: &Record, rows: &[&CaseRow], form: &str) -> Section {
     let conditions = record.runs.iter().map(Run::condition);
     let conditions = conditions.map(|it| it.replace("mitigations ", "").replace("seccomp ", ""));
     let mut grid = Grid::new([format!("{form} / ioctl")].into_iter().chain(conditions));
     for row in rows.iter().filter(|row| row.figures.contains_key(form)) {
         let ratios = record.runs.iter().map(|run| {
-            let row = run.row(&row.name);
-            Cell::number(row.and_then(|row| ratio(row, form, "ioctl")))
+            let row = run.row(&row.name)?;
+            ratio(row, form, "ioctl")
         });
-        let name = [Cell::words(&row.name)];
-        grid.rows.push(name.into_iter().chain(ratios).collect());
+        grid.push(&row.name, ratios);
     }
     Section {
         id: format!("conditions-{form}"),
@@ -304,13 +287,11 @@ fn under_all(record: &Record, rows: &[&Row], form: &str) -> Section {
     }
 }
 
-fn under_one(unit: Unit, run: &Run, rows: &[&Row], columns: &[&str]) -> Section {
+fn under_one(unit: Unit, run: &Run, rows: &[&CaseRow], columns: &[&str]) -> Section {
     let mut grid = Grid::new([format!("call, {unit}")]);
     grid.head.extend(columns.iter().map(|it| String::from(*it)));
     for row in rows.iter().filter_map(|row| run.row(&row.name)) {
-        let figures = columns.iter().map(|it| Cell::number(value(row, it)));
-        let name = [Cell::words(&row.name)];
-        grid.rows.push(name.into_iter().chain(figures).collect());
+        grid.push(&row.name, columns.iter().map(|it| value(row, it)));
     }
     Section {
         id: run.condition().replace(", ", "-").replace(' ', "-"),
@@ -321,33 +302,27 @@ fn under_one(unit: Unit, run: &Run, rows: &[&Row], columns: &[&str]) -> Section 
 }
 
 /// The interfaces that have a figure in any of these rows.
-fn columns(rows: &[&Row]) -> Vec<&'static str> {
+fn columns(rows: &[&CaseRow]) -> Vec<&'static str> {
     let present = |name: &&str| rows.iter().any(|row| row.figures.contains_key(*name));
     INTERFACES.into_iter().filter(present).collect()
 }
 
-fn value(row: &Row, interface: &str) -> Option<String> {
+fn value(row: &CaseRow, interface: &str) -> Option<String> {
     let value = row.figures.get(interface)?.value()?;
     Some(format!("{value:.0}"))
 }
 
-fn value_and_spread(row: &Row, interface: &str) -> Option<String> {
+fn value_and_spread(row: &CaseRow, interface: &str) -> Option<String> {
     let spread = spread(row.figures.get(interface)?).unwrap_or_default();
     Some(value(row, interface)? + &spread)
 }
 
-fn ratio(row: &Row, interface: &str, base: &str) -> Option<String> {
-    Some(format!("{:.3}", share(row, interface, base)?))
+fn ratio(row: &CaseRow, interface: &str, base: &str) -> Option<String> {
+    Some(format!("{:.3}", row.share(interface, base)?))
 }
 
-/// The figure of `interface` over that of `base`.
-fn share(row: &Row, interface: &str, base: &str) -> Option<f64> {
-    let value = |name: &str| row.figures.get(name)?.value();
-    Some(value(interface)? / value(base)?)
-}
-
-fn percent(row: &Row, interface: &str) -> Option<String> {
-    Some(format!("{:.0} %", 100.0 * row.ratio(interface)?))
+fn percent(row: &CaseRow, interface: &str) -> Option<String> {
+    Some(format!("{:.0} %", 100.0 * row.share(interface, "ioctl")?))
 }
 
 /// For an exact count, the share of calls that had it, unless all had it. For an

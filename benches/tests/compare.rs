@@ -1,4 +1,4 @@
-//! `cargo compare` as a user meets it.
+//! `cargo compare` on the command line.
 
 use std::env;
 use std::fs::{self, File};
@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 use std::sync::Mutex;
 
-use benches::record::{Record, Row};
+use benches::record::{CaseRow, Record};
 use tempfile::TempDir;
 
 fn compare(args: &[&str]) -> Command {
@@ -57,7 +57,7 @@ fn two_at_a_time_are_refused() {
     refused(&output, "another comparison is at work");
 }
 
-/// A comparison that was kept.
+/// The kept comparison.
 fn kept() -> String {
     let kept = kernel_patch::workspace_dir()
         .unwrap()
@@ -83,7 +83,7 @@ fn what_is_not_the_json_of_a_comparison_is_refused() {
         fs::write(&path, text).unwrap();
         let output = compare(&["--from"]).arg(&path).output().unwrap();
         refused(&output, message);
-        // To git bisect, that says neither yes nor no.
+        // git bisect skips the commit.
         let output = compare(&["--from", &path_of_kept, "--diff"])
             .arg(&path)
             .output()
@@ -164,7 +164,7 @@ fn the_exit_status_tells_of_a_regression() {
     assert_eq!(diff(&kept, slower, &["--threshold", "1"]).0, Some(0));
 }
 
-/// Held by who runs a comparison: one at a time is allowed.
+/// A test that runs a comparison holds this lock, because only one may run at a time.
 static TURN: Mutex<()> = Mutex::new(());
 
 #[test]
@@ -174,8 +174,8 @@ fn an_emulator_without_plugins_is_refused() {
     let [script, qemu] = ["script", "qemu-system-x86_64"].map(|name| dir.path().join(name));
     fs::write(&script, "#!/bin/sh\necho QEMU emulator version 0\n").unwrap();
     fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
-    // What this process has open to write cannot be executed while a child that
-    // another test starts has inherited it. Let another process write it.
+    // A file that this process writes cannot be executed while the child of another test
+    // has inherited the descriptor. So another process writes it.
     let mut cp = Command::new("cp");
     cp.arg("--preserve=mode").arg(&script).arg(&qemu);
     assert!(cp.status().unwrap().success());
@@ -190,8 +190,8 @@ fn an_emulator_without_plugins_is_refused() {
     assert!(stderr.contains(message), "{stderr}");
 }
 
-/// One row in the patched machine, with its floor.
-fn measured(json: &Path) -> Vec<Row> {
+/// One row and the floor, in the patched machine.
+fn measured(json: &Path) -> Vec<CaseRow> {
     let output = compare(&["--no-criterion", "--filter", "kvm_get_regs", "--json"])
         .arg(json)
         .output()
@@ -222,7 +222,7 @@ fn runs_in_the_machine_repeat_to_the_digit() {
         assert!(regs.figures[interface].value().unwrap() > least);
     }
 
-    let modes = |rows: &[Row]| -> Vec<_> {
+    let modes = |rows: &[CaseRow]| -> Vec<_> {
         let figures = rows.iter().flat_map(|row| row.figures.values());
         figures.map(|figure| figure.value()).collect()
     };

@@ -14,7 +14,7 @@ use nix::unistd::Uid;
 use serde::Deserialize;
 use tempfile::TempDir;
 
-/// A run of two kinds of exit, which all tests look at.
+/// A run of two kinds of exit, for all tests.
 static RUN: LazyLock<Run> = LazyLock::new(Run::new);
 
 struct Run {
@@ -39,7 +39,7 @@ impl Run {
     }
 }
 
-/// Gives what it says.
+/// Returns its output.
 fn profile(args: &[&str], json: &Path, report: &Path) -> String {
     compare(
         Command::new(kernel_patch::beside("compare").unwrap())
@@ -87,7 +87,7 @@ fn every_condition_and_every_interface_is_there() {
         }
         assert!(RUN.shown.contains(&run.condition()), "{}", RUN.shown);
     }
-    // Criterion's estimates stand beside the usual run.
+    // The usual run has criterion's estimates.
     let figures = record.runs[0]
         .rows
         .iter()
@@ -139,7 +139,7 @@ fn stacks_are_those_of_the_calls() {
         assert!(!has(stacks, "thunk"));
         assert!(!has(stacks, "BPF program"));
     }
-    // The filter runs for the ioctl, and is remembered for the system call.
+    // The filter runs for the ioctl. The kernel has cached its result for the system call.
     assert!(has(&stacks(1, "ioctl"), "__seccomp_filter;BPF program"));
     assert!(has(&stacks(1, "syscall"), "__secure_computing"));
     assert!(!has(&stacks(1, "syscall"), "BPF program"));
@@ -161,7 +161,7 @@ fn a_second_run_differs_in_its_time_only() {
     assert!(without_time(&json) == without_time(&first));
 }
 
-/// What a browser finds on the page.
+/// The contents of the page in a browser.
 #[derive(Debug, Deserialize)]
 struct Seen {
     charts: usize,
@@ -193,7 +193,7 @@ const LOOK: &str = r"(() => {
     });
 })()";
 
-/// Opens a page in a window of that width. Fails if it is not quiet, or fetches
+/// Opens a page in a window of this width. Fails if it prints to the console, or fetches
 /// anything.
 fn open(page: &Path, width: u32) -> Seen {
     let chromium = kernel_patch::browser().unwrap();
@@ -298,7 +298,7 @@ fn a_run_without_the_system_calls_shows_the_rest() {
         seen.text
             .contains("The system calls are missing here: this kernel lacks them")
     );
-    // Nothing that the chart could compare is left.
+    // No row compares anything.
     assert_eq!(seen.charts, 0);
     assert_eq!(
         (seen.bars.len(), seen.graphs, seen.differences),

@@ -7,8 +7,9 @@
 use std::fs;
 use std::path::PathBuf;
 
+use benches::INTERFACES;
 use benches::grid::SCREEN;
-use benches::record::{Record, Row};
+use benches::record::{CaseRow, Record};
 use benches::report::documents;
 
 /// The lines that begin and end a generated part. The first goes on with its name.
@@ -18,8 +19,6 @@ const END: &str = "<!-- end of results -->";
 /// What a reader takes in at once: lines of the README, and characters of its tables.
 const README_LINES: usize = 150;
 const README_TABLE: usize = 100;
-
-const FORMS: [&str; 6] = ["syscall", "merged", "ranges", "files", "bound", "sync-regs"];
 
 fn file(name: &str) -> PathBuf {
     kernel_patch::workspace_dir().unwrap().join(name)
@@ -111,7 +110,9 @@ fn documents_show_the_kept_results() {
     whole("docs/results.md", &documents::results(&record).unwrap());
     whole("docs/chart.svg", &documents::chart(&record).unwrap());
     part("README.md", "answer", &documents::readme(&record).unwrap());
-    for form in FORMS {
+    let forms = INTERFACES.into_iter();
+    let forms = forms.filter(|name| !["ioctl", "kvm-ioctls"].contains(name));
+    for form in forms.clone() {
         let table = documents::form(&record, form);
         let table = table.unwrap_or_else(|| panic!("{form} has no figures"));
         tables_fit("docs/forms.md", &table, SCREEN);
@@ -121,7 +122,7 @@ fn documents_show_the_kept_results() {
     part("docs/forms.md", "remains", &remains);
     assert_eq!(
         read("docs/forms.md").matches(BEGIN).count(),
-        FORMS.len() + 1
+        forms.count() + 1
     );
 
     let lines = read("README.md").lines().count();
@@ -141,7 +142,8 @@ fn results_have_every_figure() {
         rows.flatten().map(String::from).collect()
     };
     for run in &record.runs {
-        let everywhere = |row: &&Row| record.runs.iter().all(|run| run.row(&row.name).is_some());
+        let everywhere =
+            |row: &&CaseRow| record.runs.iter().all(|run| run.row(&row.name).is_some());
         let first = run == &record.runs[0];
         // Only the first condition has a table of the calls that no vCPU's thread makes.
         for row in run.rows.iter().filter(|row| first || everywhere(row)) {
@@ -154,7 +156,7 @@ fn results_have_every_figure() {
                     texts[0] += &format!(" ({share} %)");
                 }
                 if interface != "ioctl" {
-                    texts.extend(row.ratio(interface).map(|it| format!("{it:.3}")));
+                    texts.extend(row.share(interface, "ioctl").map(|it| format!("{it:.3}")));
                 }
                 for text in texts {
                     let name = &row.name;

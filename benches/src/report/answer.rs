@@ -2,13 +2,16 @@
 
 use crate::grid::{Cell, Grid};
 use crate::parts::Part;
-use crate::record::{Profile, Record, Row, Run};
+use crate::record::{CaseRow, Profile, Record, Run};
 
 const EXIT: &str = "kvm_run_pio_out";
 const REGS: &str = "kvm_get_regs";
 const LOOP: &str = "emulation_loop";
 const REGISTERS: &str = "registers_read_written";
 const SAVED: &str = "vcpu_saved_restored";
+const MAPPED: &str = "memory_mapped";
+const REPLACED: &str = "page_replaced";
+const FETCHED: &str = "dirty_pages_fetched";
 
 /// A sentence on one form: `rows` by `after`, compared with `before`.
 struct Claim {
@@ -41,7 +44,7 @@ const CLAIMS: [Claim; 5] = [
         than: "memory slots",
         before: "syscall",
         after: "ranges",
-        rows: &["page_replaced", "memory_mapped"],
+        rows: &[REPLACED, MAPPED],
     },
     Claim {
         subject: "Files take",
@@ -59,41 +62,27 @@ const CLAIMS: [Claim; 5] = [
     },
 ];
 
-/// The comparisons of each form: `(form, [(before, after, rows)])`.
-type Compared = (
-    &'static str,
-    &'static [(&'static str, &'static str, &'static [&'static str])],
-);
-const FORMS: [Compared; 6] = [
+/// Rows of a form, and the form that they are compared with.
+type Compared = (&'static str, &'static [&'static str]);
+
+/// The comparisons of each form.
+const FORMS: [(&str, &[Compared]); 6] = [
     (
         "syscall",
-        &[("ioctl", "syscall", &[EXIT, REGS, REGISTERS, LOOP, SAVED])],
+        &[("ioctl", &[EXIT, REGS, REGISTERS, LOOP, SAVED])],
     ),
-    (
-        "merged",
-        &[("syscall", "merged", &[REGISTERS, LOOP, SAVED])],
-    ),
-    (
-        "ranges",
-        &[(
-            "syscall",
-            "ranges",
-            &["page_replaced", "memory_mapped", "dirty_pages_fetched"],
-        )],
-    ),
-    (
-        "files",
-        &[("syscall", "files", &[REGS, REGISTERS, LOOP, SAVED])],
-    ),
+    ("merged", &[("syscall", &[REGISTERS, LOOP, SAVED])]),
+    ("ranges", &[("syscall", &[REPLACED, MAPPED, FETCHED])]),
+    ("files", &[("syscall", &[REGS, REGISTERS, LOOP, SAVED])]),
     (
         "bound",
         &[
-            ("syscall", "bound", &[EXIT, REGS]),
-            ("merged", "bound", &[REGISTERS, LOOP, SAVED]),
-            ("ioctl", "bound", &["kick", "interrupt_by_another_thread"]),
+            ("syscall", &[EXIT, REGS]),
+            ("merged", &[REGISTERS, LOOP, SAVED]),
+            ("ioctl", &["kick", "interrupt_by_another_thread"]),
         ],
     ),
-    ("sync-regs", &[("ioctl", "sync-regs", &[LOOP, REGISTERS])]),
+    ("sync-regs", &[("ioctl", &[LOOP, REGISTERS])]),
 ];
 
 /// The work of a row, as the end of a sentence.
@@ -104,13 +93,13 @@ fn work(row: &str) -> &str {
         LOOP => "the emulation loop",
         REGISTERS => "reading and writing all registers",
         SAVED => "saving and restoring a vCPU",
-        "page_replaced" => "replacing one page",
-        "memory_mapped" => "mapping and unmapping memory",
+        REPLACED => "replacing one page",
+        MAPPED => "mapping and unmapping memory",
         other => other,
     }
 }
 
-/// The answer in a few sentences, as far as it was measured.
+/// The answer in a few sentences, from the rows that were measured.
 pub fn sentences(record: &Record) -> Vec<String> {
     let Some(run) = record.runs.first() else {
         return Vec::new();
@@ -169,9 +158,9 @@ pub fn form(record: &Record, form: &str) -> Option<Grid> {
     let (_, compared) = FORMS.iter().find(|(name, _)| *name == form)?;
     let title = format!("row, {}", record.unit);
     let mut grid = Grid::new([&*title, "compared with", "before", form, "change"]);
-    for (before, after, rows) in *compared {
+    for (before, rows) in *compared {
         for row in rows.iter().filter_map(|name| run.row(name)) {
-            let Some(change) = Change::of(row, before, after) else {
+            let Some(change) = Change::of(row, before, form) else {
                 continue;
             };
             grid.rows.push(vec![
@@ -187,7 +176,7 @@ pub fn form(record: &Record, form: &str) -> Option<Grid> {
 }
 
 /// The exit that stands for all: in 64-bit mode if it was measured there.
-pub(super) fn exit(run: &Run) -> Option<&Row> {
+pub(super) fn exit(run: &Run) -> Option<&CaseRow> {
     let names = [EXIT, "kvm_run_pio_out_real_mode"];
     names.into_iter().find_map(|name| run.row(name))
 }
@@ -200,13 +189,11 @@ pub fn remains(record: &Record) -> Option<(Grid, String)> {
     let count = |profile: &Profile, part| profile.parts.get(&part).copied();
     let mut grid = Grid::new([&*format!("part of {}", row.name), "ioctl", "bound"]);
     for part in Part::ALL {
-        let of = |profile| Cell::number(Some(count(profile, part).unwrap_or_default().to_string()));
-        let cells = vec![Cell::words(part.title()), of(ioctl), of(bound)];
-        grid.rows.push(cells);
+        let of = |profile| Some(count(profile, part).unwrap_or_default().to_string());
+        grid.push(part.title(), [of(ioctl), of(bound)]);
     }
-    let sum = |profile: &Profile| Cell::number(Some(profile.instructions.to_string()));
-    grid.rows
-        .push(vec![Cell::words("sum"), sum(ioctl), sum(bound)]);
+    let sum = |profile: &Profile| Some(profile.instructions.to_string());
+    grid.push("sum", [sum(ioctl), sum(bound)]);
     let kept = bound
         .instructions
         .checked_sub(count(bound, Part::Entry)?)?
@@ -226,7 +213,7 @@ struct Change {
 }
 
 impl Change {
-    fn of(row: &Row, before: &str, after: &str) -> Option<Self> {
+    fn of(row: &CaseRow, before: &str, after: &str) -> Option<Self> {
         let value = |name: &str| row.figures.get(name)?.value();
         Some(Self {
             before: value(before)?,

@@ -4,7 +4,8 @@ use anyhow::{Context, Result};
 use askama::Template;
 
 use super::answer;
-use crate::Case;
+use crate::case::{Case, ONE_CALL};
+use crate::cases;
 use crate::chart::{self, Chart};
 use crate::grid::{Cell, Grid};
 use crate::legend;
@@ -15,7 +16,7 @@ use crate::table::{self, Section};
 ///
 /// # Errors
 ///
-/// When the template cannot be filled in.
+/// If the template cannot be filled in.
 pub fn results(record: &Record) -> Result<String> {
     let results = Results {
         legend: legend::legend(record),
@@ -38,22 +39,19 @@ struct Results {
 /// The rows that are not one call, and their work.
 fn rows() -> Grid {
     let mut grid = Grid::new(["row", "work"]);
-    let names = Case::all().into_iter().map(Case::name);
-    for name in names.filter(|name| !name.ends_with("_real_mode")) {
-        let work = chart::describe(&name);
-        if work != chart::ONE_CALL {
-            let cells = vec![Cell::words(&name), Cell::words(work)];
-            grid.rows.push(cells);
+    for Case { name, work, .. } in cases::all() {
+        if *work != ONE_CALL && !name.ends_with("_real_mode") {
+            grid.rows.push(vec![Cell::words(*name), Cell::words(*work)]);
         }
     }
     grid
 }
 
-/// The answer in the README: chart, sentences, summary, and what it was measured on.
+/// The answer in the README: chart, sentences, summary, and the machine.
 ///
 /// # Errors
 ///
-/// When the record has nothing to show.
+/// If the record has nothing to show.
 pub fn readme(record: &Record) -> Result<String> {
     let place = record.runs.first().map(legend::place).unwrap_or_default();
     let readme = Readme {
@@ -88,7 +86,7 @@ struct Readme {
 ///
 /// # Errors
 ///
-/// When the record has nothing to show.
+/// If the record has nothing to show.
 pub fn chart(record: &Record) -> Result<String> {
     Chart::new(record, &chart::FIRST)
         .context("there is no row for the chart")?

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use inferno::{differential, flamegraph};
 use profile::Folded;
 
-use crate::grid::{Cell, Grid};
+use crate::grid::Grid;
 use crate::interface::INTERFACES;
 use crate::record::Run;
 
@@ -50,7 +50,7 @@ pub struct Difference {
 ///
 /// # Errors
 ///
-/// When a stack is malformed.
+/// If a stack is malformed.
 pub fn of(run: &Run) -> Result<Vec<Flames<'_>>> {
     let mut flames = Vec::new();
     for row in &run.rows {
@@ -135,19 +135,15 @@ fn functions(name: &str, first: &Folded, other: &Folded) -> Grid {
     }
     let mut changed: Vec<_> = functions.into_iter().filter(|(_, (a, b))| a != b).collect();
     changed.sort_by_key(|(_, (a, b))| std::cmp::Reverse(a.abs_diff(*b)));
-    let row = |(function, (a, b)): (&str, (u64, u64))| {
-        let difference = i128::from(b) - i128::from(a);
-        vec![
-            Cell::words(function),
-            Cell::number(Some(a.to_string())),
-            Cell::number(Some(b.to_string())),
-            Cell::number(Some(format!("{difference:+}"))),
-        ]
-    };
-    Grid {
-        rows: changed.into_iter().map(row).collect(),
-        ..Grid::new(["function", "ioctl", name, "difference"])
+    let mut grid = Grid::new(["function", "ioctl", name, "difference"]);
+    for (function, (a, b)) in changed {
+        let difference = format!("{:+}", i128::from(b) - i128::from(a));
+        grid.push(
+            function,
+            [a.to_string(), b.to_string(), difference].map(Some),
+        );
     }
+    grid
 }
 
 fn lines(stacks: &Folded) -> Vec<String> {

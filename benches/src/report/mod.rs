@@ -1,4 +1,4 @@
-//! The report: one HTML file with everything that a record says. It needs no other file.
+//! The report: one HTML file with everything in a record. It needs no other file.
 
 mod answer;
 mod bars;
@@ -15,21 +15,20 @@ use self::flames::Flames;
 use self::matrix::Filtering;
 use crate::chart::{self, Chart};
 use crate::counter::Unit;
-use crate::grid::{Cell, Grid};
+use crate::grid::Grid;
 use crate::interface::INTERFACES;
 use crate::legend;
 use crate::parts::Part;
 use crate::record::{Figure, Record, Run};
 use crate::table::{self, Section};
 
-/// Renders a record. `native` has what was measured on the host's own KVM, if anything
-/// was.
+/// Renders a record. `native` is the record of the host's own KVM, if there is one.
 ///
-/// The report leaves out what the record lacks, and says so.
+/// The report omits the parts that the record lacks, and says so.
 ///
 /// # Errors
 ///
-/// When there is nothing to show, or the stacks are malformed.
+/// If there is nothing to show, or if the stacks are malformed.
 pub fn render(record: &Record, native: Option<&Record>) -> Result<String> {
     let run = record.runs.first().context("the record has no run")?;
     let ended = Timestamp::from_second(i64::try_from(record.time)?)?;
@@ -86,7 +85,7 @@ struct Report<'a> {
     native: Option<Native>,
 }
 
-/// What was measured on the host, in nanoseconds.
+/// The measurements on the host, in nanoseconds.
 struct Native {
     questions: Vec<Section>,
     place: Vec<(&'static str, String)>,
@@ -127,12 +126,9 @@ fn criterion(record: &Record, run: &Run) -> Vec<Section> {
                 continue;
             };
             let (low, high) = estimate.interval;
-            grid.rows.push(vec![
-                Cell::words(&row.name),
-                Cell::number(Some(exact.mode.to_string())),
-                Cell::number(Some(format!("{:.1}", estimate.mean))),
-                Cell::number(Some(format!("{low:.1} to {high:.1}"))),
-            ]);
+            let (mean, interval) = (estimate.mean, format!("{low:.1} to {high:.1}"));
+            let numbers = [exact.mode.to_string(), format!("{mean:.1}"), interval];
+            grid.push(&row.name, numbers.map(Some));
         }
         if !grid.rows.is_empty() {
             sections.push(Section {

@@ -1,15 +1,12 @@
 //! The command line.
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use benches::Selection;
 use clap::{Args, Parser, ValueEnum};
 use kernel_patch::Accel;
-use serde::{Deserialize, Serialize};
-
-use crate::files::CRITERION;
 
 /// Compares the cost of each call and each exit by each interface of KVM.
 ///
@@ -22,33 +19,6 @@ use crate::files::CRITERION;
 pub struct Cli {
     #[command(flatten)]
     pub options: Options,
-}
-
-/// The measurements of one machine: the input of the process that makes them.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Measure {
-    pub filter: Option<String>,
-    /// Count each call.
-    pub exact: bool,
-    /// Measure with criterion as well.
-    pub criterion: bool,
-    /// Measure for the recorder: with marks, and once more with the allowlist.
-    pub record: bool,
-    /// Measure with criterion, but less precisely.
-    pub quick: bool,
-}
-
-impl Measure {
-    /// The selection for the library, with criterion's files below `home`.
-    pub fn selection(&self, home: &Path) -> Selection {
-        Selection {
-            filter: self.filter.clone(),
-            exact: self.exact,
-            allowlist: self.record,
-            quick: self.quick,
-            criterion: self.criterion.then(|| home.join(CRITERION)),
-        }
-    }
 }
 
 #[derive(Args)]

@@ -1,4 +1,4 @@
-//! The files that a run makes.
+//! The files of a run.
 
 use std::fs::{self, File, TryLockError};
 use std::io::Write;
@@ -11,11 +11,9 @@ use tempfile::{NamedTempFile, TempDir};
 pub const RECORD: &str = "record.json";
 /// The name of the report among them.
 pub const REPORT: &str = "report.html";
-/// The directory of criterion's files among them.
-pub const CRITERION: &str = "criterion";
 
-/// The files of one run: beside those of the last run of its kind until they
-/// are complete, then in their place.
+/// The files of one run. When they are complete, they replace the files of the last run of
+/// the same kind.
 pub struct Results {
     home: PathBuf,
     scratch: TempDir,
@@ -23,10 +21,10 @@ pub struct Results {
 }
 
 impl Results {
-    /// Makes room for a run's files under the name of its kind.
+    /// Makes a directory for the files of a run of this kind.
     ///
-    /// Fails if another comparison is at work: two at a time would disturb
-    /// each other's figures where they are times.
+    /// Fails if another comparison runs, because two comparisons at a time disturb each
+    /// other's times.
     pub fn begin(kind: &str) -> Result<Self> {
         let all = kernel_patch::target_dir()?.join("compare");
         fs::create_dir_all(&all).with_context(|| format!("cannot make {}", all.display()))?;
@@ -53,13 +51,13 @@ impl Results {
         })
     }
 
-    /// Where the run leaves its files.
+    /// The directory for the files of the run.
     pub fn scratch(&self) -> &Path {
         self.scratch.path()
     }
 
-    /// Keeps the record and the report, and lets these results take the place of
-    /// the last. Tells where they are.
+    /// Adds the record and the report, replaces the files of the last run, and returns their
+    /// directory.
     pub fn finish(self, record: &str, report: &str) -> Result<PathBuf> {
         for (name, text) in [(RECORD, record), (REPORT, report)] {
             let file = self.scratch().join(name);
@@ -76,15 +74,14 @@ impl Results {
     }
 }
 
-/// A file that is written to at the end of a run, and not touched if the run
-/// does not come to that.
+/// A file that is written at the end of a run. It is not touched if the run fails.
 pub struct Output {
     file: NamedTempFile,
     path: PathBuf,
 }
 
 impl Output {
-    /// Makes sure that the file can be written.
+    /// Checks that the file can be written.
     pub fn begin(path: &Path) -> Result<Self> {
         let dir = match path.parent() {
             Some(dir) if dir != Path::new("") => dir,
@@ -103,7 +100,7 @@ impl Output {
         })
     }
 
-    /// Writes it.
+    /// Writes the file.
     pub fn finish(mut self, text: &str) -> Result<()> {
         self.file
             .write_all(text.as_bytes())

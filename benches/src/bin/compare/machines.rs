@@ -1,4 +1,4 @@
-//! The machines that the comparison runs in, and what each of them is for.
+//! The machines in which the comparison runs.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,61 +7,51 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use benches::place::Build;
-use benches::profiles;
 use benches::record::Record;
+use benches::{CRITERION, Selection, profiles};
 use kernel_patch::{Kernel, Machine, Progress, call_here, cdylib, lanes};
 use profile::{Section, Symbols};
 use tempfile::TempDir;
 
-use crate::cli::{Measure, Options, Switch};
-use crate::files::CRITERION;
+use crate::cli::{Options, Switch};
 
-/// What the machine leaves beside the record, for the symbols.
+/// The file with the kernel's symbols, which the machine leaves beside the record.
 pub const KALLSYMS: &str = "kallsyms";
-/// The same, for where its modules are.
+/// The file with the addresses of its modules.
 pub const MODULES: &str = "modules";
 
-/// One boot, and what is measured in it.
+/// One boot, and the measurements in it.
 struct Boot {
-    what: &'static str,
+    title: &'static str,
     mitigations: Switch,
-    measure: Measure,
+    selection: Selection,
 }
 
 impl Boot {
-    /// All that `options` ask for: first what the figures come from.
+    /// The boots that `options` ask for. The first one has the usual condition.
     fn plan(options: &Options) -> Vec<Self> {
-        let measure = |exact, criterion, record| Measure {
-            filter: options.filter.clone(),
-            exact,
-            criterion,
-            record,
-            quick: false,
+        let boot = |title, mitigations, exact, criterion| Self {
+            title,
+            mitigations,
+            selection: Selection {
+                filter: options.filter.clone(),
+                exact,
+                criterion,
+                quick: false,
+                record: options.profile && exact,
+            },
         };
         let criterion = !options.no_criterion;
         if !options.profile {
-            return vec![Self {
-                what: "measuring",
-                mitigations: options.mitigations,
-                measure: measure(true, criterion, false),
-            }];
+            return vec![boot("measuring", options.mitigations, true, criterion)];
         }
-        let recorded = |what, mitigations| Self {
-            what,
-            mitigations,
-            measure: measure(true, false, true),
-        };
         let mut plan = vec![
-            recorded("recording", Switch::On),
-            recorded("recording without mitigations", Switch::Off),
+            boot("recording", Switch::On, true, false),
+            boot("recording without mitigations", Switch::Off, true, false),
         ];
-        // What is recorded is slow, and criterion has no use for it.
+        // Criterion has a boot without the recorder, which is slow.
         if criterion {
-            plan.push(Self {
-                what: "measuring by criterion",
-                mitigations: Switch::On,
-                measure: measure(false, true, false),
-            });
+            plan.push(boot("measuring by criterion", Switch::On, false, true));
         }
         plan
     }
@@ -89,14 +79,14 @@ pub fn measure(options: &Options, out: &Path) -> Result<Record> {
 
     let mut whole: Option<Record> = None;
     for (nth, mut record) in done.into_iter().flatten().enumerate() {
-        let measure = &plan[nth].measure;
-        if measure.criterion {
+        let selection = &plan[nth].selection;
+        if selection.criterion {
             let from = scratch.path().join(nth.to_string()).join(CRITERION);
             fs::rename(&from, out.join(CRITERION)).context("criterion's files")?;
         }
         match &mut whole {
             None => whole = Some(record),
-            Some(whole) if measure.exact => whole.runs.append(&mut record.runs),
+            Some(whole) if selection.exact => whole.runs.append(&mut record.runs),
             Some(_) => {}
         }
     }
@@ -131,7 +121,7 @@ fn run(
     recorder: Option<&Path>,
     out: &Path,
 ) -> Result<Record> {
-    let progress = Progress::start("compare", boot.what);
+    let progress = Progress::start("compare", boot.title);
     fs::create_dir(out).with_context(|| format!("cannot make {}", out.display()))?;
     let mut machine = Machine::new()
         .accel(options.accel)
@@ -139,12 +129,12 @@ fn run(
         .timeout(Duration::from_secs(options.timeout))
         .out(out);
     let sections = out.join("sections.json");
-    if boot.measure.record {
-        let recorder = recorder.context("it was built")?;
+    if boot.selection.record {
+        let recorder = recorder.context("the recorder was not built")?;
         machine = machine.plugin(recorder, &sections);
     }
     let mut show = |case: &str| progress.at(case);
-    let mut record: Record = machine.call(kernel, boot.what, &boot.measure, &mut show)?;
+    let mut record: Record = machine.call(kernel, boot.title, &boot.selection, &mut show)?;
     for run in &mut record.runs {
         run.measured_on.build = Some(Build {
             series: kernel.series_id().into(),
@@ -153,49 +143,49 @@ fn run(
             mitigations: boot.mitigations.to_string(),
         });
     }
-    if boot.measure.record {
+    if boot.selection.record {
         progress.at("folding");
         let text = |name| fs::read_to_string(out.join(name)).context(name);
         let symbols = Symbols::parse(&text(KALLSYMS)?, &text(MODULES)?)?;
-        let recorded = fs::read(&sections).context("what the recorder has seen")?;
+        let recorded = fs::read(&sections).context("the recording")?;
         let recorded: Vec<Section> = serde_json::from_slice(&recorded)?;
         profiles::attach(&mut record.runs, &recorded, &symbols)?;
     }
     Ok(record)
 }
 
-/// Measures on this machine's own KVM, for the report of what was measured in
-/// machines; says why, if that does not serve.
+/// Measures on this machine's own KVM, for the report of measurements in machines. Prints
+/// the reason if that is not possible.
 pub fn beside(options: &Options) -> Option<Record> {
     let record = scratch().and_then(|scratch| natively(options, scratch.path(), true));
     let why =
-        |error: &anyhow::Error| eprintln!("compare: no times of this machine's own: {error:#}");
+        |error: &anyhow::Error| eprintln!("compare: no times of this machine's own KVM: {error:#}");
     record.inspect_err(why).ok()
 }
 
-/// A directory on the disk where all is built: what is recorded is large.
+/// Makes a directory on the disk of the target directory, because recordings are large.
 fn scratch() -> Result<TempDir> {
     let target = kernel_patch::target_dir()?;
     tempfile::tempdir_in(&target).with_context(|| format!("a directory in {}", target.display()))
 }
 
-/// What is done without a machine.
+/// The title of a measurement without a machine.
 const NATIVELY: &str = "measuring on this machine";
 
-/// Measures here, in a process of its own, since criterion talks on stdout; if
-/// it is to be `quick`, less well.
+/// Measures here, in a process of its own, because criterion prints to stdout. If it is
+/// `quick`, it is less precise.
 pub fn natively(options: &Options, out: &Path, quick: bool) -> Result<Record> {
     let progress = Progress::start("compare", NATIVELY);
-    let measure = Measure {
+    let selection = Selection {
         filter: options.filter.clone(),
         exact: true,
         criterion: true,
-        record: false,
         quick,
+        record: false,
     };
     let timeout = Duration::from_secs(options.timeout);
     let mut show = |case: &str| progress.at(case);
-    let mut record: Record = call_here(NATIVELY, &measure, out, timeout, &mut show)?;
+    let mut record: Record = call_here(NATIVELY, &selection, out, timeout, &mut show)?;
     record.runs[0].read_estimates(&out.join(CRITERION))?;
     Ok(record)
 }

@@ -13,11 +13,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use benches::diff::Diff;
 use benches::record::Record;
-use benches::{legend, measure, report, table};
+use benches::{CRITERION, Selection, legend, measure, report, table};
 use clap::Parser;
 
-use crate::cli::{Cli, Measure, Options};
-use crate::files::{CRITERION, Output, REPORT, Results};
+use crate::cli::{Cli, Options};
+use crate::files::{Output, REPORT, Results};
 use crate::machines::{KALLSYMS, MODULES};
 
 /// The exit status for which `git bisect run` skips a commit.
@@ -39,9 +39,9 @@ fn main() -> ExitCode {
 
 /// In the process that measures: returns the record, and leaves criterion's files in
 /// `out`. The caller reads the names of the cases from standard error.
-fn inside(what: Measure, out: &Path) -> Result<Record> {
-    let record = measure(&what.selection(out), |case| eprintln!("{case}"))?;
-    if what.record {
+fn inside(selection: Selection, out: &Path) -> Result<Record> {
+    let record = measure(&selection, out, |case| eprintln!("{case}"))?;
+    if selection.record {
         for name in [KALLSYMS, MODULES] {
             fs::copy(Path::new("/proc").join(name), out.join(name)).context(name)?;
         }

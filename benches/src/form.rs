@@ -1,5 +1,5 @@
-//! The forms, each with types that the compiler knows, so that a case measures the call
-//! and nothing else.
+//! The forms as types that the compiler knows, so that a case measures the call and
+//! nothing else.
 
 use std::os::fd::OwnedFd;
 
@@ -10,16 +10,16 @@ use kvm_api::merged::MergedVcpu;
 use kvm_api::syscall::Syscall;
 use kvm_api::{ByFd, Kvm, Result, Vcpu};
 
-/// A form that is open.
+/// An open form.
 pub trait StaticForm {
-    /// The interface that it builds on.
+    /// The interface that the form builds on.
     type Kvm: Kvm;
-    /// A vcpu, in the way of the form.
+    /// The form's type of vCPU.
     type Vcpu<'k>: Vcpu
     where
         Self: 'k;
 
-    /// Opens it.
+    /// Opens the form.
     ///
     /// # Errors
     ///
@@ -28,14 +28,14 @@ pub trait StaticForm {
     where
         Self: Sized;
 
-    /// The interface that it builds on.
+    /// Returns the interface that the form builds on.
     fn kvm(&self) -> &Self::Kvm;
 
-    /// Names a vcpu.
+    /// Makes a vCPU of the form from its descriptor.
     ///
     /// # Errors
     ///
-    /// If the kernel refuses that.
+    /// If the kernel refuses to open or bind the vCPU.
     fn vcpu(&self, fd: OwnedFd) -> Result<Self::Vcpu<'_>>;
 }
 
@@ -64,7 +64,7 @@ macro_rules! whole {
 whole! { Ioctl }
 whole! { Syscall }
 
-/// Defines a form that builds on the flat calls, with its own type of vcpu.
+/// Defines a form that builds on the flat calls, with its own type of vCPU.
 macro_rules! on_flat {
     ($(#[doc = $doc:literal])* $name:ident: $vcpu:ident, |$flat:ident, $fd:ident| $make:expr) => {
         $(#[doc = $doc])*
@@ -96,11 +96,11 @@ on_flat! {
 }
 
 on_flat! {
-    /// The files of a vcpu.
+    /// The files of a vCPU.
     Files: FileVcpu, |flat, fd| FileVcpu::open(flat, fd)
 }
 
 on_flat! {
-    /// The calls on the bound vcpu.
+    /// The calls on the bound vCPU.
     Bound: BoundVcpu, |flat, fd| BoundVcpu::bind(flat, fd)
 }

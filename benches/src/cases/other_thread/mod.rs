@@ -1,11 +1,21 @@
-//! What another thread wants of a vcpu that runs: that it stop, or that it take
-//! an interrupt.
+//! Requests to a vCPU that another thread runs: to stop, or to take an interrupt.
 //!
-//! What is measured begins with the request and ends when the thread that made it
-//! knows that it is done: that the vcpu's thread is back in user space, or that
-//! the guest's handler has run. KVM gives an interrupt to a vcpu that does not
-//! run only, so that the vcpu is stopped first, and its own thread does it. (With
-//! interrupt controllers in the kernel, nobody need be stopped for that.)
+//! The measured call begins with the request. It ends when the requesting thread knows
+//! that the vCPU's thread is back in user space, or that the guest's handler has run. KVM
+//! delivers an interrupt only to a vCPU that does not run. So the request stops the vCPU,
+//! and its own thread delivers the interrupt. (With an interrupt controller in the kernel,
+//! no vCPU has to stop for that.)
+
+/// The ways of the interfaces to make a request.
+macro_rules! ways {
+    ($request:expr) => {
+        &[
+            Way::Ioctl(|form, _| request(form, Kick::Signal, $request)),
+            Way::Syscall(|form, _| request(form, Kick::Signal, $request)),
+            Way::Bound(|form, _| request(form, Kick::Pidfd(form.0), $request)),
+        ]
+    };
+}
 
 mod vcpu;
 
@@ -23,48 +33,64 @@ use kvm_api::syscall::Syscall;
 use nix::sys::pthread::pthread_kill;
 
 use self::vcpu::VcpuThread;
-use super::form::StaticForm;
-use crate::workload::Workload;
+use crate::case::Case;
+use crate::form::StaticForm;
+use crate::interface::Way;
+use crate::workload::{Prepared, Workload};
 
-/// How long to wait for the other thread.
+/// The requests.
+pub const WORK: &[Case] = &[
+    Case::new(
+        "kick",
+        "another thread's vCPU made to exit",
+        ways!(Request::Stop),
+    ),
+    Case::new(
+        "interrupt_by_another_thread",
+        "an interrupt from another thread",
+        ways!(Request::Interrupt),
+    ),
+];
+
+/// The timeout of the other thread.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a vcpu has to get into its guest, once its thread is about to run it.
+/// The time that a vCPU has to enter its guest, once its thread is about to run it.
 const HEAD_START: Duration = Duration::from_micros(200);
 
-/// What a vcpu's thread is asked for.
+/// A request to the thread of a vCPU.
 #[derive(Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
-pub enum Request {
-    /// To be back in user space.
+enum Request {
+    /// Return to user space.
     Stop = 1,
-    /// To have its guest take an interrupt.
+    /// Deliver an interrupt to the guest.
     Interrupt,
-    /// To end.
+    /// End.
     End,
 }
 
-/// How a thread stops a vcpu that another one runs.
+/// The way in which a thread stops a vCPU that another thread runs.
 #[derive(Clone, Copy)]
-pub enum Kick {
-    /// By a signal, whose handler sets `immediate_exit`, as VMMs do.
+enum Kick {
+    /// By a signal whose handler sets `immediate_exit`, as VMMs do.
     Signal,
     /// By a call on the thread's pidfd.
     Pidfd(Syscall),
 }
 
-/// What the two threads have in common.
+/// The state that the two threads share.
 #[derive(Default)]
 struct Shared {
     /// A [`Request`], or 0.
     request: AtomicU32,
-    /// How often the vcpu's thread was about to run it.
+    /// The number of times that the vCPU's thread was about to run it.
     entries: AtomicU32,
-    /// How many requests are done.
+    /// The number of completed requests.
     done: AtomicU32,
 }
 
-/// A vcpu that another thread runs, and a request of it.
-pub struct OtherThread {
+/// A request to a vCPU that another thread runs.
+struct OtherThread {
     shared: Arc<Shared>,
     kick: Kick,
     request: Request,
@@ -72,8 +98,12 @@ pub struct OtherThread {
     pidfd: OwnedFd,
 }
 
+fn request<B: StaticForm + 'static>(_: &B, kick: Kick, request: Request) -> Prepared<'_> {
+    Ok(Box::new(OtherThread::new::<B>(kick, request)?))
+}
+
 impl OtherThread {
-    pub fn new<B: StaticForm + 'static>(kick: Kick, request: Request) -> Result<Self> {
+    fn new<B: StaticForm + 'static>(kick: Kick, request: Request) -> Result<Self> {
         vcpu::handle_signal()?;
         let shared = Arc::new(Shared::default());
         let (started, start) = mpsc::channel();
@@ -84,12 +114,12 @@ impl OtherThread {
         let thread = thread::spawn(move || vcpu.serve::<B>(&started));
         let Ok(pidfd) = start.recv_timeout(PATIENCE) else {
             if !thread.is_finished() {
-                bail!("the vcpu's thread does not begin");
+                bail!("the vCPU's thread does not start");
             }
             let ended = thread.join().map_err(|_| anyhow!("it panicked"));
             return Err(match ended {
-                Ok(Err(error)) | Err(error) => error.context("the vcpu's thread"),
-                Ok(Ok(())) => anyhow!("the vcpu's thread ended"),
+                Ok(Err(error)) | Err(error) => error.context("the vCPU's thread"),
+                Ok(Ok(())) => anyhow!("the vCPU's thread ended"),
             });
         };
         Ok(Self {
@@ -113,7 +143,7 @@ impl OtherThread {
     }
 }
 
-/// Waits until `done`, or for too long.
+/// Waits until `done`. Panics after a timeout.
 fn wait(what: &str, done: impl Fn() -> bool) {
     let begin = Instant::now();
     while !done() {
@@ -123,15 +153,15 @@ fn wait(what: &str, done: impl Fn() -> bool) {
 }
 
 impl Workload for OtherThread {
-    fn apart(&self) -> bool {
+    fn needs_reset(&self) -> bool {
         true
     }
 
-    /// Lets the vcpu get into its guest.
+    /// Waits until the vCPU is in its guest.
     fn before(&mut self) {
         let entries = self.shared.entries.swap(0, SeqCst);
         if entries == 0 {
-            wait("the vcpu is not run", || {
+            wait("the vCPU is not run", || {
                 self.shared.entries.load(SeqCst) != 0
             });
         }
@@ -141,7 +171,7 @@ impl Workload for OtherThread {
     fn call(&mut self) {
         let before = self.shared.done.load(SeqCst);
         self.ask(self.request);
-        wait("the vcpu does not answer", || {
+        wait("the vCPU does not answer", || {
             self.shared.done.load(SeqCst) != before
         });
     }
@@ -157,7 +187,7 @@ impl Drop for OtherThread {
     fn drop(&mut self) {
         self.ask(Request::End);
         if let Some(thread) = self.thread.take() {
-            // What it may have failed of has been seen as a request not done.
+            // check() has seen its failure as a missing request.
             let _ = thread.join();
         }
     }

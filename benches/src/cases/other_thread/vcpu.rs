@@ -1,4 +1,4 @@
-//! The vcpu's thread.
+//! The thread of the vCPU.
 
 use std::cell::Cell;
 use std::mem::offset_of;
@@ -18,15 +18,15 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
 use super::{Request, Shared};
-use crate::backend::StaticForm;
 use crate::fixture::Fixture;
-use crate::guest::{INTERRUPTED, Mode, VECTOR};
+use crate::form::StaticForm;
+use crate::guest::{INTERRUPTED, VECTOR};
 
-/// What stops it where that is done by a signal.
+/// The signal that stops the vCPU, unless a call does.
 pub const SIGNAL: Signal = Signal::SIGUSR1;
 
 thread_local! {
-    /// `immediate_exit` of the vcpu that this thread runs, for the handler.
+    /// `immediate_exit` of the vCPU that this thread runs, for the handler.
     static IMMEDIATE_EXIT: Cell<*const AtomicU8> = const { Cell::new(ptr::null()) };
 }
 
@@ -38,8 +38,8 @@ extern "C" fn on_signal(_: libc::c_int) {
     }
 }
 
-/// Has the signal do what it does in a VMM: it ends a run, and if it comes just
-/// before one, that run.
+/// Installs the handler, as VMMs do: the signal ends a run, or the next run if it arrives
+/// just before one.
 ///
 /// # Errors
 ///
@@ -47,23 +47,23 @@ extern "C" fn on_signal(_: libc::c_int) {
 pub fn handle_signal() -> Result<()> {
     let handler = SigHandler::Handler(on_signal);
     let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
-    // SAFETY: the handler does nothing but store a byte.
+    // SAFETY: the handler only stores a byte.
     unsafe { sigaction(SIGNAL, &action) }.context("sigaction")?;
     Ok(())
 }
 
-/// The first page of a vcpu's run mapping, once more, for the handler.
+/// A second mapping of the first page of the run mapping, for the handler.
 struct Flag(NonNull<libc::c_void>);
 
-/// A page's size, in bytes.
+/// The size of a page, in bytes.
 const PAGE: NonZeroUsize = NonZeroUsize::new(4096).expect("not 0");
 
 impl Flag {
     fn new(vcpu: BorrowedFd<'_>) -> Result<Self> {
         let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: nothing is replaced.
+        // SAFETY: the kernel chooses the address, so no mapping is replaced.
         let page = unsafe { mmap(None, PAGE, prot, MapFlags::MAP_SHARED, vcpu, 0) };
-        let page = page.context("mmap of the vcpu")?;
+        let page = page.context("mmap of the vCPU")?;
         // SAFETY: the field lies within the page.
         let flag = unsafe { page.byte_add(offset_of!(kvm_run, immediate_exit)) };
         IMMEDIATE_EXIT.set(flag.as_ptr().cast());
@@ -74,24 +74,24 @@ impl Flag {
 impl Drop for Flag {
     fn drop(&mut self) {
         IMMEDIATE_EXIT.set(ptr::null());
-        // SAFETY: nothing refers to it any more.
+        // SAFETY: nothing refers to the page any more.
         let _ = unsafe { munmap(self.0, PAGE.get()) };
     }
 }
 
-/// What the vcpu's thread is begun with.
+/// The start of the vCPU's thread.
 pub struct VcpuThread {
     pub(super) shared: Arc<Shared>,
-    /// Who waits for what is done.
+    /// The thread that waits for completed requests.
     pub(super) requester: Thread,
 }
 
 impl VcpuThread {
-    /// Makes a vcpu, tells by which pidfd the thread goes, and runs the vcpu until
-    /// the thread is to end.
+    /// Makes a vCPU, sends the pidfd of the thread, and runs the vCPU until the request to
+    /// end.
     pub fn serve<B: StaticForm>(self, started: &Sender<OwnedFd>) -> Result<()> {
         let form = B::open()?;
-        let mut f = Fixture::with_code(&form, INTERRUPTED, Mode::Real)?;
+        let mut f = Fixture::with_code(&form, INTERRUPTED)?;
         let _flag = Flag::new(f.vcpu.as_fd())?;
         started.send(pidfd()?)?;
         loop {
@@ -127,7 +127,7 @@ impl VcpuThread {
 
 /// A pidfd of the calling thread.
 fn pidfd() -> Result<OwnedFd> {
-    // SAFETY: the call touches no memory, and the descriptor is nobody else's.
+    // SAFETY: the call touches no memory, and nothing else owns the descriptor.
     unsafe {
         let fd = libc::syscall(libc::SYS_pidfd_open, libc::gettid(), libc::PIDFD_THREAD);
         let fd = Errno::result(fd).context("pidfd_open")?;

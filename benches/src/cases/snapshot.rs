@@ -1,4 +1,4 @@
-//! All that there is of a vcpu, saved and restored.
+//! The whole state of a vCPU, saved and restored.
 
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -14,12 +14,25 @@ use kvm_bindings::{
 };
 use nix::{ioctl_read_bad, ioctl_write_ptr_bad};
 
-use super::calls::dev_kvm;
-use super::form::StaticForm;
-use super::registers::check_r8;
-use crate::fixture::Fixture;
-use crate::guest::{Exit, Mode};
-use crate::workload::Workload;
+use super::system::dev_kvm;
+use crate::case::Case;
+use crate::fixture::{Fixture, Guest};
+use crate::form::StaticForm;
+use crate::interface::Way;
+use crate::workload::{Prepared, Steps};
+
+/// The state of a vCPU, saved and restored.
+pub const WORK: &[Case] = &[Case::new(
+    "vcpu_saved_restored",
+    "a whole vCPU saved and restored",
+    &[
+        Way::Ioctl(by_calls),
+        Way::Syscall(by_calls),
+        Way::Merged(by_merged_calls),
+        Way::Files(by_calls),
+        Way::Bound(by_merged_calls),
+    ],
+)];
 
 // The proposal has no calls for these.
 ioctl_read_bad!(get_debugregs, KVM_GET_DEBUGREGS, kvm_debugregs);
@@ -29,7 +42,7 @@ ioctl_write_ptr_bad!(set_vcpu_events, KVM_SET_VCPU_EVENTS, kvm_vcpu_events);
 ioctl_read_bad!(get_xcrs, KVM_GET_XCRS, kvm_xcrs);
 ioctl_write_ptr_bad!(set_xcrs, KVM_SET_XCRS, kvm_xcrs);
 
-/// What is saved.
+/// The parts of the state.
 struct Saved {
     regs: kvm_regs,
     sregs: kvm_sregs,
@@ -54,8 +67,8 @@ impl Saved {
     }
 }
 
-/// The MSRs that are saved: those of KVM's list that this vcpu has and lets be
-/// set to what they are.
+/// The MSRs to save: those of KVM's list that this vCPU has, and to which their own
+/// values can be written.
 fn msrs<B: StaticForm>(fixture: &Fixture<'_, B>) -> Result<Msrs> {
     let mut list = MsrList::new(KVM_MAX_MSR_ENTRIES).context("a list of MSRs")?;
     fixture
@@ -78,7 +91,7 @@ fn msrs<B: StaticForm>(fixture: &Fixture<'_, B>) -> Result<Msrs> {
 }
 
 impl Saved {
-    fn save_at_once<V: State>(&mut self, vcpu: &V) {
+    fn save_merged<V: State>(&mut self, vcpu: &V) {
         let mut state = GetState::new()
             .regs(&mut self.regs)
             .sregs(&mut self.sregs)
@@ -90,7 +103,7 @@ impl Saved {
         vcpu.kvm_get_state(&mut state).unwrap();
     }
 
-    fn restore_at_once<V: State>(&self, vcpu: &V) {
+    fn restore_merged<V: State>(&self, vcpu: &V) {
         let state = SetState::new()
             .regs(&self.regs)
             .sregs(&self.sregs)
@@ -109,7 +122,7 @@ impl Saved {
         vcpu.kvm_get_fpu(&mut self.fpu).unwrap();
         vcpu.kvm_get_msrs(&mut self.msrs).unwrap();
         let fd = vcpu.as_fd().as_raw_fd();
-        // SAFETY: each writes one such structure.
+        // SAFETY: each writes one structure of this type.
         unsafe {
             get_debugregs(fd, &mut self.debugregs).unwrap();
             get_vcpu_events(fd, &mut self.vcpu_events).unwrap();
@@ -124,7 +137,7 @@ impl Saved {
         vcpu.kvm_set_regs(&self.regs).unwrap();
         vcpu.kvm_set_fpu(&self.fpu).unwrap();
         let fd = vcpu.as_fd().as_raw_fd();
-        // SAFETY: each reads one such structure.
+        // SAFETY: each reads one structure of this type.
         unsafe {
             set_xcrs(fd, &self.xcrs).unwrap();
             set_debugregs(fd, &self.debugregs).unwrap();
@@ -133,58 +146,29 @@ impl Saved {
     }
 }
 
-/// A vcpu that is saved and restored, by a call for each part and, where the interface has
-/// none, an ioctl.
-pub struct SaveRestore<'b, B: StaticForm> {
-    fixture: Fixture<'b, B>,
-    saved: Saved,
+/// By a call for each part and, where the interface has none, an ioctl.
+fn by_calls<B: StaticForm>(form: &B, guest: Guest) -> Prepared<'_> {
+    let fixture = Fixture::with_guest(form, guest)?;
+    let mut saved = Saved::new(&fixture)?;
+    let steps = Steps::new(fixture, move |f| {
+        saved.save(&f.vcpu);
+        saved.regs.r8 += 1;
+        saved.restore(&f.vcpu);
+    });
+    Ok(Box::new(steps.check(|f, calls| f.check_changes(calls))))
 }
 
-impl<'b, B: StaticForm> SaveRestore<'b, B> {
-    pub fn new(form: &'b B) -> Result<Self> {
-        let fixture = Fixture::with_program(form, Exit::PioOut, Mode::Real)?;
-        let saved = Saved::new(&fixture)?;
-        Ok(Self { fixture, saved })
-    }
-}
-
-impl<B: StaticForm> Workload for SaveRestore<'_, B> {
-    fn call(&mut self) {
-        self.saved.save(&self.fixture.vcpu);
-        self.saved.regs.r8 += 1;
-        self.saved.restore(&self.fixture.vcpu);
-    }
-
-    fn check(&mut self, calls: u64) -> Result<()> {
-        check_r8(&self.fixture, calls)
-    }
-}
-
-/// The same by two merged calls.
-pub struct MergedSaveRestore<'b, B: StaticForm> {
-    fixture: Fixture<'b, B>,
-    saved: Saved,
-}
-
-impl<'b, B: StaticForm> MergedSaveRestore<'b, B> {
-    pub fn new(form: &'b B) -> Result<Self> {
-        let fixture = Fixture::with_program(form, Exit::PioOut, Mode::Real)?;
-        let saved = Saved::new(&fixture)?;
-        Ok(Self { fixture, saved })
-    }
-}
-
-impl<B: StaticForm> Workload for MergedSaveRestore<'_, B>
+/// By two merged calls.
+fn by_merged_calls<B: StaticForm>(form: &B, guest: Guest) -> Prepared<'_>
 where
     for<'k> B::Vcpu<'k>: State,
 {
-    fn call(&mut self) {
-        self.saved.save_at_once(&self.fixture.vcpu);
-        self.saved.regs.r8 += 1;
-        self.saved.restore_at_once(&self.fixture.vcpu);
-    }
-
-    fn check(&mut self, calls: u64) -> Result<()> {
-        check_r8(&self.fixture, calls)
-    }
+    let fixture = Fixture::with_guest(form, guest)?;
+    let mut saved = Saved::new(&fixture)?;
+    let steps = Steps::new(fixture, move |f| {
+        saved.save_merged(&f.vcpu);
+        saved.regs.r8 += 1;
+        saved.restore_merged(&f.vcpu);
+    });
+    Ok(Box::new(steps.check(|f, calls| f.check_changes(calls))))
 }
