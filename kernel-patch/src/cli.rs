@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use kernel_patch::check::Check;
 use kernel_patch::fresh::Fresh;
-use kernel_patch::{KernelBuilder, Machine, Variant};
+use kernel_patch::{Base, KernelBuilder, Machine, Variant};
 
-/// Builds a kernel from Linux 6.12 and the patch series that gives KVM system calls,
+/// Builds a kernel from Linux and the patch series that gives KVM system calls,
 /// boots it in a machine, and runs executables inside.
 ///
 /// The source and the builds are below target/kernel. Missing Debian packages are
@@ -93,6 +93,9 @@ pub(crate) enum Action {
 
     /// Print the paths of the source, the build and the image
     Path {
+        /// The release of Linux
+        #[arg(long, value_enum, default_value_t)]
+        base: Base,
         /// The variant of the kernel
         #[arg(long, value_enum, default_value_t)]
         variant: Variant,
@@ -128,6 +131,10 @@ mod tests {
             "check",
             "fresh",
             "path",
+            "import",
+            "rebase",
+            "--onto",
+            "export",
             "--",
             "--variant",
             "debug",

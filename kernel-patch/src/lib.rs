@@ -73,6 +73,7 @@ pub use host::paths::{target_dir, workspace_dir};
 pub use host::progress::Progress;
 pub use inside::call::answer_if_called;
 pub use inside::init::init_if_first;
+pub use kbuild::base::Base;
 pub use kbuild::error::BuildError;
 pub use kbuild::kernel::{Kernel, KernelBuilder, build_dir};
 pub use kbuild::mutation::Mutation;

@@ -58,8 +58,8 @@ fn act(cli: Cli) -> Result<u8> {
             println!("\n{}", trial.table());
             Ok(u8::from(!trial.holds()))
         }
-        Action::Path { variant } => {
-            let build = kernel_patch::build_dir(variant)?;
+        Action::Path { base, variant } => {
+            let build = kernel_patch::build_dir(base, variant)?;
             println!("source\t{}", build.parent().unwrap_or(&build).display());
             println!("build\t{}", build.display());
             println!("image\t{}", build.join("arch/x86/boot/bzImage").display());

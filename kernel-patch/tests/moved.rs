@@ -33,7 +33,7 @@ fn copy_program(to: &Path) {
 
 /// Makes a directory that the program takes for a checkout, with this build's executable.
 fn checkout(dir: &Path) {
-    fs::create_dir_all(dir.join("kernel-patch/patches")).unwrap();
+    fs::create_dir_all(dir.join("kernel-patch/mutations")).unwrap();
     fs::create_dir_all(dir.join("target/debug")).unwrap();
     copy_program(&dir.join("target/debug/kernel-patch"));
 }

@@ -33,7 +33,7 @@ const NAMED: [(&str, &[&str]); 4] = [
     ),
     ("docs/forms.md", FORMS),
     (
-        "kernel-patch/patches/0000-cover-letter.patch",
+        "kernel-patch/linux-6.12/patches/0000-cover-letter.patch",
         &[
             "Document what changes for users of the ioctls",
             "Split requests that need no ioctl out of the ioctl handlers",
@@ -81,7 +81,7 @@ struct Patch {
 
 /// The series in its order, without the cover letter.
 fn series() -> Vec<Patch> {
-    let mut paths = files(&root().join("kernel-patch/patches"), "patch");
+    let mut paths = files(&root().join("kernel-patch/linux-6.12/patches"), "patch");
     paths.sort_unstable();
     let patches = paths.iter().skip(1).map(|path| {
         let text = fs::read_to_string(path).unwrap();
@@ -174,7 +174,7 @@ fn other_documents_name_no_patch_by_number() {
 #[test]
 fn the_cover_letter_lists_the_series() {
     let series = series();
-    let letter = text("kernel-patch/patches/0000-cover-letter.patch");
+    let letter = text("kernel-patch/linux-6.12/patches/0000-cover-letter.patch");
     let count = series.len();
     assert!(letter.contains(&format!("Subject: [PATCH 00/{count}] ")));
     let list: String = series
@@ -190,7 +190,7 @@ fn the_cover_letter_lists_the_series() {
 #[test]
 fn checkpatchs_exceptions_are_about_files_of_their_patches() {
     let series = series();
-    let text = text("kernel-patch/patches/checkpatch.exceptions");
+    let text = text("kernel-patch/linux-6.12/patches/checkpatch.exceptions");
     let lines = text
         .lines()
         .filter(|it| !it.is_empty() && !it.starts_with('#'));

@@ -195,6 +195,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::kbuild::base::Base;
 
     #[test]
     fn configurations_differ() {
@@ -232,8 +233,8 @@ mod tests {
             "X86_64",
         ]);
         let mut found = BTreeSet::new();
-        let dir = crate::kbuild::series::directory().unwrap();
-        for path in crate::host::files::list(&dir).unwrap() {
+        let series = Base::ALL.map(|it| files::list(&it.patches().unwrap()).unwrap());
+        for path in series.concat() {
             let text = fs::read_to_string(path).unwrap();
             let added = text.lines().filter_map(|line| line.strip_prefix('+'));
             let conditions = added.filter(|line| {

@@ -28,9 +28,10 @@ use self::worktree::Worktree;
 use crate::host::error::IoContext;
 use crate::host::lock::Lock;
 use crate::host::{files, needs, packages, paths, process};
+use crate::kbuild::base::Base;
 use crate::kbuild::error::BuildError;
 use crate::kbuild::kernel;
-use crate::kbuild::series::{self, Patch, Series};
+use crate::kbuild::series::{Patch, Series};
 use crate::kbuild::source::Source;
 
 /// The part of the series to check. The default is the whole series of this crate, on the
@@ -38,12 +39,16 @@ use crate::kbuild::source::Source;
 #[derive(Args, Clone, Debug, Default)]
 #[group(skip)]
 pub struct Check {
+    /// The release of Linux
+    #[arg(long, value_enum, default_value_t)]
+    base: Base,
+
     /// The directory of the patches [default: this crate's]
     #[arg(long, value_name = "DIR")]
     patches: Option<PathBuf>,
 
     /// The kernel's source, a tree or a tarball [default: the one last built
-    /// from; at first, Debian's package linux-source-6.12]
+    /// from; at first, Debian's package linux-source-BASE]
     #[arg(long, value_name = "PATH")]
     source: Option<PathBuf>,
 
@@ -73,7 +78,7 @@ impl Check {
     pub fn run(&self) -> Result<Review> {
         let dir = match &self.patches {
             Some(dir) => dir.clone(),
-            None => series::directory()?,
+            None => self.base.patches()?,
         };
         // The tools start in the source.
         let dir = std::path::absolute(&dir).cannot("find", &dir)?;
@@ -86,7 +91,7 @@ impl Check {
         let work = paths::create(paths::work_dir()?.join("check"))?;
         let _lock = Lock::exclusive(&work, self.wait)?;
         paths::sweep(&work)?;
-        let source = kernel::find_source(self.source.as_deref())?;
+        let source = kernel::find_source(self.base, self.source.as_deref())?;
         let logs = work.join("logs");
         files::remove(&logs)?;
         paths::create(logs.clone())?;

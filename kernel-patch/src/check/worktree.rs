@@ -155,6 +155,7 @@ impl Worktree {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kbuild::base::Base;
 
     const PATCH: &str = "\
 From 0 Mon Sep 17 00:00:00 2001
@@ -197,7 +198,7 @@ diff --git a/virt/kvm/Kconfig b/virt/kvm/Kconfig
         }
         let patches = dir.path().join("patches");
         files::write(&patches.join("0001-a.patch"), patch.as_bytes()).unwrap();
-        let source = Source::find(&source).unwrap();
+        let source = Source::find(&source, Base::V6_12).unwrap();
         let (root, log) = (dir.path().join("linux"), dir.path().join("log"));
         Fixture {
             worktree: Worktree::prepare(root, &source, log).unwrap(),
@@ -251,7 +252,7 @@ diff --git a/virt/kvm/Kconfig b/virt/kvm/Kconfig
     #[test]
     fn an_interrupted_or_broken_tree_is_restored() {
         let it = fixture(PATCH);
-        let source = Source::find(&it.dir.path().join("source")).unwrap();
+        let source = Source::find(&it.dir.path().join("source"), Base::V6_12).unwrap();
         let again = || {
             let (root, log) = (it.worktree.root.clone(), it.worktree.log.clone());
             Worktree::prepare(root, &source, log).unwrap();

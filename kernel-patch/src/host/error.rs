@@ -44,6 +44,10 @@ pub enum HostError {
         line: String,
     },
 
+    /// apt has no package lists of Debian, which would name a mirror.
+    #[error("apt knows no mirror of Debian; run apt-get update")]
+    NoMirror,
+
     /// A tool exceeded its time limit.
     #[error("{what} timed out after {} s", after.as_secs())]
     ToolTimedOut {

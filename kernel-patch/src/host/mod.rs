@@ -1,6 +1,7 @@
 //! The machine that this program runs on: processes, files, locks, progress and
 //! Debian's packages. Nothing here knows what a kernel is.
 
+pub(crate) mod backports;
 pub(crate) mod cargo;
 pub(crate) mod disk;
 pub(crate) mod error;

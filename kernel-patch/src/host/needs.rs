@@ -102,7 +102,7 @@ pub(crate) const BUILD: &[Need] = &[
     need("/usr/include/gelf.h", "libelf-dev"),
 ];
 
-/// The kernel source, unless the user names another.
+/// The kernel source of the default base, unless the user names another.
 pub(crate) const SOURCE: &[Need] = &[LINUX_SOURCE];
 
 /// The needs of turning the series into commits.

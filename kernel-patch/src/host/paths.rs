@@ -9,7 +9,7 @@ use super::error::{HostError, IoContext, Result};
 use super::files;
 
 /// The directory by which a checkout is recognized.
-const MARK: &str = "kernel-patch/patches";
+const MARK: &str = "kernel-patch/mutations";
 
 /// The prefix of the names of scratch directories.
 const SCRATCH: &str = "scratch-";

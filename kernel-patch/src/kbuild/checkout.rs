@@ -11,9 +11,11 @@ use crate::host::lock::Lock;
 use crate::host::process::git;
 use crate::host::progress::Progress;
 use crate::host::{needs, packages, paths, process};
+use crate::kbuild::base::Base;
 use crate::kbuild::config::Config;
 use crate::kbuild::kernel::Kernel;
 use crate::kbuild::make::Make;
+use crate::kbuild::source;
 use crate::kbuild::tree;
 
 impl Kernel {
@@ -53,7 +55,9 @@ impl Kernel {
         git.args(["checkout", "--quiet", "--force", "--detach", &commit]);
         process::run(git, "git checkout", &log)?;
 
-        let config = Config::of_checkout()?;
+        // Another version is most likely newer than all of ours.
+        let base = source::base_of(&clone)?.unwrap_or(Base::ALL[Base::ALL.len() - 1]);
+        let config = Config::of_checkout(base)?;
         let build = paths::create(clone.join(tree::BUILD))?;
         let make = Make {
             tree: &clone,

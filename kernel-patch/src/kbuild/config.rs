@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use super::digest;
 use super::error::{BuildError, Result};
 use crate::host::{files, paths};
+use crate::kbuild::base::Base;
 use crate::kbuild::make::Make;
+use crate::kbuild::series::Series;
 use crate::kbuild::variant::Variant;
 
 /// The fragments, in the order of merging.
@@ -24,25 +26,6 @@ const KCSAN: &str = "kcsan.config";
 /// The options that build KVM into the kernel.
 const BUILT_IN: &str = "CONFIG_KVM=y\nCONFIG_KVM_INTEL=y\nCONFIG_KVM_AMD=y\n";
 
-/// The objects that count how often their lines are reached, in a kernel that checks
-/// itself: all that the series adds code to, except [`UNCOUNTED`]. The paths are relative
-/// to the build directory.
-const COUNTED: [&str; 13] = [
-    "arch/x86/kvm/cpuid.o",
-    "arch/x86/kvm/lapic.o",
-    "arch/x86/kvm/state.o",
-    "arch/x86/kvm/state_msrs.o",
-    "arch/x86/kvm/svm/svm.o",
-    "arch/x86/kvm/x86.o",
-    "virt/kvm/bound.o",
-    "virt/kvm/kernel_memory.o",
-    "virt/kvm/kvm_main.o",
-    "virt/kvm/ranges.o",
-    "virt/kvm/syscall_ops.o",
-    "virt/kvm/syscalls.o",
-    "virt/kvm/vcpu_files.o",
-];
-
 /// The variable of make that has a counted object count. It contains the object's name in
 /// the Makefile that compiles it: that of arch/x86/kvm, or of virt for the entry points.
 pub(crate) fn count_variable(object: &str) -> String {
@@ -54,16 +37,29 @@ pub(crate) fn count_variable(object: &str) -> String {
     format!("GCOV_PROFILE_{name}=y")
 }
 
-/// The objects that do not count. The boot code has a `regs.o` too, which cannot count, and
-/// make does not distinguish the two. The other three do not run on an emulated SVM
-/// processor.
-#[cfg(test)]
-const UNCOUNTED: [&str; 4] = [
+/// The objects with code of the series that do not count how often their lines are reached.
+/// The boot code has a `regs.o` too, which cannot count, and make does not distinguish the
+/// two. The others do not run on an emulated SVM processor.
+const UNCOUNTED: [&str; 5] = [
     "arch/x86/kvm/regs.o",
     "arch/x86/kvm/svm/sev.o",
     "arch/x86/kvm/vmx/main.o",
+    "arch/x86/kvm/vmx/tdx.o",
     "arch/x86/kvm/vmx/vmx.o",
 ];
+
+/// The objects that count, in a kernel that checks itself: all that the series adds code to,
+/// except [`UNCOUNTED`]. The paths are relative to the build directory.
+fn counted(series: &Series) -> Vec<String> {
+    let code = |file: &String| {
+        file.ends_with(".c") && (file.starts_with("virt/") || file.starts_with("arch/"))
+    };
+    let changed = series.files().into_iter().filter(code);
+    changed
+        .map(|file| file.replace(".c", ".o"))
+        .filter(|object| !UNCOUNTED.contains(&object.as_str()))
+        .collect()
+}
 
 /// The path of a fragment.
 fn fragment(name: &str) -> Result<PathBuf> {
@@ -77,11 +73,11 @@ pub(crate) struct Config {
     text: String,
     /// Options that are set if the source has them.
     optional: &'static str,
-    counted: &'static [&'static str],
+    counted: Vec<String>,
 }
 
 impl Config {
-    pub(crate) fn read(variant: Variant) -> Result<Self> {
+    pub(crate) fn read(base: Base, variant: Variant) -> Result<Self> {
         let mut fragments = FRAGMENTS.to_vec();
         fragments.extend(match variant {
             Variant::Debug => Some(DEBUG),
@@ -96,13 +92,19 @@ impl Config {
             Variant::BuiltIn => BUILT_IN,
             _ => "",
         };
-        let counted: &[_] = match variant {
-            Variant::Debug => &COUNTED,
-            _ => &[],
+        let counted = match variant {
+            Variant::Debug => counted(&Series::read(&base.patches()?)?),
+            _ => Vec::new(),
         };
+        let mut more = base.options("base.config")?;
+        if variant == Variant::Debug {
+            more += &base.options(DEBUG)?;
+        }
+        more += syscalls;
+        more += built_in;
         Ok(Self {
             counted,
-            ..Self::of(&fragments, &format!("{syscalls}{built_in}"))?
+            ..Self::of(&fragments, &more)?
         })
     }
 
@@ -116,15 +118,15 @@ impl Config {
         Ok(Self {
             text,
             optional: "",
-            counted: &[],
+            counted: Vec::new(),
         })
     }
 
     /// The configuration of a tree that can have the series, a part of it, or nothing.
-    pub(crate) fn of_checkout() -> Result<Self> {
+    pub(crate) fn of_checkout(base: Base) -> Result<Self> {
         Ok(Self {
             optional: SYSCALLS,
-            ..Self::read(Variant::Stock)?
+            ..Self::read(base, Variant::Stock)?
         })
     }
 
@@ -133,8 +135,8 @@ impl Config {
     }
 
     /// The objects that count how often their lines are reached.
-    pub(crate) fn counted(&self) -> &'static [&'static str] {
-        self.counted
+    pub(crate) fn counted(&self) -> &[String] {
+        &self.counted
     }
 
     /// An identifier of the options.
@@ -208,7 +210,6 @@ mod tests {
 
     use super::*;
     use crate::host::{needs, packages};
-    use crate::kbuild::series::{self, Series};
 
     #[test]
     fn later_lines_win() {
@@ -258,25 +259,11 @@ mod tests {
         assert_eq!(lost(&ours, &debian), [""; 0]);
     }
 
-    /// The coverage includes all new code.
-    #[test]
-    fn changed_objects_are_counted() {
-        let series = Series::read(&series::directory().unwrap()).unwrap();
-        let code = |file: &String| {
-            file.ends_with(".c") && (file.starts_with("virt/") || file.starts_with("arch/"))
-        };
-        let changed = series.files().into_iter().filter(code);
-        let objects = changed
-            .map(|file| file.replace(".c", ".o"))
-            .filter(|object| !UNCOUNTED.contains(&object.as_str()));
-        assert_eq!(objects.collect::<Vec<_>>(), COUNTED);
-    }
-
     #[test]
     fn the_variants_differ() {
         let mut ids = BTreeSet::new();
         for variant in Variant::value_variants() {
-            assert!(ids.insert(Config::read(*variant).unwrap().id()));
+            assert!(ids.insert(Config::read(Base::default(), *variant).unwrap().id()));
             assert_eq!(Variant::from_str(variant.name(), false), Ok(*variant));
         }
     }

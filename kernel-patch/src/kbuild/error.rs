@@ -26,6 +26,18 @@ pub enum BuildError {
         wanted: &'static str,
     },
 
+    /// Debian's source cannot be downloaded.
+    #[error(
+        "cannot get the source of Linux {version} from Debian; pass a tree or a tarball of \
+         it with --source"
+    )]
+    NoSource {
+        /// The version.
+        version: &'static str,
+        /// The reason.
+        source: HostError,
+    },
+
     /// A directory contains no patches.
     #[error("no patches in {}", .0.display())]
     NoPatches(PathBuf),

@@ -11,23 +11,28 @@ use crate::host::error::IoContext;
 use crate::host::lock::Lock;
 use crate::host::progress::Progress;
 use crate::host::{files, needs, packages, paths};
+use crate::kbuild::base::Base;
 use crate::kbuild::config::{self, Config};
 use crate::kbuild::make::Make;
 use crate::kbuild::mutation::Mutation;
 use crate::kbuild::series::Series;
-use crate::kbuild::source::{self, Source};
+use crate::kbuild::source::Source;
 use crate::kbuild::tree::{self, Tree};
 use crate::kbuild::variant::Variant;
 
 /// The trees of mutated kernels.
-const MUTANTS: [&str; 2] = ["linux-mutant", "linux-mutant-2"];
+const MUTANTS: [&str; 2] = ["mutant", "mutant-2"];
 
 /// The description of a kernel to build. The settings are also options of a command line.
 #[derive(Args, Clone, Debug, Default)]
 #[group(skip)]
 pub struct KernelBuilder {
+    /// The release of Linux
+    #[arg(long, value_enum, default_value_t)]
+    base: Base,
+
     /// The kernel's source, a tree or a tarball [default: the one last used;
-    /// at first, Debian's package linux-source-6.12]
+    /// at first, Debian's package linux-source-BASE]
     #[arg(long, value_name = "PATH")]
     source: Option<PathBuf>,
 
@@ -44,6 +49,9 @@ pub struct KernelBuilder {
 }
 
 setters! { KernelBuilder:
+    /// Chooses the release of Linux.
+    base(builder, base: Base) => builder.base = base;
+
     /// Chooses the variant.
     variant(builder, variant: Variant) => builder.variant = variant;
 
@@ -69,13 +77,13 @@ impl KernelBuilder {
     /// See [`BuildError`].
     pub fn build(&self) -> Result<Kernel> {
         let root = paths::work_dir()?;
-        let mut series = self.variant.series()?;
-        let config = Config::read(self.variant)?;
+        let mut series = self.variant.series(self.base)?;
+        let config = Config::read(self.base, self.variant)?;
         if let Some(mutation) = &self.mutation {
             series.push(mutation.path())?;
             return self.build_mutation(&series, &config);
         }
-        let tree = self.variant.tree()?;
+        let tree = self.variant.tree(self.base)?;
         loop {
             let lock = Lock::shared(&root, self.wait)?;
             if let Some(kernel) = self.open(&tree, &series, &config, lock)? {
@@ -97,21 +105,24 @@ impl KernelBuilder {
         }
         .build()?;
         let root = paths::work_dir()?;
-        let places = MUTANTS.map(|name| (root.join(format!("{name}-lock")), root.join(name)));
+        let mut places = Vec::new();
+        for name in MUTANTS {
+            let lock = root.join(format!("linux-{}-{name}-lock", self.base.version()));
+            places.push((lock, self.base.tree(name)?));
+        }
         'built: loop {
             for (lock, tree) in &places {
-                let tree = Tree::new(tree.clone());
                 let Some(lock) = Lock::try_shared(&paths::create(lock.clone())?)? else {
                     continue;
                 };
-                if let Some(mut kernel) = self.open(&tree, series, config, lock)? {
+                if let Some(mut kernel) = self.open(tree, series, config, lock)? {
                     kernel._proper = Some(proper._lock);
                     return Ok(kernel);
                 }
             }
             for (lock, tree) in &places {
                 if let Some(_lock) = Lock::try_exclusive(lock)? {
-                    self.make(&Tree::new(tree.clone()), series, config)?;
+                    self.make(tree, series, config)?;
                     continue 'built;
                 }
             }
@@ -128,7 +139,7 @@ impl KernelBuilder {
         config: &Config,
         lock: Lock,
     ) -> Result<Option<Kernel>> {
-        let Some(source) = current(self.source.as_deref())? else {
+        let Some(source) = current(self.base, self.source.as_deref())? else {
             return Ok(None);
         };
         let build = self.variant.build_dir(tree);
@@ -141,8 +152,8 @@ impl KernelBuilder {
     fn make(&self, tree: &Tree, series: &Series, config: &Config) -> Result<()> {
         let build = &self.variant.build_dir(tree);
         packages::ensure(needs::BUILD)?;
-        let source = find_source(self.source.as_deref())?;
-        let first = Variant::Module.tree()?;
+        let source = find_source(self.base, self.source.as_deref())?;
+        let first = Variant::Module.tree(self.base)?;
         if self.mutation.is_none() && first.source()?.as_ref() != Some(&source) {
             first.unpack(&source)?;
         }
@@ -151,7 +162,7 @@ impl KernelBuilder {
         }
         tree.apply(series)?;
 
-        let proper = self.variant.build_dir(&self.variant.tree()?);
+        let proper = self.variant.build_dir(&self.variant.tree(self.base)?);
         match (self.variant, &self.mutation) {
             // It could reuse nothing of the usual build.
             (Variant::Debug | Variant::Kcsan, None) => {
@@ -163,10 +174,7 @@ impl KernelBuilder {
         let stamp = stamp(build);
         let _ = fs::remove_file(&stamp);
         let name = tree.root().file_name().unwrap_or_default();
-        let log = match self.mutation {
-            Some(_) => format!("build-{}-{}.log", name.display(), self.variant.name()),
-            None => format!("build-{}.log", self.variant.name()),
-        };
+        let log = format!("build-{}-{}.log", name.display(), self.variant.name());
         let log = paths::new_log(&log)?;
         let counted = config.counted().iter();
         let counted: Vec<_> = counted.map(|it| config::count_variable(it)).collect();
@@ -178,7 +186,7 @@ impl KernelBuilder {
             args: &counted,
             progress: Progress::ours(format!(
                 "building Linux {} ({}, series {})",
-                source::VERSION,
+                self.base.version(),
                 self.variant.name(),
                 series.id()
             )),
@@ -219,25 +227,24 @@ fn configure_as(build: &Path, other: &Path) -> Result<()> {
 }
 
 /// Returns the current state of the source, or `None` if it is not installed yet.
-fn current(named: Option<&Path>) -> Result<Option<Source>> {
+fn current(base: Base, named: Option<&Path>) -> Result<Option<Source>> {
     if let Some(path) = named {
-        return Source::find(path).map(Some);
+        return Source::find(path, base).map(Some);
     }
-    match Variant::Module.tree()?.source()? {
+    match Variant::Module.tree(base)?.source()? {
         // The unpacked source stays usable without its tarball.
         Some(last) if !last.path.exists() => Ok(Some(last)),
-        Some(last) => Source::find(&last.path).map(Some),
+        Some(last) => Source::find(&last.path, base).map(Some),
         None => Ok(None),
     }
 }
 
 /// Returns the source that the user names, or the last one, or Debian's.
-pub(crate) fn find_source(named: Option<&Path>) -> Result<Source> {
-    if let Some(source) = current(named)? {
+pub(crate) fn find_source(base: Base, named: Option<&Path>) -> Result<Source> {
+    if let Some(source) = current(base, named)? {
         return Ok(source);
     }
-    packages::ensure(needs::SOURCE)?;
-    Source::find(Path::new(needs::LINUX_SOURCE.name))
+    Source::find(&base.debians_source()?, base)
 }
 
 fn stamp(build: &Path) -> PathBuf {
@@ -257,7 +264,7 @@ pub struct Kernel {
     release: String,
     series: String,
     config: String,
-    counted: &'static [&'static str],
+    counted: Vec<String>,
     /// The lock of the unbroken kernel, if this one is a mutation.
     _proper: Option<Lock>,
     _lock: Lock,
@@ -286,7 +293,7 @@ impl Kernel {
             release: release.trim().into(),
             series: name,
             config: config.id(),
-            counted: config.counted(),
+            counted: config.counted().to_vec(),
             _proper: None,
             _lock: lock,
         })
@@ -331,7 +338,7 @@ impl Kernel {
     /// The objects that count how often their lines are reached, relative to the build
     /// directory. Only [`Variant::Debug`] has any. A machine leaves the counts in
     /// [`COUNTS`](crate::COUNTS), among its files.
-    pub fn counted(&self) -> impl Iterator<Item = &'static Path> {
+    pub fn counted(&self) -> impl Iterator<Item = &Path> {
         self.counted.iter().map(Path::new)
     }
 
@@ -351,11 +358,12 @@ impl Kernel {
     }
 }
 
-/// Returns the build directory of a variant, built or not. It is in the source directory.
+/// Returns the build directory of a variant of `base`, built or not. It is in the source
+/// directory.
 ///
 /// # Errors
 ///
 /// The directory above cannot be made.
-pub fn build_dir(variant: Variant) -> Result<PathBuf> {
-    Ok(variant.build_dir(&variant.tree()?))
+pub fn build_dir(base: Base, variant: Variant) -> Result<PathBuf> {
+    Ok(variant.build_dir(&variant.tree(base)?))
 }

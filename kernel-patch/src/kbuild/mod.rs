@@ -1,6 +1,7 @@
 //! From a kernel source and the patch series to a built kernel. (A directory named
 //! `build` would look generated to many tools.)
 
+pub(crate) mod base;
 pub(crate) mod checkout;
 pub(crate) mod config;
 pub(crate) mod digest;

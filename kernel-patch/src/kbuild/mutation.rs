@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::{BuildError, Result};
 use crate::host::{files, paths};
+use crate::kbuild::base::Base;
 use crate::kbuild::variant::Variant;
 
 /// A patch that breaks the series.
@@ -29,16 +30,19 @@ impl Mutation {
     /// The kernels that have mutations: those on which properties are tested.
     pub const VARIANTS: [Variant; 2] = [Variant::Module, Variant::Debug];
 
-    /// Reads all mutations, in the order of their names.
+    /// Reads all mutations of `base`, in the order of their names: those that apply to
+    /// each base, and its own.
     ///
     /// # Errors
     ///
     /// One cannot be read, or lacks a line of its header.
-    pub fn all() -> Result<Vec<Self>> {
-        let paths = files::list(&paths::workspace_dir()?.join("kernel-patch/mutations"))?;
-        let patches = paths.into_iter();
-        let patches = patches.filter(|it| it.extension().is_some_and(|it| it == "patch"));
-        patches.map(Self::read).collect()
+    pub fn all(base: Base) -> Result<Vec<Self>> {
+        let common = paths::workspace_dir()?.join("kernel-patch/mutations");
+        let mut patches = files::list(&common)?;
+        patches.extend(files::list(&base.mutations()?)?);
+        patches.retain(|it| it.extension().is_some_and(|it| it == "patch"));
+        patches.sort_by(|a, b| a.file_name().cmp(&b.file_name()));
+        patches.into_iter().map(Self::read).collect()
     }
 
     fn read(path: PathBuf) -> Result<Self> {
@@ -112,23 +116,21 @@ mod tests {
     /// the others.
     #[test]
     fn mutations_apply() {
-        let kernel = Kernel::builder().wait(true).build().unwrap();
+        let base = Base::default();
+        let kernel = Kernel::builder().base(base).wait(true).build().unwrap();
         let tree = Tree::new(kernel.source_dir().into());
         let mut ids = BTreeSet::new();
         for variant in Mutation::VARIANTS {
             // Apply the long series once, not again for each mutation.
-            let series = variant.series().unwrap();
+            let series = variant.series(base).unwrap();
             let patched = tree.patched(&series).unwrap();
-            let mutations = Mutation::all().unwrap();
+            let mutations = Mutation::all(base).unwrap();
             for mutation in mutations.iter().filter(|it| it.variant() == variant) {
                 let mut alone = Series::default();
                 alone.push(mutation.path()).unwrap();
-                assert!(
-                    alone.files().is_subset(&series.files()),
-                    "{}",
-                    mutation.name()
-                );
-                assert!(ids.insert(alone.id()), "{}", mutation.name());
+                let name = mutation.name();
+                assert!(alone.files().is_subset(&series.files()), "{name}");
+                assert!(ids.insert(alone.id()), "{name}");
                 let copy = tempfile::tempdir().unwrap();
                 alone.copy_files(patched.path(), copy.path()).unwrap();
                 alone.apply(copy.path()).unwrap();

@@ -2,14 +2,14 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use super::digest;
 use super::error::{BuildError, Result};
 use crate::host::error::{HostError, IoContext};
 use crate::host::process::tail;
-use crate::host::{files, paths, process};
+use crate::host::{files, process};
 
 /// The beginning of a file's diff in git's format.
 const HEADER: &str = "diff --git a/";
@@ -31,16 +31,6 @@ pub(crate) struct Patch {
 struct Diff {
     file: String,
     text: String,
-}
-
-/// The directory of this project's series.
-pub(crate) fn directory() -> Result<PathBuf> {
-    Ok(paths::workspace_dir()?.join("kernel-patch/patches"))
-}
-
-/// The patch that delays threads on the debug kernel.
-pub(super) fn delays() -> Result<PathBuf> {
-    Ok(paths::workspace_dir()?.join("kernel-patch/debug/delays.patch"))
 }
 
 impl Series {

@@ -7,30 +7,29 @@ use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
+use super::base::Base;
 use super::error::{BuildError, Result};
 use crate::host::error::IoContext;
 use crate::host::process::run;
 use crate::host::progress::Progress;
 use crate::host::{disk, files, paths};
 
-/// The version that the series is for.
-pub(crate) const VERSION: &str = "6.12";
-
 /// A tree or a tarball, with an identity that changes with its content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Source {
+    base: Base,
     pub(crate) path: PathBuf,
     identity: String,
 }
 
 impl Source {
-    /// Finds a tree or a tarball, and its identity.
-    pub(crate) fn find(path: &Path) -> Result<Self> {
+    /// Finds a tree or a tarball of `base`, and its identity.
+    pub(crate) fn find(path: &Path, base: Base) -> Result<Self> {
         let path = fs::canonicalize(path).cannot("find", path)?;
         let metadata = fs::metadata(&path).cannot("read", &path)?;
         let (mut bytes, mut newest) = (0, (metadata.mtime(), metadata.mtime_nsec()));
         if metadata.is_dir() {
-            check_version(&path, &path)?;
+            check_version(&path, &path, base)?;
             files::walk(&path, is_git, &mut |_, file| {
                 if file.is_file() {
                     bytes += file.len();
@@ -43,7 +42,11 @@ impl Source {
         }
         let (seconds, nanoseconds) = newest;
         let identity = format!("{bytes} bytes, {seconds}.{nanoseconds:09}");
-        Ok(Self { path, identity })
+        Ok(Self {
+            base,
+            path,
+            identity,
+        })
     }
 
     /// Unpacks the source to `to`, which does not exist before it is complete.
@@ -52,44 +55,53 @@ impl Source {
         // Unpack beside it, in the directory that the caller has locked.
         let scratch = paths::scratch_in(to.parent().expect("a tree lies in a directory"))?;
         let tree = scratch.path().join("linux");
-        let log = paths::logs()?.join("unpack.log");
-        let _progress = Progress::ours(format!("unpacking {}", self.path.display()));
-        let mut command;
-        if self.path.is_dir() {
-            files::replicate(&self.path, &tree, is_git, |from, to| {
-                fs::copy(from, to).map(drop)
-            })?;
-            // make rejects a build directory of its own if the tree was built in.
-            command = Command::new("make");
-            command.args(["-s", "mrproper", "-C"]).arg(&tree);
-        } else {
-            fs::create_dir(&tree).cannot("make", &tree)?;
-            command = Command::new("tar");
-            command
-                .args(["--extract", "--no-same-owner", "--strip-components=1"])
-                .arg("--file")
-                .arg(&self.path)
-                .arg("--directory")
-                .arg(&tree);
-        }
-        run(command, "unpacking the source", &log)?;
-        check_version(&tree, &self.path)?;
+        unpack(&self.path, &tree)?;
+        check_version(&tree, &self.path, self.base)?;
         Ok(fs::rename(&tree, to).cannot("make", to)?)
     }
+}
+
+/// Unpacks a tree or a tarball of any version to `to`.
+pub(crate) fn unpack(path: &Path, to: &Path) -> Result<()> {
+    let log = paths::logs()?.join("unpack.log");
+    let _progress = Progress::ours(format!("unpacking {}", path.display()));
+    let mut command;
+    if path.is_dir() {
+        files::replicate(path, to, is_git, |from, to| fs::copy(from, to).map(drop))?;
+        // make rejects a build directory of its own if the tree was built in.
+        command = Command::new("make");
+        command.args(["-s", "mrproper", "-C"]).arg(to);
+    } else {
+        fs::create_dir(to).cannot("make", to)?;
+        command = Command::new("tar");
+        command
+            .args(["--extract", "--no-same-owner", "--strip-components=1"])
+            .arg("--file")
+            .arg(path)
+            .arg("--directory")
+            .arg(to);
+    }
+    Ok(run(command, "unpacking the source", &log)?)
 }
 
 fn is_git(name: &str) -> bool {
     name == ".git"
 }
 
-/// Fails unless `tree`, which came from `path`, has the series' version.
-fn check_version(tree: &Path, path: &Path) -> Result<()> {
+/// The base that `tree` is a version of.
+pub(super) fn base_of(tree: &Path) -> Result<Option<Base>> {
+    let version = version(&files::text_or_empty(&tree.join("Makefile"))?);
+    Ok(version.and_then(|it| Base::of_version(&it)))
+}
+
+/// Fails unless `tree`, which came from `path`, is of `base`.
+fn check_version(tree: &Path, path: &Path, base: Base) -> Result<()> {
     match version(&files::text_or_empty(&tree.join("Makefile"))?) {
-        Some(version) if version == VERSION => Ok(()),
+        Some(version) if version == base.version() => Ok(()),
         other => Err(BuildError::WrongSource {
             path: path.into(),
             found: other.map_or("no kernel source".into(), |it| format!("Linux {it}")),
-            wanted: VERSION,
+            wanted: base.version(),
         }),
     }
 }
@@ -111,11 +123,15 @@ mod tests {
     #[test]
     fn another_version_is_refused() {
         let tree = tempfile::tempdir().unwrap();
-        let error = Source::find(tree.path()).unwrap_err().to_string();
+        let error = Source::find(tree.path(), Base::V6_12)
+            .unwrap_err()
+            .to_string();
         assert!(error.ends_with("is no kernel source; the patch series is for Linux 6.12"));
         let makefile = "# GPL\nVERSION = 6\nPATCHLEVEL = 13\nSUBLEVEL = 1\n";
         fs::write(tree.path().join("Makefile"), makefile).unwrap();
-        let error = Source::find(tree.path()).unwrap_err().to_string();
+        let error = Source::find(tree.path(), Base::V6_12)
+            .unwrap_err()
+            .to_string();
         assert!(
             error.ends_with("is Linux 6.13; the patch series is for Linux 6.12"),
             "{error}"
@@ -127,15 +143,15 @@ mod tests {
         let tree = tempfile::tempdir().unwrap();
         let makefile = "VERSION = 6\nPATCHLEVEL = 12\n";
         fs::write(tree.path().join("Makefile"), makefile).unwrap();
-        let before = Source::find(tree.path()).unwrap();
-        assert_eq!(before, Source::find(tree.path()).unwrap());
+        let before = Source::find(tree.path(), Base::V6_12).unwrap();
+        assert_eq!(before, Source::find(tree.path(), Base::V6_12).unwrap());
         fs::write(tree.path().join("Kconfig"), "more").unwrap();
-        assert_ne!(before, Source::find(tree.path()).unwrap());
+        assert_ne!(before, Source::find(tree.path(), Base::V6_12).unwrap());
     }
 
     #[test]
     fn a_missing_source_is_named() {
-        let error = Source::find(Path::new("/no/linux.tar.xz")).unwrap_err();
+        let error = Source::find(Path::new("/no/linux.tar.xz"), Base::V6_12).unwrap_err();
         assert!(
             format!("{:#}", anyhow::Error::from(error))
                 .starts_with("cannot find /no/linux.tar.xz: No such file")

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::ValueEnum;
 
 use super::error::Result;
-use crate::host::paths;
-use crate::kbuild::series::{self, Series};
+use crate::kbuild::base::Base;
+use crate::kbuild::series::Series;
 use crate::kbuild::tree::{self, Tree};
 
 /// A kernel to build from the source.
@@ -41,13 +41,14 @@ impl Variant {
         }
     }
 
-    pub(crate) fn tree(self) -> Result<Tree> {
+    /// The tree of this variant of `base`.
+    pub(crate) fn tree(self, base: Base) -> Result<Tree> {
         let name = match self {
-            Self::Stock => "linux-stock",
-            Self::Debug => "linux-debug",
-            Self::Module | Self::BuiltIn | Self::Kcsan => "linux-patched",
+            Self::Stock => "stock",
+            Self::Debug => "debug",
+            Self::Module | Self::BuiltIn | Self::Kcsan => "patched",
         };
-        Ok(Tree::new(paths::work_dir()?.join(name)))
+        base.tree(name)
     }
 
     pub(crate) fn build_dir(self, tree: &Tree) -> PathBuf {
@@ -59,13 +60,14 @@ impl Variant {
         })
     }
 
-    pub(crate) fn series(self) -> Result<Series> {
+    /// The patches that make this variant of `base`.
+    pub(crate) fn series(self, base: Base) -> Result<Series> {
         if self == Self::Stock {
             return Ok(Series::default());
         }
-        let mut series = Series::read(&series::directory()?)?;
+        let mut series = Series::read(&base.patches()?)?;
         if self == Self::Debug {
-            series.push(&series::delays()?)?;
+            series.push(&base.delays()?)?;
         }
         Ok(series)
     }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
-use kernel_patch::Variant;
+use kernel_patch::{Base, Variant};
 use serde::{Deserialize, Serialize};
 
 /// Test that KVM's system calls behave like its ioctls
@@ -60,7 +60,11 @@ pub struct Options {
     #[arg(long, value_name = "SECONDS", default_value_t = 1800, global = true)]
     pub timeout: u64,
 
-    /// Tree or tarball of Linux 6.12 to build from [default: Debian's]
+    /// Release of Linux
+    #[arg(long, value_enum, default_value_t, global = true)]
+    pub base: Base,
+
+    /// Tree or tarball of that release to build from [default: Debian's]
     #[arg(long, value_name = "PATH", global = true)]
     pub source: Option<PathBuf>,
 
@@ -73,7 +77,7 @@ pub struct Options {
 pub enum Command {
     /// Break the kernel in one place at a time, and show which property notices
     ///
-    /// Each mutation is a patch in kernel-patch/mutations. While one is tested,
+    /// Each mutation is a patch in kernel-patch/mutations or kernel-patch/linux-BASE/mutations. While one is tested,
     /// the next is built. The exit status is 1 if no property notices a
     /// mutation.
     Mutations {

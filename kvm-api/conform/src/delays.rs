@@ -1,5 +1,5 @@
 //! Delays that the debug kernel puts between two steps of one thread, where another
-//! thread can come in between (`kernel-patch/debug/delays.patch`).
+//! thread can come in between (`kernel-patch/linux-*/delays.patch`).
 
 use std::fs;
 

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use kernel_patch::{Mutation, interrupt};
+use kernel_patch::{Base, Mutation, interrupt};
 use serde::Serialize;
 
 use crate::cli::Options;
@@ -62,7 +62,7 @@ struct Trial {
 /// If a property fails without a mutation, because its failures then prove
 /// nothing; or if the run is interrupted. The results so far remain.
 pub fn run(options: &Options, names: &[String], results: &mut Vec<MutationResult>) -> Result<()> {
-    let trials = &trials(options, select(names)?)?;
+    let trials = &trials(options, select(options.base, names)?)?;
     let started = Instant::now();
     thread::scope(|scope| {
         // Without room for a kernel, the channel lets the builder run ahead of
@@ -100,8 +100,8 @@ pub fn run(options: &Options, names: &[String], results: &mut Vec<MutationResult
 }
 
 /// The mutations of these names, or all.
-fn select(names: &[String]) -> Result<Vec<Mutation>> {
-    let mut mutations = Mutation::all()?;
+fn select(base: Base, names: &[String]) -> Result<Vec<Mutation>> {
+    let mut mutations = Mutation::all(base)?;
     let known: Vec<_> = mutations.iter().map(Mutation::name).collect();
     if let Some(name) = names.iter().find(|name| !known.contains(name)) {
         bail!("no mutation {name:?}; there are {}", known.join(", "));
@@ -238,7 +238,8 @@ mod tests {
 
     #[test]
     fn who_is_to_notice_is_there() {
-        for mutation in Mutation::all().unwrap() {
+        let all = Base::ALL.map(|base| Mutation::all(base).unwrap());
+        for mutation in all.concat() {
             let expected = registry::find(mutation.caught_by()).unwrap();
             let options = Cli::parse_from(["conform"]).options;
             let options = options.on(mutation.variant(), &[expected.name]);

@@ -141,7 +141,8 @@ impl<'a> TestKernel<'a> {
 }
 
 fn builder(options: &Options) -> KernelBuilder {
-    let builder = Kernel::builder().variant(options.variant()).wait(true);
+    let builder = Kernel::builder().base(options.base);
+    let builder = builder.variant(options.variant()).wait(true);
     match &options.source {
         Some(source) => builder.source(source),
         None => builder,

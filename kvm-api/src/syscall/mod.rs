@@ -27,7 +27,7 @@ pub struct Syscall(());
 pub enum OpenError {
     /// The kernel lacks the calls, or KVM has not registered them.
     #[error(
-        "Linux {release} has no KVM system calls, or kvm is not loaded: it takes Linux 6.12 \
+        "Linux {release} has no KVM system calls, or kvm is not loaded: it takes a kernel \
          with the series of kernel-patch/, and the modules kvm and kvm-amd or kvm-intel"
     )]
     Missing {
@@ -37,7 +37,7 @@ pub enum OpenError {
     /// The number belongs to another call, or to another revision of the ABI.
     #[error(
         "system call {number} of Linux {release} answers {answer} where {KVM_SYSCALLS_ABI} was \
-         expected: it is another system's, or another revision of the ABI; it takes Linux 6.12 \
+         expected: it is another system's, or another revision of the ABI; it takes a kernel \
          with the series of kernel-patch/",
         number = __NR_kvm_check_extension
     )]

@@ -156,7 +156,7 @@ pub fn open_explains_itself() -> Result<(), Failed> {
             let message = error.to_string();
             let release = nix::sys::utsname::uname()?;
             let release = release.release().to_string_lossy();
-            for part in [&*release, "6.12", "kernel-patch/", "kvm-amd", "kvm-intel"] {
+            for part in [&*release, "kernel-patch/", "kvm-amd", "kvm-intel"] {
                 assert!(message.contains(part), "{message:?} does not say {part:?}");
             }
             Ok(())

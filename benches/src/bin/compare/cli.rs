@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::{Result, ensure};
 use benches::Selection;
 use clap::{Args, Parser, ValueEnum};
-use kernel_patch::Accel;
+use kernel_patch::{Accel, Base};
 
 /// Compares the cost of each call and each exit by each interface of KVM.
 ///
@@ -50,7 +50,7 @@ pub struct Options {
         long,
         value_name = "FILE",
         conflicts_with_all = ["json", "filter", "no_criterion", "profile", "mitigations", "native",
-            "accel", "source", "tree", "timeout"]
+            "accel", "base", "source", "tree", "timeout"]
     )]
     pub from: Option<PathBuf>,
 
@@ -68,7 +68,7 @@ pub struct Options {
     pub mitigations: Switch,
 
     /// Measure on this machine and its running kernel, not in QEMU
-    #[arg(long, conflicts_with_all = ["mitigations", "accel", "source", "no_criterion"])]
+    #[arg(long, conflicts_with_all = ["mitigations", "accel", "base", "source", "no_criterion"])]
     pub native: bool,
 
     /// The accelerator of QEMU: tcg emulates and counts instructions; kvm needs
@@ -76,7 +76,11 @@ pub struct Options {
     #[arg(long, value_name = "tcg|kvm", default_value_t = Accel::Tcg, value_parser = accel)]
     pub accel: Accel,
 
-    /// Build from the tree or tarball of Linux 6.12 at PATH [default: Debian's]
+    /// The release of Linux
+    #[arg(long, value_enum, default_value_t, conflicts_with_all = ["native", "tree"])]
+    pub base: Base,
+
+    /// Build from the tree or tarball of that release at PATH [default: Debian's]
     #[arg(long, value_name = "PATH")]
     pub source: Option<PathBuf>,
 
@@ -165,6 +169,8 @@ mod tests {
             "--accel",
             "kvm",
             "mttcg",
+            "--base",
+            "7.3",
             "--source",
             "--timeout",
             "1",

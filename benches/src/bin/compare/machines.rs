@@ -101,7 +101,7 @@ fn kernel(options: &Options) -> Result<Kernel, kernel_patch::BuildError> {
     if let Some(tree) = &options.tree {
         return Kernel::of_checkout(tree);
     }
-    let mut builder = Kernel::builder();
+    let mut builder = Kernel::builder().base(options.base);
     if let Some(source) = &options.source {
         builder = builder.source(source);
     }

@@ -1,0 +1,106 @@
+//! The releases of Linux that have a series, and what differs between them.
+
+use std::path::PathBuf;
+
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
+
+use super::error::{BuildError, Result};
+use crate::host::needs::{self, Need};
+use crate::host::{backports, files, packages, paths};
+use crate::kbuild::tree::Tree;
+
+/// A release of Linux that the series is kept for, in a directory of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+pub enum Base {
+    /// Linux 6.12, which Debian 12 has.
+    #[default]
+    #[value(name = "6.12")]
+    V6_12,
+    /// Linux 7.3, which Debian 13 has as a backport.
+    #[value(name = "7.3")]
+    V7_3,
+}
+
+/// Where Debian has the source.
+enum Debian {
+    /// In a package for this host, which installs the tarball.
+    Installed(Need),
+    /// In a package for another Debian, which is unpacked and not installed.
+    Backported(&'static str),
+}
+
+impl Base {
+    /// All bases, the oldest first.
+    pub const ALL: [Self; 2] = [Self::V6_12, Self::V7_3];
+
+    /// The version, as `--base` takes it.
+    #[must_use]
+    pub const fn version(self) -> &'static str {
+        match self {
+            Self::V6_12 => "6.12",
+            Self::V7_3 => "7.3",
+        }
+    }
+
+    /// The base of this version.
+    pub(super) fn of_version(version: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|it| it.version() == version)
+    }
+
+    const fn debian(self) -> Debian {
+        match self {
+            Self::V6_12 => Debian::Installed(needs::LINUX_SOURCE),
+            Self::V7_3 => Debian::Backported("linux-source-7.3"),
+        }
+    }
+
+    /// Debian's tarball of the source. Gets it if it is missing.
+    pub(super) fn debians_source(self) -> Result<PathBuf> {
+        match self.debian() {
+            Debian::Installed(tarball) => {
+                packages::ensure(&[tarball])?;
+                Ok(tarball.name.into())
+            }
+            Debian::Backported(package) => {
+                let file = format!("usr/src/{package}.tar.xz");
+                backports::file(package, &file).map_err(|source| BuildError::NoSource {
+                    version: self.version(),
+                    source,
+                })
+            }
+        }
+    }
+
+    /// The source tree `name` of this base, unpacked or not.
+    pub(super) fn tree(self, name: &str) -> Result<Tree> {
+        let dir = format!("linux-{}-{name}", self.version());
+        Ok(Tree::new(paths::work_dir()?.join(dir)))
+    }
+
+    /// The file or directory `name` of this base.
+    fn path(self, name: &str) -> Result<PathBuf> {
+        let dir = format!("kernel-patch/linux-{}", self.version());
+        Ok(paths::workspace_dir()?.join(dir).join(name))
+    }
+
+    /// The directory of the series.
+    pub(crate) fn patches(self) -> Result<PathBuf> {
+        self.path("patches")
+    }
+
+    /// The patch that delays threads on the debug kernel.
+    pub(super) fn delays(self) -> Result<PathBuf> {
+        self.path("delays.patch")
+    }
+
+    /// The directory of the mutations that apply to this base only.
+    pub(super) fn mutations(self) -> Result<PathBuf> {
+        self.path("mutations")
+    }
+
+    /// The options that a fragment of all bases needs in addition on this one.
+    pub(super) fn options(self, fragment: &str) -> Result<String> {
+        Ok(files::text_or_empty(&self.path(fragment)?)?)
+    }
+}
