@@ -42,9 +42,15 @@ impl Memory {
         self.lock().remove(&vm.as_raw_fd());
     }
 
-    /// Works on the slots of a VM.
-    pub fn with<T>(&self, vm: BorrowedFd<'_>, work: impl FnOnce(&mut Slots) -> T) -> T {
-        work(self.lock().entry(vm.as_raw_fd()).or_default())
+    /// Reads the slots of a VM.
+    pub fn read<T>(&self, vm: BorrowedFd<'_>, read: impl FnOnce(&Slots) -> T) -> T {
+        static NONE: Slots = Slots(BTreeMap::new());
+        read(self.lock().get(&vm.as_raw_fd()).unwrap_or(&NONE))
+    }
+
+    /// Changes the slots of a VM.
+    pub fn change<T>(&self, vm: BorrowedFd<'_>, change: impl FnOnce(&mut Slots) -> T) -> T {
+        change(self.lock().entry(vm.as_raw_fd()).or_default())
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<RawFd, Slots>> {
@@ -118,13 +124,13 @@ impl Slots {
                 return Err(Errno::EBUSY);
             }
             // SAFETY: a slot that is deleted needs no memory.
-            return unsafe { self.set(vm, region, None) };
+            return unsafe { self.set(vm, &region, None) };
         }
 
         if let Some(set) = set.filter(|set| set.region.memory_size == size) {
             region.userspace_addr = set.region.userspace_addr;
             // SAFETY: the memory is the slot's own, and as long as it.
-            return unsafe { self.set(vm, region, None) };
+            return unsafe { self.set(vm, &region, None) };
         }
 
         // KVM refuses it if the slot is set with another size or with the caller's memory.
@@ -133,7 +139,7 @@ impl Slots {
         let mapping = GuestMemory::of_file(file.as_fd(), 0, size as usize)?;
         region.userspace_addr = mapping.as_ptr().expose_provenance() as u64;
         // SAFETY: the memory is as long as the slot, and stays with it.
-        unsafe { self.set(vm, region, Some((file, mapping))) }
+        unsafe { self.set(vm, &region, Some((file, mapping))) }
     }
 
     /// `kvm_set_memory_alias`.
@@ -163,7 +169,7 @@ impl Slots {
         }
         // SAFETY: the memory is that of a slot. If this backend allocated it, nobody else
         // has its address; if not, who gave it to the guest answers for aliases too.
-        unsafe { self.set(vm, region, None) }
+        unsafe { self.set(vm, &region, None) }
     }
 
     /// `kvm_get_memory_alias`.
@@ -211,11 +217,11 @@ impl Slots {
     pub unsafe fn set(
         &mut self,
         vm: BorrowedFd<'_>,
-        region: kvm_userspace_memory_region,
+        region: &kvm_userspace_memory_region,
         new: Option<(OwnedFd, GuestMemory)>,
     ) -> Result<()> {
         // SAFETY: the kernel reads one such structure; the memory is good.
-        unsafe { request_pointer(vm, KVM_SET_USER_MEMORY_REGION, &raw const region) }?;
+        unsafe { request_pointer(vm, KVM_SET_USER_MEMORY_REGION, region) }?;
         if region.memory_size == 0 {
             self.0.remove(&region.slot);
             return Ok(());
@@ -232,6 +238,7 @@ impl Slots {
                 .filter(|set| set.region.userspace_addr == region.userspace_addr)
                 .and_then(|set| set.backing),
         };
+        let region = *region;
         self.0.insert(region.slot, Slot { region, backing });
         Ok(())
     }

@@ -160,7 +160,7 @@ impl Kvm for Ioctl {
             userspace_addr: 0,
         };
         self.memory
-            .with(vm, |slots| slots.set_region(vm, first_alias, region))
+            .change(vm, |slots| slots.set_region(vm, first_alias, region))
     }
 
     /// The ioctl takes the id of the vCPU, so this method tries ids from 0 on. The n-th
@@ -197,7 +197,7 @@ impl Kvm for Ioctl {
     fn kvm_get_memory_alias(&self, vm: BorrowedFd<'_>, alias: &mut kvm_memory_alias) -> Result<()> {
         let first_alias = self.first_alias(vm)?;
         self.memory
-            .with(vm, |slots| slots.get_alias(first_alias, alias))
+            .read(vm, |slots| slots.get_alias(first_alias, alias))
     }
 
     #[inline]
@@ -336,13 +336,13 @@ impl Kvm for Ioctl {
         };
         // SAFETY: the caller answers for the memory.
         self.memory
-            .with(vm, |slots| unsafe { slots.set(vm, region, None) })
+            .change(vm, |slots| unsafe { slots.set(vm, &region, None) })
     }
 
     fn kvm_set_memory_alias(&self, vm: BorrowedFd<'_>, alias: &kvm_memory_alias) -> Result<()> {
         let first_alias = self.first_alias(vm)?;
         self.memory
-            .with(vm, |slots| slots.set_alias(vm, first_alias, alias))
+            .change(vm, |slots| slots.set_alias(vm, first_alias, alias))
     }
 
     fn kvm_map_memory(
@@ -353,6 +353,6 @@ impl Kvm for Ioctl {
     ) -> Result<GuestMemory> {
         self.kvm_check_extension(vm, 0)?;
         self.memory
-            .with(vm, |slots| slots.map(guest_phys_addr, size))
+            .read(vm, |slots| slots.map(guest_phys_addr, size))
     }
 }
