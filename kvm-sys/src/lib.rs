@@ -3,10 +3,12 @@
 //!
 //! Each form has one table: [`CALLS`], in the order of the proposal of July 2007,
 //! [`MERGED_CALLS`], [`RANGE_CALLS`] and [`BINDING_CALLS`]. An `enum` for each table
-//! names its calls. This crate has no logic: `kvm-api` makes the calls.
+//! names its calls, and [`AnyCall`] those of all forms. This crate has no logic: `kvm-api`
+//! makes the calls.
 
 #![cfg(target_arch = "x86_64")]
 
+mod any;
 mod bound;
 mod call;
 mod merged;
@@ -55,6 +57,7 @@ pub mod state {
     pub const KVM_STATE_XCRS: u64 = 1 << 6;
 }
 
+pub use any::*;
 pub use bound::*;
 pub use call::*;
 pub use merged::*;
@@ -69,8 +72,7 @@ pub const CALL_COUNT: usize =
 
 /// The calls of every form.
 pub fn calls() -> impl Iterator<Item = &'static Call> + Clone {
-    let tables: [&'static [Call]; 4] = [&CALLS, &MERGED_CALLS, &RANGE_CALLS, &BINDING_CALLS];
-    tables.into_iter().flatten()
+    AnyCall::all().map(AnyCall::row)
 }
 
 /// The capability that stands for the system calls. Asked of KVM itself (fd -1),

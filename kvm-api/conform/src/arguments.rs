@@ -2,12 +2,10 @@
 
 use std::fmt;
 use std::os::fd::RawFd;
-use std::ptr;
 
-use anyhow::Result;
-use guests::SLOT;
+use guests::{SLOT, TestVm};
 use kvm_api::kvm_sys::*;
-use kvm_api::{Errno, GuestMemory};
+use kvm_api::{Errno, GuestMemory, Kvm};
 use serde::{Deserialize, Serialize};
 
 /// The result of a call: a number, or a negated errno. A new file descriptor is
@@ -40,13 +38,17 @@ impl CallResult {
         let exits = call == FlatCall::kvm_run && self.errno() == Some(Errno::EINTR);
         exits || self.number().is_some()
     }
+}
 
-    /// The result from the return value of the C library.
-    fn of(answer: i64) -> Self {
-        match Errno::result(answer) {
-            Ok(number) => Self(number),
-            Err(errno) => Self::refused(errno),
-        }
+impl From<Result<i64, Errno>> for CallResult {
+    fn from(answer: Result<i64, Errno>) -> Self {
+        answer.map_or_else(Self::refused, Self)
+    }
+}
+
+impl From<CallResult> for Result<i64, Errno> {
+    fn from(answer: CallResult) -> Self {
+        answer.errno().map_or(Ok(answer.0), Err)
     }
 }
 
@@ -59,9 +61,15 @@ impl fmt::Debug for CallResult {
     }
 }
 
-/// Valid structures for the arguments of calls, for a `guests::TestVm` with a
-/// dirty log. The guest must not run, because the calls set arbitrary
-/// registers.
+/// A machine for [`Arguments`], whose runs end at once.
+pub fn machine(kvm: &dyn Kvm) -> TestVm<'_> {
+    let mut machine = TestVm::with_flags(kvm, slot::KVM_MEM_LOG_DIRTY_PAGES);
+    machine.run.set_immediate_exit(true);
+    machine
+}
+
+/// Valid structures for the arguments of calls, for a [`machine`]. The guest must not
+/// run, because the calls set arbitrary registers.
 pub struct Arguments {
     page: GuestMemory,
     memory: GuestMemory,
@@ -74,7 +82,7 @@ const ROOM: usize = 0x800;
 const FAR: usize = 0x100_0000;
 
 impl Arguments {
-    pub fn new() -> Result<Self> {
+    pub fn new() -> anyhow::Result<Self> {
         Ok(Self {
             page: GuestMemory::anonymous(PAGE)?,
             memory: GuestMemory::anonymous(PAGE)?,
@@ -104,75 +112,48 @@ impl Arguments {
     /// Fills the page, and returns the arguments after the file descriptor:
     /// those of the system call, and that of the ioctl.
     fn words(&mut self, call: FlatCall) -> ([usize; 5], usize) {
-        let page = self.page.as_ptr();
-        let at = page.expose_provenance();
+        let at = self.page.as_ptr().expose_provenance();
         let memory = self.memory.as_ptr().expose_provenance();
-        let put = |bytes: &[u32]| {
-            // SAFETY: the page is this value's own, and longer.
-            unsafe { page.cast::<u32>().copy_from(bytes.as_ptr(), bytes.len()) }
-        };
-        // SAFETY: the page is this value's own.
-        unsafe { page.write_bytes(0, PAGE) };
-        match call {
-            FlatCall::kvm_set_memory_region => ([5, 0, FAR, PAGE, 0], 0),
-            FlatCall::kvm_get_dirty_log => {
-                let mut log = kvm_dirty_log {
-                    slot: SLOT,
-                    ..Default::default()
-                };
-                log.__bindgen_anon_1.dirty_bitmap = ptr::without_provenance_mut(at + ROOM);
-                // SAFETY: the page is this value's own, aligned and longer.
-                unsafe { page.cast::<kvm_dirty_log>().write(log) };
-                ([SLOT as usize, at + ROOM, 0, 0, 0], at)
-            }
-            FlatCall::kvm_translate => ([0, at, at + 8, at + 9, at + 10], at),
-            FlatCall::kvm_interrupt => {
-                put(&[32]);
-                ([32, 0, 0, 0, 0], at)
-            }
-            FlatCall::kvm_check_extension => ([0; 5], 0),
+        let slot = SLOT as usize;
+        // The words of the structure. Two numbers of four bytes share a word; where one
+        // of them is not 0, it comes first.
+        let (structure, flat): (&[usize], [usize; 5]) = match call {
+            FlatCall::kvm_set_memory_region => (&[], [5, 0, FAR, PAGE, 0]),
+            FlatCall::kvm_get_dirty_log => (&[slot, at + ROOM], [slot, at + ROOM, 0, 0, 0]),
+            FlatCall::kvm_translate => (&[], [0, at, at + 8, at + 9, at + 10]),
+            FlatCall::kvm_interrupt => (&[32], [32, 0, 0, 0, 0]),
             FlatCall::kvm_set_user_memory_region => {
-                let region = kvm_userspace_memory_region {
-                    slot: 6,
-                    flags: 0,
-                    guest_phys_addr: 2 * FAR as u64,
-                    memory_size: PAGE as u64,
-                    userspace_addr: memory as u64,
-                };
-                // SAFETY: the page is this value's own, aligned and longer.
-                unsafe { page.cast::<kvm_userspace_memory_region>().write(region) };
-                ([6, 0, 2 * FAR, PAGE, memory], at)
+                (&[6, 2 * FAR, PAGE, memory], [6, 0, 2 * FAR, PAGE, memory])
             }
             FlatCall::kvm_get_memory_alias | FlatCall::kvm_set_memory_alias => {
-                let alias = kvm_memory_alias {
-                    guest_phys_addr: 3 * FAR as u64,
-                    memory_size: PAGE as u64,
-                    ..Default::default()
-                };
-                // SAFETY: the page is this value's own, aligned and longer.
-                unsafe { page.cast::<kvm_memory_alias>().write(alias) };
-                ([at, 0, 0, 0, 0], at)
+                (&[0, 3 * FAR, PAGE], [at, 0, 0, 0, 0])
             }
-            _ if call.structure.is_none() => ([0; 5], 0),
-            _ => {
-                match call {
-                    FlatCall::kvm_get_msr_index_list => put(&[KVM_MAX_MSR_ENTRIES as u32]),
-                    FlatCall::kvm_get_msrs | FlatCall::kvm_set_msrs => put(&[1]),
-                    FlatCall::kvm_set_signal_mask => put(&[8]),
-                    _ => {}
-                }
-                ([at, 0, 0, 0, 0], at)
-            }
-        }
+            FlatCall::kvm_get_msr_index_list => (&[KVM_MAX_MSR_ENTRIES], [at, 0, 0, 0, 0]),
+            FlatCall::kvm_get_msrs | FlatCall::kvm_set_msrs => (&[1], [at, 0, 0, 0, 0]),
+            FlatCall::kvm_set_signal_mask => (&[8], [at, 0, 0, 0, 0]),
+            _ if call.structure.is_some() => (&[], [at, 0, 0, 0, 0]),
+            _ => (&[], [0; 5]),
+        };
+        let mut page = structure.to_vec();
+        page.resize(PAGE / size_of::<usize>(), 0);
+        let page: Vec<u8> = page.into_iter().flat_map(usize::to_ne_bytes).collect();
+        self.page
+            .write(0, &page)
+            .expect("it is as long as the page");
+        (flat, if call.structure.is_some() { at } else { 0 })
     }
+}
+
+/// Whether a call returns a new file descriptor.
+pub fn makes_file(call: FlatCall) -> bool {
+    matches!(call, FlatCall::kvm_create_vm | FlatCall::kvm_create_vcpu)
 }
 
 /// Closes the new file descriptor of a call.
 fn closed(call: FlatCall, answer: i64) -> CallResult {
-    let answer = CallResult::of(answer);
-    let makes = matches!(call, FlatCall::kvm_create_vm | FlatCall::kvm_create_vcpu);
+    let answer = CallResult::from(Errno::result(answer));
     match answer.number() {
-        Some(fd) if makes => {
+        Some(fd) if makes_file(call) => {
             // SAFETY: it is new, and told to nobody.
             unsafe { libc::close(fd as RawFd) };
             CallResult::DONE

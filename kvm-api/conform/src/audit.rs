@@ -11,6 +11,7 @@ use crate::cli::Options;
 
 /// Where KVM has a directory for each virtual machine.
 const VMS: &str = "/sys/kernel/debug/kvm";
+const FILES: &str = "/proc/self/fd";
 const LEAKS: &str = "/sys/kernel/debug/kmemleak";
 
 /// How often to look for VMs that are still going away, and the pause between.
@@ -31,7 +32,7 @@ impl Audit {
             fs::write(LEAKS, "clear").context(LEAKS)?;
         }
         Ok(Self {
-            files: open_files()?,
+            files: open_files()?.len(),
             leaks: options.debug,
         })
     }
@@ -39,7 +40,7 @@ impl Audit {
     /// What the test has left behind.
     pub fn end(self) -> Result<Vec<String>> {
         let mut left = Vec::new();
-        let files = open_files()?;
+        let files = open_files()?.len();
         if files != self.files {
             left.push(format!("{} files are open, before {}", files, self.files));
         }
@@ -62,12 +63,18 @@ impl Audit {
     }
 }
 
-fn open_files() -> Result<usize> {
-    Ok(fs::read_dir("/proc/self/fd")?.count())
+/// The open files of this process, by their numbers.
+pub fn open_files() -> Result<Vec<String>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(FILES).context(FILES)? {
+        files.push(entry?.file_name().to_string_lossy().into_owned());
+    }
+    files.sort_unstable();
+    Ok(files)
 }
 
 /// The virtual machines that KVM knows.
-fn machines() -> Result<Vec<String>> {
+pub fn machines() -> Result<Vec<String>> {
     if !Path::new(VMS).exists() {
         // KVM is not loaded.
         return Ok(Vec::new());

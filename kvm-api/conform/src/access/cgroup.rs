@@ -11,8 +11,9 @@ use kvm_api::Errno;
 use nix::mount::{MsFlags, mount, umount};
 
 use super::NamedCase;
-use super::child::{self, create_vm};
+use super::user::create_vm;
 use crate::arguments::CallResult;
+use crate::child;
 
 pub const CASES: &[NamedCase] = &[
     ("device cgroup, version 1", version_1),

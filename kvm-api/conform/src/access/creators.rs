@@ -2,15 +2,16 @@
 //! open `/dev/kvm`.
 
 use anyhow::{Result, ensure};
+use caps::{CapSet, Capability, CapsHashSet};
 use guests::DeviceNode;
 use kvm_api::Errno;
 use nix::sys::prctl::{set_keepcaps, set_no_new_privs};
 use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
 use super::NamedCase;
-use super::capabilities::{self, DAC_OVERRIDE, SYS_ADMIN};
-use super::child::{self, NOBODY, become_user, create_vm};
+use super::user::{NOBODY, become_user, create_vm};
 use crate::arguments::CallResult;
+use crate::child;
 
 pub const CASES: &[NamedCase] = &[
     ("users and groups", users),
@@ -115,31 +116,40 @@ fn effective_group() -> Result<()> {
 /// Root owns the node. Others need the capability to open any file, and no
 /// other capability.
 fn by_capability() -> Result<()> {
-    let user_with = |permitted, effective| {
+    let user_with = |permitted: &CapsHashSet, effective: &CapsHashSet| {
         set_keepcaps(true)?;
         become_user(NOBODY, OTHER, &[])?;
-        capabilities::keep(permitted, effective)
+        keep(permitted, effective)
     };
+    let none = CapsHashSet::new();
+    let admin = CapsHashSet::from([Capability::CAP_SYS_ADMIN]);
+    let open_any = CapsHashSet::from([Capability::CAP_DAC_OVERRIDE]);
     DeviceNode::with(0, 0o600, || {
         answers("root without capabilities", CallResult::DONE, || {
-            capabilities::keep(0, 0)
+            keep(&none, &none)
         })?;
         answers("a user with CAP_SYS_ADMIN", REFUSED, || {
-            user_with(SYS_ADMIN, SYS_ADMIN)
+            user_with(&admin, &admin)
         })?;
         answers("a user with CAP_DAC_OVERRIDE", CallResult::DONE, || {
-            user_with(DAC_OVERRIDE, DAC_OVERRIDE)
+            user_with(&open_any, &open_any)
         })?;
         answers(
             "a user with CAP_DAC_OVERRIDE not in effect",
             REFUSED,
-            || user_with(DAC_OVERRIDE, 0),
+            || user_with(&open_any, &none),
         )?;
         answers("a user with all other capabilities", REFUSED, || {
-            let rest = capabilities::permitted()? & !DAC_OVERRIDE;
-            user_with(rest, rest)
+            let rest = &caps::read(None, CapSet::Permitted)? - &open_any;
+            user_with(&rest, &rest)
         })
     })
+}
+
+/// Drops all capabilities except these.
+fn keep(permitted: &CapsHashSet, effective: &CapsHashSet) -> Result<()> {
+    caps::set(None, CapSet::Effective, effective)?;
+    Ok(caps::set(None, CapSet::Permitted, permitted)?)
 }
 
 /// The flag restricts the gain of privileges by execve(), not system calls.

@@ -11,8 +11,9 @@ use kvm_api::kvm_sys::{Fd, FlatCall};
 use nix::sys::prctl::set_no_new_privs;
 
 use super::NamedCase;
-use super::child::{self, create_vm};
+use super::user::create_vm;
 use crate::arguments::{Arguments, CallResult};
+use crate::child;
 
 pub const CASES: &[NamedCase] = &[
     ("Landlock, ioctls of devices", no_ioctls),

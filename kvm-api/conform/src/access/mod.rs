@@ -1,19 +1,18 @@
 //! Who may create a virtual machine, and what another process may do with it:
 //! not more than over the ioctls.
 
-mod capabilities;
 mod cgroup;
-mod child;
 mod creators;
 mod landlock;
 mod mounts;
 mod namespace;
 mod seccomp;
 mod socket;
+mod user;
 
 use anyhow::Result;
 
-pub use self::child::create_vm;
+pub use self::user::create_vm;
 use crate::cli::Options;
 use crate::inside::progress;
 use crate::outcome::{NamedCase, Outcome};

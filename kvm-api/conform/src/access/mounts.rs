@@ -15,9 +15,10 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::chroot;
 
 use super::NamedCase;
-use super::child::{self, NOBODY, become_user};
 use super::creators::{OTHER, answers};
+use super::user::{NOBODY, become_user};
 use crate::arguments::{Arguments, CallResult};
+use crate::child;
 
 pub const CASES: &[NamedCase] = &[
     ("no /dev/kvm", none),

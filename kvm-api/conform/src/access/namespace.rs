@@ -9,8 +9,8 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{getegid, geteuid};
 
 use super::NamedCase;
-use super::child::{NOBODY, become_user};
 use super::creators::{FOR_GROUP, GROUP, OTHER, REFUSED, answers};
+use super::user::{NOBODY, become_user};
 use crate::arguments::CallResult;
 
 pub const CASES: &[NamedCase] = &[

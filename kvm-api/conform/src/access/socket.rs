@@ -1,38 +1,37 @@
 //! Files that another process gets through a socket. It may do the same with
 //! them by system call as by ioctl.
 
-use std::io::{IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use anyhow::{Context, Result, ensure};
-use guests::TestVm;
 use kvm_api::ioctl::Ioctl;
 use kvm_api::kvm_sys::*;
 use kvm_api::syscall::Syscall;
 use kvm_api::{Errno, Kvm, RunMapping};
 use nix::sched::{CloneFlags, clone};
 use nix::sys::signal::Signal;
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 use nix::sys::wait::{WaitStatus, waitpid};
 use serde::{Deserialize, Serialize};
 
 use super::NamedCase;
-use super::child::{self, NOBODY, become_user, create_vm};
 use super::creators::{OTHER, REFUSED};
-use crate::arguments::{Arguments, CallResult};
+use super::user::{NOBODY, become_user, create_vm};
+use crate::arguments::{Arguments, CallResult, machine};
+use crate::child;
+use crate::passing::{receive, send};
 
 pub const CASES: &[NamedCase] = &[
-    ("a VM and a vcpu for another process", another_process),
+    ("a VM and a vCPU for another process", another_process),
     (
-        "a VM and a vcpu for a process in the same memory",
+        "a VM and a vCPU for a process in the same memory",
         same_memory,
     ),
     ("/dev/kvm for a user", device),
 ];
 
 /// The files that are sent: `/dev/kvm`, a VM, and a vCPU.
-type Files<F> = [F; 3];
+type Files = [OwnedFd; 3];
 
 /// The results of one call.
 #[derive(Serialize, Deserialize)]
@@ -52,7 +51,7 @@ impl Comparison {
 }
 
 /// Makes each call that takes a file.
-fn call_all(files: &Files<OwnedFd>) -> Result<Vec<Comparison>> {
+fn call_all(files: &Files) -> Result<Vec<Comparison>> {
     let [device, vm, vcpu] = files.each_ref().map(AsRawFd::as_raw_fd);
     let mut arguments = Arguments::new()?;
     let mut both = |call: FlatCall, fd| {
@@ -79,12 +78,6 @@ fn for_both(test: impl Fn(&Ioctl, &dyn Kvm) -> Result<()>) -> Result<()> {
     test(&ioctl, &syscall).context("a VM made by system call")
 }
 
-fn machine(kvm: &dyn Kvm) -> TestVm<'_> {
-    let mut machine = TestVm::with_flags(kvm, slot::KVM_MEM_LOG_DIRTY_PAGES);
-    machine.run.set_immediate_exit(true);
-    machine
-}
-
 fn another_process() -> Result<()> {
     for_both(|ioctl, kvm| {
         // The process is created before the files, so that it gets them through
@@ -92,7 +85,7 @@ fn another_process() -> Result<()> {
         let (here, there) = UnixStream::pair()?;
         let child = child::start(|| {
             become_user(NOBODY, OTHER, &[])?;
-            let files = receive(&there)?;
+            let files: Files = receive(&there)?;
             let rows = call_all(&files)?;
             // A process with a vCPU's file may map its page, as always. Only
             // its owner may map the VM's memory.
@@ -172,7 +165,7 @@ fn in_same_memory<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     let flags = CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK;
     let body = Box::new(|| {
         done = work.take().map(|work| work());
-        // Not by returning: the first run of a vcpu gives the process that makes
+        // Not by returning: the first run of a vCPU gives the process that makes
         // it a thread, of KVM's, which has to end too.
         // SAFETY: nothing of the parent's is touched on the way out.
         unsafe { libc::_exit(0) }
@@ -209,7 +202,7 @@ fn device() -> Result<()> {
     let (here, there) = UnixStream::pair()?;
     let child = child::start(|| {
         become_user(NOBODY, OTHER, &[])?;
-        let [device, _, _] = receive(&there)?;
+        let [device] = receive(&there)?;
         // SAFETY: the request touches no memory.
         let vm = unsafe { libc::ioctl(device.as_raw_fd(), KVM_CREATE_VM, 0) };
         let vm = Errno::result(vm).context("KVM_CREATE_VM")?;
@@ -228,39 +221,6 @@ fn device() -> Result<()> {
         Ok(())
     })?;
     let kvm = Ioctl::open()?;
-    send(&here, [kvm.as_fd(); 3])?;
+    send(&here, [kvm.as_fd()])?;
     child.finish()
-}
-
-/// Sends files.
-fn send<F: AsFd>(socket: &UnixStream, files: Files<F>) -> Result<()> {
-    let files = files.each_ref().map(|file| file.as_fd().as_raw_fd());
-    sendmsg::<()>(
-        socket.as_raw_fd(),
-        &[IoSlice::new(b"x")],
-        &[ControlMessage::ScmRights(&files)],
-        MsgFlags::empty(),
-        None,
-    )?;
-    Ok(())
-}
-
-/// Receives files.
-fn receive(socket: &UnixStream) -> Result<Files<OwnedFd>> {
-    let mut byte = [0];
-    let mut data = [IoSliceMut::new(&mut byte)];
-    let mut space = nix::cmsg_space!(Files<RawFd>);
-    let message = recvmsg::<()>(
-        socket.as_raw_fd(),
-        &mut data,
-        Some(&mut space),
-        MsgFlags::MSG_CMSG_CLOEXEC,
-    )?;
-    let files = message.cmsgs()?.find_map(|message| match message {
-        ControlMessageOwned::ScmRights(files) => Files::<RawFd>::try_from(files).ok(),
-        _ => None,
-    });
-    // SAFETY: the files came with this message, and have these new numbers.
-    let owned = |fd| unsafe { OwnedFd::from_raw_fd(fd) };
-    Ok(files.context("no files came")?.map(owned))
 }

@@ -1,7 +1,8 @@
 //! Valid arguments, at a bad time or from the wrong task.
 
 use anyhow::Result;
-use kvm_sys::{Call, Fd};
+use kvm_sys::FlatCall::*;
+use kvm_sys::{BindingCall, Fd};
 use nix::errno::Errno::*;
 
 use self::Circumstance::*;
@@ -10,9 +11,9 @@ use super::expected::Of::{All, On, These};
 use super::expected::{Expected, Rule, both, differs, flat_only, ioctl_only, look_up, nothing};
 use super::invocation::Invocation;
 use super::misuse::{Made, Misuse};
-use super::signature::calls;
 use super::testbed::Testbed;
 use super::{processes, signals, threads};
+use crate::tested_call::TestedCall;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Circumstance {
@@ -35,19 +36,19 @@ pub const ALL_CIRCUMSTANCES: [(Circumstance, &str); 10] = [
         "from a program that has been executed and has inherited the descriptor",
     ),
     (Thread, "from another thread"),
-    (Running, "while another thread runs the vcpu"),
+    (Running, "while another thread runs the vCPU"),
     (
         Signalled,
-        "while another thread runs the vcpu, and a signal with a handler comes",
+        "while another thread runs the vCPU, and a signal with a handler comes",
     ),
     (
         Killed,
-        "while another process of the same memory runs the vcpu, and SIGKILL comes",
+        "while another process of the same memory runs the vCPU, and SIGKILL comes",
     ),
     (Pending, "with a signal pending that is blocked"),
     (
         LetThrough,
-        "with a signal pending that is blocked, but not by the vcpu's mask",
+        "with a signal pending that is blocked, but not by the vCPU's mask",
     ),
     (ImmediateExit, "with `immediate_exit` set"),
     (NoFile, "with as many files open as `RLIMIT_NOFILE` allows"),
@@ -56,64 +57,65 @@ pub const ALL_CIRCUMSTANCES: [(Circumstance, &str); 10] = [
 const OWN: &str =
     "what it makes is the caller's own; the ioctl takes `/dev/kvm`, which is nobody's";
 const OF_DEVICE: &str = "over ioctl it takes `/dev/kvm`, which is nobody's";
-const NOT_ON_VCPU: &str = "it takes no vcpu";
-const NO_WAIT: &str = "it does not wait for the vcpu, as it takes none";
+const NOT_ON_VCPU: &str = "it takes no vCPU";
+const NO_WAIT: &str = "it does not wait for the vCPU, as it takes none";
 const RUNS_NEXT: &str = "it waits, and then is told by `immediate_exit` not to run";
 const MEMFD: &str = "over ioctl the memory is a memfd's, the kernel's own needs no descriptor";
 const PROCESS: &str = "the library's record is a process' own";
 const NO_FD: &str = "it takes no descriptor";
 
-const CREATE_VM: &[&str] = &["kvm_create_vm"];
-const LISTS: &[&str] = &["kvm_get_msr_index_list", "kvm_get_vcpu_mmap_size"];
-const RUN: &[&str] = &["kvm_run"];
-const LIBRARY: &[&str] = &[
-    "kvm_set_memory_region",
-    "kvm_get_memory_alias",
-    "kvm_set_memory_alias",
-    "kvm_map_memory",
+const CREATE_VM: &[TestedCall] = &[TestedCall::Flat(kvm_create_vm)];
+const LISTS: &[TestedCall] = &[
+    TestedCall::Flat(kvm_get_msr_index_list),
+    TestedCall::Flat(kvm_get_vcpu_mmap_size),
 ];
-const NEW_FILES: &[&str] = &["kvm_create_vm", "kvm_create_vcpu"];
+const RUN: &[TestedCall] = &[TestedCall::Flat(kvm_run)];
+const SET_MEMORY: &[TestedCall] = &[TestedCall::Flat(kvm_set_memory_region)];
+const LIBRARY: &[TestedCall] = &[
+    TestedCall::Flat(kvm_set_memory_region),
+    TestedCall::Flat(kvm_get_memory_alias),
+    TestedCall::Flat(kvm_set_memory_alias),
+    TestedCall::MapMemory,
+];
+const NEW_FILES: &[TestedCall] = &[
+    TestedCall::Flat(kvm_create_vm),
+    TestedCall::Flat(kvm_create_vcpu),
+];
+const UNBIND: &[TestedCall] = &[TestedCall::Binding(BindingCall::kvm_unbind)];
 
 const OWN_WORKS: Expected = Expected {
     why: OWN,
     ..both(Works)
 };
+/// The binding is that of the task which runs the tests.
+const UNBOUND: Expected = both(Fails(ENXIO));
 const FOR_VCPU: Expected = nothing(NOT_ON_VCPU);
 const FOR_WAITER: Expected = nothing(NO_WAIT);
 
 #[rustfmt::skip]
 pub const RULES: &[Rule<Circumstance>] = &[
-    Rule(All, Forked, both(Fails(EIO))),
-    Rule(These(CREATE_VM), Forked, OWN_WORKS),
-    Rule(These(LISTS), Forked, differs(Works, Fails(EIO), OF_DEVICE)),
-    Rule(All, Executed, both(Fails(EIO))),
-    Rule(These(CREATE_VM), Executed, ioctl_only(Works, NO_FD)),
-    Rule(These(LISTS), Executed, differs(Works, Fails(EIO), OF_DEVICE)),
-    Rule(These(LIBRARY), Executed, flat_only(Fails(EIO), PROCESS)),
-    Rule(All, Thread, both(Works)),
-    Rule(All, Running, both(Works)),
-    Rule(These(RUN), Running, Expected { why: RUNS_NEXT, ..both(Fails(EINTR)) }),
-    Rule(All, Signalled, FOR_WAITER),
-    Rule(On(Fd::Vcpu), Signalled, both(Works)),
-    Rule(These(RUN), Signalled, Expected { why: RUNS_NEXT, ..both(Fails(EINTR)) }),
-    Rule(All, Killed, FOR_WAITER),
-    Rule(On(Fd::Vcpu), Killed, both(Dies)),
-    Rule(All, Pending, both(Works)),
-    Rule(All, LetThrough, FOR_VCPU),
-    Rule(On(Fd::Vcpu), LetThrough, both(Works)),
-    Rule(These(RUN), LetThrough, both(Fails(EINTR))),
-    Rule(All, ImmediateExit, FOR_VCPU),
-    Rule(On(Fd::Vcpu), ImmediateExit, both(Works)),
-    Rule(These(RUN), ImmediateExit, both(Fails(EINTR))),
-    Rule(All, NoFile, both(Works)),
-    Rule(These(NEW_FILES), NoFile, both(Fails(EMFILE))),
-    Rule(These(&["kvm_set_memory_region"]), NoFile, differs(Fails(EMFILE), Works, MEMFD)),
+    Rule(All, &[Forked, Executed], both(Fails(EIO))),
+    Rule(These(CREATE_VM), &[Forked], OWN_WORKS),
+    Rule(These(CREATE_VM), &[Executed], ioctl_only(Works, NO_FD)),
+    Rule(These(LISTS), &[Forked, Executed], differs(Works, Fails(EIO), OF_DEVICE)),
+    Rule(These(LIBRARY), &[Executed], flat_only(Fails(EIO), PROCESS)),
+    Rule(These(UNBIND), &[Forked, Executed, Thread, Running], UNBOUND),
+    Rule(All, &[Thread, Running, Pending, NoFile], both(Works)),
+    Rule(These(RUN), &[Running, Signalled], Expected { why: RUNS_NEXT, ..both(Fails(EINTR)) }),
+    Rule(All, &[Signalled, Killed], FOR_WAITER),
+    Rule(On(Fd::Vcpu), &[Signalled], both(Works)),
+    Rule(On(Fd::Vcpu), &[Killed], both(Dies)),
+    Rule(All, &[LetThrough, ImmediateExit], FOR_VCPU),
+    Rule(On(Fd::Vcpu), &[LetThrough, ImmediateExit], both(Works)),
+    Rule(These(RUN), &[LetThrough, ImmediateExit], both(Fails(EINTR))),
+    Rule(These(NEW_FILES), &[NoFile], both(Fails(EMFILE))),
+    Rule(These(SET_MEMORY), &[NoFile], differs(Fails(EMFILE), Works, MEMFD)),
 ];
 
 /// A case for each call and each circumstance.
 pub fn cases() -> Vec<Misuse> {
     let mut cases = Vec::new();
-    for call in calls() {
+    for call in TestedCall::all() {
         for (circumstance, name) in ALL_CIRCUMSTANCES {
             let expected = look_up(RULES, call, circumstance);
             cases.push(Misuse::new(call, name, expected, move |testbed, it| {
@@ -127,7 +129,7 @@ pub fn cases() -> Vec<Misuse> {
 fn attempt(
     testbed: &mut Testbed<'_>,
     invocation: Invocation,
-    call: &'static Call,
+    call: TestedCall,
     circumstance: Circumstance,
 ) -> Result<Made> {
     let waits = call.fd == Fd::Vcpu;

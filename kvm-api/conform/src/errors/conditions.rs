@@ -3,6 +3,7 @@
 
 use std::mem::offset_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::process::{Command, Stdio};
 use std::ptr::NonNull;
 
 use anyhow::{Context, Result};
@@ -19,51 +20,52 @@ use super::expected::Expectation::{Fails, Gives};
 use super::expected::{Expectation, both};
 use super::invocation::Invocation;
 use super::misuse::{Made, Misuse};
-use super::signature::calls;
 use super::testbed::*;
+use crate::child::pidfd;
 use crate::requests::*;
+use crate::tested_call::TestedCall::{self, *};
 
 /// Changes a new machine and the call.
 type Prepare = fn(&mut Testbed<'_>, &mut Invocation) -> Result<()>;
 
 /// The call, the error, the expected result, and the function that brings it
 /// about.
-struct Condition(&'static str, &'static str, Expectation, Prepare);
+struct Condition(TestedCall, &'static str, Expectation, Prepare);
 
 #[rustfmt::skip]
 const CONDITIONS: &[Condition] = &[
-    Condition("kvm_set_memory_region", "a slot that is set, with another size", Fails(EINVAL),
+    Condition(Flat(FlatCall::kvm_set_memory_region), "a slot that is set, with another size", Fails(EINVAL),
         |_, it| region(it, KERNEL_SLOT, 0, KERNEL_MEMORY, PAGE)),
-    Condition("kvm_set_memory_region", "a slot that has the caller's memory", Fails(EINVAL),
+    Condition(Flat(FlatCall::kvm_set_memory_region), "a slot that has the caller's memory", Fails(EINVAL),
         |_, it| region(it, SLOT, 0, 0, MEMORY as u64)),
-    Condition("kvm_set_memory_region", "a slot that is set, not to be written any more",
+    Condition(Flat(FlatCall::kvm_set_memory_region), "a slot that is set, not to be written any more",
         Fails(EINVAL), |_, it| region(it, KERNEL_SLOT, KVM_MEM_READONLY, KERNEL_MEMORY, KERNEL_SIZE)),
-    Condition("kvm_set_memory_region", "a slot that is set, moved to where another is",
+    Condition(Flat(FlatCall::kvm_set_memory_region), "a slot that is set, moved to where another is",
         Fails(EEXIST), |_, it| region(it, KERNEL_SLOT, KVM_MEM_LOG_DIRTY_PAGES, 0, KERNEL_SIZE)),
-    Condition("kvm_set_memory_region", "deletes what an alias shows", Fails(EBUSY), |testbed, it| {
+    Condition(Flat(FlatCall::kvm_set_memory_region), "deletes what an alias shows", Fails(EBUSY), |testbed, it| {
         alias(testbed)?;
         region(it, KERNEL_SLOT, 0, 0, 0)
     }),
-    Condition("kvm_create_vcpu", "as many as `KVM_CAP_MAX_VCPU_ID` was enabled for",
+    Condition(Flat(FlatCall::kvm_create_vcpu), "as many as `KVM_CAP_MAX_VCPU_ID` was enabled for",
         Fails(EINVAL), |testbed, it| {
             another_machine(testbed, it, |vm| enable(vm, KVM_CAP_MAX_VCPU_ID, 1))?;
             it.set("argument", 1);
             it.words[0] = testbed.machine.vm.as_raw_fd() as u64;
             Ok(())
         }),
-    Condition("kvm_get_dirty_log", "the machine has dirty rings", Fails(ENXIO), |testbed, it| {
+    Condition(Flat(FlatCall::kvm_get_dirty_log), "the machine has dirty rings", Fails(ENXIO), |testbed, it| {
         another_machine(testbed, it, |vm| enable(vm, KVM_CAP_DIRTY_LOG_RING, 0x1_0000))?;
         it.words[0] = testbed.machine.vm.as_raw_fd() as u64;
         Ok(())
     }),
-    Condition("kvm_run", "the guest's memory cannot be reached", Fails(EFAULT), |testbed, _| {
+    Condition(Flat(FlatCall::kvm_run), "the guest's memory cannot be reached", Fails(EFAULT), |testbed, _| {
         let memory = NonNull::new(testbed.machine.memory.as_ptr()).context("no memory")?;
         // SAFETY: nothing refers to the memory, which is not used any more.
         Ok(unsafe { mprotect(memory.cast(), MEMORY, ProtFlags::PROT_NONE) }?)
     }),
-    Condition("kvm_run", "`kvm_valid_regs` has a bit that means nothing", Fails(EINVAL),
+    Condition(Flat(FlatCall::kvm_run), "`kvm_valid_regs` has a bit that means nothing", Fails(EINVAL),
         |testbed, _| valid_regs(testbed, 1 << 31)),
-    Condition("kvm_run", "the vcpu waits for INIT, and something else comes", Fails(EAGAIN),
+    Condition(Flat(FlatCall::kvm_run), "the vCPU waits for INIT, and something else comes", Fails(EAGAIN),
         |testbed, it| {
             another_machine(testbed, it, |vm| request(vm, KVM_CREATE_IRQCHIP, 0))?;
             // The first bit is set anyway.
@@ -72,20 +74,20 @@ const CONDITIONS: &[Condition] = &[
             use_vcpu(testbed, it, vcpu);
             Ok(())
         }),
-    Condition("kvm_set_sregs", "CR4 has a bit that the processor lacks", Fails(EINVAL),
+    Condition(Flat(FlatCall::kvm_set_sregs), "CR4 has a bit that the processor lacks", Fails(EINVAL),
         |_, it| field(it, offset_of!(kvm_sregs, cr4), 1 << 31)),
-    Condition("kvm_set_sregs", "CR0 has paging without protection", Fails(EINVAL),
+    Condition(Flat(FlatCall::kvm_set_sregs), "CR0 has paging without protection", Fails(EINVAL),
         |_, it| field(it, offset_of!(kvm_sregs, cr0), 1 << 31)),
-    Condition("kvm_set_sregs", "the APIC's base has a bit that means nothing", Fails(EINVAL),
+    Condition(Flat(FlatCall::kvm_set_sregs), "the APIC's base has a bit that means nothing", Fails(EINVAL),
         |_, it| field(it, offset_of!(kvm_sregs, apic_base), 1)),
-    Condition("kvm_interrupt", "the interrupt controller is in the kernel", Fails(ENXIO),
+    Condition(Flat(FlatCall::kvm_interrupt), "the interrupt controller is in the kernel", Fails(ENXIO),
         |testbed, it| another_machine(testbed, it, |vm| request(vm, KVM_CREATE_IRQCHIP, 0))),
-    Condition("kvm_interrupt", "the local APIC is in the kernel, and has one already",
+    Condition(Flat(FlatCall::kvm_interrupt), "the local APIC is in the kernel, and has one already",
         Fails(EEXIST), |testbed, it| {
             another_machine(testbed, it, |vm| enable(vm, KVM_CAP_SPLIT_IRQCHIP, 24))?;
             Ok(testbed.both.ioctl.kvm_interrupt(testbed.still.as_fd(), 33)?)
         }),
-    Condition("kvm_debug_guest", "an exception to be injected, where one is pending", Fails(EBUSY),
+    Condition(Flat(FlatCall::kvm_debug_guest), "an exception to be injected, where one is pending", Fails(EBUSY),
         |testbed, it| {
             let debug = kvm_guest_debug {
                 control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_INJECT_BP,
@@ -95,79 +97,106 @@ const CONDITIONS: &[Condition] = &[
             it.set("control", (KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_INJECT_DB).into());
             Ok(())
         }),
-    Condition("kvm_get_msrs", "an MSR that there is not", Gives(0),
+    Condition(Flat(FlatCall::kvm_get_msrs), "an MSR that there is not", Gives(0),
         |_, it| msr(it, 0x1234_5678, 0)),
-    Condition("kvm_set_msrs", "an MSR that there is not", Gives(0),
+    Condition(Flat(FlatCall::kvm_set_msrs), "an MSR that there is not", Gives(0),
         |_, it| msr(it, 0x1234_5678, 1)),
-    Condition("kvm_set_msrs", "a value that the MSR cannot have", Gives(0),
+    Condition(Flat(FlatCall::kvm_set_msrs), "a value that the MSR cannot have", Gives(0),
         |_, it| msr(it, EFER, u64::MAX)),
-    Condition("kvm_set_cpuid", "more than before, and the vcpu has run", Fails(EINVAL),
+    Condition(Flat(FlatCall::kvm_set_cpuid), "more than before, and the vCPU has run", Fails(EINVAL),
         |testbed, it| {
             testbed.machine.run_to_hlt();
             it.words[0] = testbed.machine.vcpu().as_raw_fd() as u64;
             it.set("nent", 1);
             Ok(())
         }),
-    Condition("kvm_set_cpuid", "addresses of 40 bits", Fails(EINVAL), |_, it| {
+    Condition(Flat(FlatCall::kvm_set_cpuid), "addresses of 40 bits", Fails(EINVAL), |_, it| {
         it.set("nent", 1);
         let entry = size_of::<kvm_cpuid2>();
         it.put(entry + offset_of!(kvm_cpuid_entry2, function), &0x8000_0008_u32.to_le_bytes());
         it.put(entry + offset_of!(kvm_cpuid_entry2, eax), &(40_u32 << 8).to_le_bytes());
         Ok(())
     }),
-    Condition("kvm_set_user_memory_region", "a slot that is set, with another size",
+    Condition(Flat(FlatCall::kvm_set_user_memory_region), "a slot that is set, with another size",
         Fails(EINVAL), |testbed, it| {
             user_region(testbed, it);
             region(it, SLOT, KVM_MEM_LOG_DIRTY_PAGES, 0, PAGE)
         }),
-    Condition("kvm_set_user_memory_region", "a slot that is set, not to be written any more",
+    Condition(Flat(FlatCall::kvm_set_user_memory_region), "a slot that is set, not to be written any more",
         Fails(EINVAL), |testbed, it| {
             user_region(testbed, it);
             region(it, SLOT, KVM_MEM_READONLY, 0, MEMORY as u64)
         }),
-    Condition("kvm_set_user_memory_region", "a slot that is set, moved to where another is",
+    Condition(Flat(FlatCall::kvm_set_user_memory_region), "a slot that is set, moved to where another is",
         Fails(EEXIST), |testbed, it| {
             user_region(testbed, it);
             region(it, SLOT, KVM_MEM_LOG_DIRTY_PAGES, KERNEL_MEMORY, MEMORY as u64)
         }),
-    Condition("kvm_set_user_memory_region", "a slot that has the kernel's memory", Fails(EINVAL),
+    Condition(Flat(FlatCall::kvm_set_user_memory_region), "a slot that has the kernel's memory", Fails(EINVAL),
         |_, it| region(it, KERNEL_SLOT, KVM_MEM_LOG_DIRTY_PAGES, KERNEL_MEMORY, KERNEL_SIZE)),
-    Condition("kvm_set_memory_alias", "of an alias", Fails(EINVAL), |testbed, it| {
+    Condition(Flat(FlatCall::kvm_set_memory_alias), "of an alias", Fails(EINVAL), |testbed, it| {
         alias(testbed)?;
         it.set("slot", 1);
         it.set("guest_phys_addr", 2 * FREE);
         it.set("target_phys_addr", FREE);
         Ok(())
     }),
-    Condition("kvm_set_memory_alias", "one that is set, of something else", Fails(EINVAL),
+    Condition(Flat(FlatCall::kvm_set_memory_alias), "one that is set, of something else", Fails(EINVAL),
         |testbed, it| {
             alias(testbed)?;
             it.set("target_phys_addr", KERNEL_MEMORY + PAGE);
             Ok(())
         }),
-    Condition("kvm_set_memory_alias", "one that is set, with another size", Fails(EINVAL),
+    Condition(Flat(FlatCall::kvm_set_memory_alias), "one that is set, with another size", Fails(EINVAL),
         |testbed, it| {
             alias(testbed)?;
             it.set("memory_size", 2 * PAGE);
             Ok(())
         }),
-    Condition("kvm_map_memory", "memory that an alias shows, where it does", Fails(ENODEV),
+    Condition(MapMemory, "memory that an alias shows, where it does", Fails(ENODEV),
         |testbed, it| {
             alias(testbed)?;
             it.set("guest_phys_addr", FREE);
             Ok(())
         }),
+    Condition(Binding(BindingCall::kvm_bind), "the thread has a bound vCPU, this one",
+        Fails(EEXIST), |testbed, _| {
+            testbed.bind();
+            Ok(())
+        }),
+    Condition(Binding(BindingCall::kvm_bind), "the thread has a bound vCPU, another one",
+        Fails(EEXIST), |testbed, it| {
+            testbed.bind();
+            it.words[0] = testbed.machine.vcpu().as_raw_fd() as u64;
+            Ok(())
+        }),
+    Condition(Binding(BindingCall::kvm_unbind), "the thread has no bound vCPU", Fails(ENXIO),
+        |testbed, _| {
+            testbed.unbind();
+            Ok(())
+        }),
+    Condition(Binding(BindingCall::kvm_kick), "the thread has no bound vCPU", Fails(ESRCH),
+        |testbed, _| {
+            testbed.unbind();
+            Ok(())
+        }),
+    Condition(Binding(BindingCall::kvm_kick), "the thread has ended", Fails(ESRCH), |testbed, it| {
+        let mut child = Command::new("/proc/self/exe").arg("--version").stdout(Stdio::null())
+            .spawn()?;
+        testbed.pidfd = pidfd(child.id())?;
+        child.wait()?;
+        it.words[0] = testbed.pidfd.as_raw_fd() as u64;
+        Ok(())
+    }),
 ];
 
 /// A case for each condition, on a machine of its own.
 pub fn cases() -> Vec<Misuse> {
-    let case = |&Condition(name, text, answer, prepare): &Condition| {
-        let call = calls().find(|call| call.name == name);
-        let call = call.unwrap_or_else(|| panic!("no call {name}"));
+    let case = |&Condition(call, text, answer, prepare): &Condition| {
         Misuse::new(call, text, both(answer), move |testbed, _| {
             let mut own = Testbed::new(testbed.both, testbed.route)?;
             let mut invocation = Invocation::good(call, &own);
-            prepare(&mut own, &mut invocation).with_context(|| format!("{name}, {text}"))?;
+            prepare(&mut own, &mut invocation).with_context(|| format!("{}, {text}", call.name))?;
             let before = own.state()?;
             let made = Made::of(&invocation, &mut own).with_slot(None);
             let wrong = own.state()?.difference(&before);

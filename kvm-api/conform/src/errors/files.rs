@@ -4,17 +4,19 @@ use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result, bail};
-use kvm_sys::{Fd, KVM_CREATE_DEVICE, KVM_CREATE_GUEST_MEMFD, KVM_GET_STATS_FD};
+use kvm_sys::FlatCall::*;
+use kvm_sys::{BindingCall, Fd, KVM_CREATE_DEVICE, KVM_CREATE_GUEST_MEMFD, KVM_GET_STATS_FD};
 use libc::c_ulong;
 use nix::errno::Errno::{self, *};
 
 use self::Wrong::*;
 use super::expected::Expectation::{Fails, Works};
 use super::expected::Of::{All, On, These};
-use super::expected::{Expected, Rule, both, differs, flat_only, ioctl_only, look_up, nothing};
+use super::expected::{Expected, Route, Rule, both, differs, flat_only, look_up, nothing};
 use super::misuse::{Made, Misuse};
-use super::signature::calls;
+use super::signature::{Kind, arguments};
 use super::testbed::Testbed;
+use crate::tested_call::TestedCall;
 
 /// A descriptor in place of the right one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,15 +56,15 @@ pub const ALL_WRONG: [(Wrong, &str); 21] = [
     (DevicePath, "`/dev/kvm`, opened with `O_PATH`"),
     (Device, "`/dev/kvm`"),
     (Vm, "a VM"),
-    (Vcpu, "a vcpu"),
+    (Vcpu, "a vCPU"),
     (KvmDevice, "a device of KVM's (`KVM_CREATE_DEVICE`)"),
     (VmStats, "a VM's statistics (`KVM_GET_STATS_FD`)"),
-    (VcpuStats, "a vcpu's statistics (`KVM_GET_STATS_FD`)"),
+    (VcpuStats, "a vCPU's statistics (`KVM_GET_STATS_FD`)"),
     (GuestMemory, "a `guest_memfd`"),
     (OthersVm, "a VM that another process has made"),
-    (OthersVcpu, "a vcpu that another process has made"),
+    (OthersVcpu, "a vCPU that another process has made"),
     (DeadVm, "a VM that is dead"),
-    (DeadVcpu, "a vcpu whose VM is dead"),
+    (DeadVcpu, "a vCPU whose VM is dead"),
     (Garbage, "the right one, the register's upper half not 0"),
 ];
 
@@ -84,138 +86,118 @@ const NOT_WRITABLE: Expected = differs(Fails(ENOTTY), Fails(EACCES), MMAP);
 /// mmap() of a file that cannot be mapped.
 const NOT_MAPPED: Expected = differs(Fails(ENOTTY), Fails(ENODEV), MMAP);
 
-const CREATE_VM: &[&str] = &["kvm_create_vm"];
-const MAP: &[&str] = &["kvm_map_memory"];
-const EXTENSION: &[&str] = &["kvm_check_extension"];
-const LISTS: &[&str] = &["kvm_get_msr_index_list", "kvm_get_vcpu_mmap_size"];
-const LIBRARY: &[&str] = &[
-    "kvm_set_memory_region",
-    "kvm_get_memory_alias",
-    "kvm_set_memory_alias",
-];
-
-/// The result of the call that takes no descriptor. Its ioctl takes `/dev/kvm`.
-const fn not_taken(errno: Errno) -> Expected {
-    ioctl_only(Fails(errno), NO_FD)
-}
-
 /// mmap() works on other files that have memory.
 const ANY_MAPPED: Expected = differs(Fails(ENOTTY), Works, MMAP);
 
+const MAP: &[TestedCall] = &[TestedCall::MapMemory];
+const EXTENSION: &[TestedCall] = &[TestedCall::Flat(kvm_check_extension)];
+const LISTS: &[TestedCall] = &[
+    TestedCall::Flat(kvm_get_msr_index_list),
+    TestedCall::Flat(kvm_get_vcpu_mmap_size),
+];
+const GET_MSRS: &[TestedCall] = &[TestedCall::Flat(kvm_get_msrs)];
+const LIBRARY: &[TestedCall] = &[
+    TestedCall::Flat(kvm_set_memory_region),
+    TestedCall::Flat(kvm_get_memory_alias),
+    TestedCall::Flat(kvm_set_memory_alias),
+    TestedCall::MapMemory,
+];
+const KICK: &[TestedCall] = &[TestedCall::Binding(BindingCall::kvm_kick)];
+
+const NO_PIDFD: Expected = both(Fails(EBADF));
+
 #[rustfmt::skip]
 pub const RULES: &[Rule<Wrong>] = &[
-    Rule(All, Closed, both(Fails(EBADF))),
-    Rule(These(CREATE_VM), Closed, not_taken(EBADF)),
-    Rule(All, MinusOne, both(Fails(EBADF))),
-    Rule(These(CREATE_VM), MinusOne, not_taken(EBADF)),
-    Rule(These(EXTENSION), MinusOne, differs(Fails(EBADF), Works,
+    Rule(All, &[Closed, MinusOne, Lowest, Path, DevicePath], both(Fails(EBADF))),
+    Rule(These(EXTENSION), &[MinusOne], differs(Fails(EBADF), Works,
         "without a descriptor the call asks KVM itself: it is how a program finds out that there \
          are the calls")),
-    Rule(All, Lowest, both(Fails(EBADF))),
-    Rule(These(CREATE_VM), Lowest, not_taken(EBADF)),
 
-    Rule(All, Pipe, both(Fails(ENOTTY))),
-    Rule(These(CREATE_VM), Pipe, not_taken(ENOTTY)),
-    Rule(These(MAP), Pipe, NOT_WRITABLE),
-    Rule(All, Event, both(Fails(ENOTTY))),
-    Rule(These(CREATE_VM), Event, not_taken(ENOTTY)),
-    Rule(These(MAP), Event, NOT_MAPPED),
-    Rule(All, Regular, both(Fails(ENOTTY))),
-    Rule(These(CREATE_VM), Regular, not_taken(ENOTTY)),
-    Rule(These(MAP), Regular, ANY_MAPPED),
-    Rule(All, Directory, both(Fails(ENOTTY))),
-    Rule(These(CREATE_VM), Directory, not_taken(ENOTTY)),
-    Rule(These(MAP), Directory, NOT_WRITABLE),
-    Rule(All, Path, both(Fails(EBADF))),
-    Rule(These(CREATE_VM), Path, not_taken(EBADF)),
-    Rule(All, DevicePath, both(Fails(EBADF))),
-    Rule(These(CREATE_VM), DevicePath, not_taken(EBADF)),
+    Rule(All, &[Pipe, Event, Regular, Directory, KvmDevice, VmStats, VcpuStats, GuestMemory],
+        both(Fails(ENOTTY))),
+    Rule(These(MAP), &[Pipe, Directory, VmStats, VcpuStats], NOT_WRITABLE),
+    Rule(These(MAP), &[Event, KvmDevice, GuestMemory], NOT_MAPPED),
+    Rule(These(MAP), &[Regular], ANY_MAPPED),
 
-    Rule(On(Fd::None), Device, nothing(RIGHT)),
-    Rule(On(Fd::System), Device, both(Works)),
-    Rule(On(Fd::Vm), Device, both(Fails(EINVAL))),
-    Rule(On(Fd::Vcpu), Device, both(Fails(EINVAL))),
-    Rule(These(&["kvm_get_msrs"]), Device, differs(Works, Fails(EINVAL), FEATURES)),
-    Rule(These(MAP), Device, both(Fails(ENODEV))),
+    Rule(On(Fd::None), &[Device], nothing(RIGHT)),
+    Rule(On(Fd::System), &[Device], both(Works)),
+    Rule(On(Fd::Vm), &[Device], both(Fails(EINVAL))),
+    Rule(On(Fd::Vcpu), &[Device], both(Fails(EINVAL))),
+    Rule(These(GET_MSRS), &[Device], differs(Works, Fails(EINVAL), FEATURES)),
+    Rule(These(MAP), &[Device], both(Fails(ENODEV))),
 
-    Rule(On(Fd::None), Vm, not_taken(ENOTTY)),
-    Rule(These(LISTS), Vm, differs(Fails(ENOTTY), Works, DEVICE_ONLY)),
-    Rule(These(EXTENSION), Vm, both(Works)),
-    Rule(On(Fd::Vm), Vm, nothing(RIGHT)),
-    Rule(On(Fd::Vcpu), Vm, both(Fails(ENOTTY))),
+    Rule(On(Fd::None), &[Vm], both(Fails(ENOTTY))),
+    Rule(These(LISTS), &[Vm], differs(Fails(ENOTTY), Works, DEVICE_ONLY)),
+    Rule(These(EXTENSION), &[Vm], both(Works)),
+    Rule(On(Fd::Vm), &[Vm], nothing(RIGHT)),
+    Rule(On(Fd::Vcpu), &[Vm], both(Fails(ENOTTY))),
 
-    Rule(On(Fd::None), Vcpu, not_taken(EINVAL)),
-    Rule(On(Fd::System), Vcpu, both(Fails(EINVAL))),
-    Rule(On(Fd::Vm), Vcpu, both(Fails(EINVAL))),
-    Rule(On(Fd::Vcpu), Vcpu, nothing(RIGHT)),
-    Rule(These(MAP), Vcpu, differs(Fails(EINVAL), Works, MMAP)),
+    Rule(All, &[Vcpu], both(Fails(EINVAL))),
+    Rule(On(Fd::Vcpu), &[Vcpu], nothing(RIGHT)),
+    Rule(These(MAP), &[Vcpu], differs(Fails(EINVAL), Works, MMAP)),
 
-    Rule(All, KvmDevice, both(Fails(ENOTTY))),
-    Rule(These(CREATE_VM), KvmDevice, not_taken(ENOTTY)),
-    Rule(These(MAP), KvmDevice, NOT_MAPPED),
-    Rule(All, VmStats, both(Fails(ENOTTY))),
-    Rule(These(CREATE_VM), VmStats, not_taken(ENOTTY)),
-    Rule(These(MAP), VmStats, NOT_WRITABLE),
-    Rule(All, VcpuStats, both(Fails(ENOTTY))),
-    Rule(These(CREATE_VM), VcpuStats, not_taken(ENOTTY)),
-    Rule(These(MAP), VcpuStats, NOT_WRITABLE),
-    Rule(All, GuestMemory, both(Fails(ENOTTY))),
-    Rule(These(CREATE_VM), GuestMemory, not_taken(ENOTTY)),
-    Rule(These(MAP), GuestMemory, NOT_MAPPED),
+    Rule(All, &[OthersVm, OthersVcpu, DeadVm, DeadVcpu], both(Fails(EIO))),
+    Rule(On(Fd::Vcpu), &[OthersVm, DeadVm], differs(Fails(EIO), Fails(ENOTTY), KIND_FIRST)),
+    Rule(On(Fd::System), &[OthersVcpu, DeadVcpu],
+        differs(Fails(EIO), Fails(EINVAL), KIND_FIRST)),
+    Rule(On(Fd::Vm), &[OthersVcpu, DeadVcpu], differs(Fails(EIO), Fails(EINVAL), KIND_FIRST)),
+    Rule(These(MAP), &[OthersVcpu, DeadVcpu], differs(Fails(EIO), Works, MMAP)),
 
-    Rule(On(Fd::None), OthersVm, not_taken(EIO)),
-    Rule(On(Fd::System), OthersVm, both(Fails(EIO))),
-    Rule(On(Fd::Vm), OthersVm, both(Fails(EIO))),
-    Rule(On(Fd::Vcpu), OthersVm, differs(Fails(EIO), Fails(ENOTTY), KIND_FIRST)),
-    Rule(On(Fd::None), OthersVcpu, not_taken(EIO)),
-    Rule(On(Fd::System), OthersVcpu, differs(Fails(EIO), Fails(EINVAL), KIND_FIRST)),
-    Rule(On(Fd::Vm), OthersVcpu, differs(Fails(EIO), Fails(EINVAL), KIND_FIRST)),
-    Rule(On(Fd::Vcpu), OthersVcpu, both(Fails(EIO))),
-    Rule(These(MAP), OthersVcpu, differs(Fails(EIO), Works, MMAP)),
-    Rule(On(Fd::None), DeadVm, not_taken(EIO)),
-    Rule(On(Fd::System), DeadVm, both(Fails(EIO))),
-    Rule(On(Fd::Vm), DeadVm, both(Fails(EIO))),
-    Rule(On(Fd::Vcpu), DeadVm, differs(Fails(EIO), Fails(ENOTTY), KIND_FIRST)),
-    Rule(On(Fd::None), DeadVcpu, not_taken(EIO)),
-    Rule(On(Fd::System), DeadVcpu, differs(Fails(EIO), Fails(EINVAL), KIND_FIRST)),
-    Rule(On(Fd::Vm), DeadVcpu, differs(Fails(EIO), Fails(EINVAL), KIND_FIRST)),
-    Rule(On(Fd::Vcpu), DeadVcpu, both(Fails(EIO))),
-    Rule(These(MAP), DeadVcpu, differs(Fails(EIO), Works, MMAP)),
+    Rule(All, &[Garbage], both(Works)),
+    Rule(These(LIBRARY), &[Garbage], flat_only(Works, BY_TYPE)),
 
-    Rule(All, Garbage, both(Works)),
-    Rule(These(CREATE_VM), Garbage, ioctl_only(Works, NO_FD)),
-    Rule(These(LIBRARY), Garbage, flat_only(Works, BY_TYPE)),
-    Rule(These(MAP), Garbage, flat_only(Works, BY_TYPE)),
+    Rule(These(KICK), &[Closed, MinusOne, Lowest, Path, DevicePath, Pipe, Event, Regular,
+        Directory, KvmDevice, VmStats, VcpuStats, GuestMemory, Device, Vm, Vcpu, OthersVm,
+        OthersVcpu, DeadVm, DeadVcpu], NO_PIDFD),
 ];
 
 const BY_TYPE: &str = "the library's types rule it out";
 
+/// The expected result of a call with a wrong descriptor.
+fn expected(call: TestedCall, wrong: Wrong) -> Expected {
+    let expected = look_up(RULES, call, wrong);
+    let takes = arguments(call, Route::Flat)
+        .iter()
+        .any(|it| it.kind == Kind::Fd);
+    match (takes, call.has_ioctl()) {
+        (true, _) => expected,
+        (false, true) if expected.flat.is_none() => expected,
+        (false, true) => expected.but_for(Route::Flat, NO_FD),
+        (false, false) => nothing(NO_FD),
+    }
+}
+
 /// A case for each call and each wrong descriptor.
 pub fn cases() -> Vec<Misuse> {
-    let each = calls().flat_map(|call| ALL_WRONG.map(|(wrong, name)| (call, wrong, name)));
+    let each =
+        TestedCall::all().flat_map(|call| ALL_WRONG.map(|(wrong, name)| (call, wrong, name)));
     each.map(|(call, wrong, name)| {
-        let expected = look_up(RULES, call, wrong);
-        Misuse::new(call, name, expected, move |testbed, mut invocation| {
-            let good = invocation.words[0];
-            let held;
-            invocation.words[0] = match wrong {
-                Garbage => good | 0xdead_beef << 32,
-                Vm => testbed.machine.vm.as_raw_fd() as u64,
-                Vcpu => testbed.still.as_raw_fd() as u64,
-                OthersVm => testbed.both.others.vm.as_raw_fd() as u64,
-                OthersVcpu => testbed.both.others.vcpu.as_raw_fd() as u64,
-                DeadVm => testbed.both.dead.vm.as_raw_fd() as u64,
-                DeadVcpu => testbed.both.dead.vcpu.as_raw_fd() as u64,
-                Closed => c_int_of(RawFd::MAX),
-                MinusOne => c_int_of(-1),
-                Lowest => c_int_of(RawFd::MIN),
-                _ => {
-                    held = open(wrong, testbed)?;
-                    held.as_raw_fd() as u64
-                }
-            };
-            Ok(Made::of(&invocation, testbed))
-        })
+        Misuse::new(
+            call,
+            name,
+            expected(call, wrong),
+            move |testbed, mut invocation| {
+                let good = invocation.words[0];
+                let held;
+                invocation.words[0] = match wrong {
+                    Garbage => good | 0xdead_beef << 32,
+                    Vm => testbed.machine.vm.as_raw_fd() as u64,
+                    Vcpu => testbed.still.as_raw_fd() as u64,
+                    OthersVm => testbed.both.others.vm.as_raw_fd() as u64,
+                    OthersVcpu => testbed.both.others.vcpu.as_raw_fd() as u64,
+                    DeadVm => testbed.both.dead.vm.as_raw_fd() as u64,
+                    DeadVcpu => testbed.both.dead.vcpu.as_raw_fd() as u64,
+                    Closed => c_int_of(RawFd::MAX),
+                    MinusOne => c_int_of(-1),
+                    Lowest => c_int_of(RawFd::MIN),
+                    _ => {
+                        held = open(wrong, testbed)?;
+                        held.as_raw_fd() as u64
+                    }
+                };
+                Ok(Made::of(&invocation, testbed))
+            },
+        )
     })
     .collect()
 }

@@ -1,7 +1,7 @@
 //! A call before it is made: its registers and its structure, which are valid
 //! until they are changed.
 
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, RawFd};
 
 use guests::SLOT;
 use kvm_api::Kvm;
@@ -10,15 +10,18 @@ use kvm_sys::*;
 use nix::errno::Errno;
 
 use super::expected::Route;
-use super::signature::{Argument, Kind, MAP, Place, arguments, by_library};
+use super::signature::{Argument, Kind, Place, arguments};
 use super::testbed::*;
+use crate::arguments::makes_file;
+use crate::tested_call::TestedCall;
+use crate::vcpu_state::{self, MSR};
 
 /// The number of entries behind the header of a list: more than KVM takes.
 const ENTRIES: usize = 300;
 
 #[derive(Clone)]
 pub struct Invocation {
-    pub call: &'static Call,
+    pub call: TestedCall,
     pub route: Route,
     /// The values of the registers. The first is the file descriptor.
     pub words: [u64; 6],
@@ -31,7 +34,7 @@ pub struct Invocation {
 
 impl Invocation {
     /// A call with valid arguments.
-    pub fn good(call: &'static Call, testbed: &Testbed<'_>) -> Self {
+    pub fn good(call: TestedCall, testbed: &Testbed<'_>) -> Self {
         let route = testbed.route;
         let arguments = arguments(call, route);
         let mut this = Self {
@@ -47,58 +50,67 @@ impl Invocation {
     }
 
     fn fill(&mut self, testbed: &Testbed<'_>) {
+        use FlatCall::*;
+        use TestedCall::*;
+
         let at = |memory: *mut u8| memory.expose_provenance() as u64;
         let arena = at(testbed.arena.as_ptr());
         let room = arena + ROOM;
+        let host = at(testbed.host.as_ptr());
+        let current = |request| {
+            let still = testbed.still.as_fd();
+            vcpu_state::read(still, request).expect("the vCPU can be read")
+        };
         let (mut header, mut entry) = (vec![0; self.used], Vec::new());
         let mut set: Vec<(&str, u64)> = Vec::new();
-        match self.call.name {
-            "kvm_get_msr_index_list" => {
+        match self.call {
+            Flat(kvm_get_msr_index_list) => {
                 set.push(("nmsrs", testbed.facts.listed_msrs));
                 self.used += testbed.facts.listed_msrs as usize * 4;
                 entry = vec![0; 4];
             }
-            "kvm_set_memory_region" => set.extend([
+            Flat(kvm_set_memory_region) => set.extend([
                 ("slot", FREE_SLOT.into()),
                 ("guest_phys_addr", FREE),
                 ("size", PAGE),
             ]),
-            "kvm_create_vcpu" => set.push(("argument", testbed.next_id())),
-            "kvm_get_dirty_log" => set.extend([("slot", SLOT.into()), ("dirty_bitmap", room)]),
-            "kvm_translate" => set.extend([
+            Flat(kvm_create_vcpu) => set.push(("argument", testbed.next_id())),
+            Flat(kvm_get_dirty_log) => {
+                set.extend([("slot", SLOT.into()), ("dirty_bitmap", room)]);
+            }
+            Flat(kvm_translate) => set.extend([
                 ("physical_address", room),
                 ("valid", room + 8),
                 ("writeable", room + 9),
                 ("usermode", room + 10),
             ]),
-            "kvm_interrupt" => set.push(("irq", 32)),
-            "kvm_get_msrs" | "kvm_set_msrs" => {
+            Flat(FlatCall::kvm_interrupt) => set.push(("irq", 32)),
+            Flat(kvm_get_msrs | kvm_set_msrs) => {
                 set.push(("nmsrs", 1));
                 entry = [u64::from(MSR), 0].map(u64::to_le_bytes).concat();
                 self.used += entry.len();
             }
-            "kvm_set_cpuid" => entry = vec![0; size_of::<kvm_cpuid_entry2>()],
-            "kvm_set_signal_mask" => {
+            Flat(kvm_set_cpuid) => entry = vec![0; size_of::<kvm_cpuid_entry2>()],
+            Flat(kvm_set_signal_mask) => {
                 set.push(("len", 8));
                 self.used += 8;
                 entry = vec![0; 8];
             }
-            "kvm_get_regs" | "kvm_get_sregs" | "kvm_get_fpu" => {}
-            "kvm_set_regs" => header = regs(testbed, KVM_GET_REGS),
-            "kvm_set_sregs" => header = regs(testbed, KVM_GET_SREGS),
-            "kvm_set_fpu" => header = regs(testbed, KVM_GET_FPU),
-            "kvm_set_user_memory_region" => set.extend([
+            Flat(kvm_set_regs) => header = current(KVM_GET_REGS),
+            Flat(kvm_set_sregs) => header = current(KVM_GET_SREGS),
+            Flat(kvm_set_fpu) => header = current(KVM_GET_FPU),
+            Flat(kvm_set_user_memory_region) => set.extend([
                 ("slot", FREE_SLOT.into()),
                 ("guest_phys_addr", FREE),
                 ("size", PAGE),
-                ("userspace_addr", at(testbed.host.as_ptr())),
+                ("userspace_addr", host),
             ]),
-            "kvm_set_memory_alias" => set.extend([
+            Flat(kvm_set_memory_alias) => set.extend([
                 ("guest_phys_addr", FREE),
                 ("memory_size", PAGE),
                 ("target_phys_addr", KERNEL_MEMORY),
             ]),
-            "kvm_get_state" | "kvm_set_state" => {
+            Merged(MergedCall::kvm_get_state | MergedCall::kvm_set_state) => {
                 set.extend([
                     ("parts", state::KVM_STATE_REGS),
                     ("state->regs", arena + REGISTERS),
@@ -107,17 +119,33 @@ impl Invocation {
                 // No parts that a later kernel might know.
                 entry = vec![0; 16];
             }
-            "kvm_map_range" => set.extend([
+            Range(RangeCall::kvm_map_range) => set.extend([
                 ("guest_phys_addr", FREE),
                 ("size", PAGE),
-                ("userspace_addr", at(testbed.host.as_ptr())),
+                ("userspace_addr", host),
             ]),
-            "kvm_unmap_range" => set.extend([("guest_phys_addr", FREE), ("size", PAGE)]),
-            "kvm_get_dirty_range" | "kvm_clear_dirty_range" => {
-                set.extend([("size", PAGE), ("bitmap", room)])
+            Range(RangeCall::kvm_unmap_range) => {
+                set.extend([("guest_phys_addr", FREE), ("size", PAGE)]);
             }
-            "kvm_map_memory" => set.extend([("guest_phys_addr", KERNEL_MEMORY), ("size", PAGE)]),
-            _ => {}
+            Range(RangeCall::kvm_get_dirty_range | RangeCall::kvm_clear_dirty_range) => {
+                set.extend([("size", PAGE), ("bitmap", room)]);
+            }
+            MapMemory => set.extend([("guest_phys_addr", KERNEL_MEMORY), ("size", PAGE)]),
+            // These concern a binding that there already is.
+            Binding(BindingCall::kvm_unbind | BindingCall::kvm_kick) => testbed.bind(),
+            // Zeroes are good arguments beside the descriptor.
+            Flat(
+                kvm_create_vm
+                | kvm_get_vcpu_mmap_size
+                | kvm_get_memory_alias
+                | FlatCall::kvm_run
+                | kvm_get_regs
+                | kvm_get_sregs
+                | kvm_debug_guest
+                | kvm_get_fpu
+                | kvm_check_extension,
+            )
+            | Binding(BindingCall::kvm_bind) => {}
         }
         header.extend(entry.repeat(ENTRIES));
         self.object = header;
@@ -145,13 +173,7 @@ impl Invocation {
         };
         match argument.place {
             Place::Word(word) => self.words[word] = value,
-            Place::Field(offset) => {
-                let bytes = match argument.kind {
-                    Kind::Number(bytes) => bytes,
-                    Kind::Pointer(_) | Kind::Fd => 8,
-                };
-                self.object[offset..offset + bytes].copy_from_slice(&value.to_le_bytes()[..bytes]);
-            }
+            Place::Field(offset) => self.put(offset, &value.to_le_bytes()[..argument.bytes()]),
         }
     }
 
@@ -161,11 +183,7 @@ impl Invocation {
         Some(match argument.place {
             Place::Word(word) => self.words[word],
             Place::Field(offset) => {
-                let mut value = [0; 8];
-                let bytes = match argument.kind {
-                    Kind::Number(bytes) => bytes,
-                    Kind::Pointer(_) | Kind::Fd => 8,
-                };
+                let (mut value, bytes) = ([0; 8], argument.bytes());
                 value[..bytes].copy_from_slice(&self.object[offset..offset + bytes]);
                 u64::from_le_bytes(value)
             }
@@ -174,10 +192,14 @@ impl Invocation {
 
     /// The memory slot that the call sets, if any.
     pub fn slot(&self, testbed: &Testbed<'_>) -> Option<u32> {
+        use FlatCall::*;
+
         let slot = self.get("slot")? as u32;
-        match self.call.name {
-            "kvm_set_memory_region" | "kvm_set_user_memory_region" => Some(slot),
-            "kvm_set_memory_alias" => (testbed.facts.slots as u32 - 1).checked_sub(slot),
+        match self.call {
+            TestedCall::Flat(kvm_set_memory_region | kvm_set_user_memory_region) => Some(slot),
+            TestedCall::Flat(kvm_set_memory_alias) => {
+                (testbed.facts.slots as u32 - 1).checked_sub(slot)
+            }
             _ => None,
         }
     }
@@ -210,7 +232,7 @@ impl Invocation {
         both: &'a BothInterfaces,
     ) -> impl Fn() -> Result<i64, Errno> + Send + Sync + 'a {
         move || {
-            if self.route == Route::Ioctl && by_library(self.call) {
+            if self.route == Route::Ioctl && self.call.by_library() {
                 self.by_library(&both.ioctl)
             } else {
                 self.raw().make()
@@ -224,17 +246,18 @@ impl Invocation {
         let number = self.call.number;
         let (number, words) = match (self.route, self.call.request) {
             (Route::Ioctl, Some(request)) => (libc::SYS_ioctl, [fd, request, a, 0, 0, 0]),
-            _ if number == MAP.number => {
+            _ if self.call == TestedCall::MapMemory => {
                 let access = (libc::PROT_READ | libc::PROT_WRITE) as u64;
                 (number, [0, b, access, libc::MAP_SHARED as u64, fd, a])
             }
             (Route::Flat, _) => (number, self.words),
             (Route::Ioctl, None) => panic!("{} has no ioctl", self.call.name),
         };
-        let makes = match self.call.name {
-            "kvm_create_vm" | "kvm_create_vcpu" => Makes::File,
-            "kvm_map_memory" => Makes::Mapping(b),
-            "kvm_map_range" => Makes::Range,
+        let makes = match self.call {
+            TestedCall::Flat(call) if makes_file(call) => Makes::File,
+            TestedCall::Range(RangeCall::kvm_map_range) => Makes::Range,
+            TestedCall::Binding(BindingCall::kvm_bind) => Makes::Binding,
+            TestedCall::MapMemory => Makes::Mapping(b),
             _ => Makes::Nothing,
         };
         Raw {
@@ -267,12 +290,18 @@ impl Invocation {
             };
             alias
         };
-        match self.call.name {
-            "kvm_set_memory_region" => kvm.kvm_set_memory_region(fd, a as u32, b as u32, c, d),
-            "kvm_get_memory_alias" => kvm.kvm_get_memory_alias(fd, &mut alias()),
-            "kvm_set_memory_alias" => kvm.kvm_set_memory_alias(fd, &alias()),
-            "kvm_map_memory" => kvm.kvm_map_memory(fd, a, b as usize).map(drop),
-            other => panic!("{other} has an ioctl"),
+        match self.call {
+            TestedCall::Flat(FlatCall::kvm_set_memory_region) => {
+                kvm.kvm_set_memory_region(fd, a as u32, b as u32, c, d)
+            }
+            TestedCall::Flat(FlatCall::kvm_get_memory_alias) => {
+                kvm.kvm_get_memory_alias(fd, &mut alias())
+            }
+            TestedCall::Flat(FlatCall::kvm_set_memory_alias) => {
+                kvm.kvm_set_memory_alias(fd, &alias())
+            }
+            TestedCall::MapMemory => kvm.kvm_map_memory(fd, a, b as usize).map(drop),
+            other => panic!("{} has an ioctl, or no substitute", other.name),
         }
         .map(|()| 0)
     }
@@ -285,6 +314,7 @@ enum Makes {
     File,
     Mapping(u64),
     Range,
+    Binding,
 }
 
 /// A call as register values, which any thread can make.
@@ -331,6 +361,8 @@ impl Raw {
                 let unmapped = unsafe { libc::syscall(__NR_kvm_unmap_range, vm, address, size) };
                 Errno::result(unmapped).expect("what was mapped can be unmapped") as i32
             }
+            // SAFETY: likewise.
+            Makes::Binding => unsafe { libc::syscall(__NR_kvm_unbind) as i32 },
         };
         Ok(0)
     }
@@ -342,14 +374,4 @@ impl Raw {
         // memory that was made to be misused.
         Errno::result(unsafe { libc::syscall(self.number, a, b, c, d, e, f) })
     }
-}
-
-/// The current values of the vCPU, for calls that set them.
-fn regs(testbed: &Testbed<'_>, request: libc::c_ulong) -> Vec<u8> {
-    let mut bytes = vec![0; request as usize >> 16 & 0x3fff];
-    let vcpu = testbed.still.as_raw_fd();
-    // SAFETY: the kernel writes as many bytes as the request says.
-    let read = unsafe { libc::ioctl(vcpu, request, bytes.as_mut_ptr()) };
-    assert_eq!(Errno::result(read), Ok(0), "{request:#x}");
-    bytes
 }

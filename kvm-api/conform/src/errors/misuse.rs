@@ -3,20 +3,19 @@
 use std::fmt::Write;
 
 use anyhow::Result;
-use kvm_sys::Call;
 use nix::errno::Errno;
 
-use super::expected::{Expectation, Expected, Route};
+use super::expected::{Expectation, Expected, Route, nothing};
 use super::invocation::Invocation;
-use super::signature::has_ioctl;
 use super::testbed::{State, Testbed};
 use crate::outcome::Outcome;
+use crate::tested_call::TestedCall;
 
 /// Makes the misused call.
 pub type Attempt = Box<dyn Fn(&mut Testbed<'_>, Invocation) -> Result<Made>>;
 
 pub struct Misuse {
-    pub call: &'static Call,
+    pub call: TestedCall,
     /// The misuse, as docs/errors.md describes it.
     pub misuse: String,
     pub expected: Expected,
@@ -25,12 +24,12 @@ pub struct Misuse {
 
 impl Misuse {
     pub fn new(
-        call: &'static Call,
+        call: TestedCall,
         misuse: impl Into<String>,
         expected: Expected,
         attempt: impl Fn(&mut Testbed<'_>, Invocation) -> Result<Made> + 'static,
     ) -> Self {
-        let expected = if expected.ioctl.is_some() && !has_ioctl(call) {
+        let expected = if expected.ioctl.is_some() && !call.has_ioctl() {
             expected.but_for(Route::Ioctl, "there is no such ioctl")
         } else {
             expected
@@ -41,6 +40,13 @@ impl Misuse {
             expected,
             attempt: Box::new(attempt),
         }
+    }
+
+    /// No misuse: the call does not have the argument.
+    pub fn none(call: TestedCall, misuse: &str, why: &'static str) -> Self {
+        Self::new(call, misuse, nothing(why), |_, _| {
+            unreachable!("nothing is expected")
+        })
     }
 }
 
@@ -63,20 +69,22 @@ impl Made {
     /// Makes the call.
     pub fn of(invocation: &Invocation, testbed: &mut Testbed<'_>) -> Self {
         let answer = invocation.make(testbed);
-        Self::said(answer).with_slot(invocation.slot(testbed))
+        Self::returned(answer).with_slot(invocation.slot(testbed))
     }
 
-    pub fn said(answer: Result<i64, Errno>) -> Self {
-        Self {
-            answer: Observed::Returned(answer),
-            slot: None,
-            wrong: None,
-        }
+    /// The call has returned.
+    pub fn returned(answer: Result<i64, Errno>) -> Self {
+        Self::observed(Observed::Returned(answer))
     }
 
+    /// The caller was killed.
     pub fn died() -> Self {
+        Self::observed(Observed::Died)
+    }
+
+    fn observed(answer: Observed) -> Self {
         Self {
-            answer: Observed::Died,
+            answer,
             slot: None,
             wrong: None,
         }

@@ -31,11 +31,12 @@ use crate::cli::Options;
 use crate::inside::progress;
 use crate::outcome::Outcome;
 use crate::property::{Kernels, Property, Test};
+use crate::signal;
 
 pub const PROPERTY: Property = Property {
     name: "errors",
     about: "each misuse fails with its documented errno and changes nothing",
-    backends: "ioctl, syscall",
+    backends: "ioctl, syscall, merged, ranges, bound",
     kernels: Kernels::Both,
     test: Test::Inside {
         machine: |kernel| Ok(kernel.machine()),
@@ -57,7 +58,7 @@ const FAMILIES: &[Family] = &[
 fn test(_: &Options) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     let both = BothInterfaces::open()?;
-    signals::handle()?;
+    signal::handle_kick()?;
     for route in Route::ALL {
         for (name, cases) in FAMILIES {
             progress(&format!("{route:?}: {name}"));

@@ -2,7 +2,10 @@
 
 use anyhow::Result;
 use guests::MEMORY;
-use kvm_sys::{Call, KVM_ALIAS_SLOTS, KVM_CAP_SYSCALLS, KVM_SYSCALLS_ABI};
+use kvm_sys::FlatCall::*;
+use kvm_sys::MergedCall::*;
+use kvm_sys::RangeCall::*;
+use kvm_sys::{KVM_ALIAS_SLOTS, KVM_CAP_SYSCALLS, KVM_SYSCALLS_ABI};
 use nix::errno::Errno::*;
 
 use self::Limit::*;
@@ -10,8 +13,10 @@ use super::expected::Expectation::{Fails, Gives, Works};
 use super::expected::Route;
 use super::expected::{Expected, both, differs, ioctl_only, nothing};
 use super::misuse::{Made, Misuse};
-use super::signature::{Kind, arguments, by_library, calls};
+use super::signature::{Kind, Place, arguments, arguments_of};
 use super::testbed::{FREE, Facts, KERNEL_MEMORY, KERNEL_SIZE, PAGE};
+use crate::tested_call::TestedCall;
+use crate::tested_call::TestedCall::*;
 
 /// The largest valid number.
 #[derive(Clone, Copy)]
@@ -51,9 +56,9 @@ impl Limit {
     }
 }
 
-/// A number that a call takes, and the expected result at each point.
+/// A number that calls take, and the expected result at each point.
 pub struct Number {
-    pub call: &'static str,
+    pub calls: &'static [TestedCall],
     pub name: &'static str,
     pub limit: Limit,
     /// The distance between two numbers that are valid.
@@ -114,190 +119,142 @@ const USER_END: u64 = (1 << 47) - PAGE;
 
 #[rustfmt::skip]
 pub const NUMBERS: &[Number] = &[
-    Number { call: "kvm_create_vm", name: "argument", limit: Is(1), step: 1,
+    Number { calls: &[Flat(kvm_create_vm)], name: "argument", limit: Is(1), step: 1,
         zero: UNTAKEN_WORKS, one: UNTAKEN_WORKS, below: UNTAKEN_WORKS, at: UNTAKEN_WORKS,
         above: UNTAKEN, most: UNTAKEN, more: &[] },
-    Number { call: "kvm_get_msr_index_list", name: "nmsrs", limit: Listed, step: 1,
+    Number { calls: &[Flat(kvm_get_msr_index_list)], name: "nmsrs", limit: Listed, step: 1,
         zero: TOO_BIG, one: TOO_BIG, below: TOO_BIG, at: WORKS, above: WORKS, most: WORKS,
         more: &[] },
-    Number { call: "kvm_get_vcpu_mmap_size", name: "argument", limit: Is(0), step: 1,
+    Number { calls: &[Flat(kvm_get_vcpu_mmap_size), Flat(kvm_run)],
+        name: "argument", limit: Is(0), step: 1,
         zero: UNTAKEN_WORKS, one: UNTAKEN, below: NONE, at: UNTAKEN_WORKS, above: UNTAKEN,
         most: UNTAKEN, more: &[] },
-
-    Number { call: "kvm_set_memory_region", name: "slot", limit: LastSlot, step: 1,
+    Number { calls: &[Flat(kvm_set_memory_region), Flat(kvm_set_user_memory_region)],
+        name: "slot", limit: LastSlot, step: 1,
         zero: INVALID, one: INVALID, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
         more: &[(SMM, WORKS), (NO_SPACE, INVALID)] },
-    Number { call: "kvm_set_memory_region", name: "flags", limit: Is(3), step: 1,
+    Number { calls: &[Flat(kvm_set_memory_region), Flat(kvm_set_user_memory_region),
+        Range(kvm_map_range)], name: "flags", limit: Is(3), step: 1,
         zero: WORKS, one: WORKS, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
         more: NO_FLAGS },
-    Number { call: "kvm_set_memory_region", name: "guest_phys_addr", limit: LastPage, step: PAGE,
+    Number { calls: &[Flat(kvm_set_memory_region), Flat(kvm_set_user_memory_region)],
+        name: "guest_phys_addr", limit: LastPage, step: PAGE,
         zero: EXISTS, one: INVALID, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
         more: &[(KERNEL_MEMORY, EXISTS), (TOP, INVALID)] },
-    Number { call: "kvm_set_memory_region", name: "size", limit: Is(MOST_PAGES), step: PAGE,
+    Number { calls: &[Flat(kvm_set_memory_region), Flat(kvm_set_user_memory_region),
+        Range(kvm_map_range)], name: "size", limit: Is(MOST_PAGES), step: PAGE,
         zero: INVALID, one: INVALID, below: INVALID, at: INVALID, above: INVALID, most: INVALID,
         more: &[(PAGE + 1, INVALID), (TOP, INVALID)] },
-
-    Number { call: "kvm_create_vcpu", name: "argument", limit: LastVcpuId, step: 1,
+    Number { calls: &[Flat(kvm_create_vcpu)], name: "argument", limit: LastVcpuId, step: 1,
         zero: UNTAKEN_EXISTS, one: UNTAKEN_EXISTS, below: ID, at: ID, above: BAD_ID, most: BAD_ID,
         more: &[(1 << 32, BAD_ID)] },
-    Number { call: "kvm_get_dirty_log", name: "slot", limit: LastSlot, step: 1,
+    Number { calls: &[Flat(kvm_get_dirty_log)], name: "slot", limit: LastSlot, step: 1,
         zero: WORKS, one: WORKS, below: NO_LOG, at: NO_LOG, above: INVALID, most: INVALID,
         more: &[(SMM, NO_LOG), (NO_SPACE, INVALID)] },
-    Number { call: "kvm_get_memory_alias", name: "slot", limit: Is(KVM_ALIAS_SLOTS as u64 - 1),
-        step: 1, zero: WORKS, one: WORKS, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
-        more: &[] },
-    Number { call: "kvm_run", name: "argument", limit: Is(0), step: 1,
-        zero: UNTAKEN_WORKS, one: UNTAKEN, below: NONE, at: UNTAKEN_WORKS, above: UNTAKEN,
-        most: UNTAKEN, more: &[] },
-    Number { call: "kvm_translate", name: "linear_address", limit: Is((1 << 47) - 1), step: 1,
-        zero: WORKS, one: WORKS, below: WORKS, at: WORKS, above: WORKS, most: WORKS, more: &[] },
-    Number { call: "kvm_interrupt", name: "irq", limit: Is(255), step: 1,
+    Number { calls: &[Flat(kvm_get_memory_alias), Flat(kvm_set_memory_alias)],
+        name: "slot", limit: Is(KVM_ALIAS_SLOTS as u64 - 1), step: 1,
         zero: WORKS, one: WORKS, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
         more: &[] },
-    Number { call: "kvm_debug_guest", name: "control", limit: Is(0x1f_0003), step: 1,
+    Number { calls: &[Flat(kvm_translate)],
+        name: "linear_address", limit: Is((1 << 47) - 1), step: 1,
         zero: WORKS, one: WORKS, below: WORKS, at: WORKS, above: WORKS, most: WORKS, more: &[] },
-    Number { call: "kvm_get_msrs", name: "nmsrs", limit: Is(255), step: 1,
+    Number { calls: &[Flat(kvm_interrupt)], name: "irq", limit: Is(255), step: 1,
+        zero: WORKS, one: WORKS, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
+        more: &[] },
+    Number { calls: &[Flat(kvm_debug_guest)], name: "control", limit: Is(0x1f_0003), step: 1,
+        zero: WORKS, one: WORKS, below: WORKS, at: WORKS, above: WORKS, most: WORKS, more: &[] },
+    Number { calls: &[Flat(kvm_get_msrs), Flat(kvm_set_msrs)],
+        name: "nmsrs", limit: Is(255), step: 1,
         zero: both(Gives(0)), one: WORKS, below: both(Gives(254)), at: both(Gives(255)),
         above: TOO_BIG, most: TOO_BIG, more: &[] },
-    Number { call: "kvm_set_msrs", name: "nmsrs", limit: Is(255), step: 1,
-        zero: both(Gives(0)), one: WORKS, below: both(Gives(254)), at: both(Gives(255)),
-        above: TOO_BIG, most: TOO_BIG, more: &[] },
-    Number { call: "kvm_set_cpuid", name: "nent", limit: Is(256), step: 1,
+    Number { calls: &[Flat(kvm_set_cpuid)], name: "nent", limit: Is(256), step: 1,
         zero: WORKS, one: WORKS, below: WORKS, at: WORKS, above: TOO_BIG, most: TOO_BIG,
         more: &[] },
-    Number { call: "kvm_set_signal_mask", name: "len", limit: Is(8), step: 1,
+    Number { calls: &[Flat(kvm_set_signal_mask)], name: "len", limit: Is(8), step: 1,
         zero: INVALID, one: INVALID, below: INVALID, at: WORKS, above: INVALID, most: INVALID,
         more: &[(4, INVALID), (128, INVALID)] },
-    Number { call: "kvm_check_extension", name: "extension", limit: Is(KVM_CAP_SYSCALLS as u64),
-        step: 1, zero: both(Gives(1)), one: both(Gives(1)), below: ABSENT,
-        at: both(Gives(KVM_SYSCALLS_ABI as i64)), above: ABSENT, most: ABSENT,
+    Number { calls: &[Flat(kvm_check_extension)],
+        name: "extension", limit: Is(KVM_CAP_SYSCALLS as u64), step: 1,
+        zero: both(Gives(1)), one: both(Gives(1)), below: ABSENT, at: both(Gives(KVM_SYSCALLS_ABI
+        as i64)), above: ABSENT, most: ABSENT,
         more: &[(1 << 32, ABSENT), (1 << 32 | KVM_CAP_SYSCALLS as u64, ABSENT)] },
-
-    Number { call: "kvm_set_user_memory_region", name: "slot", limit: LastSlot, step: 1,
-        zero: INVALID, one: INVALID, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
-        more: &[(SMM, WORKS), (NO_SPACE, INVALID)] },
-    Number { call: "kvm_set_user_memory_region", name: "flags", limit: Is(3), step: 1,
-        zero: WORKS, one: WORKS, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
-        more: NO_FLAGS },
-    Number { call: "kvm_set_user_memory_region", name: "guest_phys_addr", limit: LastPage,
-        step: PAGE, zero: EXISTS, one: INVALID, below: WORKS, at: WORKS, above: INVALID,
-        most: INVALID, more: &[(KERNEL_MEMORY, EXISTS), (TOP, INVALID)] },
-    Number { call: "kvm_set_user_memory_region", name: "size", limit: Is(MOST_PAGES), step: PAGE,
-        zero: INVALID, one: INVALID, below: INVALID, at: INVALID, above: INVALID, most: INVALID,
-        more: &[(PAGE + 1, INVALID), (TOP, INVALID)] },
-    Number { call: "kvm_set_user_memory_region", name: "userspace_addr",
-        limit: Is(USER_END - PAGE), step: PAGE,
+    Number { calls: &[Flat(kvm_set_user_memory_region), Range(kvm_map_range)],
+        name: "userspace_addr", limit: Is(USER_END - PAGE), step: PAGE,
         zero: WORKS, one: INVALID, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
         more: &[(1 << 47, INVALID), (1 << 63, INVALID), (TOP, INVALID)] },
-
-    Number { call: "kvm_set_memory_alias", name: "slot", limit: Is(KVM_ALIAS_SLOTS as u64 - 1),
-        step: 1, zero: WORKS, one: WORKS, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
-        more: &[] },
-    Number { call: "kvm_set_memory_alias", name: "flags", limit: Is(0), step: 1,
+    Number { calls: &[Flat(kvm_set_memory_alias)], name: "flags", limit: Is(0), step: 1,
         zero: WORKS, one: INVALID, below: NONE, at: WORKS, above: INVALID, most: INVALID,
         more: NO_FLAGS },
-    Number { call: "kvm_set_memory_alias", name: "guest_phys_addr", limit: LastPage, step: PAGE,
+    Number { calls: &[Flat(kvm_set_memory_alias)],
+        name: "guest_phys_addr", limit: LastPage, step: PAGE,
         zero: EXISTS, one: INVALID, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
         more: &[(TOP, INVALID)] },
-    Number { call: "kvm_set_memory_alias", name: "memory_size", limit: Is(KERNEL_SIZE),
-        step: PAGE, zero: INVALID, one: INVALID, below: WORKS, at: WORKS, above: INVALID,
-        most: INVALID, more: &[(TOP, INVALID)] },
-    Number { call: "kvm_set_memory_alias", name: "target_phys_addr",
-        limit: Is(KERNEL_MEMORY + KERNEL_SIZE - PAGE), step: PAGE,
+    Number { calls: &[Flat(kvm_set_memory_alias)],
+        name: "memory_size", limit: Is(KERNEL_SIZE), step: PAGE,
+        zero: INVALID, one: INVALID, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
+        more: &[(TOP, INVALID)] },
+    Number { calls: &[Flat(kvm_set_memory_alias)],
+        name: "target_phys_addr", limit: Is(KERNEL_MEMORY + KERNEL_SIZE - PAGE), step: PAGE,
         zero: WORKS, one: INVALID, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
         more: &[(TOP, INVALID)] },
-
-    Number { call: "kvm_map_memory", name: "guest_phys_addr",
-        limit: Is(KERNEL_MEMORY + KERNEL_SIZE - PAGE), step: PAGE,
+    Number { calls: &[MapMemory],
+        name: "guest_phys_addr", limit: Is(KERNEL_MEMORY + KERNEL_SIZE - PAGE), step: PAGE,
         zero: UNBACKED, one: INVALID, below: WORKS, at: WORKS, above: UNBACKED, most: INVALID,
         more: &[(TOP, differs(Fails(ENODEV), Fails(EOVERFLOW), MMAP_LIMIT))] },
-    Number { call: "kvm_map_memory", name: "size", limit: Is(KERNEL_SIZE), step: PAGE,
+    Number { calls: &[MapMemory], name: "size", limit: Is(KERNEL_SIZE), step: PAGE,
         zero: INVALID, one: WORKS, below: WORKS, at: WORKS, above: UNBACKED,
         most: differs(Fails(ENODEV), Fails(ENOMEM), MMAP_LIMIT),
         more: &[(TOP, differs(Fails(ENODEV), Fails(ENOMEM), MMAP_LIMIT))] },
-
-    Number { call: "kvm_get_state", name: "parts", limit: Is(0x7f), step: 1,
+    Number { calls: &[Merged(kvm_get_state), Merged(kvm_set_state)],
+        name: "parts", limit: Is(0x7f), step: 1,
         zero: WORKS, one: WORKS, below: UNREACHABLE, at: UNREACHABLE, above: INVALID,
-        most: INVALID, more: &[(0x81, INVALID), (1 << 32 | 1, INVALID), (1 << 63, INVALID)] },
-    Number { call: "kvm_get_state", name: "size", limit: Is(PAGE), step: 1,
+        most: INVALID,
+        more: &[(0x81, INVALID), (1 << 32 | 1, INVALID), (1 << 63, INVALID)] },
+    Number { calls: &[Merged(kvm_get_state), Merged(kvm_set_state)],
+        name: "size", limit: Is(PAGE), step: 1,
         zero: INVALID, one: INVALID, below: WORKS, at: WORKS, above: TOO_BIG, most: TOO_BIG,
         more: &[(63, INVALID), (64, WORKS), (1 << 32 | 64, TOO_BIG)] },
-    Number { call: "kvm_set_state", name: "parts", limit: Is(0x7f), step: 1,
-        zero: WORKS, one: WORKS, below: UNREACHABLE, at: UNREACHABLE, above: INVALID,
-        most: INVALID, more: &[(0x81, INVALID), (1 << 32 | 1, INVALID), (1 << 63, INVALID)] },
-    Number { call: "kvm_set_state", name: "size", limit: Is(PAGE), step: 1,
-        zero: INVALID, one: INVALID, below: WORKS, at: WORKS, above: TOO_BIG, most: TOO_BIG,
-        more: &[(63, INVALID), (64, WORKS), (1 << 32 | 64, TOO_BIG)] },
-
-    Number { call: "kvm_map_range", name: "guest_phys_addr", limit: LastPage, step: PAGE,
+    Number { calls: &[Range(kvm_map_range)], name: "guest_phys_addr", limit: LastPage, step: PAGE,
         zero: OTHERS, one: INVALID, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
         more: &[(KERNEL_MEMORY, OTHERS), (TOP, INVALID)] },
-    Number { call: "kvm_map_range", name: "size", limit: Is(MOST_PAGES), step: PAGE,
-        zero: INVALID, one: INVALID, below: INVALID, at: INVALID, above: INVALID, most: INVALID,
-        more: &[(PAGE + 1, INVALID), (TOP, INVALID)] },
-    Number { call: "kvm_map_range", name: "userspace_addr", limit: Is(USER_END - PAGE), step: PAGE,
-        zero: WORKS, one: INVALID, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
-        more: &[(1 << 47, INVALID), (1 << 63, INVALID), (TOP, INVALID)] },
-    Number { call: "kvm_map_range", name: "flags", limit: Is(3), step: 1,
-        zero: WORKS, one: WORKS, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
-        more: NO_FLAGS },
-    Number { call: "kvm_unmap_range", name: "guest_phys_addr", limit: LastPage, step: PAGE,
+    Number { calls: &[Range(kvm_unmap_range)],
+        name: "guest_phys_addr", limit: LastPage, step: PAGE,
         zero: OTHERS, one: INVALID, below: WORKS, at: WORKS, above: WORKS, most: INVALID,
         more: &[(KERNEL_MEMORY, OTHERS), (TOP, INVALID)] },
-    Number { call: "kvm_unmap_range", name: "size", limit: Is(TOP - FREE), step: PAGE,
+    Number { calls: &[Range(kvm_unmap_range)], name: "size", limit: Is(TOP - FREE), step: PAGE,
         zero: INVALID, one: INVALID, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
         more: &[(PAGE + 1, INVALID), (TOP, INVALID)] },
-    Number { call: "kvm_get_dirty_range", name: "guest_phys_addr",
-        limit: Is(MEMORY as u64 - PAGE), step: PAGE,
+    Number { calls: &[Range(kvm_get_dirty_range), Range(kvm_clear_dirty_range)],
+        name: "guest_phys_addr", limit: Is(MEMORY as u64 - PAGE), step: PAGE,
         zero: WORKS, one: INVALID, below: WORKS, at: WORKS, above: NOT_MAPPED, most: INVALID,
         more: &[(KERNEL_MEMORY, WORKS), (TOP, INVALID)] },
-    Number { call: "kvm_get_dirty_range", name: "size", limit: Is(MEMORY as u64), step: PAGE,
+    Number { calls: &[Range(kvm_get_dirty_range), Range(kvm_clear_dirty_range)],
+        name: "size", limit: Is(MEMORY as u64), step: PAGE,
         zero: INVALID, one: INVALID, below: WORKS, at: WORKS, above: NOT_MAPPED, most: INVALID,
-        more: &[(PAGE + 1, INVALID), (MOST_PAGES, NOT_MAPPED), (MOST_PAGES + PAGE, INVALID),
-            (TOP, INVALID)] },
-    Number { call: "kvm_clear_dirty_range", name: "guest_phys_addr",
-        limit: Is(MEMORY as u64 - PAGE), step: PAGE,
-        zero: WORKS, one: INVALID, below: WORKS, at: WORKS, above: NOT_MAPPED, most: INVALID,
-        more: &[(KERNEL_MEMORY, WORKS), (TOP, INVALID)] },
-    Number { call: "kvm_clear_dirty_range", name: "size", limit: Is(MEMORY as u64), step: PAGE,
-        zero: INVALID, one: INVALID, below: WORKS, at: WORKS, above: NOT_MAPPED, most: INVALID,
-        more: &[(PAGE + 1, INVALID), (MOST_PAGES, NOT_MAPPED), (MOST_PAGES + PAGE, INVALID),
-            (TOP, INVALID)] },
+        more: &[(PAGE + 1, INVALID), (MOST_PAGES, NOT_MAPPED), (MOST_PAGES + PAGE, INVALID), (TOP,
+            INVALID)] },
 ];
 
 /// The numbers that a call takes, by either route, and their size.
-pub fn numbers(call: &'static Call) -> Vec<(&'static str, usize)> {
-    let mut numbers: Vec<(&str, usize)> = Vec::new();
-    for route in [Route::Flat, Route::Ioctl] {
-        for argument in arguments(call, route) {
-            if let Kind::Number(bytes) = argument.kind
-                && numbers.iter().all(|(name, _)| *name != argument.name)
-            {
-                numbers.push((argument.name, bytes));
-            }
-        }
-    }
-    numbers
+pub fn numbers(call: TestedCall) -> Vec<(&'static str, usize)> {
+    arguments_of(call, |kind| match kind {
+        Kind::Number(bytes) => Some(bytes),
+        Kind::Fd | Kind::Pointer(_) => None,
+    })
 }
 
 /// A case for each number and each point, and one for the upper half of a
 /// register.
 pub fn cases() -> Vec<Misuse> {
     let mut cases = Vec::new();
-    for call in calls() {
+    for call in TestedCall::all() {
         let numbers = numbers(call);
         if numbers.is_empty() {
-            cases.push(Misuse::new(
-                call,
-                "a number",
-                nothing("it has no numbers"),
-                |_, _| unreachable!("nothing is expected"),
-            ));
+            cases.push(Misuse::none(call, "a number", "it has no numbers"));
         }
         for (name, bytes) in numbers {
-            let row = NUMBERS
-                .iter()
-                .find(|it| it.call == call.name && it.name == name);
+            let mut rows = NUMBERS.iter();
+            let row = rows.find(|it| it.calls.contains(&call) && it.name == name);
             let row = row.unwrap_or_else(|| panic!("nothing is expected of {}: {name}", call.name));
             cases.extend(points(call, row, bytes));
             if bytes == 4 {
@@ -308,46 +265,40 @@ pub fn cases() -> Vec<Misuse> {
     cases
 }
 
-fn points(call: &'static Call, row: &'static Number, bytes: usize) -> Vec<Misuse> {
+fn points(call: TestedCall, row: &'static Number, bytes: usize) -> Vec<Misuse> {
     let Number {
         name, limit, step, ..
     } = *row;
     let most = u64::MAX >> (64 - 8 * bytes);
-    type Find = Box<dyn Fn(&Facts) -> u64>;
     let text = limit.text();
-    let points: [(String, Expected, Find); 6] = [
-        ("0".into(), row.zero, Box::new(|_| 0)),
-        ("1".into(), row.one, Box::new(|_| 1)),
+    // A number is the limit, and what is added to it.
+    let points = [
+        ("0".into(), row.zero, (Is(0), 0)),
+        ("1".into(), row.one, (Is(1), 0)),
         (
             format!("the limit ({text}), less {step:#x}"),
             row.below,
-            Box::new(move |facts| limit.find(facts) - step),
+            (limit, step.wrapping_neg()),
         ),
-        (
-            format!("the limit ({text})"),
-            row.at,
-            Box::new(move |facts| limit.find(facts)),
-        ),
+        (format!("the limit ({text})"), row.at, (limit, 0)),
         (
             format!("the limit ({text}), and {step:#x}"),
             row.above,
-            Box::new(move |facts| limit.find(facts) + step),
+            (limit, step),
         ),
-        (format!("{most:#x}"), row.most, Box::new(move |_| most)),
+        (format!("{most:#x}"), row.most, (Is(most), 0)),
     ];
     let more = row
         .more
         .iter()
-        .map(|&(number, expected)| -> (String, Expected, Find) {
-            (format!("{number:#x}"), expected, Box::new(move |_| number))
-        });
-    let case = |(text, expected, find): (String, Expected, Find)| {
+        .map(|&(number, expected)| (format!("{number:#x}"), expected, (Is(number), 0)));
+    let case = |(text, expected, (limit, add)): (String, Expected, (Limit, u64))| {
         Misuse::new(
             call,
             format!("`{name}` {text}"),
             expected,
             move |testbed, mut it| {
-                it.set(name, find(&testbed.facts));
+                it.set(name, limit.find(&testbed.facts).wrapping_add(add));
                 Ok(Made::of(&it, testbed))
             },
         )
@@ -356,13 +307,13 @@ fn points(call: &'static Call, row: &'static Number, bytes: usize) -> Vec<Misuse
 }
 
 /// The kernel takes the lower half of the register for a number of four bytes.
-fn garbage(call: &'static Call, name: &'static str) -> Misuse {
+fn garbage(call: TestedCall, name: &'static str) -> Misuse {
     let in_register = |route| {
         let argument = arguments(call, route)
             .into_iter()
             .find(|it| it.name == name);
-        argument.is_some_and(|it| matches!(it.place, super::signature::Place::Word(_)))
-            && !(route == Route::Ioctl && by_library(call))
+        argument.is_some_and(|it| matches!(it.place, Place::Word(_)))
+            && !(route == Route::Ioctl && call.by_library())
     };
     let mut expected = both(Works);
     for route in Route::ALL {

@@ -4,17 +4,18 @@ use std::num::NonZeroUsize;
 use std::ptr::NonNull;
 
 use anyhow::{Context, Result};
-use kvm_sys::Call;
+use kvm_sys::FlatCall::kvm_set_signal_mask;
 use nix::errno::Errno::EFAULT;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, mprotect, munmap};
 
 use self::Bad::*;
 use super::expected::Expectation::{Fails, Works};
-use super::expected::{Expectation, Expected, Route, nothing};
+use super::expected::{Expectation, Expected, Route};
 use super::invocation::Invocation;
 use super::misuse::{Made, Misuse};
-use super::signature::{Kind, Place, Use, arguments, by_library, calls, has_ioctl};
+use super::signature::{Kind, Place, Use, arguments, arguments_of};
 use super::testbed::{PAGE, Testbed};
+use crate::tested_call::TestedCall;
 
 /// An error of a pointer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,12 +65,12 @@ const NO_POINTER: &str = "the call takes its numbers in registers";
 
 /// The expected result by one route, or why there is none.
 fn of_route(
-    call: &'static Call,
+    call: TestedCall,
     name: &str,
     bad: Bad,
     route: Route,
 ) -> Result<Expectation, &'static str> {
-    if route == Route::Ioctl && by_library(call) && has_ioctl(call) {
+    if route == Route::Ioctl && call.by_library() && call.has_ioctl() {
         return Err(REFERENCES);
     }
     let arguments = arguments(call, route);
@@ -86,7 +87,7 @@ fn of_route(
     if matches!(bad, LastOfUser | Wraps | Straddles | Misaligned) && is_byte(name) {
         return Err(ONE_BYTE);
     }
-    if bad == Null && call.name == "kvm_set_signal_mask" {
+    if bad == Null && call == TestedCall::Flat(kvm_set_signal_mask) {
         return Ok(Works);
     }
     if bad == Straddles && name == "state" {
@@ -100,7 +101,7 @@ fn is_byte(name: &str) -> bool {
 }
 
 /// The expected results for a pointer of a call.
-pub fn expected(call: &'static Call, name: &str, bad: Bad) -> Expected {
+pub fn expected(call: TestedCall, name: &str, bad: Bad) -> Expected {
     let (ioctl, flat) = (
         of_route(call, name, bad, Route::Ioctl),
         of_route(call, name, bad, Route::Flat),
@@ -108,7 +109,7 @@ pub fn expected(call: &'static Call, name: &str, bad: Bad) -> Expected {
     let why = match (ioctl, flat) {
         (Err(why), _) | (_, Err(why)) => why,
         _ if bad == Straddles && name == "state" => NOT_LOOKED_AT,
-        _ if bad == Null && call.name == "kvm_set_signal_mask" => NULL_CLEARS,
+        _ if bad == Null && call == TestedCall::Flat(kvm_set_signal_mask) => NULL_CLEARS,
         _ => "",
     };
     Expected {
@@ -118,29 +119,16 @@ pub fn expected(call: &'static Call, name: &str, bad: Bad) -> Expected {
     }
 }
 
-/// The pointers of a call, by either route.
-pub fn pointers(call: &'static Call) -> Vec<&'static str> {
-    let mut names = Vec::new();
-    for route in [Route::Flat, Route::Ioctl] {
-        for argument in arguments(call, route) {
-            let pointer = matches!(argument.kind, Kind::Pointer(_));
-            if pointer && !names.contains(&argument.name) {
-                names.push(argument.name);
-            }
-        }
-    }
-    names
-}
-
-/// A case for each pointer and each error.
+/// A case for each pointer and each error. A call without pointers also has a row,
+/// which says so.
 pub fn cases() -> Vec<Misuse> {
     let mut cases = Vec::new();
-    for call in calls() {
-        let names = pointers(call);
-        if names.is_empty() {
-            cases.push(none(call));
+    for call in TestedCall::all() {
+        let pointers = arguments_of(call, |kind| matches!(kind, Kind::Pointer(_)).then_some(()));
+        if pointers.is_empty() {
+            cases.push(Misuse::none(call, "a pointer", "it has no pointers"));
         }
-        for name in names {
+        for (name, ()) in pointers {
             for (bad, what) in ALL_BAD {
                 let expected = expected(call, name, bad);
                 let misuse = format!("`{name}` {what}");
@@ -151,14 +139,6 @@ pub fn cases() -> Vec<Misuse> {
         }
     }
     cases
-}
-
-/// A call without pointers also has a row, which says so.
-fn none(call: &'static Call) -> Misuse {
-    let expected = nothing("it has no pointers");
-    Misuse::new(call, "a pointer", expected, |_, _| {
-        unreachable!("nothing is expected")
-    })
 }
 
 fn attempt(
@@ -235,7 +215,7 @@ impl Field {
         let start = unsafe { mmap_anonymous(None, twice, access, MapFlags::MAP_PRIVATE) }?;
         // SAFETY: it is the second of the two pages that have just been mapped.
         unsafe { munmap(start.byte_add(page), page) }?;
-        let field = Self {
+        let mut field = Self {
             start: start.cast(),
             mapped: page,
         };
@@ -253,27 +233,19 @@ impl Field {
                 .byte_add(at)
                 .copy_from_nonoverlapping(NonNull::from(object).cast(), length);
         }
-        let protection = match bad {
-            NoAccess => Some(ProtFlags::PROT_NONE),
-            ReadOnly => Some(ProtFlags::PROT_READ),
-            _ => None,
-        };
-        if let Some(protection) = protection {
+        match bad {
             // SAFETY: the page is this value's own, and nothing refers to it.
-            unsafe { mprotect(start, page, protection) }?;
-        }
-        if bad == Unmapped {
-            return Ok(field.unmap());
+            NoAccess => unsafe { mprotect(start, page, ProtFlags::PROT_NONE) }?,
+            // SAFETY: likewise.
+            ReadOnly => unsafe { mprotect(start, page, ProtFlags::PROT_READ) }?,
+            Unmapped => {
+                // SAFETY: likewise.
+                unsafe { munmap(start, page) }?;
+                field.mapped = 0;
+            }
+            _ => {}
         }
         Ok(field)
-    }
-
-    /// Unmaps the first page too.
-    fn unmap(mut self) -> Self {
-        // SAFETY: the page is this value's own, and nothing refers to it.
-        unsafe { munmap(self.start.cast(), self.mapped) }.expect("it is mapped");
-        self.mapped = 0;
-        self
     }
 
     fn page(&self) -> u64 {

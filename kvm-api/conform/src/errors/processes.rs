@@ -1,47 +1,27 @@
 //! Calls from other processes, and from a process that may not open more files.
 
 use std::env;
-use std::io::{Read, Write, pipe};
 use std::os::fd::RawFd;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
-use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, alarm, fork};
+use nix::unistd::alarm;
 
 use super::invocation::{Invocation, Raw};
 use super::misuse::Made;
 use super::testbed::{ROOM, Testbed};
+use crate::arguments::CallResult;
+use crate::child;
 
-/// The time limit of another process, in seconds.
+/// The time limit of the executed program, in seconds.
 const LIMIT: u32 = 60;
 
 /// Makes the call in a child.
 pub fn forked(testbed: &mut Testbed<'_>, invocation: &Invocation) -> Result<Made> {
-    let (mut said, mut say) = pipe()?;
-    // SAFETY: this process has one thread only, so the child may do what it
-    // could do itself; it leaves without unwinding.
-    match unsafe { fork() }? {
-        ForkResult::Child => {
-            alarm::set(LIMIT);
-            let answer = invocation.make(testbed);
-            let sent = say.write_all(&coded(answer).to_ne_bytes());
-            // SAFETY: nothing of the parent's is touched on the way out.
-            unsafe { libc::_exit(sent.is_err().into()) }
-        }
-        ForkResult::Parent { child } => {
-            drop(say);
-            let mut answer = [0; 8];
-            let read = said.read_exact(&mut answer);
-            let status = waitpid(child, None)?;
-            ensure!(status == WaitStatus::Exited(child, 0), "{status:?}");
-            read?;
-            Ok(Made::said(decoded(i64::from_ne_bytes(answer))))
-        }
-    }
+    let answer = child::run(|| Ok(CallResult::from(invocation.make(testbed))))?;
+    Ok(Made::returned(answer.into()))
 }
 
 /// Executes this program again, which makes the call on an inherited
@@ -62,13 +42,14 @@ pub fn executed(testbed: &mut Testbed<'_>, invocation: &Invocation) -> Result<Ma
     inherited(fd, false)?;
     let output = output.context("the program cannot be executed")?;
     let said = String::from_utf8_lossy(&output.stdout);
-    let answer = said.trim().parse().with_context(|| {
+    let answer: CallResult = serde_json::from_str(&said).with_context(|| {
         let error = String::from_utf8_lossy(&output.stderr);
         format!("the program prints {said:?} {error:?}")
     })?;
     // The number of a descriptor belongs to the other program.
-    let answer = decoded(answer).map(|number| if raw.makes_file() { 0 } else { number });
-    Ok(Made::said(answer))
+    let answer = Result::from(answer);
+    let answer = answer.map(|number| if raw.makes_file() { 0 } else { number });
+    Ok(Made::returned(answer))
 }
 
 /// Makes a call in the executed program, and prints the result.
@@ -86,7 +67,7 @@ pub fn inherited_call(words: &[u64]) -> Result<()> {
     // SAFETY: it has just been mapped, for this.
     unsafe { memory.cast::<u64>().write(*header) };
     let raw = Raw::of_words(rest).context("not the words of a call")?;
-    println!("{}", coded(raw.make()));
+    println!("{}", serde_json::to_string(&CallResult::from(raw.make()))?);
     Ok(())
 }
 
@@ -101,18 +82,6 @@ fn inherited(fd: RawFd, inherited: bool) -> Result<()> {
     };
     fcntl(fd, FcntlArg::F_SETFD(flags))?;
     Ok(())
-}
-
-/// A result as a number, which is negative for an errno.
-fn coded(answer: Result<i64, Errno>) -> i64 {
-    answer.unwrap_or_else(|errno| -(errno as i64))
-}
-
-fn decoded(answer: i64) -> Result<i64, Errno> {
-    if answer < 0 {
-        return Err(Errno::from_raw(-answer as i32));
-    }
-    Ok(answer)
 }
 
 /// Calls a function while no more files may be opened.

@@ -5,25 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use kvm_api::Kvm;
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, SigmaskHow, Signal};
-use nix::sys::signal::{pthread_sigmask, raise, sigaction};
+use nix::sys::signal::{SigSet, SigmaskHow, pthread_sigmask, raise};
 
 use super::invocation::Invocation;
 use super::misuse::Made;
 use super::testbed::Testbed;
-
-/// The signal of these cases.
-pub const SIGNAL: Signal = Signal::SIGUSR1;
-
-/// Makes the signal interrupt calls, without any other effect.
-pub fn handle() -> Result<()> {
-    extern "C" fn nothing(_: libc::c_int) {}
-    let handler = SigHandler::Handler(nothing);
-    let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
-    // SAFETY: the handler does nothing.
-    unsafe { sigaction(SIGNAL, &action) }?;
-    Ok(())
-}
+use crate::signal::KICK;
 
 /// Makes the call while the signal is blocked and pending. `open` is a vCPU
 /// whose signal mask admits it.
@@ -32,11 +19,11 @@ pub fn pending(
     invocation: &Invocation,
     open: Option<RawFd>,
 ) -> Result<Made> {
-    let set: SigSet = [SIGNAL].into_iter().collect();
+    let set: SigSet = [KICK].into_iter().collect();
     pthread_sigmask(SigmaskHow::SIG_BLOCK, Some(&set), None)?;
-    raise(SIGNAL)?;
+    raise(KICK)?;
     if let Some(vcpu) = open {
-        // SAFETY: the testbed's vcpu is open for as long as this takes.
+        // SAFETY: the testbed's vCPU is open for as long as this takes.
         let vcpu = unsafe { BorrowedFd::borrow_raw(vcpu) };
         let nothing = SigSet::empty();
         testbed

@@ -1,4 +1,4 @@
-//! The arguments of calls, by either route: from the table of kvm-sys, and the
+//! The arguments of calls, by either route: the parameters of the system call, and the
 //! fields of the structures.
 
 use std::mem::{offset_of, size_of};
@@ -6,44 +6,8 @@ use std::mem::{offset_of, size_of};
 use kvm_sys::*;
 
 use super::expected::Route;
-
-/// Maps memory that the kernel has allocated: by mmap() of the virtual
-/// machine's descriptor, not by a call of its own.
-pub static MAP: Call = Call {
-    name: "kvm_map_memory",
-    number: libc::SYS_mmap,
-    parameters: "int fd, __u64 guest_phys_addr, __u64 size",
-    bound: None,
-    merged: None,
-    file: None,
-    range: None,
-    fd: Fd::Vm,
-    ioctl: "",
-    request: None,
-    structure: None,
-    errors: &[],
-    note: "",
-};
-
-/// The calls of the matrix.
-pub fn calls() -> impl Iterator<Item = &'static Call> {
-    CALLS.iter().chain([&MAP]).chain(forms())
-}
-
-/// The calls without an equivalent ioctl.
-fn forms() -> impl Iterator<Item = &'static Call> {
-    MERGED_CALLS.iter().chain(&RANGE_CALLS)
-}
-
-/// Whether an ioctl, or several, do the same.
-pub fn has_ioctl(call: &Call) -> bool {
-    forms().all(|form| form.number != call.number)
-}
-
-/// Whether the library makes up for an ioctl that Linux does not have.
-pub fn by_library(call: &Call) -> bool {
-    call.request.is_none()
-}
+use crate::parameters::Parameter;
+use crate::tested_call::TestedCall;
 
 /// The place of an argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,9 +43,26 @@ pub struct Argument {
     pub kind: Kind,
 }
 
+impl Argument {
+    /// The size in bytes of an argument in a structure.
+    pub fn bytes(&self) -> usize {
+        match self.kind {
+            Kind::Number(bytes) => bytes,
+            Kind::Pointer(_) | Kind::Fd => 8,
+        }
+    }
+}
+
 /// The arguments of the call, by this route.
-pub fn arguments(call: &'static Call, route: Route) -> Vec<Argument> {
-    let flat = parameters(call);
+pub fn arguments(call: TestedCall, route: Route) -> Vec<Argument> {
+    let flat = Parameter::of(&call).enumerate();
+    let flat: Vec<_> = flat
+        .map(|(word, parameter)| Argument {
+            name: parameter.name,
+            place: Place::Word(word),
+            kind: kind(call, &parameter),
+        })
+        .collect();
     let mut arguments = match (route, call.request) {
         (Route::Ioctl, Some(request)) => requested(call, request, &flat),
         _ => flat,
@@ -93,66 +74,45 @@ pub fn arguments(call: &'static Call, route: Route) -> Vec<Argument> {
     arguments
 }
 
+/// The arguments of some kind, by either route, each once.
+pub fn arguments_of<T>(
+    call: TestedCall,
+    kind: impl Fn(Kind) -> Option<T>,
+) -> Vec<(&'static str, T)> {
+    let mut found: Vec<(&str, T)> = Vec::new();
+    let routes = [Route::Flat, Route::Ioctl];
+    for argument in routes.into_iter().flat_map(|route| arguments(call, route)) {
+        if let Some(kind) = kind(argument.kind)
+            && found.iter().all(|(name, _)| *name != argument.name)
+        {
+            found.push((argument.name, kind));
+        }
+    }
+    found
+}
+
 /// The name of the argument that points to the structure.
-fn structure(call: &'static Call) -> &'static str {
+fn structure(call: TestedCall) -> &'static str {
     let Some(structure) = call.structure else {
         return "";
     };
-    let declared = call
-        .parameters
-        .split(", ")
-        .find(|text| text.contains(&format!("struct {} ", structure.name)));
-    declared.map_or(structure.name, name)
+    let passed = Parameter::of(&call).find(|it| it.target() == Some(structure.name));
+    passed.map_or(structure.name, |it| it.name)
 }
 
-/// The last word of a declaration.
-fn name(declaration: &'static str) -> &'static str {
-    let end = declaration.rsplit([' ', '*']).next();
-    end.expect("a split string has an end")
-}
-
-/// The system call's parameters.
-fn parameters(call: &'static Call) -> Vec<Argument> {
-    if call.parameters == "void" {
-        return Vec::new();
-    }
-    let argument = |(word, text): (usize, &'static str)| Argument {
-        name: name(text),
-        place: Place::Word(word),
-        kind: kind(call, word, text),
+fn kind(call: TestedCall, parameter: &Parameter) -> Kind {
+    let Some(target) = parameter.target() else {
+        return parameter.bytes().map_or(Kind::Fd, Kind::Number);
     };
-    call.parameters
-        .split(", ")
-        .enumerate()
-        .map(argument)
-        .collect()
-}
-
-fn kind(call: &Call, word: usize, text: &str) -> Kind {
-    if text.contains("struct kvm_vcpu_state ") {
-        // It contains pointers, and the kernel does not write to it.
-        return Kind::Pointer(Use::Read);
-    }
-    if text.contains('*') {
-        // The kernel reads what is declared const, and any structure that the
-        // ioctl reads.
-        let read = || call.request.is_none_or(is_read) && text.contains("struct");
-        return Kind::Pointer(if text.starts_with("const ") {
-            Use::Read
-        } else if read() {
-            Use::Both
-        } else {
-            Use::Written
-        });
-    }
-    if word == 0 {
-        return Kind::Fd;
-    }
-    let (declared, _) = text.rsplit_once(' ').expect("a type and a name");
-    Kind::Number(match declared {
-        "unsigned int" | "__u32" => 4,
-        "unsigned long" | "__u64" | "size_t" => 8,
-        other => panic!("{}: what is {other}?", call.name),
+    // The kernel reads any structure that the ioctl reads. It does not write to
+    // kvm_vcpu_state, which contains pointers.
+    let is_read_too = parameter.is_structure() && call.request.is_none_or(is_read);
+    Kind::Pointer(if parameter.is_const() || target == "kvm_vcpu_state" {
+        Use::Read
+    } else if is_read_too {
+        Use::Both
+    } else {
+        Use::Written
     })
 }
 
@@ -167,93 +127,102 @@ fn is_written(request: libc::c_ulong) -> bool {
 }
 
 /// The arguments of the ioctl: a descriptor, and a pointer or a number.
-fn requested(call: &'static Call, request: libc::c_ulong, flat: &[Argument]) -> Vec<Argument> {
-    let fd = Argument {
-        name: "fd",
-        place: Place::Word(0),
-        kind: Kind::Fd,
+fn requested(call: TestedCall, request: libc::c_ulong, flat: &[Argument]) -> Vec<Argument> {
+    let argument = |word, name, kind| Argument {
+        name,
+        place: Place::Word(word),
+        kind,
     };
-    let (name, kind) = match call.structure {
-        None => (
-            // The proposal does not have this argument, and so has no name for
-            // it.
-            flat.get(1).map_or("argument", |it| it.name),
-            Kind::Number(size_of::<libc::c_ulong>()),
-        ),
-        Some(_) => {
-            let name = structure(call);
-            let declared = flat.iter().find(|it| it.name == name);
-            let usage = match (is_read(request), is_written(request)) {
-                (true, true) => Use::Both,
-                (true, false) => Use::Read,
-                _ => Use::Written,
-            };
-            let kind = declared.map_or(Kind::Pointer(usage), |it| it.kind);
-            (name, kind)
-        }
+    let fd = argument(0, "fd", Kind::Fd);
+    if call.structure.is_none() {
+        // The proposal has no name for an argument that only the ioctl has.
+        let name = flat.get(1).map_or("argument", |it| it.name);
+        let number = Kind::Number(size_of::<libc::c_ulong>());
+        return vec![fd, argument(1, name, number)];
+    }
+    let name = structure(call);
+    let declared = flat.iter().find(|it| it.name == name);
+    let usage = match (is_read(request), is_written(request)) {
+        (true, true) => Use::Both,
+        (true, false) => Use::Read,
+        _ => Use::Written,
     };
-    let place = Place::Word(1);
-    vec![fd, Argument { name, place, kind }]
+    let kind = declared.map_or(Kind::Pointer(usage), |it| it.kind);
+    vec![fd, argument(1, name, kind)]
 }
 
 /// The numbers and the pointers within structures that the kernel checks.
-fn fields(call: &Call) -> Vec<Argument> {
-    let number = |name, offset, bytes| Argument {
+fn fields(call: TestedCall) -> Vec<Argument> {
+    macro_rules! numbers {
+        ($structure:ty: $($field:ident)+) => {
+            vec![$({
+                let bytes = |it: $structure| size_of_val(&{ it.$field });
+                Argument {
+                    name: stringify!($field),
+                    place: Place::Field(offset_of!($structure, $field)),
+                    kind: Kind::Number(bytes(<$structure>::default())),
+                }
+            }),+]
+        };
+    }
+    let pointer = |name, offset, usage| Argument {
         name,
         place: Place::Field(offset),
-        kind: Kind::Number(bytes),
+        kind: Kind::Pointer(usage),
     };
-    macro_rules! at {
-        ($structure:ident . $field:ident as $name:literal) => {{
-            let bytes = |it: $structure| size_of_val(&{ it.$field });
-            let bytes = bytes(<$structure>::default());
-            number($name, offset_of!($structure, $field), bytes)
-        }};
-    }
-    // The matrix covers the registers only.
     let state = |usage| {
-        vec![
-            at!(kvm_vcpu_state.parts as "parts"),
-            Argument {
-                name: "state->regs",
-                place: Place::Field(offset_of!(kvm_vcpu_state, regs)),
-                kind: Kind::Pointer(usage),
-            },
-        ]
+        let mut fields = numbers!(kvm_vcpu_state: parts);
+        // The matrix covers the registers only.
+        let regs = offset_of!(kvm_vcpu_state, regs);
+        fields.push(pointer("state->regs", regs, usage));
+        fields
     };
-    match call.name {
-        "kvm_get_state" => state(Use::Written),
-        "kvm_set_state" => state(Use::Read),
-        "kvm_get_msr_index_list" => vec![at!(kvm_msr_list.nmsrs as "nmsrs")],
-        "kvm_get_dirty_log" => vec![
-            at!(kvm_dirty_log.slot as "slot"),
-            Argument {
-                name: "dirty_bitmap",
-                place: Place::Field(offset_of!(kvm_dirty_log, __bindgen_anon_1)),
-                kind: Kind::Pointer(Use::Written),
-            },
-        ],
-        "kvm_get_memory_alias" => vec![at!(kvm_memory_alias.slot as "slot")],
-        "kvm_set_memory_alias" => vec![
-            at!(kvm_memory_alias.slot as "slot"),
-            at!(kvm_memory_alias.flags as "flags"),
-            at!(kvm_memory_alias.guest_phys_addr as "guest_phys_addr"),
-            at!(kvm_memory_alias.memory_size as "memory_size"),
-            at!(kvm_memory_alias.target_phys_addr as "target_phys_addr"),
-        ],
-        "kvm_translate" => vec![at!(kvm_translation.linear_address as "linear_address")],
-        "kvm_interrupt" => vec![at!(kvm_interrupt.irq as "irq")],
-        "kvm_debug_guest" => vec![at!(kvm_guest_debug.control as "control")],
-        "kvm_get_msrs" | "kvm_set_msrs" => vec![at!(kvm_msrs.nmsrs as "nmsrs")],
-        "kvm_set_cpuid" => vec![at!(kvm_cpuid2.nent as "nent")],
-        "kvm_set_signal_mask" => vec![at!(kvm_signal_mask.len as "len")],
-        "kvm_set_user_memory_region" => vec![
-            at!(kvm_userspace_memory_region.slot as "slot"),
-            at!(kvm_userspace_memory_region.flags as "flags"),
-            at!(kvm_userspace_memory_region.guest_phys_addr as "guest_phys_addr"),
-            at!(kvm_userspace_memory_region.memory_size as "size"),
-            at!(kvm_userspace_memory_region.userspace_addr as "userspace_addr"),
-        ],
-        _ => Vec::new(),
+    use FlatCall::*;
+    use TestedCall::*;
+    match call {
+        Merged(MergedCall::kvm_get_state) => state(Use::Written),
+        Merged(MergedCall::kvm_set_state) => state(Use::Read),
+        Flat(kvm_get_msr_index_list) => numbers!(kvm_msr_list: nmsrs),
+        Flat(kvm_get_dirty_log) => {
+            let mut fields = numbers!(kvm_dirty_log: slot);
+            let bitmap = offset_of!(kvm_dirty_log, __bindgen_anon_1);
+            fields.push(pointer("dirty_bitmap", bitmap, Use::Written));
+            fields
+        }
+        Flat(kvm_get_memory_alias) => numbers!(kvm_memory_alias: slot),
+        Flat(kvm_set_memory_alias) => {
+            numbers!(kvm_memory_alias: slot flags guest_phys_addr memory_size target_phys_addr)
+        }
+        Flat(kvm_translate) => numbers!(kvm_translation: linear_address),
+        Flat(FlatCall::kvm_interrupt) => numbers!(kvm_sys::kvm_interrupt: irq),
+        Flat(kvm_debug_guest) => numbers!(kvm_guest_debug: control),
+        Flat(kvm_get_msrs | kvm_set_msrs) => numbers!(kvm_msrs: nmsrs),
+        Flat(kvm_set_cpuid) => numbers!(kvm_cpuid2: nent),
+        Flat(kvm_set_signal_mask) => numbers!(kvm_signal_mask: len),
+        Flat(kvm_set_user_memory_region) => {
+            let mut fields = numbers!(kvm_userspace_memory_region:
+                slot flags guest_phys_addr memory_size userspace_addr);
+            // The system call has another name for it.
+            fields[3].name = "size";
+            fields
+        }
+        // The kernel checks no field, or there is no structure.
+        Flat(
+            kvm_create_vm
+            | kvm_get_vcpu_mmap_size
+            | kvm_set_memory_region
+            | kvm_create_vcpu
+            | FlatCall::kvm_run
+            | kvm_get_regs
+            | kvm_set_regs
+            | kvm_get_sregs
+            | kvm_set_sregs
+            | kvm_get_fpu
+            | kvm_set_fpu
+            | kvm_check_extension,
+        )
+        | Range(_)
+        | Binding(_)
+        | MapMemory => Vec::new(),
     }
 }

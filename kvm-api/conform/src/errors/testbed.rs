@@ -1,23 +1,23 @@
 //! The virtual machine that is misused.
 
 use std::cell::Cell;
-use std::fs;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::ptr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result, ensure};
-use guests::msr::SYSENTER_CS;
 use guests::{MEMORY, SLOT, TestVm, programs};
 use kvm_api::ioctl::Ioctl;
 use kvm_api::syscall::Syscall;
 use kvm_api::{GuestMemory, Kvm};
 use kvm_sys::slot::KVM_MEM_LOG_DIRTY_PAGES;
 use kvm_sys::*;
-use libc::c_ulong;
 use nix::errno::Errno;
 
 use super::expected::Route;
 use super::others::{Others, dead};
+use crate::audit;
+use crate::child::pidfd;
+use crate::tested_call::TestedCall;
+use crate::vcpu_state::{self, VcpuState};
 
 /// Guest memory that the kernel has allocated: its slot, address and size.
 pub const KERNEL_SLOT: u32 = 1;
@@ -27,9 +27,6 @@ pub const KERNEL_SIZE: u64 = 0x4000;
 pub const FREE_SLOT: u32 = 5;
 pub const FREE: u64 = 0x100_0000;
 pub const PAGE: u64 = 0x1000;
-
-/// The MSR that is read and set.
-pub const MSR: u32 = SYSENTER_CS;
 
 /// Both interfaces, and machines that neither of them can use.
 pub struct BothInterfaces {
@@ -99,6 +96,8 @@ pub struct Testbed<'k> {
     /// Host memory that calls can give to the guest.
     pub host: GuestMemory,
     pub facts: Facts,
+    /// This process.
+    pub pidfd: OwnedFd,
     /// The ID of the next vCPU that an ioctl creates.
     next_id: Cell<u64>,
 }
@@ -125,7 +124,7 @@ impl<'k> Testbed<'k> {
         )?;
         let still = kvm.kvm_create_vcpu(machine.vm())?;
         let mut arena = GuestMemory::anonymous(2 * ROOM as usize)?;
-        let regs: [u8; size_of::<kvm_regs>()] = get(still.as_fd(), KVM_GET_REGS);
+        let regs = vcpu_state::read(still.as_fd(), KVM_GET_REGS)?;
         arena.write(REGISTERS as usize, &regs)?;
         Ok(Self {
             route,
@@ -135,6 +134,7 @@ impl<'k> Testbed<'k> {
             arena,
             host: GuestMemory::anonymous(PAGE as usize)?,
             facts: Facts::find(&both.ioctl)?,
+            pidfd: pidfd(std::process::id())?,
             next_id: Cell::new(FIRST_ID),
         })
     }
@@ -150,9 +150,12 @@ impl<'k> Testbed<'k> {
     }
 
     /// The right file descriptor for the call.
-    pub fn fd(&self, call: &Call) -> RawFd {
+    pub fn fd(&self, call: TestedCall) -> RawFd {
         // Over ioctl, only /dev/kvm takes two of the three system calls.
         let fd = match (self.route, call.fd) {
+            (_, Fd::None) if call == TestedCall::Binding(BindingCall::kvm_kick) => {
+                self.pidfd.as_fd()
+            }
             (Route::Ioctl, Fd::None) => self.both.ioctl.as_fd(),
             (Route::Ioctl, Fd::System) if call.request != Some(KVM_CHECK_EXTENSION) => {
                 self.both.ioctl.as_fd()
@@ -164,12 +167,29 @@ impl<'k> Testbed<'k> {
         fd.as_raw_fd()
     }
 
+    /// Binds the vCPU that never runs to this thread, in place of another testbed's.
+    pub fn bind(&self) {
+        self.unbind();
+        // SAFETY: the call touches no memory.
+        let bound = unsafe { libc::syscall(__NR_kvm_bind, self.still.as_raw_fd()) };
+        assert_eq!(Errno::result(bound), Ok(0), "kvm_bind");
+    }
+
+    /// Unbinds the vCPU that is bound to this thread, if there is one.
+    pub fn unbind(&self) {
+        // SAFETY: the call touches no memory.
+        unsafe { libc::syscall(__NR_kvm_unbind) };
+    }
+
     /// The state of the vCPUs, and the number of open files.
     /// [`check_slots`](Self::check_slots) compares the slots.
     pub fn state(&self) -> Result<State> {
         Ok(State {
-            vcpus: [self.machine.vcpu(), self.still.as_fd()].map(vcpu_state),
-            files: fs::read_dir("/proc/self/fd")?.count(),
+            vcpus: [
+                VcpuState::of(self.machine.vcpu())?,
+                VcpuState::of(self.still.as_fd())?,
+            ],
+            files: audit::open_files()?.len(),
         })
     }
 
@@ -207,20 +227,12 @@ impl<'k> Testbed<'k> {
 
     /// Undoes the effects of successful calls on the vCPUs.
     pub fn restore(&mut self, state: &State) -> Result<()> {
+        self.unbind();
         let vcpus = [self.machine.vcpu(), self.still.as_fd()];
         for (vcpu, saved) in vcpus.into_iter().zip(&state.vcpus) {
-            set(
-                vcpu,
-                KVM_SET_GUEST_DEBUG,
-                &[0; size_of::<kvm_guest_debug>()],
-            )?;
-            set(vcpu, KVM_SET_SREGS, &saved.sregs)?;
-            set(vcpu, KVM_SET_REGS, &saved.regs)?;
-            set(vcpu, KVM_SET_FPU, &saved.fpu)?;
-            set(vcpu, KVM_SET_VCPU_EVENTS, &saved.events)?;
-            let kvm = &self.both.ioctl;
-            kvm.kvm_set_signal_mask(vcpu, None)?;
-            kvm.kvm_set_msrs(vcpu, &sysenter(saved.msr)?)?;
+            self.both.ioctl.kvm_debug_guest(vcpu, &Default::default())?;
+            saved.restore(vcpu)?;
+            self.both.ioctl.kvm_set_signal_mask(vcpu, None)?;
         }
         let none = CpuId::new(0)?;
         self.kvm().kvm_set_cpuid(self.still.as_fd(), &none)?;
@@ -252,6 +264,7 @@ impl<'k> Testbed<'k> {
 
 impl Drop for Testbed<'_> {
     fn drop(&mut self) {
+        self.unbind();
         self.forget_memory();
     }
 }
@@ -266,73 +279,13 @@ pub struct State {
 impl State {
     /// Describes what has changed.
     pub fn difference(&self, before: &Self) -> Option<String> {
-        let names = ["the vcpu that runs", "the vcpu that is still"];
+        let names = ["the vCPU that runs", "the vCPU that is still"];
         for (name, (now, before)) in names.iter().zip(self.vcpus.iter().zip(&before.vcpus)) {
-            for (part, now, before) in [
-                ("registers", &now.regs[..], &before.regs[..]),
-                ("special registers", &now.sregs, &before.sregs),
-                ("FPU", &now.fpu, &before.fpu),
-                ("events", &now.events, &before.events),
-                ("MSR", &now.msr.to_le_bytes(), &before.msr.to_le_bytes()),
-            ] {
-                if now != before {
-                    return Some(format!("{name} has other {part}"));
-                }
+            if let Some(part) = now.differences(before).first() {
+                return Some(format!("{name} has other {part}"));
             }
         }
         let (now, before) = (self.files, before.files);
         (now != before).then(|| format!("{now} files are open, before {before}"))
     }
-}
-
-#[derive(Clone, PartialEq, Eq, Debug)]
-struct VcpuState {
-    regs: [u8; size_of::<kvm_regs>()],
-    sregs: [u8; size_of::<kvm_sregs>()],
-    fpu: [u8; size_of::<kvm_fpu>()],
-    events: [u8; size_of::<kvm_vcpu_events>()],
-    msr: u64,
-}
-
-fn vcpu_state(vcpu: BorrowedFd<'_>) -> VcpuState {
-    let mut msrs = [0_u64; 3];
-    msrs[0] = 1;
-    msrs[1] = MSR.into();
-    // SAFETY: the kernel reads and writes a header and one entry.
-    let read = unsafe { libc::ioctl(vcpu.as_raw_fd(), KVM_GET_MSRS, &raw mut msrs) };
-    assert_eq!(read, 1, "an MSR cannot be read");
-    VcpuState {
-        regs: get(vcpu, KVM_GET_REGS),
-        sregs: get(vcpu, KVM_GET_SREGS),
-        fpu: get(vcpu, KVM_GET_FPU),
-        events: get(vcpu, KVM_GET_VCPU_EVENTS),
-        msr: msrs[2],
-    }
-}
-
-/// The result of a request, whose size is the number of bytes.
-fn get<const N: usize>(vcpu: BorrowedFd<'_>, request: c_ulong) -> [u8; N] {
-    assert_eq!(request >> 16 & 0x3fff, N as c_ulong, "{request:#x}");
-    let mut bytes = [0; N];
-    // SAFETY: the kernel writes as many bytes as the request says, N.
-    let read = unsafe { libc::ioctl(vcpu.as_raw_fd(), request, &raw mut bytes) };
-    assert_eq!(Errno::result(read), Ok(0), "{request:#x}");
-    bytes
-}
-
-fn set<const N: usize>(vcpu: BorrowedFd<'_>, request: c_ulong, bytes: &[u8; N]) -> Result<()> {
-    assert_eq!(request >> 16 & 0x3fff, N as c_ulong, "{request:#x}");
-    // SAFETY: the kernel reads as many bytes as the request says, N.
-    Errno::result(unsafe { libc::ioctl(vcpu.as_raw_fd(), request, ptr::from_ref(bytes)) })
-        .with_context(|| format!("request {request:#x}"))?;
-    Ok(())
-}
-
-fn sysenter(data: u64) -> Result<Msrs> {
-    let entry = kvm_msr_entry {
-        index: MSR,
-        data,
-        ..Default::default()
-    };
-    Ok(Msrs::from_entries(&[entry])?)
 }

@@ -1,7 +1,6 @@
 //! Calls that collide with another thread's.
 
 use std::fs;
-use std::num::NonZeroUsize;
 use std::os::fd::AsRawFd;
 use std::sync::mpsc;
 use std::thread::{self, sleep};
@@ -9,24 +8,26 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use guests::{ENTRY, programs};
-use kvm_sys::{__NR_kvm_run, KVM_RUN};
+use kvm_sys::{FlatCall, KVM_RUN};
 use libc::{c_int, c_void};
 use nix::errno::Errno;
-use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, alarm, gettid};
 
 use super::invocation::{Invocation, Raw};
 use super::misuse::Made;
-use super::signals::SIGNAL;
 use super::testbed::Testbed;
+use crate::signal::kick;
+use crate::tested_call::TestedCall;
 
 /// The time limit of a case, in seconds. Then a signal ends the process.
 const LIMIT: u32 = 60;
 /// The time limit for something that is about to happen.
 const SOON: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_micros(200);
+/// The length of the stack of another process, in words of its alignment.
+const STACK: usize = 0x1000;
 
 /// From a new thread.
 pub fn another(testbed: &mut Testbed<'_>, invocation: &Invocation) -> Result<Made> {
@@ -34,7 +35,7 @@ pub fn another(testbed: &mut Testbed<'_>, invocation: &Invocation) -> Result<Mad
     let call = invocation.placed(testbed.both);
     let answer = thread::scope(|scope| scope.spawn(call).join());
     let answer = answer.ok().context("the thread has panicked")?;
-    Ok(Made::said(answer).with_slot(invocation.slot(testbed)))
+    Ok(Made::returned(answer).with_slot(invocation.slot(testbed)))
 }
 
 /// While another thread runs the vCPU. A call on the vCPU waits for the run to
@@ -62,7 +63,7 @@ pub fn while_running(
             let waited = until(|| caller.is_finished() || waits && is_waiting(thread));
             let mut wrong = waited.err().map(|error| format!("{error:#}"));
             if waits && caller.is_finished() {
-                wrong = Some("it has not waited for the vcpu".into());
+                wrong = Some("it has not waited for the vCPU".into());
             }
             if signal {
                 kick(thread);
@@ -73,12 +74,12 @@ pub fn while_running(
                 }
             }
             // A run that has waited must end.
-            let immediate = invocation.call.number == __NR_kvm_run;
+            let immediate = invocation.call == TestedCall::Flat(FlatCall::kvm_run);
             testbed.machine.run.set_immediate_exit(immediate);
             stop();
             let answer = caller.join().ok().context("the thread has panicked")?;
             testbed.machine.run.set_immediate_exit(false);
-            Ok(Made::said(answer).but(wrong))
+            Ok(Made::returned(answer).but(wrong))
         })
     })?;
     Ok(done.with_slot(invocation.slot(testbed)))
@@ -91,8 +92,8 @@ pub fn killed(testbed: &mut Testbed<'_>, mut invocation: Invocation) -> Result<M
     invocation.place(testbed);
     let raw = invocation.raw();
     run_meanwhile(testbed, |testbed, stop| {
-        let stack = Stack::new()?;
-        let process = twin(&stack, &raw)?;
+        let mut stack = vec![0_u128; STACK];
+        let process = twin(&mut stack, &raw)?;
         let mut ended = None;
         let mut wrong = until(|| {
             ended = ended_now(process);
@@ -107,7 +108,7 @@ pub fn killed(testbed: &mut Testbed<'_>, mut invocation: Invocation) -> Result<M
             // It waits for a vCPU that does not become free by itself.
             wrong = wrong.and(Err(anyhow::anyhow!("SIGKILL does not end it")));
         } else {
-            until(|| counts(testbed).unwrap_or(false)).context("the vcpu has stopped")?;
+            until(|| counts(testbed).unwrap_or(false)).context("the vCPU has stopped")?;
         }
         stop();
         if gone.is_err() {
@@ -116,7 +117,7 @@ pub fn killed(testbed: &mut Testbed<'_>, mut invocation: Invocation) -> Result<M
         let made = match ended {
             Some(WaitStatus::Signaled(_, Signal::SIGKILL, _)) => Made::died(),
             // The exit status of the twin is its result.
-            Some(WaitStatus::Exited(_, code)) => Made::said(Ok(code.into())),
+            Some(WaitStatus::Exited(_, code)) => Made::returned(Ok(code.into())),
             other => bail!("the process ends with {other:?}"),
         };
         Ok(made.but(wrong.err().map(|error| format!("{error:#}"))))
@@ -189,41 +190,14 @@ fn is_waiting(thread: Pid) -> bool {
     state.trim_start().starts_with('D')
 }
 
-fn kick(thread: Pid) {
-    let (process, thread, signal) = (Pid::this().as_raw(), thread.as_raw(), SIGNAL as c_int);
-    // SAFETY: the call touches no memory. A thread that is gone is no concern.
-    unsafe { libc::syscall(libc::SYS_tgkill, process, thread, signal) };
-}
-
 /// The status of a child, if it has ended.
 fn ended_now(process: Pid) -> Option<WaitStatus> {
     let status = waitpid(process, Some(WaitPidFlag::WNOHANG)).ok()?;
     (status != WaitStatus::StillAlive).then_some(status)
 }
 
-/// A stack for a process that shares this one's memory.
-struct Stack(std::ptr::NonNull<c_void>);
-
-const STACK: NonZeroUsize = NonZeroUsize::new(0x1_0000).unwrap();
-
-impl Stack {
-    fn new() -> Result<Self> {
-        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: no address is given, so no memory in use is replaced.
-        let start = unsafe { mmap_anonymous(None, STACK, access, MapFlags::MAP_PRIVATE) }?;
-        Ok(Self(start))
-    }
-}
-
-impl Drop for Stack {
-    fn drop(&mut self) {
-        // SAFETY: the process that used it has ended.
-        let _ = unsafe { munmap(self.0, STACK.get()) };
-    }
-}
-
 /// A process with the memory and files of this one, which makes the call.
-fn twin(stack: &Stack, raw: &Raw) -> Result<Pid> {
+fn twin(stack: &mut [u128], raw: &Raw) -> Result<Pid> {
     extern "C" fn call(raw: *mut c_void) -> c_int {
         // SAFETY: it is the value that was handed over, which is there until
         // the process has ended.
@@ -237,7 +211,7 @@ fn twin(stack: &Stack, raw: &Raw) -> Result<Pid> {
     // shares this thread's errno, which it writes only if it is not killed as
     // it should be.
     let process = unsafe {
-        let top = stack.0.as_ptr().byte_add(STACK.get());
+        let top = stack.as_mut_ptr_range().end.cast();
         libc::clone(call, top, flags, argument)
     };
     Ok(Pid::from_raw(Errno::result(process)?))

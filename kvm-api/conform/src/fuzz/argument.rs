@@ -2,8 +2,11 @@
 
 use std::fmt::{self, Display};
 
+use clap::ValueEnum;
+
 /// A file descriptor of the pool.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "lower")]
 pub enum Fd {
     Vm0,
     Vm1,
@@ -18,22 +21,10 @@ pub enum Fd {
     Pidfd,
 }
 
-impl Fd {
-    pub const ALL: [(&'static str, Self); 9] = [
-        ("vm0", Self::Vm0),
-        ("vm1", Self::Vm1),
-        ("vcpu0", Self::Vcpu0),
-        ("vcpu1", Self::Vcpu1),
-        ("kvm", Self::Kvm),
-        ("pipe", Self::Pipe),
-        ("closed", Self::Closed),
-        ("new", Self::New),
-        ("pidfd", Self::Pidfd),
-    ];
-}
-
-/// Memory of the pool: a structure that was valid at first, or another place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Memory of the pool: a structure that was valid at first, or another place. Its name
+/// has an `@` in front.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "lower")]
 pub enum Place {
     Regs,
     Sregs,
@@ -61,50 +52,27 @@ pub enum Place {
 }
 
 impl Place {
-    pub const ALL: [(&'static str, Self); 19] = [
-        ("@regs", Self::Regs),
-        ("@sregs", Self::Sregs),
-        ("@fpu", Self::Fpu),
-        ("@debug", Self::Debug),
-        ("@msrs", Self::Msrs),
-        ("@cpuid", Self::Cpuid),
-        ("@mask", Self::Mask),
-        ("@list", Self::List),
-        ("@alias", Self::Alias),
-        ("@state", Self::State),
-        ("@bitmap", Self::Bitmap),
-        ("@bytes", Self::Bytes),
-        ("@run", Self::Run),
-        ("@memory", Self::Memory),
-        ("@readonly", Self::ReadOnly),
-        ("@edge", Self::Edge),
-        ("@unmapped", Self::Unmapped),
-        ("@kernel", Self::Kernel),
-        ("@null", Self::Null),
-    ];
+    /// The writable places.
+    pub fn writable() -> &'static [Self] {
+        &Self::value_variants()[..=Self::Memory as usize]
+    }
 
-    /// The number of writable places, which come first.
-    pub const WRITABLE: usize = 14;
-
-    /// The structure for a parameter of that type.
-    pub fn of(parameter: &str) -> Self {
-        let types = [
-            ("kvm_regs", Self::Regs),
-            ("kvm_sregs", Self::Sregs),
-            ("kvm_fpu", Self::Fpu),
-            ("kvm_guest_debug", Self::Debug),
-            ("kvm_msrs", Self::Msrs),
-            ("kvm_cpuid2", Self::Cpuid),
-            ("kvm_signal_mask", Self::Mask),
-            ("kvm_msr_list", Self::List),
-            ("kvm_memory_alias", Self::Alias),
-            ("kvm_vcpu_state", Self::State),
-            ("dirty_bitmap", Self::Bitmap),
-            ("bitmap", Self::Bitmap),
-        ];
-        let word = |name: &str| parameter.split([' ', '*']).any(|word| word == name);
-        let named = types.into_iter().find(|(name, _)| word(name));
-        named.map_or(Self::Bytes, |(_, place)| place)
+    /// The structure for a pointer to that type.
+    pub fn of_type(name: &str) -> Self {
+        match name {
+            "kvm_regs" => Self::Regs,
+            "kvm_sregs" => Self::Sregs,
+            "kvm_fpu" => Self::Fpu,
+            "kvm_guest_debug" => Self::Debug,
+            "kvm_msrs" => Self::Msrs,
+            "kvm_cpuid2" => Self::Cpuid,
+            "kvm_signal_mask" => Self::Mask,
+            "kvm_msr_list" => Self::List,
+            "kvm_memory_alias" => Self::Alias,
+            "kvm_vcpu_state" => Self::State,
+            "void" => Self::Bitmap,
+            _ => Self::Bytes,
+        }
     }
 }
 
@@ -119,30 +87,29 @@ pub enum Arg {
 impl Arg {
     /// Reads the text that [`Display`] writes.
     pub fn parse(word: &str) -> Option<Self> {
-        let fd = Fd::ALL.into_iter().find(|(name, _)| *name == word);
-        let place = Place::ALL.into_iter().find(|(name, _)| *name == word);
-        match (fd, place) {
-            (Some((_, fd)), _) => Some(Self::Fd(fd)),
-            (_, Some((_, place))) => Some(Self::Place(place)),
-            (None, None) => {
-                let number = match word.strip_prefix("0x") {
-                    Some(hex) => u64::from_str_radix(hex, 16),
-                    None => word.parse(),
-                };
-                Some(Self::Number(number.ok()?))
-            }
+        if let Some(place) = word.strip_prefix('@') {
+            return Place::from_str(place, false).ok().map(Self::Place);
         }
+        let number = match word.strip_prefix("0x") {
+            Some(hex) => u64::from_str_radix(hex, 16),
+            None => word.parse(),
+        };
+        let number = number.ok().map(Self::Number);
+        number.or_else(|| Fd::from_str(word, false).ok().map(Self::Fd))
     }
 }
 
 impl Display for Arg {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = match self {
-            Self::Fd(fd) => Fd::ALL.into_iter().find(|it| it.1 == *fd).map(|it| it.0),
-            Self::Place(at) => Place::ALL.into_iter().find(|it| it.1 == *at).map(|it| it.0),
-            Self::Number(number) => return write!(f, "{number:#x}"),
-        };
-        f.write_str(name.expect("each has a name"))
+        fn name(value: &impl ValueEnum) -> String {
+            let value = value.to_possible_value().expect("no name is left out");
+            value.get_name().to_owned()
+        }
+        match self {
+            Self::Fd(fd) => f.write_str(&name(fd)),
+            Self::Place(place) => write!(f, "@{}", name(place)),
+            Self::Number(number) => write!(f, "{number:#x}"),
+        }
     }
 }
 
@@ -173,16 +140,3 @@ pub const NUMBERS: [u64; 24] = [
     !0xfff,
     u64::MAX,
 ];
-
-#[cfg(test)]
-mod tests {
-    use super::super::rows::{CallRow, ROWS};
-    use super::*;
-
-    #[test]
-    fn parameters_get_their_structures() {
-        let call = &ROWS[CallRow::named("kvm_set_sregs").unwrap()];
-        let places: Vec<_> = call.parameters.iter().map(|it| Place::of(it)).collect();
-        assert_eq!(places[1], Place::Sregs);
-    }
-}

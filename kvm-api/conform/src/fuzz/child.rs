@@ -6,7 +6,7 @@ use std::os::fd::{BorrowedFd, RawFd};
 use anyhow::Result;
 use fastrand::Rng;
 use kvm_sys::exit::KVM_EXIT_FAIL_ENTRY;
-use kvm_sys::kvm_run;
+use kvm_sys::{AnyCall, BindingCall, FlatCall, kvm_run};
 use libc::{c_int, c_long};
 use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
@@ -16,8 +16,11 @@ use super::argument::Arg;
 use super::corpus;
 use super::pool::Pool;
 use super::rows::{CallRow, ROWS};
-use super::step::{FILES, Step, Target};
+use super::step::{Step, Target, file_name};
 use super::tally::Tally;
+use crate::arguments::makes_file;
+
+const RUN: AnyCall = AnyCall::Flat(FlatCall::kvm_run);
 
 /// The time limit of a guest's run, in microseconds. Many guests loop.
 const ALARM: libc::suseconds_t = 200;
@@ -61,21 +64,18 @@ fn take(step: &Step, pool: &mut Pool, tally: &Tally) -> Result<bool> {
     match step.target {
         Target::Call(row) => {
             let call = &ROWS[row];
-            if call.is("kvm_set_signal_mask") {
+            if call.call == AnyCall::Flat(FlatCall::kvm_set_signal_mask) {
                 pool.let_alarm_through();
             }
-            let result = timed(call.is("kvm_run"), || raw(call.number, &args));
+            let result = timed(call.call == RUN, || raw(call.number, &args));
             tally.count(Some(row), result);
             if let Ok(answer) = result {
                 note(call, args[0] as RawFd, answer as RawFd, pool)?;
             }
         }
         Target::Ioctl(row) => {
-            // Other calls do not create descriptors.
-            if let Some(request) = ROWS[row].request
-                && !ROWS[row].name.contains("create")
-            {
-                let run = ROWS[row].is("kvm_run");
+            if let Some(request) = ROWS[row].request() {
+                let run = ROWS[row].call == RUN;
                 let words = [args[0], request, args[1], 0, 0, 0];
                 let result = timed(run, || raw(libc::SYS_ioctl, &words));
                 tally.count(None, result);
@@ -88,7 +88,7 @@ fn take(step: &Step, pool: &mut Pool, tally: &Tally) -> Result<bool> {
         Target::Map => map(&args),
         Target::Open => {
             let [fd, nth, flags, ..] = args;
-            let name = FILES[nth as usize % FILES.len()].as_ptr();
+            let name = file_name(nth as usize).as_ptr();
             let flags = flags & 3 | libc::O_CLOEXEC as u64;
             let name = name.expose_provenance() as u64;
             let result = raw(libc::SYS_openat, &[fd, name, flags, 0, 0, 0]);
@@ -111,12 +111,12 @@ fn take(step: &Step, pool: &mut Pool, tally: &Tally) -> Result<bool> {
 
 /// Updates the pool after a call.
 fn note(call: &CallRow, fd: RawFd, answer: RawFd, pool: &mut Pool) -> Result<()> {
-    match call.name.as_str() {
-        "kvm_create_vm" | "kvm_create_vcpu" => pool.keep(answer),
-        "kvm_bind" => pool.bind(Some(fd))?,
-        "kvm_unbind" => pool.bind(None)?,
-        "kvm_run" => replace_broken(fd, pool)?,
-        "bound:kvm_run" => {
+    match call.call {
+        AnyCall::Flat(call) if makes_file(call) => pool.keep(answer),
+        AnyCall::Binding(BindingCall::kvm_bind) => pool.bind(Some(fd))?,
+        AnyCall::Binding(BindingCall::kvm_unbind) => pool.bind(None)?,
+        RUN if !call.bound => replace_broken(fd, pool)?,
+        RUN => {
             if pool.bound().is_some_and(is_broken)
                 && let Some(vcpu) = pool.unbind()
             {
@@ -141,7 +141,7 @@ fn replace_broken(vcpu: RawFd, pool: &mut Pool) -> Result<()> {
 fn is_broken(vcpu: RawFd) -> bool {
     let size = NonZeroUsize::MIN;
     let (prot, flags) = (ProtFlags::PROT_READ, MapFlags::MAP_SHARED);
-    // SAFETY: a descriptor that was run is a vcpu, and open until the child has
+    // SAFETY: a descriptor that was run is a vCPU, and open until the child has
     // ended. The mapping is new, at a place that the kernel chooses.
     let run = unsafe {
         let vcpu = BorrowedFd::borrow_raw(vcpu);
@@ -150,7 +150,7 @@ fn is_broken(vcpu: RawFd) -> bool {
     let Ok(run) = run else {
         return false;
     };
-    // SAFETY: a vcpu's first page begins with this structure.
+    // SAFETY: a vCPU's first page begins with this structure.
     let reason = unsafe { (&raw const (*run.cast::<kvm_run>().as_ptr()).exit_reason).read() };
     // SAFETY: nothing points to it any more.
     let _ = unsafe { munmap(run, size.get()) };

@@ -6,15 +6,16 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 use guests::{MEMORY, programs};
 use kvm_api::ioctl::Ioctl;
 use kvm_api::syscall::Syscall;
 use kvm_api::{GuestMemory, Kvm};
 use kvm_sys::{__NR_kvm_unbind, kvm_fpu, kvm_regs, kvm_sregs};
-use nix::errno::Errno;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mprotect};
 
 use super::argument::{Fd, Place};
+use crate::child::pidfd;
 
 /// The size of each place. An unmapped hole follows it.
 const ROOM: usize = 0x4000;
@@ -64,9 +65,9 @@ impl Pool {
             device: File::options().read(true).write(true).open("/dev/kvm")?,
             pipe: [reader, writer],
             new: VecDeque::new(),
-            pidfd: own_pidfd()?,
+            pidfd: pidfd(std::process::id())?,
             bound: None,
-            arena: GuestMemory::anonymous(2 * ROOM * Place::ALL.len())?,
+            arena: GuestMemory::anonymous(2 * ROOM * Place::value_variants().len())?,
         };
         pool.fill()?;
         Ok(pool)
@@ -138,7 +139,7 @@ impl Pool {
         };
         protect(offset(Place::ReadOnly), ProtFlags::PROT_READ)?;
         protect(offset(Place::Unmapped), ProtFlags::PROT_NONE)?;
-        for (_, place) in Place::ALL {
+        for &place in Place::value_variants() {
             protect(offset(place) + ROOM, ProtFlags::PROT_NONE)?;
         }
         Ok(())
@@ -195,7 +196,7 @@ impl Pool {
         Ok(())
     }
 
-    /// The vcpu that is bound to this task.
+    /// The vCPU that is bound to this task.
     pub fn bound(&self) -> Option<RawFd> {
         self.bound.as_ref().map(|(vcpu, _)| vcpu.as_raw_fd())
     }
@@ -242,14 +243,6 @@ impl Pool {
     }
 }
 
-fn own_pidfd() -> Result<OwnedFd> {
-    // SAFETY: the call touches no memory.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, libc::getpid(), 0) };
-    let fd = Errno::result(fd).context("pidfd_open")? as RawFd;
-    // SAFETY: it is new.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-}
-
 /// Maps the run structure of a vCPU a second time, for the lifetime of the
 /// child.
 fn map_run(guest: &guests::TestVm<'_>) -> Result<u64> {
@@ -262,8 +255,7 @@ fn map_run(guest: &guests::TestVm<'_>) -> Result<u64> {
 }
 
 fn offset(place: Place) -> usize {
-    let nth = Place::ALL.iter().position(|it| it.1 == place);
-    2 * ROOM * nth.expect("all are there")
+    2 * ROOM * place as usize
 }
 
 fn bytes_of<T: Copy>(value: &T) -> &[u8] {

@@ -3,62 +3,84 @@
 
 use std::sync::LazyLock;
 
-use kvm_sys::{CALL_COUNT, Call, Fd, calls};
+use kvm_sys::{AnyCall, CALL_COUNT, RangeCall};
 use libc::{c_long, c_ulong};
+
+use crate::arguments::makes_file;
+use crate::parameters::Parameter;
 
 /// A call.
 #[derive(Debug)]
 pub struct CallRow {
-    /// The call's name. One on a bound vcpu begins with `bound:`.
+    pub call: AnyCall,
+    /// Whether it is made on the bound vCPU, without a descriptor.
+    pub bound: bool,
+    /// The call's name. One on a bound vCPU begins with `bound:`.
     pub name: String,
     pub number: c_long,
-    pub fd: Fd,
-    /// The parameters, as C has them.
-    pub parameters: Vec<&'static str>,
-    /// The ioctl that it replaces.
-    pub request: Option<c_ulong>,
+    pub parameters: Vec<Parameter>,
 }
 
 /// The maximum number of rows.
 pub const MOST: usize = 2 * CALL_COUNT;
 
 /// All of them.
-pub static ROWS: LazyLock<Vec<CallRow>> =
-    LazyLock::new(|| calls().map(row).chain(calls().filter_map(bound)).collect());
-
-fn parameters(call: &Call) -> impl Iterator<Item = &'static str> {
-    call.parameters.split(", ").filter(|it| *it != "void")
-}
-
-fn row(call: &Call) -> CallRow {
-    CallRow {
-        name: call.name.into(),
-        number: call.number,
-        fd: call.fd,
-        parameters: parameters(call).collect(),
-        request: call.request,
-    }
-}
-
-/// The call on a bound vcpu, if there is one.
-fn bound(call: &Call) -> Option<CallRow> {
-    Some(CallRow {
-        name: format!("bound:{}", call.name),
-        number: call.bound?,
-        fd: Fd::None,
-        parameters: parameters(call).skip(1).collect(),
-        request: None,
-    })
-}
+pub static ROWS: LazyLock<Vec<CallRow>> = LazyLock::new(|| {
+    let bound = AnyCall::all().filter_map(CallRow::bound);
+    AnyCall::all().map(CallRow::flat).chain(bound).collect()
+});
 
 impl CallRow {
+    fn flat(call: AnyCall) -> Self {
+        Self {
+            call,
+            bound: false,
+            name: call.name.into(),
+            number: call.number,
+            parameters: Parameter::of(&call).collect(),
+        }
+    }
+
+    /// The call on a bound vCPU, if there is one.
+    fn bound(call: AnyCall) -> Option<Self> {
+        Some(Self {
+            call,
+            bound: true,
+            name: format!("bound:{}", call.name),
+            number: call.bound?,
+            parameters: Parameter::of(&call).skip(1).collect(),
+        })
+    }
+
     /// The index of the row of that name.
     pub fn named(name: &str) -> Option<usize> {
         ROWS.iter().position(|row| row.name == name)
     }
 
-    /// Whether it is that call, on a descriptor or on a bound vCPU.
-    pub fn is(&self, name: &str) -> bool {
-        self.name == name || self.name.strip_prefix("bound:") == Some(name)
+    /// The ioctl that the call replaces, unless it creates a descriptor.
+    pub fn request(&self) -> Option<c_ulong> {
+        let creates = matches!(self.call, AnyCall::Flat(call) if makes_file(call));
+        self.call.request.filter(|_| !self.bound && !creates)
+    }
+
+    /// Whether the call takes a hundred times as long as the others, because it creates
+    /// an object or waits for a grace period.
+    pub fn is_slow(&self) -> bool {
+        use kvm_sys::FlatCall::*;
+
+        match self.call {
+            AnyCall::Flat(call) => matches!(
+                call,
+                kvm_create_vm
+                    | kvm_create_vcpu
+                    | kvm_set_memory_region
+                    | kvm_set_user_memory_region
+                    | kvm_set_memory_alias
+            ),
+            AnyCall::Range(call) => {
+                matches!(call, RangeCall::kvm_map_range | RangeCall::kvm_unmap_range)
+            }
+            AnyCall::Merged(_) | AnyCall::Binding(_) => false,
+        }
     }
 }

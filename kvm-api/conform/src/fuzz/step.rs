@@ -5,9 +5,10 @@ use std::ffi::CStr;
 use std::fmt::Write;
 
 use fastrand::Rng;
+use kvm_api::files::File;
 
 use super::argument::{Arg, Fd, NUMBERS, Place};
-use super::fitting::{any, fitting};
+use super::fitting::{any, fitting, pick};
 use super::rows::{CallRow, ROWS};
 
 /// The target of a step.
@@ -21,7 +22,7 @@ pub enum Target {
     Number(u16),
     /// mmap of a file: descriptor, offset, size.
     Map,
-    /// openat of one of [`FILES`]: descriptor, which, flags.
+    /// openat of one of the files by [`file_name`]: descriptor, which, flags.
     Open,
     /// pread of a file: descriptor, place, size, offset.
     Read,
@@ -33,18 +34,14 @@ pub enum Target {
     Poke,
 }
 
-/// The names of a vcpu's files, and one that it does not have.
-pub const FILES: [&CStr; 9] = [
-    c"regs",
-    c"sregs",
-    c"fpu",
-    c"msrs",
-    c"cpuid",
-    c"sigmask",
-    c"debug",
-    c"interrupt",
-    c"nothing",
-];
+/// The number of names that [`file_name`] gives.
+pub const FILES: usize = File::ALL.len() + 1;
+
+/// The name of a file of a vCPU, or one that it does not have.
+pub fn file_name(nth: usize) -> &'static CStr {
+    let file = File::ALL.get(nth % FILES);
+    file.map_or(c"nothing", |file| file.name())
+}
 
 /// The other targets, by name.
 pub const OTHERS: [(&str, Target); 6] = [
@@ -72,10 +69,10 @@ impl Step {
     pub fn structured(rng: &mut Rng) -> Self {
         let call = row(rng);
         let target = match rng.u8(..100) {
-            0..=1 => Target::Number(NEIGHBOURS[rng.usize(..NEIGHBOURS.len())]),
+            0..=1 => Target::Number(pick(&NEIGHBOURS, rng)),
             2..=13 => Target::Ioctl(call),
             14..=15 => Target::Map,
-            16 => OTHERS[rng.usize(..OTHERS.len())].1,
+            16 => pick(&OTHERS, rng).1,
             17..=26 => Target::Poke,
             _ => Target::Call(call),
         };
@@ -87,22 +84,22 @@ impl Step {
                 }
             }
             Target::Map => {
-                args[0] = Arg::Fd([Fd::Vm0, Fd::Vm1, Fd::Vcpu0, Fd::New][rng.usize(..4)]);
-                args[1] = Arg::Number(NUMBERS[rng.usize(..16)]);
-                args[2] = Arg::Number(NUMBERS[rng.usize(..16)]);
+                args[0] = Arg::Fd(pick(&[Fd::Vm0, Fd::Vm1, Fd::Vcpu0, Fd::New], rng));
+                args[1] = Arg::Number(pick(&NUMBERS[..16], rng));
+                args[2] = Arg::Number(pick(&NUMBERS[..16], rng));
             }
             Target::Open => {
-                args[0] = Arg::Fd([Fd::Vcpu0, Fd::Vcpu1, Fd::New][rng.usize(..3)]);
-                args[1] = Arg::Number(rng.u64(..FILES.len() as u64));
+                args[0] = Arg::Fd(pick(&[Fd::Vcpu0, Fd::Vcpu1, Fd::New], rng));
+                args[1] = Arg::Number(rng.u64(..FILES as u64));
                 args[2] = Arg::Number(rng.u64(..4));
             }
             Target::Read | Target::Write | Target::List => {
-                args[0] = Arg::Fd([Fd::New, Fd::Vcpu0][rng.usize(..2)]);
-                args[2] = Arg::Number(NUMBERS[rng.usize(..14)]);
+                args[0] = Arg::Fd(pick(&[Fd::New, Fd::Vcpu0], rng));
+                args[2] = Arg::Number(pick(&NUMBERS[..14], rng));
                 args[3] = Arg::Number(0);
             }
             Target::Poke => {
-                args[0] = Arg::Place(Place::ALL[rng.usize(..Place::WRITABLE)].1);
+                args[0] = Arg::Place(pick(Place::writable(), rng));
                 args[1] = Arg::Number(rng.u64(..512));
             }
             Target::Number(_) => {}
@@ -171,14 +168,11 @@ impl std::fmt::Display for Step {
     }
 }
 
-/// A random row of the table. Calls that create objects or wait for a grace
-/// period take a hundred times as long as the others, and are rarer.
+/// A random row of the table. Slow calls are rarer than the others.
 fn row(rng: &mut Rng) -> usize {
     loop {
         let row = rng.usize(..ROWS.len());
-        let name = &ROWS[row].name;
-        let slow = ["create", "set_memory", "set_user_memory", "map_range"];
-        if rng.u8(..32) == 0 || !slow.iter().any(|part| name.contains(part)) {
+        if rng.u8(..32) == 0 || !ROWS[row].is_slow() {
             return row;
         }
     }

@@ -8,16 +8,14 @@ mod tomoyo;
 use std::collections::BTreeSet;
 
 use anyhow::{Result, ensure};
-use guests::TestVm;
 use kvm_api::ioctl::Ioctl;
-use kvm_api::kvm_sys::slot;
 use kvm_api::syscall::Syscall;
 use kvm_api::{Errno, Kvm};
 
 use self::attempts::{Attempt, DEVICE, answers};
 use self::tomoyo::{LOADER, Rules, TRIGGER};
 use crate::access::create_vm;
-use crate::arguments::CallResult;
+use crate::arguments::{CallResult, machine};
 use crate::cli::Options;
 use crate::inside::progress;
 use crate::outcome::Outcome;
@@ -39,12 +37,6 @@ pub const PROPERTY: Property = Property {
         test,
     },
 };
-
-fn machine(kvm: &dyn Kvm) -> TestVm<'_> {
-    let mut machine = TestVm::with_flags(kvm, slot::KVM_MEM_LOG_DIRTY_PAGES);
-    machine.run.set_immediate_exit(true);
-    machine
-}
 
 const REFUSED: CallResult = CallResult::refused(Errno::EPERM);
 

@@ -31,19 +31,31 @@ const fn no_longer_than(milliseconds: u64) -> Start {
     Start { limit, ..BARE }
 }
 
-/// A test with arguments, settings, or another time limit.
+/// A test with arguments, settings, or another time limit, and why.
 pub struct Special {
     pub test: &'static str,
     pub start: Start,
     pub why: &'static str,
 }
 
+const fn special(test: &'static str, start: Start, why: &'static str) -> Special {
+    Special { test, start, why }
+}
+
 /// Tests that do not pass.
 pub struct Known {
-    pub tests: &'static [&'static str],
     /// Their verdict.
     pub verdict: Verdict,
     pub why: &'static str,
+    pub tests: &'static [&'static str],
+}
+
+const fn known(verdict: Verdict, why: &'static str, tests: &'static [&'static str]) -> Known {
+    Known {
+        verdict,
+        why,
+        tests,
+    }
 }
 
 /// How to start a test, and the reason if it is special.
@@ -66,74 +78,47 @@ pub fn unknown(names: &[String]) -> Vec<&'static str> {
         .collect()
 }
 
-const LESS_MEMORY: &str = "1 GiB a vcpu by default";
+const LESS_MEMORY: Start = args(&["-b", "8M"]);
+const BY_DEFAULT: &str = "1 GiB a vCPU by default";
 const NO_ARGUMENT: &str = "it takes minutes, and no argument for less";
 
 pub const SPECIALS: &[Special] = &[
-    Special {
-        test: "access_tracking_perf_test",
-        start: args(&["-b", "8M"]),
-        why: LESS_MEMORY,
-    },
-    Special {
-        test: "demand_paging_test",
-        start: args(&["-b", "8M"]),
-        why: LESS_MEMORY,
-    },
-    Special {
-        test: "dirty_log_perf_test",
-        start: args(&["-b", "8M"]),
-        why: LESS_MEMORY,
-    },
-    Special {
-        test: "dirty_log_test",
-        start: args(&["-i", "3", "-I", "5", "-M", "dirty-log"]),
-        why: "32 iterations of 10 ms in three modes by default; this mode's ioctl has a call",
-    },
-    Special {
-        test: "hardware_disable_test",
-        start: no_longer_than(1000),
-        why: NO_ARGUMENT,
-    },
-    Special {
-        test: "kvm_page_table_test",
-        start: args(&["-b", "8M"]),
-        why: LESS_MEMORY,
-    },
-    Special {
-        test: "memslot_modification_stress_test",
-        start: args(&["-b", "8M", "-i", "10"]),
-        why: LESS_MEMORY,
-    },
-    Special {
-        test: "memslot_perf_test",
-        start: Start {
+    special("access_tracking_perf_test", LESS_MEMORY, BY_DEFAULT),
+    special("demand_paging_test", LESS_MEMORY, BY_DEFAULT),
+    special("dirty_log_perf_test", LESS_MEMORY, BY_DEFAULT),
+    special(
+        "dirty_log_test",
+        args(&["-i", "3", "-I", "5", "-M", "dirty-log"]),
+        "32 iterations of 10 ms in three modes by default; this mode's ioctl has a call",
+    ),
+    special("hardware_disable_test", no_longer_than(1000), NO_ARGUMENT),
+    special("kvm_page_table_test", LESS_MEMORY, BY_DEFAULT),
+    special(
+        "memslot_modification_stress_test",
+        args(&["-b", "8M", "-i", "10"]),
+        BY_DEFAULT,
+    ),
+    special(
+        "memslot_perf_test",
+        Start {
             args: &["-l", "1", "-s", "512"],
             ..no_longer_than(1000)
         },
-        why: "10 s and 32764 slots for each of its parts by default",
-    },
-    Special {
-        test: "set_memory_region_test",
-        start: no_longer_than(1000),
-        why: NO_ARGUMENT,
-    },
-    Special {
-        test: "x86_64/dirty_log_page_splitting_test",
-        start: Start {
+        "10 s and 32764 slots for each of its parts by default",
+    ),
+    special("set_memory_region_test", no_longer_than(1000), NO_ARGUMENT),
+    special(
+        "x86_64/dirty_log_page_splitting_test",
+        Start {
             settings: &[("/proc/sys/vm/nr_hugepages", "64")],
-            ..args(&["-b", "8M"])
+            ..LESS_MEMORY
         },
-        why: "1 GiB a vcpu by default; huge pages have to be there before",
-    },
-    Special {
-        test: "x86_64/hyperv_tlb_flush",
-        start: no_longer_than(100),
-        why: NO_ARGUMENT,
-    },
-    Special {
-        test: "x86_64/nx_huge_pages_test",
-        start: Start {
+        "1 GiB a vCPU by default; huge pages have to be there before",
+    ),
+    special("x86_64/hyperv_tlb_flush", no_longer_than(100), NO_ARGUMENT),
+    special(
+        "x86_64/nx_huge_pages_test",
+        Start {
             settings: &[
                 ("/proc/sys/vm/nr_hugepages", "3"),
                 ("/sys/module/kvm/parameters/nx_huge_pages", "1"),
@@ -148,23 +133,21 @@ pub const SPECIALS: &[Special] = &[
             ],
             ..args(&["-t", "887563923", "-p", "100", "-r"])
         },
-        why: "what nx_huge_pages_test.sh does",
-    },
-    Special {
-        test: "x86_64/sync_regs_test",
-        start: no_longer_than(200),
-        why: NO_ARGUMENT,
-    },
-    Special {
-        test: "x86_64/xapic_ipi_test",
-        start: args(&["-s", "1"]),
-        why: "3 s by default",
-    },
+        "what nx_huge_pages_test.sh does",
+    ),
+    special("x86_64/sync_regs_test", no_longer_than(200), NO_ARGUMENT),
+    special(
+        "x86_64/xapic_ipi_test",
+        args(&["-s", "1"]),
+        "3 s by default",
+    ),
 ];
 
 pub const KNOWN: &[Known] = &[
-    Known {
-        tests: &[
+    known(
+        Verdict::Skip,
+        "wants an Intel processor",
+        &[
             "x86_64/hyperv_evmcs",
             "x86_64/smaller_maxphyaddr_emulation_test",
             "x86_64/ucna_injection_test",
@@ -179,70 +162,64 @@ pub const KNOWN: &[Known] = &[
             "x86_64/vmx_set_nested_state_test",
             "x86_64/vmx_tsc_adjust_test",
         ],
-        verdict: Verdict::Skip,
-        why: "wants an Intel processor",
-    },
-    Known {
-        tests: &[
+    ),
+    known(
+        Verdict::Skip,
+        "wants performance counters, which the emulated processor lacks",
+        &[
             "x86_64/pmu_counters_test",
             "x86_64/pmu_event_filter_test",
             "x86_64/vmx_pmu_caps_test",
         ],
-        verdict: Verdict::Skip,
-        why: "wants performance counters, which the emulated processor lacks",
-    },
-    Known {
-        tests: &[
+    ),
+    known(
+        Verdict::Skip,
+        "wants SEV, which the emulated processor lacks",
+        &[
             "x86_64/sev_init2_tests",
             "x86_64/sev_migrate_tests",
             "x86_64/sev_smoke_test",
         ],
-        verdict: Verdict::Skip,
-        why: "wants SEV, which the emulated processor lacks",
-    },
-    Known {
-        tests: &[
+    ),
+    known(
+        Verdict::Skip,
+        "wants AMX, XSAVES or scaling of the TSC, which the emulated processor lacks",
+        &[
             "x86_64/amx_test",
             "x86_64/tsc_scaling_sync",
             "x86_64/xss_msr_test",
         ],
-        verdict: Verdict::Skip,
-        why: "wants AMX, XSAVES or scaling of the TSC, which the emulated processor lacks",
-    },
-    Known {
-        tests: &["rseq_test"],
-        verdict: Verdict::Skip,
-        why: "wants a second processor",
-    },
-    Known {
-        tests: &["max_guest_memory_test"],
-        verdict: Verdict::Fail,
-        why: "counts the processors beside the first, and there is none",
-    },
-    Known {
-        tests: &["x86_64/debug_regs"],
-        verdict: Verdict::Fail,
-        why: "the emulated processor does not exit on a guest's breakpoint",
-    },
-    Known {
-        tests: &["x86_64/svm_nested_soft_inject_test"],
-        verdict: Verdict::Fail,
-        why: "the emulated processor does not save the next instruction's address (NRIPS)",
-    },
-    Known {
-        tests: &["x86_64/monitor_mwait_test", "x86_64/nested_exceptions_test"],
-        verdict: Verdict::Fail,
-        why: "fails here over ioctl, and at the same place with the calls",
-    },
-    Known {
-        tests: &[
+    ),
+    known(Verdict::Skip, "wants a second processor", &["rseq_test"]),
+    known(
+        Verdict::Fail,
+        "counts the processors beside the first, and there is none",
+        &["max_guest_memory_test"],
+    ),
+    known(
+        Verdict::Fail,
+        "the emulated processor does not exit on a guest's breakpoint",
+        &["x86_64/debug_regs"],
+    ),
+    known(
+        Verdict::Fail,
+        "the emulated processor does not save the next instruction's address (NRIPS)",
+        &["x86_64/svm_nested_soft_inject_test"],
+    ),
+    known(
+        Verdict::Fail,
+        "fails here over ioctl, and at the same place with the calls",
+        &["x86_64/monitor_mwait_test", "x86_64/nested_exceptions_test"],
+    ),
+    known(
+        Verdict::CutOff,
+        "too slow in emulation; nothing had failed until then",
+        &[
             "hardware_disable_test",
             "memslot_perf_test",
             "set_memory_region_test",
             "x86_64/hyperv_tlb_flush",
             "x86_64/sync_regs_test",
         ],
-        verdict: Verdict::CutOff,
-        why: "too slow in emulation; nothing had failed until then",
-    },
+    ),
 ];

@@ -14,6 +14,7 @@ use kvm_sys::{kvm_memory_alias, kvm_vcpu_state, slot};
 use super::argument::{Arg, Fd, Place};
 use super::fitting::described;
 use super::rows::{CallRow, ROWS};
+use crate::parameters::Parameter;
 use parse::{Call, Description, Field, Opt, Type};
 
 static DESCRIPTION: LazyLock<Description> = LazyLock::new(|| {
@@ -58,9 +59,10 @@ const DRAWS: usize = 2000;
 
 /// The kernel's name for the call of a row.
 fn kernel_name(row: &CallRow) -> String {
-    match row.name.strip_prefix("bound:") {
-        Some(name) => name.replacen("kvm_", "kvm_bound_", 1),
-        None => row.name.clone(),
+    if row.bound {
+        row.call.name.replacen("kvm_", "kvm_bound_", 1)
+    } else {
+        row.name.clone()
     }
 }
 
@@ -85,7 +87,7 @@ fn each_call_is_described_once() {
     let mut expected = BTreeSet::from([("kvm_check_extension".into(), "probe")]);
     for row in ROWS.iter() {
         expected.insert((kernel_name(row), ""));
-        if row.fd == kvm_sys::Fd::System {
+        if row.call.fd == kvm_sys::Fd::System {
             expected.insert((kernel_name(row), "vm"));
         }
     }
@@ -96,14 +98,13 @@ fn each_call_is_described_once() {
 fn arguments_are_those_of_the_table() {
     for row in ROWS.iter() {
         for call in variants(row) {
-            let names = |parameter: &&'static str| parameter.rsplit([' ', '*']).next();
-            let expected: Vec<_> = row.parameters.iter().filter_map(names).collect();
+            let expected: Vec<_> = row.parameters.iter().map(|it| it.name).collect();
             let there: Vec<_> = call.arguments.iter().map(|it| &*it.name).collect();
             assert_eq!(there, expected, "{}", call.name);
             for (parameter, argument) in row.parameters.iter().zip(&call.arguments) {
                 assert!(
                     is_of_type(parameter, argument, row, &call.variant),
-                    "{}: {parameter} is {:?}",
+                    "{}: {parameter:?} is {:?}",
                     call.name,
                     argument.kind
                 );
@@ -113,7 +114,7 @@ fn arguments_are_those_of_the_table() {
 }
 
 /// Whether the type of the argument fits that of the parameter in C.
-fn is_of_type(parameter: &str, argument: &Field, row: &CallRow, variant: &str) -> bool {
+fn is_of_type(parameter: &Parameter, argument: &Field, row: &CallRow, variant: &str) -> bool {
     let kind = resolved(&argument.kind);
     let is = |names: &[&str]| names.contains(&&*kind.name);
     let points = |direction: &[&str], to: &str| {
@@ -130,10 +131,9 @@ fn is_of_type(parameter: &str, argument: &Field, row: &CallRow, variant: &str) -
     };
     let is_buffer =
         |direction| is(&["buffer"]) && kind.inner(0).is_some_and(|by| by.name == direction);
-    let c = parameter.strip_suffix(&*argument.name).unwrap_or_default();
-    match c.trim() {
+    match parameter.declared {
         "int" if argument.name == "pidfd" => is(&["fd_pidfd"]),
-        "int" => is(&[match (row.fd, variant) {
+        "int" => is(&[match (row.call.fd, variant) {
             (kvm_sys::Fd::System, "") => "fd_kvm",
             (kvm_sys::Fd::System, "vm") | (kvm_sys::Fd::Vm, "") => "fd_kvmvm",
             (kvm_sys::Fd::Vcpu, "") => "fd_kvmcpu",
@@ -149,10 +149,10 @@ fn is_of_type(parameter: &str, argument: &Field, row: &CallRow, variant: &str) -
         "const void *" => is_buffer("in"),
         "__u64 *" => points(&["out"], "int64"),
         "__u8 *" => points(&["out"], "int8"),
-        c => match (c.strip_prefix("const struct "), c.strip_prefix("struct ")) {
-            (Some(to), _) => points(&["in"], to.trim_end_matches([' ', '*'])),
-            (_, Some(to)) => points(&["out", "inout"], to.trim_end_matches([' ', '*'])),
-            _ => false,
+        _ => match parameter.target() {
+            Some(target) if parameter.is_const() => points(&["in"], target),
+            Some(target) => points(&["out", "inout"], target),
+            None => false,
         },
     }
 }
@@ -180,7 +180,7 @@ fn fuzzer_makes_what_is_described() {
     let mut rng = Rng::with_seed(1);
     for row in ROWS.iter() {
         for (nth, parameter) in row.parameters.iter().enumerate() {
-            let what = format!("{}: {parameter}", row.name);
+            let what = format!("{}: {}", row.name, parameter.name);
             let kinds: Vec<_> = variants(row)
                 .map(|it| (&it.arguments[nth].kind, it))
                 .collect();
@@ -219,7 +219,7 @@ fn is_one(arg: Arg, kind: &Type, call: &Call) -> bool {
         ("buffer", Arg::Place(place)) => place == Place::Bitmap,
         ("ptr", Arg::Place(place)) => kind.inner(1).is_some_and(|target| {
             let is_number = target.name.starts_with("int");
-            place == Place::of(&target.name) && is_number == (place == Place::Bytes)
+            place == Place::of_type(&target.name) && is_number == (place == Place::Bytes)
         }),
         ("len", Arg::Number(number)) => number.is_multiple_of(PAGE),
         ("bytesize", Arg::Number(number)) => sized(kind, call) == Some(number),

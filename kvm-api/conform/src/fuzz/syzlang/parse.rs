@@ -4,6 +4,12 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
+use winnow::ascii::{dec_uint, hex_uint, newline, space0, space1, till_line_ending};
+use winnow::combinator::{alt, delimited, empty, opt, preceded, repeat, separated, terminated};
+use winnow::error::ContextError;
+use winnow::prelude::*;
+use winnow::token::{take_till, take_while};
+
 /// A description.
 #[derive(Debug, Default)]
 pub struct Description {
@@ -68,239 +74,156 @@ impl Type {
     }
 }
 
-type Result<T> = std::result::Result<T, String>;
+/// What a line, or a structure, declares.
+#[derive(Debug)]
+enum Item {
+    /// An empty line, a comment, or a line that the tests do not look at.
+    Nothing,
+    Resource(String, String),
+    Flags(String, Vec<String>),
+    Alias(String, Type),
+    Structure(String, Structure),
+    Call(Call),
+}
 
 impl Description {
-    /// Reads a description. An error names the line.
-    pub fn parse(text: &str) -> Result<Self> {
+    /// Reads a description. An error shows the line.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let text = format!("{text}\n");
+        let items: Vec<Item> = repeat(0.., terminated(item, newline))
+            .parse(&*text)
+            .map_err(|error| error.to_string())?;
         let mut this = Self::default();
-        let mut lines = text.lines().zip(1..);
-        while let Some((line, number)) = lines.next() {
-            let at = |what: String| format!("line {number}: {what}: {line}");
-            if line.is_empty()
-                || line.starts_with('#')
-                || (line.starts_with("include <") && line.ends_with(".h>"))
-            {
-                continue;
-            }
-            let mut words = Words(line);
-            if let Some((name, mut structure)) = this.line(&mut words).map_err(at)? {
-                loop {
-                    let (line, number) = lines.next().ok_or_else(|| at("no end".into()))?;
-                    if line == "}" {
-                        break;
-                    }
-                    let field = field_line(line);
-                    let field = field.map_err(|what| format!("line {number}: {what}: {line}"))?;
-                    structure.fields.push(field);
+        for item in items {
+            let declared = format!("{item:?}");
+            let is_new = match item {
+                Item::Nothing => true,
+                Item::Resource(name, base) => this.resources.insert(name, base).is_none(),
+                Item::Flags(name, all) => this.flags.insert(name, all).is_none(),
+                Item::Alias(name, kind) => this.aliases.insert(name, kind).is_none(),
+                Item::Structure(name, it) => this.structures.insert(name, it).is_none(),
+                Item::Call(call) => {
+                    let is = |it: &Call| (&it.name, &it.variant) == (&call.name, &call.variant);
+                    let is_new = !this.calls.iter().any(is);
+                    this.calls.push(call);
+                    is_new
                 }
-                once(&mut this.structures, (name, structure)).map_err(at)?;
+            };
+            if !is_new {
+                return Err(format!("the name is there twice: {declared}"));
             }
         }
         Ok(this)
     }
-
-    /// Reads a line. Returns the head of a structure, whose fields follow.
-    fn line(&mut self, words: &mut Words<'_>) -> Result<Option<(String, Structure)>> {
-        let name = words.name()?;
-        match name.as_str() {
-            "meta" => {
-                let kind = words.kind()?;
-                if kind.name != "arches" {
-                    return Err(format!("unknown meta {}", kind.name));
-                }
-            }
-            "resource" => {
-                let kind = words.kind()?;
-                let [Opt::Type(base)] = &kind.options[..] else {
-                    return Err("a resource has one base".into());
-                };
-                once(&mut self.resources, (kind.name, base.name.clone()))?;
-            }
-            "type" => {
-                let kind = words.kind()?;
-                if words.take("{") {
-                    words.end()?;
-                    return template(kind).map(Some);
-                }
-                if !kind.options.is_empty() {
-                    return Err("a template that is no structure".into());
-                }
-                once(&mut self.aliases, (kind.name, words.kind()?))?;
-            }
-            _ if words.take("{") => {
-                let parameters = Vec::new();
-                let fields = Vec::new();
-                words.end()?;
-                return Ok(Some((name, Structure { parameters, fields })));
-            }
-            _ if words.take("=") => {
-                let mut all = vec![words.name()?];
-                while words.take(",") {
-                    all.push(words.name()?);
-                }
-                once(&mut self.flags, (name, all))?;
-            }
-            _ => {
-                let call = call(&name, words)?;
-                let is = |it: &Call| (&it.name, &it.variant) == (&call.name, &call.variant);
-                if self.calls.iter().any(is) {
-                    return Err("the call is there twice".into());
-                }
-                self.calls.push(call);
-            }
-        }
-        words.end().map(|()| None)
-    }
 }
 
-/// Adds an entry, which must be new.
-fn once<T>(all: &mut BTreeMap<String, T>, (name, value): (String, T)) -> Result<()> {
-    match all.insert(name, value) {
-        None => Ok(()),
-        Some(_) => Err("the name is there twice".into()),
-    }
+fn item(input: &mut &str) -> winnow::Result<Item> {
+    let comment = ('#', till_line_ending).void();
+    let include = ("include <", take_till(1.., ['>', '\n']), ">").void();
+    let meta = preceded(keyword("meta"), kind).verify(|kind: &Type| kind.name == "arches");
+    let resource = preceded(keyword("resource"), kind).verify_map(|kind| match &kind.options[..] {
+        [Opt::Type(base)] => Some(Item::Resource(kind.name, base.name.clone())),
+        _ => None,
+    });
+    let alias = preceded(keyword("type"), (name, kind));
+    let flags = (name, mark('='), separated(1.., name, mark(',')));
+    alt((
+        comment.map(|()| Item::Nothing),
+        include.map(|()| Item::Nothing),
+        meta.map(|_| Item::Nothing),
+        resource,
+        structure.map(|(name, structure)| Item::Structure(name, structure)),
+        alias.map(|(name, kind)| Item::Alias(name, kind)),
+        flags.map(|(name, _, all)| Item::Flags(name, all)),
+        call.map(Item::Call),
+        empty.map(|()| Item::Nothing),
+    ))
+    .parse_next(input)
 }
 
-fn template(kind: Type) -> Result<(String, Structure)> {
+fn structure(input: &mut &str) -> winnow::Result<(String, Structure)> {
+    let plain = name.map(|name| Type {
+        name,
+        options: Vec::new(),
+    });
+    let head = alt((preceded(keyword("type"), kind), plain));
+    let field = delimited('\t', field, newline);
+    let fields = delimited((mark('{'), newline), repeat(0.., field), '}');
     let parameter = |option| match option {
-        Opt::Type(Type { name, options }) if options.is_empty() => Ok(name),
-        other => Err(format!("{other:?} is no parameter")),
+        Opt::Type(Type { name, options }) if options.is_empty() => Some(name),
+        _ => None,
     };
-    let parameters = kind.options.into_iter().map(parameter);
-    let structure = Structure {
-        parameters: parameters.collect::<Result<_>>()?,
-        fields: Vec::new(),
+    let structure = |(head, fields): (Type, _)| {
+        let parameters = head.options.into_iter().map(parameter);
+        let parameters = parameters.collect::<Option<_>>()?;
+        Some((head.name, Structure { parameters, fields }))
     };
-    Ok((kind.name, structure))
+    (head, fields).verify_map(structure).parse_next(input)
 }
 
-fn field_line(line: &str) -> Result<Field> {
-    let mut words = Words(line.strip_prefix('\t').ok_or("a field begins with a tab")?);
-    let field = words.field()?;
-    words.end()?;
-    Ok(field)
-}
-
-fn call(name: &str, words: &mut Words<'_>) -> Result<Call> {
-    words.expect("(")?;
-    let mut arguments = Vec::new();
-    if !words.take(")") {
-        loop {
-            arguments.push(words.field()?);
-            if words.take(")") {
-                break;
-            }
-            words.expect(",")?;
+fn call(input: &mut &str) -> winnow::Result<Call> {
+    let arguments = delimited(mark('('), separated(0.., field, mark(',')), mark(')'));
+    let call = |(name, arguments, makes): (String, _, _)| {
+        let (name, variant) = name.split_once('$').unwrap_or((&name, ""));
+        Call {
+            name: name.into(),
+            variant: variant.into(),
+            arguments,
+            makes,
         }
-    }
-    let makes = match words.0 {
-        "" => None,
-        _ => Some(words.name()?),
     };
-    let (name, variant) = name.split_once('$').unwrap_or((name, ""));
-    Ok(Call {
-        name: name.into(),
-        variant: variant.into(),
-        arguments,
-        makes,
-    })
+    (name, arguments, opt(name)).map(call).parse_next(input)
 }
 
-/// The rest of a line.
-struct Words<'a>(&'a str);
+fn field(input: &mut &str) -> winnow::Result<Field> {
+    let field = |(name, kind)| Field { name, kind };
+    (name, kind).map(field).parse_next(input)
+}
 
-impl Words<'_> {
-    /// Takes a mark, if it comes next.
-    fn take(&mut self, mark: &str) -> bool {
-        match self.0.strip_prefix(mark) {
-            Some(rest) => {
-                self.0 = rest.trim_start();
-                true
-            }
-            None => false,
-        }
-    }
+fn kind(input: &mut &str) -> winnow::Result<Type> {
+    let options = delimited(mark('['), separated(1.., option, mark(',')), mark(']'));
+    let kind = |(name, options): (_, Option<_>)| Type {
+        name,
+        options: options.unwrap_or_default(),
+    };
+    (name, opt(options)).map(kind).parse_next(input)
+}
 
-    fn expect(&mut self, mark: &str) -> Result<()> {
-        if self.take(mark) {
-            Ok(())
-        } else {
-            Err(format!("no {mark} before \"{}\"", self.0))
-        }
-    }
+fn option(input: &mut &str) -> winnow::Result<Opt> {
+    let text = delimited('"', take_till(0.., ['"', '\n']), mark('"'));
+    let range = (number, opt(preceded(mark(':'), number)));
+    alt((
+        text.map(|text: &str| Opt::Text(text.into())),
+        range.map(|(first, last)| match last {
+            Some(last) => Opt::Range(first..=last),
+            None => Opt::Number(first),
+        }),
+        kind.map(Opt::Type),
+    ))
+    .parse_next(input)
+}
 
-    fn end(&self) -> Result<()> {
-        match self.0 {
-            "" => Ok(()),
-            rest => Err(format!("not understood: \"{rest}\"")),
-        }
-    }
+fn number(input: &mut &str) -> winnow::Result<u64> {
+    let number = alt((preceded("0x", hex_uint), dec_uint));
+    terminated(number, space0).parse_next(input)
+}
 
-    fn word(&mut self, is_part: impl Fn(char) -> bool) -> Result<String> {
-        let end = self.0.find(|it| !is_part(it)).unwrap_or(self.0.len());
-        let (word, rest) = self.0.split_at(end);
-        if word.is_empty() {
-            return Err(format!("no word before \"{rest}\""));
-        }
-        self.0 = rest.trim_start();
-        Ok(word.into())
-    }
+fn name(input: &mut &str) -> winnow::Result<String> {
+    let is_part = |it: char| it.is_ascii_alphanumeric() || it == '_' || it == '$';
+    let word = take_while(1.., is_part);
+    let name = word.verify(|word: &str| !word.starts_with(|it: char| it.is_ascii_digit()));
+    let name = terminated(name, space0);
+    name.map(|name: &str| name.to_owned()).parse_next(input)
+}
 
-    fn name(&mut self) -> Result<String> {
-        let name = self.word(|it| it.is_ascii_alphanumeric() || it == '_' || it == '$')?;
-        if name.starts_with(|it: char| it.is_ascii_digit()) {
-            return Err(format!("{name} is no name"));
-        }
-        Ok(name)
-    }
+/// A word that begins a declaration.
+fn keyword<'a>(word: &'static str) -> impl Parser<&'a str, (), ContextError> {
+    (word, space1).void()
+}
 
-    fn number(&mut self) -> Result<u64> {
-        let word = self.word(|it| it.is_ascii_alphanumeric())?;
-        let number = match word.strip_prefix("0x") {
-            Some(digits) => u64::from_str_radix(digits, 16),
-            None => word.parse(),
-        };
-        number.map_err(|error| format!("{word}: {error}"))
-    }
-
-    fn field(&mut self) -> Result<Field> {
-        let name = self.name()?;
-        let kind = self.kind()?;
-        Ok(Field { name, kind })
-    }
-
-    fn kind(&mut self) -> Result<Type> {
-        let name = self.name()?;
-        let mut options = Vec::new();
-        if self.take("[") {
-            loop {
-                options.push(self.option()?);
-                if self.take("]") {
-                    break;
-                }
-                self.expect(",")?;
-            }
-        }
-        Ok(Type { name, options })
-    }
-
-    fn option(&mut self) -> Result<Opt> {
-        if self.take("\"") {
-            let (text, rest) = self.0.split_once('"').ok_or("a text without an end")?;
-            let text = text.into();
-            self.0 = rest.trim_start();
-            return Ok(Opt::Text(text));
-        }
-        if !self.0.starts_with(|it: char| it.is_ascii_digit()) {
-            return self.kind().map(Opt::Type);
-        }
-        let first = self.number()?;
-        if self.take(":") {
-            return Ok(Opt::Range(first..=self.number()?));
-        }
-        Ok(Opt::Number(first))
-    }
+/// A mark, and the space behind it.
+fn mark<'a>(mark: char) -> impl Parser<&'a str, (), ContextError> {
+    (mark, space0).void()
 }
 
 #[test]

@@ -1,22 +1,16 @@
 //! A child process, for changes that cannot be undone.
 
 use std::any::Any;
-use std::fs::File;
 use std::io::{PipeReader, Read, Write, pipe};
-use std::os::fd::AsRawFd;
+use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use guests::NODE;
 use kvm_api::Errno;
-use kvm_api::kvm_sys::FlatCall;
-use nix::sys::prctl::set_dumpable;
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Gid, Pid, Uid, alarm, fork, setgroups, setresgid, setresuid};
+use nix::unistd::{ForkResult, Pid, alarm, fork};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-
-use crate::arguments::{Arguments, CallResult};
 
 /// The time limit of a child, in seconds.
 const LIMIT: u32 = 60;
@@ -76,35 +70,11 @@ fn message(panic: &dyn Any) -> &str {
     }
 }
 
-/// The user `nobody`.
-pub const NOBODY: u32 = 65534;
-
-/// Becomes a user without privileges, in these groups.
-pub fn become_user(user: u32, group: u32, supplementary: &[u32]) -> Result<()> {
-    let supplementary: Vec<_> = supplementary.iter().copied().map(Gid::from_raw).collect();
-    setgroups(&supplementary)?;
-    let (group, user) = (Gid::from_raw(group), Uid::from_raw(user));
-    setresgid(group, group, group)?;
-    setresuid(user, user, user)?;
-    // Otherwise root owns the files of the process in /proc.
-    Ok(set_dumpable(true)?)
-}
-
-/// Creates a VM, by opening `/dev/kvm` and an ioctl, and by `kvm_create_vm`.
-/// Returns the result, which must be the same.
-pub fn create_vm() -> Result<CallResult> {
-    let (call, mut arguments) = (FlatCall::kvm_create_vm, Arguments::new()?);
-    let by_ioctl = match File::options().read(true).write(true).open(NODE) {
-        Ok(node) => arguments.ioctl(call, node.as_raw_fd(), 0),
-        Err(error) => error
-            .raw_os_error()
-            .map(Errno::from_raw)
-            .map(CallResult::refused),
-    };
-    let flat = arguments.flat(call, 0);
-    ensure!(
-        Some(flat) == by_ioctl,
-        "kvm_create_vm gives {flat:?}, {NODE} by ioctl {by_ioctl:?}"
-    );
-    Ok(flat)
+/// A pidfd of a process.
+pub fn pidfd(process: u32) -> Result<OwnedFd> {
+    // SAFETY: the call touches no memory.
+    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, process, 0) };
+    let fd = Errno::result(fd).context("pidfd_open")? as RawFd;
+    // SAFETY: it is new.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
