@@ -76,6 +76,44 @@ pub(crate) enum Action {
     /// The exit status is 1 if the series has a fault.
     Check(Check),
 
+    /// Make a git repository of the source and the series
+    ///
+    /// The source is the tag `base`; the branch `series` has each patch as a commit.
+    /// To change the series, change that branch, and run `export`.
+    Import {
+        #[command(flatten)]
+        from: PortArgs,
+        /// The kernel's source, a tree or a tarball [default: as of `build`]
+        #[arg(long, value_name = "PATH")]
+        source: Option<PathBuf>,
+    },
+
+    /// Try each patch on the source of another version, and print what becomes of it
+    ///
+    /// Needs the repository that `import` makes. A patch applies as it is, a three-way
+    /// merge applies it, nothing of it is left to do, or it has conflicts: then the table
+    /// has the files, and the files of the other source that contain the lines which the
+    /// patch expects. The tag `onto` is the other source. The branch `moved` has the
+    /// patches on it, with the patch's side of each conflict, as a start for the work by
+    /// hand. The exit status is 1 if a patch has conflicts.
+    Rebase {
+        /// The repository
+        #[arg(value_name = "DIR")]
+        repository: PathBuf,
+        /// The other source, a tree or a tarball of any version
+        #[arg(long, value_name = "PATH")]
+        onto: PathBuf,
+        /// Write the table as JSON too
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
+
+    /// Write the commits of the current branch back as the series
+    ///
+    /// Needs the repository that `import` makes. Replaces the patches of the base, but
+    /// not the cover letter.
+    Export(PortArgs),
+
     /// Run commands on a new machine: a bare Debian 12 with Rust, git and nothing else
     ///
     /// Makes the root file system of the new machine below target/kernel/fresh, clones the
@@ -100,6 +138,17 @@ pub(crate) enum Action {
         #[arg(long, value_enum, default_value_t)]
         variant: Variant,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PortArgs {
+    /// The repository
+    #[arg(value_name = "DIR")]
+    pub(crate) repository: PathBuf,
+
+    /// The release of Linux
+    #[arg(long, value_enum, default_value_t)]
+    pub(crate) base: Base,
 }
 
 #[derive(Debug, Args)]

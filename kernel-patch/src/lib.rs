@@ -25,7 +25,7 @@
 //!
 //! | wing | purpose |
 //! | --- | --- |
-//! | [`check`], [`fresh`] | review the series; try the project on a bare Debian |
+//! | [`check`], [`port`], [`fresh`] | review the series; move it to another source; try the project on a bare Debian |
 //! | `boot` | boot a kernel, run an executable in it, return its exit status and files |
 //! | `kbuild` | build a kernel from the source and the series |
 //! | `inside` | run as the first process of the machine |
@@ -56,6 +56,7 @@ pub mod fresh;
 mod host;
 mod inside;
 mod kbuild;
+pub mod port;
 mod wire;
 
 pub use boot::accel::Accel;

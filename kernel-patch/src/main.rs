@@ -4,6 +4,7 @@ mod cli;
 
 use std::env;
 use std::ffi::OsString;
+use std::fs;
 use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -11,6 +12,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use kernel_patch::port::{self, Fate};
 use kernel_patch::{TARGET, interrupt};
 
 use crate::cli::{Action, Cli, MachineArgs};
@@ -52,6 +54,28 @@ fn act(cli: Cli) -> Result<u8> {
             let review = check.run()?;
             println!("{}", review.table());
             Ok(u8::from(!review.holds()))
+        }
+        Action::Import { from, source } => {
+            port::import(&from.repository, from.base, source.as_deref())?;
+            Ok(0)
+        }
+        Action::Rebase {
+            repository,
+            onto,
+            json,
+        } => {
+            let moved = port::rebase(&repository, &onto)?;
+            if let Some(file) = &json {
+                let json = serde_json::to_string_pretty(&moved)?;
+                fs::write(file, json)
+                    .with_context(|| format!("cannot write {}", file.display()))?;
+            }
+            println!("{}", port::table(&moved));
+            Ok(u8::from(moved.iter().any(|it| it.fate == Fate::Conflicts)))
+        }
+        Action::Export(args) => {
+            port::export(&args.repository, args.base)?;
+            Ok(0)
         }
         Action::Fresh(fresh) => {
             let trial = fresh.run()?;

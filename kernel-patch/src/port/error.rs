@@ -1,0 +1,38 @@
+//! What can go wrong with a move of the series.
+
+use std::path::PathBuf;
+
+use crate::host::error::HostError;
+use crate::kbuild::error::BuildError;
+
+/// The result of a step of a move.
+pub type Result<T, E = PortError> = std::result::Result<T, E>;
+
+/// The series could not be imported, tried on another source or exported.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PortError {
+    /// An operation on the host failed, for example git.
+    #[error(transparent)]
+    Host(#[from] HostError),
+
+    /// The source or the series cannot be read.
+    #[error(transparent)]
+    Build(#[from] BuildError),
+
+    /// The directory for the repository has something in it.
+    #[error("{} exists already; name a new directory", .0.display())]
+    Exists(PathBuf),
+
+    /// The directory is not a repository with the commits of an import.
+    #[error(
+        "{} has no commit {commit:?}; make the repository with kernel-patch import",
+        path.display()
+    )]
+    NotImported {
+        /// The directory.
+        path: PathBuf,
+        /// The commit that is missing.
+        commit: &'static str,
+    },
+}
