@@ -1,5 +1,6 @@
 //! Tests properties in several machines at a time.
 
+use std::sync::Mutex;
 use std::time::Instant;
 
 use anyhow::Result;
@@ -9,15 +10,23 @@ use crate::outcome::{Outcome, PropertyResult};
 use crate::property::{Property, Test};
 use crate::test_kernel::TestKernel;
 
-/// Tests `properties`, and returns their results in the same order.
+/// Tests `properties`, and returns their results in the same order, and whether all were
+/// tested: after an interrupt, the results so far are there.
 pub fn run(
     kernel: &TestKernel<'_>,
     properties: &[&'static Property],
-) -> Result<Vec<PropertyResult>> {
+) -> (Vec<PropertyResult>, Result<()>) {
     let jobs = kernel.options.jobs.into();
-    Ok(lanes(jobs, properties, |_, property| {
-        one(kernel, property)
-    })?)
+    let rows = Mutex::new(Vec::new());
+    let ended = lanes(jobs, properties, |place, property| {
+        let row = one(kernel, property);
+        let mut rows = rows.lock().expect("adding a row does not panic");
+        rows.push((place, row));
+    });
+    let mut rows = rows.into_inner().expect("adding a row does not panic");
+    rows.sort_by_key(|(place, _)| *place);
+    let rows = rows.into_iter().map(|(_, row)| row).collect();
+    (rows, ended.map(drop).map_err(Into::into))
 }
 
 fn one(kernel: &TestKernel<'_>, property: &'static Property) -> PropertyResult {

@@ -89,7 +89,7 @@ fn properties(options: &Options) -> Result<bool> {
         return Ok(true);
     }
     let kernel = TestKernel::new(options)?;
-    let mut rows = lanes::run(&kernel, &properties)?;
+    let (mut rows, ended) = lanes::run(&kernel, &properties);
     let coverage = kernel.coverage()?;
     if let Some(coverage) = coverage.as_ref().filter(|_| options.whole()) {
         rows.push(coverage.row());
@@ -106,6 +106,7 @@ fn properties(options: &Options) -> Result<bool> {
             coverage,
         },
     )?;
+    ended?;
     ensure!(!rows.is_empty(), "there is no property to test");
     Ok(holds)
 }

@@ -124,7 +124,7 @@ fn trials(options: &Options, mutations: Vec<Mutation>) -> Result<Vec<Trial>> {
         }
         let options = options.on(variant, &expected);
         let kernel = TestKernel::new(&options)?;
-        for row in lanes::run(&kernel, &registry::select(&options)?)? {
+        for row in results(&kernel, &registry::select(&options)?)? {
             if let Some(failure) = row.failure() {
                 bail!("{} fails without a mutation: {failure}", row.property);
             }
@@ -158,11 +158,20 @@ fn leave_processor_to_tests() {
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 10) };
 }
 
+/// The results of properties, unless an interrupt leaves some out.
+fn results(
+    kernel: &TestKernel<'_>,
+    properties: &[&'static Property],
+) -> Result<Vec<PropertyResult>> {
+    let (rows, ended) = lanes::run(kernel, properties);
+    ended.map(|()| rows)
+}
+
 /// Tests a mutation by the expected property, and by all others if that one
 /// does not notice.
 fn test(options: &Options, trial: &Trial, kernel: TestKernel<'_>) -> Result<Option<Caught>> {
     let expected = registry::select(&trial.options)?;
-    let caught = first_failure(&lanes::run(&kernel, &expected)?);
+    let caught = first_failure(&results(&kernel, &expected)?);
     if caught.is_some() {
         return Ok(caught);
     }
@@ -172,7 +181,7 @@ fn test(options: &Options, trial: &Trial, kernel: TestKernel<'_>) -> Result<Opti
     // The kernel is already built, and stays until the first value is dropped.
     let all = TestKernel::mutated(&options, &trial.mutation)?;
     drop(kernel);
-    Ok(first_failure(&lanes::run(&all, &others)?))
+    Ok(first_failure(&results(&all, &others)?))
 }
 
 fn first_failure(rows: &[PropertyResult]) -> Option<Caught> {
