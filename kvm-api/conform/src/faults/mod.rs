@@ -10,12 +10,14 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use guests::TestVm;
-use kvm_api::{Errno, Form, Kvm};
+use kvm_api::{Backend, Errno};
+use kvm_sys::FlatCall;
 
 use crate::cli::Options;
 use crate::inside::progress;
 use crate::outcome::Outcome;
 use crate::property::{Kernels, Property, Test};
+use crate::tested_call::TestedCall;
 use inject::{Faults, Kind};
 use situations::{ALL, Situation};
 use state::State;
@@ -23,7 +25,7 @@ use state::State;
 pub const PROPERTY: Property = Property {
     name: "faults",
     about: "a failed allocation or copy gives the right errno and changes nothing",
-    backends: "syscall, ioctl",
+    backends: "ioctl, syscall, merged, ranges, files, bound",
     kernels: Kernels::Debug,
     test: Test::Inside {
         machine: |kernel| Ok(kernel.machine()),
@@ -38,24 +40,26 @@ fn test(options: &Options) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     let mut lines = String::from("how the calls took the faults");
     for situation in ALL {
-        let mut line = format!("{:27} {:10}", situation.call, situation.name);
-        for form in [Form::Syscall, Form::Ioctl] {
-            if form == Form::Ioctl && !situation.ioctl {
-                continue;
-            }
-            let (interface, kvm) = (form.name(), form.open()?);
-            progress(&format!(
-                "{} {} ({interface})",
-                situation.call, situation.name
-            ));
-            let what = format!("{} {} by {interface}", situation.call, situation.name);
+        let mut line = format!("{:27} {:10}", situation.call.name, situation.name);
+        for form in situation.forms() {
+            let backend = form.open()?;
+            let form = form.name();
+            let what = format!("{} {} by {form}", situation.call.name, situation.name);
+            progress(&what);
             // Inject faults into the copies alone as well: where a call
             // allocates only sometimes, the same chance is not always the same
             // copy.
-            one(options, situation, &*kvm, Kind::Copies, &what, &mut outcome)?;
-            let all = one(options, situation, &*kvm, Kind::All, &what, &mut outcome)?;
+            one(
+                options,
+                situation,
+                &backend,
+                Kind::Copies,
+                &what,
+                &mut outcome,
+            )?;
+            let all = one(options, situation, &backend, Kind::All, &what, &mut outcome)?;
             let counts: Vec<_> = all.iter().map(|(how, n)| format!("{n} {how}")).collect();
-            line += &format!("  {interface}: {:44}", counts.join(", "));
+            line += &format!("  {form}: {:44}", counts.join(", "));
         }
         lines += "\n  ";
         lines += line.trim_end();
@@ -71,22 +75,27 @@ type Counts = BTreeMap<String, u32>;
 fn one(
     options: &Options,
     situation: &Situation,
-    kvm: &dyn Kvm,
+    backend: &Backend,
     kind: Kind,
     what: &str,
     outcome: &mut Outcome,
 ) -> Result<Counts> {
     let faults = Faults::new(kind)?;
     let mut counts = Counts::new();
-    let mut machine = TestVm::new(kvm);
-    let mut act = (situation.prepare)(&mut machine);
+    let make = || {
+        let mut machine = TestVm::of_form(backend, 0);
+        let act = (situation.prepare)(&mut machine);
+        (machine, act)
+    };
+    let (mut machine, mut act) = make();
     // A sample takes every seventh chance of the calls that have an ioctl.
-    let sampled = options.sample && situation.ioctl;
+    let sampled = options.sample && situation.call.request.is_some();
     let step = if sampled { 7 } else { 1 };
     for n in (1..MANY).step_by(step) {
         if situation.fresh && n > 1 {
-            machine = TestVm::new(kvm);
-            act = (situation.prepare)(&mut machine);
+            // A task has one bound vCPU at the most.
+            drop((machine, act));
+            (machine, act) = make();
         }
         let before = State::of(&machine)?;
         let (result, injected) = faults.during(n, || act(&mut machine))?;
@@ -127,7 +136,9 @@ fn one(
 fn right(errno: Errno, kind: Kind, situation: &Situation) -> bool {
     match (kind, errno) {
         (_, Errno::EFAULT) | (Kind::All, Errno::ENOMEM) => true,
-        (Kind::All, Errno::ENOSPC) => situation.call == "kvm_set_memory_region",
+        (Kind::All, Errno::ENOSPC) => {
+            situation.call == TestedCall::Flat(FlatCall::kvm_set_memory_region)
+        }
         _ => false,
     }
 }

@@ -1,62 +1,55 @@
 //! The calls into which faults are injected, in each situation in which they
 //! take another path through the kernel.
 
-use std::os::fd::AsFd;
+use std::iter;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use guests::msr::SYSENTER_CS;
 use guests::{MEMORY, SLOT, TestVm, programs};
-use kvm_api::{GuestMemory, Result};
+use kvm_api::bound::{BoundVcpu, kick};
+use kvm_api::merged::MergedVcpu;
+use kvm_api::ranges::RangeMemory;
+use kvm_api::syscall::Syscall;
+use kvm_api::{Form, GetState, GuestMemory, Result, SetState, State};
+use kvm_sys::BindingCall::*;
+use kvm_sys::FlatCall::*;
+use kvm_sys::MergedCall::*;
+use kvm_sys::RangeCall::*;
 use kvm_sys::slot::KVM_MEM_LOG_DIRTY_PAGES;
 use kvm_sys::{
-    CpuId, MsrList, Msrs, kvm_cpuid_entry2, kvm_fpu, kvm_guest_debug, kvm_memory_alias,
-    kvm_msr_entry,
+    CpuId, MsrList, Msrs, kvm_cpuid_entry2, kvm_fpu, kvm_guest_debug, kvm_memory_alias, kvm_regs,
 };
 use nix::sys::signal::{SigSet, Signal};
+
+use crate::child::pidfd;
+use crate::requests;
+use crate::tested_call::TestedCall::{self, *};
+use crate::vcpu_state::MSR;
 
 /// Makes the call. The memory for it is allocated before.
 pub type Act = Box<dyn FnMut(&mut TestVm<'_>) -> Result<()>>;
 
 /// A call, and the state of the machine when it is made.
 pub struct Situation {
-    pub call: &'static str,
+    pub call: TestedCall,
     /// The special condition, if any.
     pub name: &'static str,
-    /// Whether an ioctl does the same.
-    pub ioctl: bool,
     /// Whether the call changes the state, so that each attempt needs a new
     /// machine.
     pub fresh: bool,
     /// Brings the machine into the state, and returns the call.
-    pub prepare: fn(&mut TestVm<'_>) -> Act,
+    pub prepare: Prepare,
 }
-
-/// A slot that is not set.
-const FREE: u32 = 3;
-/// The address at which memory is added.
-const ADDRESS: u64 = 0x10_0000;
-const SIZE: u64 = 0x4000;
-/// SYSENTER_CS, which every vcpu has.
-const MSR: u32 = SYSENTER_CS;
 
 type Prepare = fn(&mut TestVm<'_>) -> Act;
 
 impl Situation {
-    /// A call that has an ioctl, and can be repeated.
-    const fn new(call: &'static str, name: &'static str, prepare: Prepare) -> Self {
+    /// A call that can be repeated.
+    const fn new(call: TestedCall, name: &'static str, prepare: Prepare) -> Self {
         Self {
             call,
             name,
-            ioctl: true,
             fresh: false,
             prepare,
-        }
-    }
-
-    /// No ioctl does the same.
-    const fn flat(self) -> Self {
-        Self {
-            ioctl: false,
-            ..self
         }
     }
 
@@ -67,35 +60,54 @@ impl Situation {
             ..self
         }
     }
+
+    /// The forms by which the call is made.
+    pub fn forms(&self) -> impl Iterator<Item = Form> {
+        let call = self.call;
+        Form::ALL.into_iter().filter(move |form| match call {
+            // The calls of ranges have situations of their own.
+            TestedCall::Flat(_) => match form {
+                Form::Ioctl => call.request.is_some(),
+                Form::Ranges => false,
+                form => form.has_own(&call),
+            },
+            TestedCall::Merged(_) => *form == Form::Merged,
+            TestedCall::Range(_) => *form == Form::Ranges,
+            TestedCall::Binding(_) | TestedCall::MapMemory => *form == Form::Syscall,
+        })
+    }
 }
 
+/// A slot that is not set.
+const FREE: u32 = 3;
+/// The address at which memory is added.
+const ADDRESS: u64 = 0x10_0000;
+const SIZE: u64 = 0x4000;
 /// All situations, in the order of the proposal.
 pub const ALL: &[Situation] = &[
-    Situation::new("kvm_create_vm", "", |_| {
+    Situation::new(Flat(kvm_create_vm), "", |_| {
         Box::new(|m| m.kvm.kvm_create_vm().map(drop))
     }),
-    Situation::new("kvm_get_msr_index_list", "", |_| {
+    Situation::new(Flat(kvm_get_msr_index_list), "", |_| {
         let mut list = MsrList::new(256).unwrap();
         Box::new(move |m| m.kvm.kvm_get_msr_index_list(m.vm(), &mut list))
     }),
-    Situation::new("kvm_get_vcpu_mmap_size", "", |_| {
+    Situation::new(Flat(kvm_get_vcpu_mmap_size), "", |_| {
         Box::new(|m| m.kvm.kvm_get_vcpu_mmap_size(m.vm()).map(drop))
     }),
-    Situation::new("kvm_set_memory_region", "new", |_| {
+    Situation::new(Flat(kvm_set_memory_region), "new", |_| {
         Box::new(|m| m.kvm.kvm_set_memory_region(m.vm(), FREE, 0, ADDRESS, SIZE))
     })
-    .flat()
     .fresh(),
-    Situation::new("kvm_set_memory_region", "moved", |m| {
+    Situation::new(Flat(kvm_set_memory_region), "moved", |m| {
         add(m, 0);
         Box::new(|m| {
             m.kvm
                 .kvm_set_memory_region(m.vm(), FREE, 0, 2 * ADDRESS, SIZE)
         })
     })
-    .flat()
     .fresh(),
-    Situation::new("kvm_set_memory_region", "logged", |m| {
+    Situation::new(Flat(kvm_set_memory_region), "logged", |m| {
         add(m, 0);
         Box::new(|m| {
             let flags = KVM_MEM_LOG_DIRTY_PAGES;
@@ -103,19 +115,17 @@ pub const ALL: &[Situation] = &[
                 .kvm_set_memory_region(m.vm(), FREE, flags, ADDRESS, SIZE)
         })
     })
-    .flat()
     .fresh(),
-    Situation::new("kvm_set_memory_region", "deleted", |m| {
+    Situation::new(Flat(kvm_set_memory_region), "deleted", |m| {
         add(m, 0);
         Box::new(|m| m.kvm.kvm_set_memory_region(m.vm(), FREE, 0, 0, 0))
     })
-    .flat()
     .fresh(),
-    Situation::new("kvm_create_vcpu", "", |_| {
+    Situation::new(Flat(kvm_create_vcpu), "", |_| {
         Box::new(|m| m.kvm.kvm_create_vcpu(m.vm()).map(drop))
     })
     .fresh(),
-    Situation::new("kvm_get_dirty_log", "", |m| {
+    Situation::new(Flat(kvm_get_dirty_log), "", |m| {
         let flags = KVM_MEM_LOG_DIRTY_PAGES;
         own(m, SLOT, flags, 0, MEMORY as u64, address(&m.memory)).unwrap();
         let mut bitmap = [0; MEMORY / 0x1000 / 64 + 1];
@@ -124,134 +134,226 @@ pub const ALL: &[Situation] = &[
             unsafe { m.kvm.kvm_get_dirty_log(m.vm(), SLOT, &mut bitmap) }
         })
     }),
-    Situation::new("kvm_get_memory_alias", "", |m| {
+    Situation::new(Flat(kvm_get_memory_alias), "", |m| {
         m.kvm.kvm_set_memory_alias(m.vm(), &alias()).unwrap();
         let mut got = kvm_memory_alias::default();
         Box::new(move |m| m.kvm.kvm_get_memory_alias(m.vm(), &mut got))
-    })
-    .flat(),
-    Situation::new("kvm_run", "the first", |m| {
+    }),
+    Situation::new(Flat(kvm_run), "the first", |m| {
         m.load(programs::HLT);
         Box::new(|m| m.try_run().map(drop))
     })
     .fresh(),
-    Situation::new("kvm_run", "", |m| {
+    Situation::new(Flat(kvm_run), "", |m| {
         m.load(programs::HLT);
         m.run_to_hlt();
         m.start_at(guests::ENTRY);
         Box::new(|m| m.try_run().map(drop))
     })
     .fresh(),
-    Situation::new("kvm_get_regs", "", |_| {
+    Situation::new(Flat(kvm_get_regs), "", |_| {
         let mut regs = Default::default();
-        Box::new(move |m| m.kvm.kvm_get_regs(m.vcpu(), &mut regs))
+        Box::new(move |m| m.vcpu.kvm_get_regs(&mut regs))
     }),
-    Situation::new("kvm_set_regs", "", |m| {
+    Situation::new(Flat(kvm_set_regs), "", |m| {
         let mut regs = m.regs();
         regs.rax = 0x1234;
-        Box::new(move |m| m.kvm.kvm_set_regs(m.vcpu(), &regs))
+        Box::new(move |m| m.vcpu.kvm_set_regs(&regs))
     }),
-    Situation::new("kvm_get_sregs", "", |_| {
+    Situation::new(Flat(kvm_get_sregs), "", |_| {
         let mut sregs = Default::default();
-        Box::new(move |m| m.kvm.kvm_get_sregs(m.vcpu(), &mut sregs))
+        Box::new(move |m| m.vcpu.kvm_get_sregs(&mut sregs))
     }),
-    Situation::new("kvm_set_sregs", "", |m| {
+    Situation::new(Flat(kvm_set_sregs), "", |m| {
         let mut sregs = m.sregs();
         sregs.cr2 = 0x1234;
-        Box::new(move |m| m.kvm.kvm_set_sregs(m.vcpu(), &sregs))
+        Box::new(move |m| m.vcpu.kvm_set_sregs(&sregs))
     }),
-    Situation::new("kvm_translate", "", |_| {
+    Situation::new(Flat(kvm_translate), "", |_| {
         Box::new(|m| {
             let (mut address, mut valid, mut writeable, mut usermode) = (0, 0, 0, 0);
             let (a, v, w, u) = (&mut address, &mut valid, &mut writeable, &mut usermode);
-            m.kvm.kvm_translate(m.vcpu(), 0x1000, a, v, w, u)
+            m.vcpu.kvm_translate(0x1000, a, v, w, u)
         })
     }),
-    Situation::new("kvm_interrupt", "", |_| {
-        Box::new(|m| m.kvm.kvm_interrupt(m.vcpu(), 0x21))
+    Situation::new(Flat(kvm_interrupt), "", |_| {
+        Box::new(|m| m.vcpu.kvm_interrupt(0x21))
     })
     .fresh(),
-    Situation::new("kvm_debug_guest", "", |_| {
+    Situation::new(Flat(kvm_debug_guest), "", |_| {
         let debug = kvm_guest_debug {
             control: kvm_sys::debug::KVM_GUESTDBG_ENABLE,
             ..Default::default()
         };
-        Box::new(move |m| m.kvm.kvm_debug_guest(m.vcpu(), &debug))
+        Box::new(move |m| m.vcpu.kvm_debug_guest(&debug))
     }),
-    Situation::new("kvm_get_msrs", "one", |_| get_msrs(1)),
-    Situation::new("kvm_get_msrs", "many", |_| get_msrs(255)),
-    Situation::new("kvm_set_msrs", "one", |_| set_msrs(1)),
-    Situation::new("kvm_set_msrs", "many", |_| set_msrs(255)),
-    Situation::new("kvm_set_cpuid", "", |_| {
+    Situation::new(Flat(kvm_get_msrs), "one", |_| get_msrs(1)),
+    Situation::new(Flat(kvm_get_msrs), "many", |_| get_msrs(255)),
+    Situation::new(Flat(kvm_set_msrs), "one", |_| set_msrs(1)),
+    Situation::new(Flat(kvm_set_msrs), "many", |_| set_msrs(255)),
+    Situation::new(Flat(kvm_set_cpuid), "", |_| {
         let leaf = |function| kvm_cpuid_entry2 {
             function,
             ..Default::default()
         };
         let leaves: Vec<_> = (0..100).map(leaf).collect();
         let cpuid = CpuId::from_entries(&leaves).unwrap();
-        Box::new(move |m| m.kvm.kvm_set_cpuid(m.vcpu(), &cpuid))
+        Box::new(move |m| m.vcpu.kvm_set_cpuid(&cpuid))
     }),
-    Situation::new("kvm_set_signal_mask", "", |_| {
+    Situation::new(Flat(kvm_set_signal_mask), "", |_| {
         let mask = SigSet::from(Signal::SIGUSR1);
-        Box::new(move |m| m.kvm.kvm_set_signal_mask(m.vcpu(), Some(&mask)))
+        Box::new(move |m| m.vcpu.kvm_set_signal_mask(Some(&mask)))
     }),
-    Situation::new("kvm_get_fpu", "", |_| {
+    Situation::new(Flat(kvm_get_fpu), "", |_| {
         let mut fpu = kvm_fpu::default();
-        Box::new(move |m| m.kvm.kvm_get_fpu(m.vcpu(), &mut fpu))
+        Box::new(move |m| m.vcpu.kvm_get_fpu(&mut fpu))
     }),
-    Situation::new("kvm_set_fpu", "", |m| {
+    Situation::new(Flat(kvm_set_fpu), "", |m| {
         let mut fpu = kvm_fpu::default();
-        m.kvm.kvm_get_fpu(m.vcpu(), &mut fpu).unwrap();
-        Box::new(move |m| m.kvm.kvm_set_fpu(m.vcpu(), &fpu))
+        m.vcpu.kvm_get_fpu(&mut fpu).unwrap();
+        Box::new(move |m| m.vcpu.kvm_set_fpu(&fpu))
     }),
-    Situation::new("kvm_check_extension", "", |_| {
+    Situation::new(Flat(kvm_check_extension), "", |_| {
         Box::new(|m| m.kvm.kvm_check_extension(m.vm(), 3).map(drop))
     }),
-    Situation::new("kvm_set_user_memory_region", "new", |_| {
+    Situation::new(Flat(kvm_set_user_memory_region), "new", |_| {
         let memory = GuestMemory::anonymous(SIZE as usize).unwrap();
         Box::new(move |m| own(m, FREE, 0, ADDRESS, SIZE, address(&memory)))
     })
     .fresh(),
-    Situation::new("kvm_set_user_memory_region", "logged", |_| {
+    Situation::new(Flat(kvm_set_user_memory_region), "logged", |_| {
         Box::new(move |m| {
             let flags = KVM_MEM_LOG_DIRTY_PAGES;
             own(m, SLOT, flags, 0, MEMORY as u64, address(&m.memory))
         })
     })
     .fresh(),
-    Situation::new("kvm_set_user_memory_region", "deleted", |_| {
+    Situation::new(Flat(kvm_set_user_memory_region), "deleted", |_| {
         Box::new(|m| own(m, SLOT, 0, 0, 0, 0))
     })
     .fresh(),
-    Situation::new("kvm_set_memory_alias", "new", |_| {
+    Situation::new(Flat(kvm_set_memory_alias), "new", |_| {
         Box::new(|m| m.kvm.kvm_set_memory_alias(m.vm(), &alias()))
     })
-    .flat()
     .fresh(),
-    Situation::new("kvm_set_memory_alias", "deleted", |m| {
+    Situation::new(Flat(kvm_set_memory_alias), "deleted", |m| {
         m.kvm.kvm_set_memory_alias(m.vm(), &alias()).unwrap();
         let gone = kvm_memory_alias::default();
         Box::new(move |m| m.kvm.kvm_set_memory_alias(m.vm(), &gone))
     })
-    .flat()
     .fresh(),
-    Situation::new("kvm_map_memory", "", |m| {
+    Situation::new(MapMemory, "", |m| {
         add(m, 0);
         Box::new(|m| {
             m.kvm
                 .kvm_map_memory(m.vm(), ADDRESS, SIZE as usize)
                 .map(drop)
         })
-    })
-    .flat(),
-    Situation::new("kvm_map_memory", "touched", |m| {
+    }),
+    Situation::new(MapMemory, "touched", |m| {
         add(m, 0);
         let memory = m.kvm.kvm_map_memory(m.vm(), ADDRESS, SIZE as usize);
         let mut memory = memory.unwrap();
         Box::new(move |_| memory.write(0, &[1]))
+    }),
+    Situation::new(Merged(kvm_get_state), "", |m| {
+        get_state(MergedVcpu::new(flat(), m.vcpu_fd()))
+    }),
+    Situation::new(Merged(kvm_get_state), "bound", |m| get_state(bound(m))),
+    Situation::new(Merged(kvm_set_state), "", |m| {
+        set_state(m.regs(), MergedVcpu::new(flat(), m.vcpu_fd()))
+    }),
+    Situation::new(Merged(kvm_set_state), "bound", |m| {
+        set_state(m.regs(), bound(m))
+    }),
+    Situation::new(Range(kvm_map_range), "new", |_| {
+        let memory = GuestMemory::anonymous(SIZE as usize).unwrap();
+        Box::new(move |m| map_range(m, ADDRESS, 0, &memory))
     })
-    .flat(),
+    .fresh(),
+    Situation::new(Range(kvm_map_range), "replaced", |_| {
+        let memory = GuestMemory::anonymous(SIZE as usize).unwrap();
+        Box::new(move |m| map_range(m, 0x4000, 0, &memory))
+    })
+    .fresh(),
+    Situation::new(Range(kvm_unmap_range), "", |_| {
+        Box::new(|m| ranges(m).kvm_unmap_range(0x4000, SIZE))
+    })
+    .fresh(),
+    Situation::new(Range(kvm_get_dirty_range), "", |m| {
+        let memory = GuestMemory::anonymous(SIZE as usize).unwrap();
+        map_range(m, ADDRESS, KVM_MEM_LOG_DIRTY_PAGES, &memory).unwrap();
+        let mut bitmap = [0];
+        Box::new(move |m| {
+            let _ = &memory;
+            // SAFETY: it has a bit for each page.
+            unsafe { ranges(m).kvm_get_dirty_range(ADDRESS, SIZE, &mut bitmap) }
+        })
+    }),
+    Situation::new(Range(kvm_clear_dirty_range), "", |m| {
+        let memory = GuestMemory::anonymous(SIZE as usize).unwrap();
+        map_range(m, ADDRESS, KVM_MEM_LOG_DIRTY_PAGES, &memory).unwrap();
+        Box::new(move |m| {
+            let _ = &memory;
+            // SAFETY: it has a bit for each page.
+            unsafe { ranges(m).kvm_clear_dirty_range(ADDRESS, SIZE, &[1]) }
+        })
+    }),
+    Situation::new(Binding(kvm_bind), "", |_| {
+        Box::new(|m| BoundVcpu::bind(flat(), m.vcpu()).map(drop))
+    }),
+    Situation::new(Binding(kvm_unbind), "", |m| {
+        let mut bound = Some(bound(m));
+        Box::new(move |_| {
+            bound.take();
+            Ok(())
+        })
+    }),
+    Situation::new(Binding(kvm_kick), "", |m| {
+        let bound = bound(m);
+        let pidfd = pidfd(std::process::id()).unwrap();
+        Box::new(move |_| {
+            let _ = &bound;
+            kick(flat(), pidfd.as_fd())
+        })
+    }),
 ];
+
+/// The system calls, which the machine has been made with.
+fn flat() -> Syscall {
+    Syscall::open().expect("the machine has them")
+}
+
+/// The vCPU, bound to this thread.
+fn bound(machine: &TestVm<'_>) -> BoundVcpu<OwnedFd> {
+    BoundVcpu::bind(flat(), machine.vcpu_fd()).unwrap()
+}
+
+fn get_state(vcpu: impl State + 'static) -> Act {
+    let (mut regs, mut msrs) = (kvm_regs::default(), msrs(255));
+    Box::new(move |_| {
+        let mut state = GetState::new().regs(&mut regs).msrs(&mut msrs);
+        vcpu.kvm_get_state(&mut state).map(drop)
+    })
+}
+
+fn set_state(regs: kvm_regs, vcpu: impl State + 'static) -> Act {
+    let msrs = msrs(255);
+    Box::new(move |_| {
+        let state = SetState::new().regs(&regs).msrs(&msrs);
+        vcpu.kvm_set_state(&state).map(drop)
+    })
+}
+
+fn ranges<'m>(machine: &'m TestVm<'_>) -> RangeMemory<BorrowedFd<'m>> {
+    RangeMemory::new(flat(), machine.vm())
+}
+
+fn map_range(machine: &TestVm<'_>, at: u64, flags: u32, memory: &GuestMemory) -> Result<()> {
+    // SAFETY: the memory is one of the situation's, which outlives the guest's
+    // last run, and nobody but the guest uses it.
+    unsafe { ranges(machine).kvm_map_range(at, SIZE, address(memory), flags) }
+}
 
 /// Adds memory that the kernel allocates.
 fn add(machine: &TestVm<'_>, flags: u32) {
@@ -293,20 +395,32 @@ fn alias() -> kvm_memory_alias {
 }
 
 fn msrs(count: usize) -> Msrs {
-    let entry = kvm_msr_entry {
-        index: MSR,
-        data: 8,
-        ..Default::default()
-    };
-    Msrs::from_entries(&vec![entry; count]).unwrap()
+    requests::msrs(iter::repeat_n((MSR, 8), count))
 }
 
 fn get_msrs(count: usize) -> Act {
     let mut msrs = msrs(count);
-    Box::new(move |m| m.kvm.kvm_get_msrs(m.vcpu(), &mut msrs).map(drop))
+    Box::new(move |m| m.vcpu.kvm_get_msrs(&mut msrs).map(drop))
 }
 
 fn set_msrs(count: usize) -> Act {
     let msrs = msrs(count);
-    Box::new(move |m| m.kvm.kvm_set_msrs(m.vcpu(), &msrs).map(drop))
+    Box::new(move |m| m.vcpu.kvm_set_msrs(&msrs).map(drop))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_call_has_a_situation() {
+        for call in TestedCall::all() {
+            let mut situations = ALL.iter().filter(|situation| situation.call == call);
+            assert!(
+                situations.any(|situation| situation.forms().next().is_some()),
+                "{}",
+                call.name
+            );
+        }
+    }
 }
