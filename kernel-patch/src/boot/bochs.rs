@@ -17,10 +17,6 @@ use crate::host::{needs, process};
 /// The program of the emulator.
 pub(crate) const PROGRAM: &str = needs::BOCHS_PROGRAM.name;
 
-/// The processor: the newest with the right size of XSAVE state. The kernel finds newer
-/// ones, with AVX-512 and protection keys, inconsistent.
-pub(crate) const CPU: &str = "broadwell_ult";
-
 /// The plugins that a machine needs.
 const PLUGINS: [&str; 4] = ["unmapped", "biosdev", "extfpuirq", "serial"];
 /// The display that needs no window.
@@ -102,7 +98,7 @@ fn config(machine: &Machine, dir: &RunDir, line: &Path, disc: &Path) -> Result<S
          romimage: file={BIOS}\n\
          vgaromimage: file={VGA_BIOS}\n\
          megs: {}\n\
-         cpu: model={CPU}, count={}, ips={IPS}, reset_on_triple_fault=0\n\
+         cpu: model={}, count={}, ips={IPS}, reset_on_triple_fault=0\n\
          clock: sync=none, time0=1704067200\n\
          ata0-master: type=cdrom, path={}, status=inserted\n\
          boot: cdrom\n\
@@ -114,6 +110,7 @@ fn config(machine: &Machine, dir: &RunDir, line: &Path, disc: &Path) -> Result<S
          info: action=ignore\n\
          debug: action=ignore\n",
         megabytes(&machine.memory)?,
+        machine.accel.cpu(),
         machine.smp,
         quoted(disc),
         quoted(&dir.console()),

@@ -1,16 +1,33 @@
-//! The command line of QEMU.
+//! QEMU: its command line and its version.
 
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 use std::process::Command;
 
 use super::error::{BootError, Result};
+use crate::boot::accel::Accel;
 use crate::boot::machine::Machine;
 use crate::boot::run_dir::RunDir;
 use crate::host::{needs, process};
 
 /// The emulator's program.
 pub(crate) const PROGRAM: &str = needs::QEMU.name;
+
+impl Accel {
+    /// A description for a report: the emulator (with QEMU's version), what executes the
+    /// instructions, and the processor.
+    ///
+    /// # Errors
+    ///
+    /// QEMU cannot be run.
+    pub fn describe(self) -> Result<String> {
+        let emulator = match self {
+            Self::Bochs => self.emulator().into(),
+            _ => format!("{}, {}", version()?, self.qemu_args().join(" ")),
+        };
+        Ok(format!("{emulator}, {}", self.cpu()))
+    }
+}
 
 pub(crate) fn version() -> Result<String> {
     let text = output("--version")?;

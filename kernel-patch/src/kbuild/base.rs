@@ -8,7 +8,6 @@ use serde::{Deserialize, Serialize};
 use super::error::{BuildError, Result};
 use crate::host::needs::{self, Need};
 use crate::host::{backports, files, packages, paths};
-use crate::kbuild::tree::Tree;
 
 /// A release of Linux that the series is kept for, in a directory of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -70,12 +69,6 @@ impl Base {
                 })
             }
         }
-    }
-
-    /// The source tree `name` of this base, unpacked or not.
-    pub(super) fn tree(self, name: &str) -> Result<Tree> {
-        let dir = format!("linux-{}-{name}", self.version());
-        Ok(Tree::new(paths::work_dir()?.join(dir)))
     }
 
     /// The file or directory `name` of this base.

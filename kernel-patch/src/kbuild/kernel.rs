@@ -108,7 +108,7 @@ impl KernelBuilder {
         let mut places = Vec::new();
         for name in MUTANTS {
             let lock = root.join(format!("linux-{}-{name}-lock", self.base.version()));
-            places.push((lock, self.base.tree(name)?));
+            places.push((lock, Tree::of(self.base, name)?));
         }
         'built: loop {
             for (lock, tree) in &places {

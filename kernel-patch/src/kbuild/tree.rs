@@ -15,6 +15,7 @@ use tempfile::TempDir;
 use super::error::Result;
 use crate::host::error::IoContext;
 use crate::host::{files, paths, process};
+use crate::kbuild::base::Base;
 use crate::kbuild::series::Series;
 use crate::kbuild::source::Source;
 
@@ -38,6 +39,12 @@ const PRISTINE: &str = "pristine";
 impl Tree {
     pub(crate) fn new(root: PathBuf) -> Self {
         Self { root }
+    }
+
+    /// The tree `name` of a base, unpacked or not.
+    pub(crate) fn of(base: Base, name: &str) -> Result<Self> {
+        let dir = format!("linux-{}-{name}", base.version());
+        Ok(Self::new(paths::work_dir()?.join(dir)))
     }
 
     pub(crate) fn root(&self) -> &Path {

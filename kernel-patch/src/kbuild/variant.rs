@@ -48,7 +48,7 @@ impl Variant {
             Self::Debug => "debug",
             Self::Module | Self::BuiltIn | Self::Kcsan => "patched",
         };
-        base.tree(name)
+        Tree::of(base, name)
     }
 
     pub(crate) fn build_dir(self, tree: &Tree) -> PathBuf {

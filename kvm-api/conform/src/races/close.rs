@@ -9,9 +9,8 @@ use kvm_api::kvm_sys::kvm_regs;
 use nix::unistd::close;
 
 use super::Race;
-use super::guest::{Guest, wait_for_count};
+use super::guest::{Guest, wait_for_count, while_running};
 use super::round::Round;
-use super::threads::while_running;
 
 pub const RACES: &[Race] = &[
     Race::new("a running vCPU's files are closed", closed),

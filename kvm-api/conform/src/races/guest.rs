@@ -1,13 +1,19 @@
-//! A guest that counts.
+//! A guest that counts, and the threads that run it.
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Mutex;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, ScopedJoinHandle};
 
 use guests::{TestVm, programs};
-use kvm_api::{Errno, GuestMemory, Result, RunMapping};
+use kvm_api::{Errno, GuestMemory, Kvm, Reason, Result, RunMapping};
+use nix::unistd::Pid;
 
-use super::round::SharedKvm;
-use super::threads::{wait_until, while_running};
+use super::threads::{Repeating, kick_to_end, spawn, wait_until};
+use crate::signal::kick;
+
+/// An interface that threads share.
+pub type SharedKvm = dyn Kvm + Sync;
 
 /// The slot that races set, and the address at which their guests write.
 pub const SLOT: u32 = 1;
@@ -81,6 +87,75 @@ impl Guest {
             kvm.kvm_set_user_memory_region(self.vm.as_fd(), SLOT, flags, at, size as u64, address)
         }
     }
+}
+
+impl<'scope> Repeating<'scope, '_> {
+    /// Starts a thread that runs the guest repeatedly. After each run, `look` gets the
+    /// result.
+    pub fn run(
+        &self,
+        kvm: &'scope SharedKvm,
+        guest: &'scope Guest,
+        mut look: impl FnMut(Result<Reason>) + Send + 'scope,
+    ) -> Running<'scope> {
+        let over = Arc::<AtomicBool>::default();
+        let seen = Arc::clone(&over);
+        let (thread, handle) = spawn(self.scope, move || {
+            let mut run = guest.run.lock().unwrap();
+            while !seen.load(Ordering::Relaxed) {
+                let end = kvm.kvm_run(guest.vcpu.as_fd(), &mut run);
+                look(end.map(|exit| exit.reason()));
+            }
+        });
+        Running {
+            thread,
+            over,
+            handle,
+        }
+    }
+}
+
+/// A thread that runs a vCPU repeatedly.
+pub struct Running<'scope> {
+    /// The ID of the thread.
+    pub thread: Pid,
+    over: Arc<AtomicBool>,
+    handle: ScopedJoinHandle<'scope, ()>,
+}
+
+impl Running<'_> {
+    /// Ends the run in progress, if any.
+    pub fn interrupt(&self) {
+        kick(self.thread);
+    }
+
+    /// Ends the thread.
+    pub fn end(self) {
+        self.over.store(true, Ordering::Relaxed);
+        kick_to_end(self.thread, &self.handle);
+        self.handle.join().expect("a panic ends the process");
+    }
+}
+
+/// Runs a counting guest in a thread while `act` runs here; `act` gets the means
+/// to end the run. Nothing else may end it.
+pub fn while_running(
+    kvm: &SharedKvm,
+    vcpu: BorrowedFd<'_>,
+    run: &mut RunMapping,
+    memory: &GuestMemory,
+    act: impl FnOnce(&dyn Fn()),
+) {
+    thread::scope(|scope| {
+        let body = move || kvm.kvm_run(vcpu, run).map(|exit| exit.reason());
+        let (thread, runner) = spawn(scope, body);
+        wait_for_count(memory);
+        let stop = || kick_to_end(thread, &runner);
+        act(&stop);
+        stop();
+        let end = runner.join().expect("a panic ends the process");
+        assert_eq!(end, Err(Errno::EINTR));
+    });
 }
 
 /// The 32-bit word at an offset in the memory.

@@ -8,8 +8,9 @@ use kvm_api::kvm_sys::slot::KVM_MEM_LOG_DIRTY_PAGES;
 use kvm_api::{Errno, GuestMemory, Reason, Result};
 
 use super::Race;
+use super::guest::SharedKvm;
 use super::guest::{FAR, PAGE, SLOT, word};
-use super::round::{Pairing, Round, SharedKvm};
+use super::round::{Pairing, Round};
 use super::threads::repeating;
 
 pub const RACES: &[Race] = &[

@@ -2,16 +2,13 @@
 
 use std::fmt::{self, Display};
 
+use kvm_api::Form;
 use kvm_api::ioctl::Ioctl;
 use kvm_api::syscall::Syscall;
-use kvm_api::{Form, Kvm};
 
-use super::guest::Guest;
+use super::guest::{Guest, SharedKvm};
 use super::random::Random;
 use crate::trait_calls::complete_forms;
-
-/// An interface that threads share.
-pub type SharedKvm = dyn Kvm + Sync;
 
 /// The interfaces that race with each other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

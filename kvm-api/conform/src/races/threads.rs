@@ -1,16 +1,12 @@
-//! Threads that run a guest or repeat operations while something else happens.
+//! Threads that repeat operations while something else happens.
 
-use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::thread::{self, Scope, ScopedJoinHandle, yield_now};
 
-use kvm_api::{Errno, GuestMemory, Reason, Result, RunMapping};
 use nix::unistd::{Pid, gettid};
 
-use super::guest::{Guest, wait_for_count};
-use super::round::SharedKvm;
 use crate::signal::kick;
 
 /// Starts a thread, and returns its ID and its handle.
@@ -55,73 +51,6 @@ impl<'scope> Repeating<'scope, '_> {
             }
         });
     }
-
-    /// Starts a thread that runs the guest repeatedly. After each run, `look` gets the
-    /// result.
-    pub fn run(
-        &self,
-        kvm: &'scope SharedKvm,
-        guest: &'scope Guest,
-        mut look: impl FnMut(Result<Reason>) + Send + 'scope,
-    ) -> Running<'scope> {
-        let over = Arc::<AtomicBool>::default();
-        let seen = Arc::clone(&over);
-        let (thread, handle) = spawn(self.scope, move || {
-            let mut run = guest.run.lock().unwrap();
-            while !seen.load(Ordering::Relaxed) {
-                let end = kvm.kvm_run(guest.vcpu.as_fd(), &mut run);
-                look(end.map(|exit| exit.reason()));
-            }
-        });
-        Running {
-            thread,
-            over,
-            handle,
-        }
-    }
-}
-
-/// A thread that runs a vCPU repeatedly.
-pub struct Running<'scope> {
-    /// The ID of the thread.
-    pub thread: Pid,
-    over: Arc<AtomicBool>,
-    handle: ScopedJoinHandle<'scope, ()>,
-}
-
-impl Running<'_> {
-    /// Ends the run in progress, if any.
-    pub fn interrupt(&self) {
-        kick(self.thread);
-    }
-
-    /// Ends the thread.
-    pub fn end(self) {
-        self.over.store(true, Ordering::Relaxed);
-        kick_to_end(self.thread, &self.handle);
-        self.handle.join().expect("a panic ends the process");
-    }
-}
-
-/// Runs a counting guest in a thread while `act` runs here; `act` gets the means
-/// to end the run. Nothing else may end it.
-pub fn while_running(
-    kvm: &SharedKvm,
-    vcpu: BorrowedFd<'_>,
-    run: &mut RunMapping,
-    memory: &GuestMemory,
-    act: impl FnOnce(&dyn Fn()),
-) {
-    thread::scope(|scope| {
-        let body = move || kvm.kvm_run(vcpu, run).map(|exit| exit.reason());
-        let (thread, runner) = spawn(scope, body);
-        wait_for_count(memory);
-        let stop = || kick_to_end(thread, &runner);
-        act(&stop);
-        stop();
-        let end = runner.join().expect("a panic ends the process");
-        assert_eq!(end, Err(Errno::EINTR));
-    });
 }
 
 /// Waits until `done` returns true. If it never does, the watchdog ends the race.
@@ -132,7 +61,7 @@ pub fn wait_until(done: impl Fn() -> bool) {
 }
 
 /// Interrupts a thread until it has ended: it may enter the guest after a signal.
-fn kick_to_end<T>(thread: Pid, handle: &ScopedJoinHandle<'_, T>) {
+pub fn kick_to_end<T>(thread: Pid, handle: &ScopedJoinHandle<'_, T>) {
     while !handle.is_finished() {
         kick(thread);
         yield_now();

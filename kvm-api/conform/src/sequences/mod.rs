@@ -8,6 +8,7 @@ mod facts;
 mod lockstep;
 mod machine;
 mod model;
+mod region;
 mod steps;
 
 use std::sync::atomic::Ordering;

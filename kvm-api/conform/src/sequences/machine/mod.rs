@@ -24,7 +24,8 @@ use self::backend::{BackendKind, Backends};
 use super::facts::Facts;
 use super::model::memory::{Owner, PAGE, POOL, Place};
 use super::model::{FIRST_REGION, Model, StepResult, Value, alias_of, done, entry, program_at};
-use super::steps::{Region, Room, Step, Taken, VcpuStep, Wrong};
+use super::region::Region;
+use super::steps::{Room, Step, Taken, VcpuStep, Wrong};
 use crate::trait_calls::{self, Make};
 
 /// The signal that may be pending.

@@ -8,7 +8,7 @@ use kvm_api::kvm_sys::slot::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
 use kvm_api::kvm_sys::{KVM_ALIAS_SLOTS, kvm_memory_alias};
 
 use super::alias_of;
-use crate::sequences::steps::Region;
+use crate::sequences::region::Region;
 
 pub const PAGE: u64 = 0x1000;
 /// The size of the caller's memory, in pages. Slots may use any of them.

@@ -13,9 +13,8 @@ use proptest_state_machine::ReferenceStateMachine;
 use self::guest::{Cpu, GuestExit, PROGRAM_AT};
 use self::memory::{Memory, Owner, PAGE};
 use super::facts::Facts;
-use super::steps::{
-    Hints, PAGES, Region, Room, Run, SLOTS, Step, Taken, VcpuStep, Wrong, any_step,
-};
+use super::region::Region;
+use super::steps::{Hints, PAGES, Room, Run, SLOTS, Step, Taken, VcpuStep, Wrong, any_step};
 use crate::trait_calls;
 
 /// The result of a step.

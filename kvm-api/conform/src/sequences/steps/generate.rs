@@ -3,10 +3,11 @@
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::{Pointer, Region, Registers, Room, Run, Step, Taken, VcpuStep, Wrong};
+use super::{Pointer, Registers, Room, Run, Step, Taken, VcpuStep, Wrong};
 use crate::sequences::facts::EXTENSIONS;
 use crate::sequences::model::guest::{MSRS, PROGRAM_AT, Program};
 use crate::sequences::model::memory::{PAGE, POOL};
+use crate::sequences::region::Region;
 
 /// The interrupt vectors.
 const VECTORS: [u8; 3] = [0x20, 0x21, 0xff];

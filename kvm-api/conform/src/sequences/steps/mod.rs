@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 pub use self::generate::{Hints, PAGES, SLOTS, any_step};
 use super::model::guest::Program;
+use super::region::Region;
 
 /// A step, and the interface by which the mixed machine takes it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -83,15 +84,6 @@ impl Registers {
     pub fn sets(self) -> bool {
         self != self.getter()
     }
-}
-
-/// A memory slot, or an alias: a range of guest physical addresses.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Region {
-    pub slot: u32,
-    pub flags: u32,
-    pub address: u64,
-    pub size: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
