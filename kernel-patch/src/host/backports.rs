@@ -19,6 +19,7 @@ const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 pub(crate) fn file(package: &str, file: &str) -> Result<PathBuf> {
     let dir = paths::create(paths::work_dir()?.join("apt").join(SUITE))?;
     let _lock = Lock::exclusive(&dir, true)?;
+    paths::sweep(&dir)?;
     let name = Path::new(file).file_name().unwrap_or_default();
     let copy = dir.join(name);
     if !copy.exists() {
@@ -68,8 +69,7 @@ fn mirror() -> Result<String> {
     let mut command = Command::new("apt-get");
     command.args(["indextargets", "--format", "$(ORIGIN) $(REPO_URI)"]);
     command.arg("Created-By: Packages");
-    let output = process::output(&mut command, "apt-get")?;
-    let output = String::from_utf8_lossy(&output.stdout).into_owned();
+    let output = process::stdout(&mut command, "apt-get")?;
     first_mirror(&output)
         .map(String::from)
         .ok_or(HostError::NoMirror)

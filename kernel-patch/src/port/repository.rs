@@ -39,26 +39,35 @@ pub(super) struct Repository {
 }
 
 impl Repository {
-    /// Makes a repository of the source, with each patch in `dir` as a commit.
+    /// Makes a repository of the source, with each patch in `dir` as a commit. Leaves nothing
+    /// behind if it fails.
     pub(super) fn import(root: &Path, source: &Source, dir: &Path) -> Result<Self> {
         if root.exists() {
             return Err(PortError::Exists(root.into()));
         }
         packages::ensure(needs::GIT)?;
         let this = Self::at(root)?;
-        let series = Series::read(dir)?;
-        source.unpack(&this.root)?;
-        let _progress = Progress::ours("making a git repository of the source and the series");
-        this.git(&["init", "--quiet", "--initial-branch", SERIES])?;
-        // The source contains files that the kernel's .gitignore excludes.
-        this.git(&["add", "--all", "--force"])?;
-        this.git(&["commit", "--quiet", "--message", BASE])?;
-        this.git(&["tag", BASE])?;
-        for patch in series.patches() {
-            let path = dir.join(patch.name());
-            this.git(&["am", "--quiet", &path.to_string_lossy()])?;
+        if let Err(error) = this.fill(source, dir) {
+            files::remove(&this.root)?;
+            return Err(error);
         }
         Ok(this)
+    }
+
+    fn fill(&self, source: &Source, dir: &Path) -> Result<()> {
+        let series = Series::read(dir)?;
+        source.unpack(&self.root)?;
+        let _progress = Progress::ours("making a git repository of the source and the series");
+        self.git(&["init", "--quiet", "--initial-branch", SERIES])?;
+        // The source contains files that the kernel's .gitignore excludes.
+        self.git(&["add", "--all", "--force"])?;
+        self.git(&["commit", "--quiet", "--message", BASE])?;
+        self.git(&["tag", BASE])?;
+        for patch in series.patches() {
+            let path = dir.join(patch.name());
+            self.git(&["am", "--quiet", &path.to_string_lossy()])?;
+        }
+        Ok(())
     }
 
     /// Opens a repository that was imported.
@@ -229,6 +238,7 @@ impl Repository {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kbuild::base::Base;
 
     fn run(root: &Path, args: &[&str]) {
         let mut git = process::git();
@@ -335,6 +345,24 @@ mod tests {
         let first = fs::read_to_string(patches.join("0001-moving.patch")).unwrap();
         assert!(first.starts_with("From 0000000000"), "{first}");
         assert!(!first.contains("\n-- \n"), "{first}");
+    }
+
+    #[test]
+    fn an_import_that_fails_leaves_nothing_behind() {
+        let dir = tempfile::tempdir().unwrap();
+        let tree = dir.path().join("source");
+        fs::create_dir(&tree).unwrap();
+        let makefile = "VERSION = 6\nPATCHLEVEL = 12\nmrproper:\n";
+        fs::write(tree.join("Makefile"), makefile).unwrap();
+        let patches = dir.path().join("patches");
+        fs::create_dir(&patches).unwrap();
+        let patch = "From 0 Mon Sep 17 00:00:00 2001\nFrom: A <a@b.example>\nSubject: [PATCH] A\n\n\
+                     ---\ndiff --git a/gone b/gone\n--- a/gone\n+++ b/gone\n@@ -1 +1 @@\n-a\n+b\n";
+        fs::write(patches.join("0001-a.patch"), patch).unwrap();
+        let source = Source::find(&tree, Base::V6_12).unwrap();
+        let root = dir.path().join("linux");
+        assert!(Repository::import(&root, &source, &patches).is_err());
+        assert!(!root.exists());
     }
 
     #[test]
