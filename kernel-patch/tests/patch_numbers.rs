@@ -4,6 +4,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use kernel_patch::Base;
+
+const COVER_LETTER: &str = "0000-cover-letter.patch";
+
 /// The first and the last patch of each form, as the README and docs/forms.md name them.
 const FORMS: &[&str] = &[
     "Split requests that need no ioctl out of the ioctl handlers",
@@ -23,34 +27,43 @@ const MEMORY: &str = "Allocate guest memory and set memory aliases by system cal
 const FILES: &str = "Make the fd of a vCPU a directory of its state";
 const BOUND_CALLS: &str = "Add system calls for bound vCPUs";
 
-/// The documents that name patches by number, and the ends of the subjects of these
-/// patches, in the order of the text.
-const NAMED: [(&str, &[&str]); 4] = [
+/// The documents that name patches of the default base by number, and the ends of the
+/// subjects of these patches, in the order of the text.
+const NAMED: [(&str, &[&str]); 3] = [
     ("README.md", FORMS),
     (
         "docs/decisions.md",
         &["Let generic x86 code switch back to the host's state"],
     ),
     ("docs/forms.md", FORMS),
-    (
-        "kernel-patch/linux-6.12/patches/0000-cover-letter.patch",
-        &[
-            "Document what changes for users of the ioctls",
+];
+
+/// The ends of the subjects of the patches that the cover letter of a base names by
+/// number, in the order of the text.
+fn named_in_cover_letter(base: Base) -> Vec<&'static str> {
+    let calls = match base {
+        Base::V6_12 => vec![
             "Split requests that need no ioctl out of the ioctl handlers",
             "Split MSR and CPUID requests out of the ioctl handlers",
+        ],
+        Base::V7_3 => vec!["Split requests that need no ioctl out of the ioctl handlers"],
+    };
+    let gaps = match base {
+        Base::V6_12 => "Publish the fd of a vCPU when its creation has finished",
+        Base::V7_3 => "Hold a new vCPU's mutex until its creation has finished",
+    };
+    [
+        &["Document what changes for users of the ioctls"],
+        &calls[..],
+        &[
             ENTRY_POINTS,
             "Serve KVM's system calls",
             MEMORY,
             "Wire up KVM's system calls",
-            "Split checking and loading out of getting and setting state",
-            "selftests: Test getting and setting parts of a vCPU's state",
-            "Split the checks of a memory region and of invalidating a slot",
-            "selftests: Test guest memory by ranges",
-            FILES,
-            "selftests: Add a test for the files of a vCPU",
-            "Let generic x86 code switch back to the host's state",
-            "selftests: Add a test for bound vCPUs",
-            "Publish the fd of a vCPU when its creation has finished",
+        ],
+        &FORMS[2..],
+        &[
+            gaps,
             "Take vcpu->mutex in the compat ioctl that sets the signal mask",
             "Do not forget the CPU on which WBINVD was emulated",
             "Do not look for a bound vCPU where it was left",
@@ -71,17 +84,23 @@ const NAMED: [(&str, &[&str]); 4] = [
             "Kick a bound vCPU",
             ENTRY_POINTS,
         ],
-    ),
-];
+    ]
+    .concat()
+}
 
 struct Patch {
     text: String,
     subject: String,
 }
 
+/// The file `name` of the series of a base.
+fn path(base: Base, name: &str) -> String {
+    format!("kernel-patch/linux-{}/patches/{name}", base.version())
+}
+
 /// The series in its order, without the cover letter.
-fn series() -> Vec<Patch> {
-    let mut paths = files(&root().join("kernel-patch/linux-6.12/patches"), "patch");
+fn series(base: Base) -> Vec<Patch> {
+    let mut paths = files(&root().join(path(base, "")), "patch");
     paths.sort_unstable();
     let patches = paths.iter().skip(1).map(|path| {
         let text = fs::read_to_string(path).unwrap();
@@ -142,20 +161,30 @@ fn text(document: &str) -> String {
 
 #[test]
 fn numbers_belong_to_the_patches_that_documents_mean() {
-    let series = series();
+    let default = Base::default();
     for (document, subjects) in NAMED {
-        let numbers = numbers(&text(document));
-        for (number, subject) in numbers.iter().zip(subjects) {
-            let found = number.checked_sub(1).and_then(|it| series.get(it));
-            let found = found.map_or("missing", |it| &it.subject);
-            assert!(
-                found.ends_with(&format!(": {subject}")),
-                "{document} means {subject:?} by patch {number}, which is {found:?}"
-            );
-        }
-        let count = subjects.len();
-        assert_eq!(numbers.len(), count, "{document} names {numbers:?}");
+        assert_names(default, document, subjects);
     }
+    for base in Base::ALL {
+        let letter = path(base, COVER_LETTER);
+        assert_names(base, &letter, &named_in_cover_letter(base));
+    }
+}
+
+/// The patches of `base` that `document` names have these `subjects`.
+fn assert_names(base: Base, document: &str, subjects: &[&str]) {
+    let series = series(base);
+    let numbers = numbers(&text(document));
+    for (number, subject) in numbers.iter().zip(subjects) {
+        let found = number.checked_sub(1).and_then(|it| series.get(it));
+        let found = found.map_or("missing", |it| &it.subject);
+        assert!(
+            found.ends_with(&format!(": {subject}")),
+            "{document} means {subject:?} by patch {number}, which is {found:?}"
+        );
+    }
+    let count = subjects.len();
+    assert_eq!(numbers.len(), count, "{document} names {numbers:?}");
 }
 
 /// A document that begins to name a patch by number needs a row in [`NAMED`].
@@ -173,33 +202,41 @@ fn other_documents_name_no_patch_by_number() {
 
 #[test]
 fn the_cover_letter_lists_the_series() {
-    let series = series();
-    let letter = text("kernel-patch/linux-6.12/patches/0000-cover-letter.patch");
-    let count = series.len();
-    assert!(letter.contains(&format!("Subject: [PATCH 00/{count}] ")));
-    let list: String = series
-        .iter()
-        .map(|it| format!("  {}\n", it.subject))
-        .collect();
-    assert!(
-        letter.contains(&format!(" ({count}):\n{list}\n")),
-        "the list should be\n{list}"
-    );
+    for base in Base::ALL {
+        let series = series(base);
+        let letter = text(&path(base, COVER_LETTER));
+        let count = series.len();
+        assert!(letter.contains(&format!("Subject: [PATCH 00/{count}] ")));
+        let list: String = series
+            .iter()
+            .map(|it| format!("  {}\n", it.subject))
+            .collect();
+        assert!(
+            letter.contains(&format!(" ({count}):\n{list}\n")),
+            "the list of {base:?} should be\n{list}"
+        );
+    }
 }
 
 #[test]
 fn checkpatchs_exceptions_are_about_files_of_their_patches() {
-    let series = series();
-    let text = text("kernel-patch/linux-6.12/patches/checkpatch.exceptions");
-    let lines = text
-        .lines()
-        .filter(|it| !it.is_empty() && !it.starts_with('#'));
-    for line in lines {
-        let words: Vec<_> = line.split_whitespace().collect();
-        let number: usize = words[0].parse().unwrap();
-        let patch = &series[number - 1];
-        let changes = patch.text.contains(&format!(" b/{}\n", words[2]));
-        assert!(changes, "{line}: the patch is {:?}", patch.subject);
+    for base in Base::ALL {
+        let series = series(base);
+        let text = text(&path(base, "checkpatch.exceptions"));
+        let lines = text
+            .lines()
+            .filter(|it| !it.is_empty() && !it.starts_with('#'));
+        for line in lines {
+            let words: Vec<_> = line.split_whitespace().collect();
+            let number: usize = words[0].parse().unwrap();
+            let patch = &series[number - 1];
+            let changes = patch.text.contains(&format!(" b/{}\n", words[2]));
+            assert!(
+                changes,
+                "{base:?}, {line}: the patch is {:?}",
+                patch.subject
+            );
+        }
     }
 }
 

@@ -178,7 +178,7 @@ impl Sandbox<'_> {
             let unnamed: Vec<_> = installed
                 .into_iter()
                 .filter(|it| !before.contains(it) && !line.contains(it))
-                .filter(|it| !packages::is_for_check(it))
+                .filter(|it| !packages::is_for_others(it))
                 .collect();
             ensure(unnamed.is_empty(), || {
                 format!("the line does not name {}", unnamed.join(", "))

@@ -55,10 +55,10 @@ pub(crate) const LDLINUX: Need = need(
     "syslinux-common",
 );
 
-/// The tarball of the kernel source.
+/// The tarball of the source of Linux 6.12.
 pub(crate) const LINUX_SOURCE: Need =
     need("/usr/src/linux-source-6.12.tar.xz", "linux-source-6.12");
-/// The configuration of Debian's amd64 kernel.
+/// The configuration of Debian's amd64 kernel of Linux 6.12.
 pub(crate) const LINUX_CONFIG: Need = need(
     "/usr/src/linux-config-6.12/config.amd64_none_amd64.xz",
     "linux-config-6.12",
@@ -102,9 +102,6 @@ pub(crate) const BUILD: &[Need] = &[
     need("/usr/include/gelf.h", "libelf-dev"),
 ];
 
-/// The kernel source of the default base, unless the user names another.
-pub(crate) const SOURCE: &[Need] = &[LINUX_SOURCE];
-
 /// The needs of turning the series into commits.
 pub(crate) const GIT: &[Need] = &[need("git", "git")];
 
@@ -132,7 +129,8 @@ pub(crate) const CHECK: &[Need] = &[
 /// The needs of checking the manual pages. Debian's `man` brings groff and its macros.
 pub(crate) const MAN: &[Need] = &[need("man", "man-db"), need("mandoc", "mandoc")];
 
-/// The needs of the test that compares our configuration with Debian's.
+/// The needs of the test that compares our configuration with Debian's, besides the
+/// packages that it downloads.
 #[cfg_attr(not(test), allow(dead_code))]
 pub(crate) const CONFIG: &[Need] = &[need("xz", "xz-utils"), LINUX_CONFIG];
 
@@ -143,7 +141,10 @@ pub(crate) const BROWSER: &[Need] = &[CHROMIUM];
 pub(crate) const FRESH: &[Need] = &[need("mmdebstrap", "mmdebstrap")];
 
 /// The needs of all commands in the README.
-pub(crate) const COMMANDS: [&[Need]; 8] = [RUN, BOCHS, BUILD, SOURCE, GIT, MAN, CONFIG, BROWSER];
+pub(crate) const COMMANDS: [&[Need]; 7] = [RUN, BOCHS, BUILD, GIT, MAN, CONFIG, BROWSER];
+
+/// The needs of the other commands: the check of the series, and those with `--base 6.12`.
+pub(crate) const OTHERS: [&[Need]; 2] = [CHECK, &[LINUX_SOURCE]];
 
 impl Need {
     /// The file, unless the need is a program.

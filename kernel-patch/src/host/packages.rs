@@ -9,7 +9,7 @@ use nix::unistd::Uid;
 
 use super::error::{HostError, Result};
 use super::lock::Lock;
-use super::needs::{BROWSER, CHECK, CHROMIUM, COMMANDS, Need};
+use super::needs::{BROWSER, CHROMIUM, COMMANDS, Need, OTHERS};
 use super::paths;
 use super::process::run;
 use super::progress::Progress;
@@ -68,10 +68,10 @@ fn packages(missing: &[Need]) -> Vec<&'static str> {
     packages
 }
 
-/// Whether the check of the series needs `package`. It is not one of the README's
-/// commands.
-pub(crate) fn is_for_check(package: &str) -> bool {
-    CHECK.iter().any(|need| need.package == package)
+/// Whether a command that is not one of the README's needs `package`.
+pub(crate) fn is_for_others(package: &str) -> bool {
+    let needs = OTHERS.concat();
+    needs.iter().any(|need| need.package == package)
 }
 
 /// The command that installs packages, up to their names.
@@ -140,7 +140,7 @@ fn install(prefix: &[&str], packages: &[&str]) -> Result<()> {
 mod tests {
     use std::fs;
 
-    use super::super::needs::{BOCHS, BOCHS_VGA_BIOS, BUILD, LINUX_SOURCE, SOURCE, need};
+    use super::super::needs::{BOCHS, BOCHS_VGA_BIOS, BUILD, LINUX_SOURCE, need};
     use super::*;
 
     #[test]
@@ -171,7 +171,7 @@ mod tests {
         let source = root.path().join(&LINUX_SOURCE.name[1..]);
         fs::create_dir_all(source.parent().unwrap()).unwrap();
         fs::write(&source, "").unwrap();
-        assert!(missing(SOURCE, OsStr::new(""), root.path()).is_empty());
+        assert!(missing(&[LINUX_SOURCE], OsStr::new(""), root.path()).is_empty());
     }
 
     #[test]

@@ -7,26 +7,42 @@ use serde::{Deserialize, Serialize};
 
 use super::error::{BuildError, Result};
 use crate::host::needs::{self, Need};
-use crate::host::{backports, files, packages, paths};
+use crate::host::{self, backports, files, packages, paths};
 
 /// A release of Linux that the series is kept for, in a directory of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 pub enum Base {
     /// Linux 6.12, which Debian 12 has.
-    #[default]
     #[value(name = "6.12")]
     V6_12,
     /// Linux 7.3, which Debian 13 has as a backport.
+    #[default]
     #[value(name = "7.3")]
     V7_3,
 }
 
-/// Where Debian has the source.
+/// Where Debian has a file.
 enum Debian {
-    /// In a package for this host, which installs the tarball.
+    /// In a package for this host, which installs it.
     Installed(Need),
     /// In a package for another Debian, which is unpacked and not installed.
-    Backported(&'static str),
+    Backported {
+        package: &'static str,
+        file: &'static str,
+    },
+}
+
+impl Debian {
+    /// The file. Gets it if it is missing.
+    fn get(self) -> host::error::Result<PathBuf> {
+        match self {
+            Self::Installed(file) => {
+                packages::ensure(&[file])?;
+                Ok(file.name.into())
+            }
+            Self::Backported { package, file } => backports::file(package, file),
+        }
+    }
 }
 
 impl Base {
@@ -47,28 +63,32 @@ impl Base {
         Self::ALL.into_iter().find(|it| it.version() == version)
     }
 
-    const fn debian(self) -> Debian {
-        match self {
-            Self::V6_12 => Debian::Installed(needs::LINUX_SOURCE),
-            Self::V7_3 => Debian::Backported("linux-source-7.3"),
-        }
-    }
-
     /// Debian's tarball of the source. Gets it if it is missing.
     pub(super) fn debians_source(self) -> Result<PathBuf> {
-        match self.debian() {
-            Debian::Installed(tarball) => {
-                packages::ensure(&[tarball])?;
-                Ok(tarball.name.into())
-            }
-            Debian::Backported(package) => {
-                let file = format!("usr/src/{package}.tar.xz");
-                backports::file(package, &file).map_err(|source| BuildError::NoSource {
-                    version: self.version(),
-                    source,
-                })
-            }
-        }
+        let tarball = match self {
+            Self::V6_12 => Debian::Installed(needs::LINUX_SOURCE),
+            Self::V7_3 => Debian::Backported {
+                package: "linux-source-7.3",
+                file: "usr/src/linux-source-7.3.tar.xz",
+            },
+        };
+        tarball.get().map_err(|source| BuildError::NoSource {
+            version: self.version(),
+            source,
+        })
+    }
+
+    /// The compressed configuration of Debian's amd64 kernel. Gets it if it is missing.
+    #[cfg(test)]
+    pub(super) fn debians_config(self) -> host::error::Result<PathBuf> {
+        let config = match self {
+            Self::V6_12 => Debian::Installed(needs::LINUX_CONFIG),
+            Self::V7_3 => Debian::Backported {
+                package: "linux-config-7.3",
+                file: "usr/src/linux-config-7.3/config.amd64_none_amd64.xz",
+            },
+        };
+        config.get()
     }
 
     /// The file or directory `name` of this base.

@@ -203,13 +203,12 @@ fn lost(asked: &str, result: &str) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
-    use std::fs;
     use std::process::Command;
 
     use clap::ValueEnum;
 
     use super::*;
-    use crate::host::{needs, packages};
+    use crate::host::{needs, packages, process};
 
     #[test]
     fn later_lines_win() {
@@ -249,14 +248,14 @@ mod tests {
     #[test]
     fn the_exit_path_is_debians() {
         packages::ensure(needs::CONFIG).unwrap();
-        let xz = Command::new("xz")
-            .args(["-dc", needs::LINUX_CONFIG.name])
-            .output()
-            .unwrap();
-        assert!(xz.status.success());
-        let debian = String::from_utf8(xz.stdout).unwrap();
-        let ours = fs::read_to_string(fragment("exit-path.config").unwrap()).unwrap();
-        assert_eq!(lost(&ours, &debian), [""; 0]);
+        for base in Base::ALL {
+            let mut xz = Command::new("xz");
+            xz.arg("-dc").arg(base.debians_config().unwrap());
+            let debian = process::stdout(&mut xz, "xz").unwrap();
+            let mut ours = files::text(&fragment("exit-path.config").unwrap()).unwrap();
+            ours += &base.options("base.config").unwrap();
+            assert_eq!(lost(&ours, &debian), [""; 0], "{base:?}");
+        }
     }
 
     #[test]

@@ -112,31 +112,55 @@ mod tests {
     use crate::kbuild::series::Series;
     use crate::kbuild::tree::Tree;
 
-    /// Each applies on top of the series, changes only files of the series, and differs from
-    /// the others.
+    /// Each changes only files of the series, and differs from the others.
+    #[test]
+    fn mutations_differ() {
+        for base in Base::ALL {
+            let mut ids = BTreeSet::new();
+            for mutation in Mutation::all(base).unwrap() {
+                let (name, alone) = (mutation.name(), alone(&mutation));
+                let series = mutation.variant().series(base).unwrap();
+                assert!(alone.files().is_subset(&series.files()), "{base:?}: {name}");
+                assert!(ids.insert(alone.id()), "{base:?}: {name}");
+            }
+            assert!(!ids.is_empty(), "{base:?} has mutations");
+        }
+    }
+
     #[test]
     fn mutations_apply() {
-        let base = Base::default();
+        apply(Base::default());
+    }
+
+    #[test]
+    #[ignore = "builds the kernels of the other bases"]
+    fn mutations_apply_to_other_bases() {
+        let others = Base::ALL.into_iter().filter(|it| *it != Base::default());
+        others.for_each(apply);
+    }
+
+    /// Applies each mutation on top of the series.
+    fn apply(base: Base) {
         let kernel = Kernel::builder().base(base).wait(true).build().unwrap();
         let tree = Tree::new(kernel.source_dir().into());
-        let mut ids = BTreeSet::new();
+        let mutations = Mutation::all(base).unwrap();
         for variant in Mutation::VARIANTS {
             // Apply the long series once, not again for each mutation.
-            let series = variant.series(base).unwrap();
-            let patched = tree.patched(&series).unwrap();
-            let mutations = Mutation::all(base).unwrap();
+            let patched = tree.patched(&variant.series(base).unwrap()).unwrap();
             for mutation in mutations.iter().filter(|it| it.variant() == variant) {
-                let mut alone = Series::default();
-                alone.push(mutation.path()).unwrap();
-                let name = mutation.name();
-                assert!(alone.files().is_subset(&series.files()), "{name}");
-                assert!(ids.insert(alone.id()), "{name}");
+                let alone = alone(mutation);
                 let copy = tempfile::tempdir().unwrap();
                 alone.copy_files(patched.path(), copy.path()).unwrap();
                 alone.apply(copy.path()).unwrap();
             }
         }
-        assert!(!ids.is_empty(), "there are mutations");
+    }
+
+    /// The mutation without the series.
+    fn alone(mutation: &Mutation) -> Series {
+        let mut alone = Series::default();
+        alone.push(mutation.path()).unwrap();
+        alone
     }
 
     #[test]

@@ -123,17 +123,17 @@ mod tests {
     #[test]
     fn another_version_is_refused() {
         let tree = tempfile::tempdir().unwrap();
-        let error = Source::find(tree.path(), Base::V6_12)
+        let error = Source::find(tree.path(), Base::V7_3)
             .unwrap_err()
             .to_string();
-        assert!(error.ends_with("is no kernel source; the patch series is for Linux 6.12"));
-        let makefile = "# GPL\nVERSION = 6\nPATCHLEVEL = 13\nSUBLEVEL = 1\n";
+        assert!(error.ends_with("is no kernel source; the patch series is for Linux 7.3"));
+        let makefile = "# GPL\nVERSION = 7\nPATCHLEVEL = 4\nSUBLEVEL = 1\n";
         fs::write(tree.path().join("Makefile"), makefile).unwrap();
-        let error = Source::find(tree.path(), Base::V6_12)
+        let error = Source::find(tree.path(), Base::V7_3)
             .unwrap_err()
             .to_string();
         assert!(
-            error.ends_with("is Linux 6.13; the patch series is for Linux 6.12"),
+            error.ends_with("is Linux 7.4; the patch series is for Linux 7.3"),
             "{error}"
         );
     }
@@ -141,17 +141,17 @@ mod tests {
     #[test]
     fn an_edit_changes_the_identity() {
         let tree = tempfile::tempdir().unwrap();
-        let makefile = "VERSION = 6\nPATCHLEVEL = 12\n";
+        let makefile = "VERSION = 7\nPATCHLEVEL = 3\n";
         fs::write(tree.path().join("Makefile"), makefile).unwrap();
-        let before = Source::find(tree.path(), Base::V6_12).unwrap();
-        assert_eq!(before, Source::find(tree.path(), Base::V6_12).unwrap());
+        let before = Source::find(tree.path(), Base::V7_3).unwrap();
+        assert_eq!(before, Source::find(tree.path(), Base::V7_3).unwrap());
         fs::write(tree.path().join("Kconfig"), "more").unwrap();
-        assert_ne!(before, Source::find(tree.path(), Base::V6_12).unwrap());
+        assert_ne!(before, Source::find(tree.path(), Base::V7_3).unwrap());
     }
 
     #[test]
     fn a_missing_source_is_named() {
-        let error = Source::find(Path::new("/no/linux.tar.xz"), Base::V6_12).unwrap_err();
+        let error = Source::find(Path::new("/no/linux.tar.xz"), Base::V7_3).unwrap_err();
         assert!(
             format!("{:#}", anyhow::Error::from(error))
                 .starts_with("cannot find /no/linux.tar.xz: No such file")
