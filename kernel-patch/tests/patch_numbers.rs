@@ -240,6 +240,30 @@ fn checkpatchs_exceptions_are_about_files_of_their_patches() {
     }
 }
 
+/// The README of Linux 7.3 pairs the numbers that a patch has on both bases.
+#[test]
+fn the_table_of_numbers_pairs_the_same_patches() {
+    let range = |cell: &str| {
+        let (first, last) = cell.split_once(" to ").unwrap_or((cell, cell));
+        Some(first.parse::<usize>().ok()?..last.parse::<usize>().ok()? + 1)
+    };
+    let [old, new] = Base::ALL.map(series);
+    let readme = text("kernel-patch/linux-7.3/README.md");
+    let mut pairs = 0;
+    for row in readme.lines().filter_map(|it| it.strip_suffix(" | |")) {
+        let (a, b) = row.trim_start_matches("| ").split_once(" | ").unwrap();
+        let (Some(a), Some(b)) = (range(a), range(b)) else {
+            continue;
+        };
+        assert_eq!(a.len(), b.len(), "{row}");
+        for (a, b) in a.zip(b) {
+            assert_eq!(old[a - 1].subject, new[b - 1].subject, "{row}");
+            pairs += 1;
+        }
+    }
+    assert!(pairs > 0, "there is no table");
+}
+
 #[test]
 fn numbers_are_found() {
     let text = "Patches 1 and 2 add 3 calls. Patch 4, and patches 5,\n6 to 8: 9 (patch 10).";
