@@ -7,6 +7,7 @@ use kvm_sys::*;
 use crate::syscall::Syscall;
 use crate::syscall::arch::syscall3;
 use crate::syscall::conv::{fd, input, number};
+use crate::syscall::vcpu::{flat, state_calls, syscall};
 use crate::{Errno, GetState, Kvm, Result, SetState, State, Vcpu};
 
 /// A vCPU whose registers move by the merged calls.
@@ -35,21 +36,7 @@ impl<F: AsFd> AsFd for MergedVcpu<F> {
 }
 
 impl<F: AsFd> State for MergedVcpu<F> {
-    #[inline]
-    fn kvm_get_state(&self, state: &mut GetState<'_>) -> Result<usize> {
-        let (state, size) = (state.raw(), size_of::<kvm_vcpu_state>());
-        // SAFETY: the kernel reads one such structure, and writes the parts that it
-        // names, which `state` borrows for that.
-        number(unsafe { syscall3(__NR_kvm_get_state, fd(self.as_fd()), input(state), size) })
-    }
-
-    #[inline]
-    fn kvm_set_state(&self, state: &SetState<'_>) -> Result<usize> {
-        let (state, size) = (state.raw(), size_of::<kvm_vcpu_state>());
-        // SAFETY: the kernel reads one such structure, and the parts that it names,
-        // which `state` borrows for that.
-        number(unsafe { syscall3(__NR_kvm_set_state, fd(self.as_fd()), input(state), size) })
-    }
+    state_calls!(flat, fd);
 }
 
 /// The first `n` of `msrs`.

@@ -89,11 +89,6 @@ impl RunMapping {
         load!(self, cr8)
     }
 
-    /// Sets the guest's task priority for the next run.
-    pub fn set_cr8(&mut self, cr8: u64) {
-        store!(self, cr8, cr8);
-    }
-
     /// The guest's APIC base register. Not used with an interrupt controller
     /// in the kernel.
     pub fn apic_base(&self) -> u64 {

@@ -150,7 +150,7 @@ macro_rules! calls {
 
             /// Its row in the table.
             #[must_use]
-            pub fn row(self) -> &'static $crate::Call {
+            pub const fn row(self) -> &'static $crate::Call {
                 &$list[self as usize]
             }
         }

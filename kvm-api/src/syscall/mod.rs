@@ -5,6 +5,7 @@
 
 pub(crate) mod arch;
 pub(crate) mod conv;
+pub(crate) mod vcpu;
 
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::ptr;
@@ -15,6 +16,7 @@ use nix::sys::utsname::uname;
 
 use self::arch::*;
 use self::conv::{descriptor, done, fd, input, number, output};
+use self::vcpu::{flat, syscall, vcpu_calls};
 use crate::signal::signal_mask;
 use crate::{Errno, Exit, GuestMemory, Kvm, Result, RunMapping, msr_list};
 
@@ -151,116 +153,7 @@ impl Kvm for Syscall {
         done(unsafe { syscall2(__NR_kvm_get_memory_alias, fd(vm), output(alias)) })
     }
 
-    #[inline]
-    fn kvm_run<'r>(&self, vcpu: BorrowedFd<'_>, run: &'r mut RunMapping) -> Result<Exit<'r>> {
-        // SAFETY: the kernel writes the vCPU's run mapping, which is only ever
-        // copied from, and memory that the guest was given.
-        done(unsafe { syscall1(__NR_kvm_run, fd(vcpu)) }).map(|()| run.exit())
-    }
-
-    #[inline]
-    fn kvm_get_regs(&self, vcpu: BorrowedFd<'_>, regs: &mut kvm_regs) -> Result<()> {
-        // SAFETY: the kernel writes one such structure.
-        done(unsafe { syscall2(__NR_kvm_get_regs, fd(vcpu), output(regs)) })
-    }
-
-    #[inline]
-    fn kvm_set_regs(&self, vcpu: BorrowedFd<'_>, regs: &kvm_regs) -> Result<()> {
-        // SAFETY: the kernel reads one such structure.
-        done(unsafe { syscall2(__NR_kvm_set_regs, fd(vcpu), input(regs)) })
-    }
-
-    #[inline]
-    fn kvm_get_sregs(&self, vcpu: BorrowedFd<'_>, sregs: &mut kvm_sregs) -> Result<()> {
-        // SAFETY: the kernel writes one such structure.
-        done(unsafe { syscall2(__NR_kvm_get_sregs, fd(vcpu), output(sregs)) })
-    }
-
-    #[inline]
-    fn kvm_set_sregs(&self, vcpu: BorrowedFd<'_>, sregs: &kvm_sregs) -> Result<()> {
-        // SAFETY: the kernel reads one such structure.
-        done(unsafe { syscall2(__NR_kvm_set_sregs, fd(vcpu), input(sregs)) })
-    }
-
-    #[inline]
-    fn kvm_translate(
-        &self,
-        vcpu: BorrowedFd<'_>,
-        linear_address: u64,
-        physical_address: &mut u64,
-        valid: &mut u8,
-        writeable: &mut u8,
-        usermode: &mut u8,
-    ) -> Result<()> {
-        // SAFETY: the kernel writes one word and three bytes.
-        done(unsafe {
-            syscall6(
-                __NR_kvm_translate,
-                fd(vcpu),
-                linear_address as usize,
-                output(physical_address),
-                output(valid),
-                output(writeable),
-                output(usermode),
-            )
-        })
-    }
-
-    #[inline]
-    fn kvm_interrupt(&self, vcpu: BorrowedFd<'_>, irq: u32) -> Result<()> {
-        // SAFETY: the call touches no memory.
-        done(unsafe { syscall2(__NR_kvm_interrupt, fd(vcpu), irq as usize) })
-    }
-
-    #[inline]
-    fn kvm_debug_guest(&self, vcpu: BorrowedFd<'_>, debug: &kvm_guest_debug) -> Result<()> {
-        // SAFETY: the kernel reads one such structure.
-        done(unsafe { syscall2(__NR_kvm_debug_guest, fd(vcpu), input(debug)) })
-    }
-
-    #[inline]
-    fn kvm_get_msrs(&self, vcpu: BorrowedFd<'_>, msrs: &mut Msrs) -> Result<usize> {
-        let msrs = msrs.as_mut_fam_struct_ptr();
-        // SAFETY: the kernel reads the header, and reads and writes as many
-        // elements as it says that there are.
-        number(unsafe { syscall2(__NR_kvm_get_msrs, fd(vcpu), output(msrs)) })
-    }
-
-    #[inline]
-    fn kvm_set_msrs(&self, vcpu: BorrowedFd<'_>, msrs: &Msrs) -> Result<usize> {
-        let msrs = msrs.as_fam_struct_ptr();
-        // SAFETY: the kernel reads the header, and as many elements as it says
-        // that there are.
-        number(unsafe { syscall2(__NR_kvm_set_msrs, fd(vcpu), input(msrs)) })
-    }
-
-    #[inline]
-    fn kvm_set_cpuid(&self, vcpu: BorrowedFd<'_>, cpuid: &CpuId) -> Result<()> {
-        let cpuid = cpuid.as_fam_struct_ptr();
-        // SAFETY: the kernel reads the header, and as many elements as it says
-        // that there are.
-        done(unsafe { syscall2(__NR_kvm_set_cpuid, fd(vcpu), input(cpuid)) })
-    }
-
-    #[inline]
-    fn kvm_set_signal_mask(&self, vcpu: BorrowedFd<'_>, mask: Option<&SigSet>) -> Result<()> {
-        let mask = mask.map(signal_mask);
-        let mask = mask.as_ref().map_or(ptr::null(), ptr::from_ref);
-        // SAFETY: the kernel reads one such structure, or takes NULL for none.
-        done(unsafe { syscall2(__NR_kvm_set_signal_mask, fd(vcpu), input(mask)) })
-    }
-
-    #[inline]
-    fn kvm_get_fpu(&self, vcpu: BorrowedFd<'_>, fpu: &mut kvm_fpu) -> Result<()> {
-        // SAFETY: the kernel writes one such structure.
-        done(unsafe { syscall2(__NR_kvm_get_fpu, fd(vcpu), output(fpu)) })
-    }
-
-    #[inline]
-    fn kvm_set_fpu(&self, vcpu: BorrowedFd<'_>, fpu: &kvm_fpu) -> Result<()> {
-        // SAFETY: the kernel reads one such structure.
-        done(unsafe { syscall2(__NR_kvm_set_fpu, fd(vcpu), input(fpu)) })
-    }
+    vcpu_calls!(flat, vcpu);
 
     #[inline]
     fn kvm_check_extension(&self, kvm: BorrowedFd<'_>, extension: u32) -> Result<i32> {
