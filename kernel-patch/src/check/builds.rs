@@ -17,7 +17,7 @@ use crate::host::error::IoContext;
 use crate::host::progress::Progress;
 use crate::host::{files, paths};
 use crate::kbuild::make::Make;
-use crate::kbuild::tree::{self, BUILD};
+use crate::kbuild::tree::{self, BUILD, stamp};
 
 /// The targets of a whole kernel.
 const WHOLE: &str = "vmlinux modules";
@@ -218,10 +218,6 @@ impl ConfigurationBuild {
         }
         Ok(make.run(self.targets)?)
     }
-}
-
-fn stamp(build: &Path) -> PathBuf {
-    build.join(".kernel-patch")
 }
 
 fn read(log: &Path) -> Result<Warnings> {

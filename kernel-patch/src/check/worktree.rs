@@ -2,9 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use super::error::{Result, finding};
+use crate::host::git::Git;
 use crate::host::progress::Progress;
 use crate::host::{files, needs, packages, process};
 use crate::kbuild::series::Series;
@@ -30,49 +30,43 @@ const OFFERED: &str = "config HAVE_KVM_SYSCALLS\n       def_bool X86_64\n";
 const SYSCALLS: &str = "config KVM_SYSCALLS\n";
 
 /// A git repository with the source.
-pub(super) struct Worktree {
-    root: PathBuf,
-    log: PathBuf,
-}
+pub(super) struct Worktree(Git);
 
 impl Worktree {
     /// Opens the repository at `root`, at the first commit. Makes it again if it has another
     /// source, or if git cannot restore it.
     pub(super) fn prepare(root: PathBuf, source: &Source, log: PathBuf) -> Result<Self> {
         packages::ensure(needs::GIT)?;
-        let this = Self { root, log };
+        let this = Self(Git::new(root, log));
         let wanted = format!("{source:?}");
-        if files::has(&this.root.join(STAMP), wanted.as_bytes())?
+        if files::has(&this.root().join(STAMP), wanted.as_bytes())?
             && finding(this.restore())?.is_none()
         {
             return Ok(this);
         }
-        files::remove(&this.root)?;
-        source.unpack(&this.root)?;
+        files::remove(this.root())?;
+        source.unpack(this.root())?;
         let _progress = Progress::ours("making a git repository of the source");
-        this.git(&["init", "--quiet", "--initial-branch", PRISTINE])?;
-        // Debian's source contains files that the kernel's .gitignore excludes.
-        this.git(&["add", "--all", "--force"])?;
-        this.git(&["commit", "--quiet", "--message", PRISTINE])?;
+        this.0.init(PRISTINE, PRISTINE)?;
         let exclude = format!("/{BUILD}-*\n");
-        files::write(&this.root.join(".git/info/exclude"), exclude.as_bytes())?;
-        files::write(&this.root.join(STAMP), wanted.as_bytes())?;
+        files::write(&this.root().join(".git/info/exclude"), exclude.as_bytes())?;
+        files::write(&this.root().join(STAMP), wanted.as_bytes())?;
         Ok(this)
     }
 
     pub(super) fn root(&self) -> &Path {
-        &self.root
+        self.0.root()
     }
 
     /// Removes what an interrupted run has left, and checks the first commit out.
     fn restore(&self) -> Result<()> {
         // The process that made it is dead, because this one holds the directory's lock.
-        let _ = fs::remove_file(self.root.join(".git/index.lock"));
-        files::remove(&self.root.join(".git/rebase-apply"))?;
+        let _ = fs::remove_file(self.root().join(".git/index.lock"));
+        files::remove(&self.root().join(".git/rebase-apply"))?;
         let _progress = Progress::ours("restoring the source");
-        self.git(&["checkout", "--quiet", "--force", PRISTINE])?;
+        self.0.run(&["checkout", "--quiet", "--force", PRISTINE])?;
         let builds = format!("/{BUILD}-*");
-        self.git(&["clean", "-ffdxq", "--exclude", &builds])
+        Ok(self.0.run(&["clean", "-ffdxq", "--exclude", &builds])?)
     }
 
     /// Applies the patches with git am, as a maintainer would, until one does not apply.
@@ -83,14 +77,14 @@ impl Worktree {
         log: impl Fn(usize) -> PathBuf,
     ) -> Result<Vec<String>> {
         let _progress = Progress::ours("applying the patches with git am");
-        self.git(&["checkout", "--quiet", "--force", "--detach", PRISTINE])?;
+        self.checkout(PRISTINE)?;
         let mut commits = vec![self.head()?];
         for (patch, number) in patches.iter().zip(1..) {
             let patch = patch.to_string_lossy();
-            let mut command = self.command();
+            let mut command = self.0.command();
             command.args(["am", "--quiet", &patch]);
             if finding(process::run(command, "git am", &log(number)))?.is_some() {
-                self.git(&["am", "--abort"])?;
+                self.0.run(&["am", "--abort"])?;
                 break;
             }
             commits.push(self.head()?);
@@ -100,15 +94,16 @@ impl Worktree {
 
     /// Checks a commit out.
     pub(super) fn checkout(&self, commit: &str) -> Result<()> {
-        self.git(&["checkout", "--quiet", "--force", "--detach", commit])
+        let checkout = ["checkout", "--quiet", "--force", "--detach", commit];
+        Ok(self.0.run(&checkout)?)
     }
 
     /// Enables the calls on x86-64 from the patch on that adds them, not only from the one
     /// that assigns their numbers. Returns whether the calls exist.
     pub(super) fn offer(&self) -> Result<bool> {
-        let path = self.root.join(KCONFIG);
+        let path = self.root().join(KCONFIG);
         let text = files::text(&path)?;
-        let x86 = files::text(&self.root.join("arch/x86/kvm/Kconfig"))?;
+        let x86 = files::text(&self.root().join("arch/x86/kvm/Kconfig"))?;
         if text.contains(OFFER) && !x86.contains("select HAVE_KVM_SYSCALLS") {
             files::write(&path, text.replace(OFFER, OFFERED).as_bytes())?;
         }
@@ -121,7 +116,7 @@ impl Worktree {
         series.apply(pristine)?;
         let mut differ = Vec::new();
         for file in series.files() {
-            if files::read(&self.root.join(&file))? != files::read(&pristine.join(&file))? {
+            if files::read(&self.root().join(&file))? != files::read(&pristine.join(&file))? {
                 differ.push(file);
             }
         }
@@ -129,26 +124,7 @@ impl Worktree {
     }
 
     fn head(&self) -> Result<String> {
-        Ok(files::text(&self.root.join(".git/HEAD"))?.trim().into())
-    }
-
-    fn git(&self, args: &[&str]) -> Result<()> {
-        let mut command = self.command();
-        command.args(args);
-        let what = format!("git {}", args[0]);
-        Ok(process::run(command, &what, &self.log)?)
-    }
-
-    /// `git`, independent of the user's configuration.
-    fn command(&self) -> Command {
-        let mut command = process::git();
-        command
-            .env("GIT_CONFIG_NOSYSTEM", "1")
-            .env("GIT_CONFIG_GLOBAL", "/dev/null")
-            .arg("-C")
-            .arg(&self.root)
-            .args(["-c", "gc.auto=0", "-c", "core.fsync=none"]);
-        command
+        Ok(files::text(&self.root().join(".git/HEAD"))?.trim().into())
     }
 }
 
@@ -215,7 +191,7 @@ diff --git a/virt/kvm/Kconfig b/virt/kvm/Kconfig
         }
 
         fn read(&self, file: &str) -> String {
-            fs::read_to_string(self.worktree.root.join(file)).unwrap_or_default()
+            fs::read_to_string(self.worktree.root().join(file)).unwrap_or_default()
         }
     }
 
@@ -254,7 +230,7 @@ diff --git a/virt/kvm/Kconfig b/virt/kvm/Kconfig
         let it = fixture(PATCH);
         let source = Source::find(&it.dir.path().join("source"), Base::V6_12).unwrap();
         let again = || {
-            let (root, log) = (it.worktree.root.clone(), it.worktree.log.clone());
+            let (root, log) = (it.worktree.root().to_owned(), it.dir.path().join("log"));
             Worktree::prepare(root, &source, log).unwrap();
         };
         it.apply();
@@ -265,7 +241,7 @@ diff --git a/virt/kvm/Kconfig b/virt/kvm/Kconfig
             ("left", "over"),
             ("build-module/kept", "kept"),
         ] {
-            files::write(&it.worktree.root.join(file), text.as_bytes()).unwrap();
+            files::write(&it.worktree.root().join(file), text.as_bytes()).unwrap();
         }
         again();
         assert_eq!(it.read(KCONFIG), "# KVM\n");
@@ -273,7 +249,7 @@ diff --git a/virt/kvm/Kconfig b/virt/kvm/Kconfig
         assert_eq!(it.read("left"), "");
         assert_eq!(it.read("build-module/kept"), "kept");
 
-        fs::remove_dir_all(it.worktree.root.join(".git/objects")).unwrap();
+        fs::remove_dir_all(it.worktree.root().join(".git/objects")).unwrap();
         again();
         assert_eq!(it.read("build-module/kept"), "");
         assert_eq!(it.apply().len(), 2);

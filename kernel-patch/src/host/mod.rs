@@ -6,6 +6,7 @@ pub(crate) mod cargo;
 pub(crate) mod disk;
 pub(crate) mod error;
 pub(crate) mod files;
+pub(crate) mod git;
 pub mod interrupt;
 pub(crate) mod lanes;
 pub(crate) mod lock;

@@ -17,7 +17,7 @@ use crate::kbuild::make::Make;
 use crate::kbuild::mutation::Mutation;
 use crate::kbuild::series::Series;
 use crate::kbuild::source::Source;
-use crate::kbuild::tree::{self, Tree};
+use crate::kbuild::tree::{self, Tree, stamp};
 use crate::kbuild::variant::Variant;
 
 /// The trees of mutated kernels.
@@ -245,10 +245,6 @@ pub(crate) fn find_source(base: Base, named: Option<&Path>) -> Result<Source> {
         return Ok(source);
     }
     Source::find(&base.debians_source()?, base)
-}
-
-fn stamp(build: &Path) -> PathBuf {
-    build.join(".kernel-patch")
 }
 
 /// The content of the stamp of a build that is up to date.

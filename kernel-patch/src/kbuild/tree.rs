@@ -185,6 +185,11 @@ impl Tree {
     }
 }
 
+/// The file in a build directory that describes the last complete build.
+pub(crate) fn stamp(build: &Path) -> PathBuf {
+    build.join(STATE)
+}
+
 /// Copies a build directory to `to`, which does not exist before it is complete, so that
 /// make builds only what differs.
 pub(crate) fn seed(from: &Path, to: &Path, scratch: &Path) -> Result<()> {

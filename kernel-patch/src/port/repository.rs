@@ -1,11 +1,11 @@
 //! A git repository with a source, the series on top of it, and another source.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use super::error::{PortError, Result};
 use crate::host::error::IoContext;
+use crate::host::git::Git;
 use crate::host::progress::Progress;
 use crate::host::{files, needs, packages, paths, process};
 use crate::kbuild::series::Series;
@@ -33,10 +33,7 @@ pub(super) enum Picked {
     Conflicts(Vec<String>),
 }
 
-pub(super) struct Repository {
-    root: PathBuf,
-    log: PathBuf,
-}
+pub(super) struct Repository(Git);
 
 impl Repository {
     /// Makes a repository of the source, with each patch in `dir` as a commit. Leaves nothing
@@ -48,7 +45,7 @@ impl Repository {
         packages::ensure(needs::GIT)?;
         let this = Self::at(root)?;
         if let Err(error) = this.fill(source, dir) {
-            files::remove(&this.root)?;
+            files::remove(this.0.root())?;
             return Err(error);
         }
         Ok(this)
@@ -56,16 +53,13 @@ impl Repository {
 
     fn fill(&self, source: &Source, dir: &Path) -> Result<()> {
         let series = Series::read(dir)?;
-        source.unpack(&self.root)?;
+        source.unpack(self.0.root())?;
         let _progress = Progress::ours("making a git repository of the source and the series");
-        self.git(&["init", "--quiet", "--initial-branch", SERIES])?;
-        // The source contains files that the kernel's .gitignore excludes.
-        self.git(&["add", "--all", "--force"])?;
-        self.git(&["commit", "--quiet", "--message", BASE])?;
-        self.git(&["tag", BASE])?;
+        self.0.init(SERIES, BASE)?;
+        self.0.run(&["tag", BASE])?;
         for patch in series.patches() {
             let path = dir.join(patch.name());
-            self.git(&["am", "--quiet", &path.to_string_lossy()])?;
+            self.0.run(&["am", "--quiet", &path.to_string_lossy()])?;
         }
         Ok(())
     }
@@ -75,9 +69,10 @@ impl Repository {
         packages::ensure(needs::GIT)?;
         let this = Self::at(root)?;
         for commit in [BASE, SERIES] {
-            let mut verify = this.command();
-            verify.args(["rev-parse", "--quiet", "--verify", commit]);
-            if !process::output(&mut verify, "git")?.status.success() {
+            if !this
+                .0
+                .succeeds(&["rev-parse", "--quiet", "--verify", commit])?
+            {
                 let path = root.into();
                 return Err(PortError::NotImported { path, commit });
             }
@@ -87,8 +82,7 @@ impl Repository {
 
     fn at(root: &Path) -> Result<Self> {
         let root = std::path::absolute(root).cannot("find", root)?;
-        let log = paths::new_log("port.log")?;
-        Ok(Self { root, log })
+        Ok(Self(Git::new(root, paths::new_log("port.log")?)))
     }
 
     /// Commits another source, a tree or a tarball, after the first one: git then knows
@@ -101,26 +95,27 @@ impl Repository {
         let _progress = Progress::ours("adding the other source to the repository");
         let index = scratch.path().join("index");
         let on_tree = |args: &[&str]| {
-            let mut command = self.command();
+            let mut command = self.0.command();
             command.env("GIT_INDEX_FILE", &index);
             command.arg("--work-tree").arg(&tree).args(args);
-            self.says(command)
+            process::stdout(&mut command, "git")
         };
         on_tree(&["add", "--all", "--force"])?;
         let content = on_tree(&["write-tree"])?;
-        let mut command = self.command();
-        command.args(["commit-tree", "-p", BASE, "-m", ONTO, &content]);
-        let commit = self.says(command)?;
-        self.git(&["tag", "--force", ONTO, &commit])?;
-        self.git(&["checkout", "--quiet", "--force", "-B", MOVED, ONTO])
+        let commit = ["commit-tree", "-p", BASE, "-m", ONTO, content.trim()];
+        let commit = self.0.output(&commit)?;
+        self.0.run(&["tag", "--force", ONTO, &commit])?;
+        Ok(self
+            .0
+            .run(&["checkout", "--quiet", "--force", "-B", MOVED, ONTO])?)
     }
 
     /// The commits of the series, with their subjects.
     pub(super) fn commits(&self) -> Result<Vec<(String, String)>> {
-        let mut command = self.command();
-        command.args(["log", "--reverse", "--format=%H %s"]);
-        command.arg(format!("{BASE}..{SERIES}"));
-        let list = self.says(command)?;
+        let range = format!("{BASE}..{SERIES}");
+        let list = self
+            .0
+            .output(&["log", "--reverse", "--format=%H %s", &range])?;
         let lines = list.lines().filter_map(|line| line.split_once(' '));
         Ok(lines
             .map(|(id, subject)| (id.into(), subject.into()))
@@ -132,24 +127,20 @@ impl Repository {
         let scratch = paths::scratch()?;
         let diff = scratch.path().join("diff");
         let output = format!("--output={}", diff.display());
-        self.git(&["show", "--format=", &output, commit])?;
-        let mut command = self.command();
-        command.args(["apply", "--check", "--index"]).arg(diff);
-        Ok(process::output(&mut command, "git")?.status.success())
+        self.0.run(&["show", "--format=", &output, commit])?;
+        let diff = diff.to_string_lossy();
+        Ok(self.0.succeeds(&["apply", "--check", "--index", &diff])?)
     }
 
     /// Applies a commit by a three-way merge, or leaves its conflicts in the files.
     pub(super) fn pick(&self, commit: &str) -> Result<Picked> {
-        let mut command = self.command();
-        command.args(["cherry-pick", "--allow-empty", commit]);
-        if process::output(&mut command, "git")?.status.success() {
+        if self.0.succeeds(&["cherry-pick", "--allow-empty", commit])? {
             return Ok(Picked::Clean);
         }
-        let mut command = self.command();
-        command.args(["diff", "--name-only", "--diff-filter=U"]);
-        let files: Vec<_> = self.says(command)?.lines().map(String::from).collect();
+        let files = self.0.output(&["diff", "--name-only", "--diff-filter=U"])?;
+        let files: Vec<_> = files.lines().map(String::from).collect();
         if files.is_empty() {
-            self.git(&["cherry-pick", "--skip"])?;
+            self.0.run(&["cherry-pick", "--skip"])?;
             return Ok(Picked::Empty);
         }
         Ok(Picked::Conflicts(files))
@@ -158,36 +149,28 @@ impl Repository {
     /// Applies a commit with the commit's side of each conflict, so that the next commits
     /// find the lines that they change.
     pub(super) fn force(&self, commit: &str) -> Result<()> {
-        self.git(&["cherry-pick", "--abort"])?;
-        let mut command = self.command();
-        command.args(["cherry-pick", "-X", "theirs", commit]);
-        if !process::output(&mut command, "git")?.status.success() {
+        self.0.run(&["cherry-pick", "--abort"])?;
+        if !self.0.succeeds(&["cherry-pick", "-X", "theirs", commit])? {
             // A file was removed on one side.
-            self.git(&["add", "--all"])?;
-            self.git(&["-c", "core.editor=true", "cherry-pick", "--continue"])?;
+            self.0.run(&["add", "--all"])?;
+            self.0
+                .run(&["-c", "core.editor=true", "cherry-pick", "--continue"])?;
         }
         Ok(())
     }
 
     /// A file as it is checked out; empty if there is none.
     pub(super) fn text(&self, file: &str) -> Result<String> {
-        Ok(files::text_or_empty(&self.root.join(file))?)
+        Ok(files::text_or_empty(&self.0.root().join(file))?)
     }
 
     /// The files of the other source that contain a line, apart from blanks at its ends.
     pub(super) fn files_with(&self, line: &str, below: &[&str]) -> Result<Vec<String>> {
-        let mut command = self.command();
-        command.args([
-            "grep",
-            "--fixed-strings",
-            "--files-with-matches",
-            "-e",
-            line,
-        ]);
-        command.arg(ONTO).arg("--").args(below);
         // git grep fails if it finds nothing.
-        let output = process::output(&mut command, "git")?;
-        let output = String::from_utf8_lossy(&output.stdout).into_owned();
+        let grep = ["grep", "--fixed-strings", "--files-with-matches", "-e"];
+        let output = self
+            .0
+            .output(&[&grep[..], &[line, ONTO, "--"], below].concat())?;
         let files = output.lines().filter_map(|it| it.split_once(':'));
         Ok(files.map(|(_, file)| file.into()).collect())
     }
@@ -202,7 +185,7 @@ impl Repository {
             }
         }
         let dir = dir.to_string_lossy();
-        self.git(&[
+        Ok(self.0.run(&[
             "format-patch",
             "--quiet",
             "--zero-commit",
@@ -211,32 +194,15 @@ impl Repository {
             "--output-directory",
             &dir,
             BASE,
-        ])
-    }
-
-    fn git(&self, args: &[&str]) -> Result<()> {
-        let mut command = self.command();
-        command.args(args);
-        Ok(process::run(command, "git", &self.log)?)
-    }
-
-    /// The output of a command without blanks at its ends.
-    fn says(&self, mut command: Command) -> Result<String> {
-        let output = process::stdout(&mut command, "git")?;
-        Ok(output.trim().into())
-    }
-
-    /// `git`, independent of the user's configuration.
-    fn command(&self) -> Command {
-        let mut command = process::git();
-        command.arg("-C").arg(&self.root);
-        command.args(["-c", "merge.conflictStyle=diff3"]);
-        command
+        ])?)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+    use std::process::Command;
+
     use super::*;
     use crate::kbuild::base::Base;
 
