@@ -11,7 +11,7 @@ use benches::estimate::Criteria;
 use benches::{Interfaces, cases};
 
 fn main() -> ExitCode {
-    // `cargo test` asks benches only whether they can be built and started.
+    // `cargo test` only builds and starts benches.
     if !std::env::args().any(|arg| arg == "--bench") {
         return ExitCode::SUCCESS;
     }

@@ -88,16 +88,12 @@ macro_rules! call {
             ..$crate::case::Case::new(
                 stringify!($call),
                 $crate::case::ONE_CALL,
-                &[
-                    $crate::interface::Way::Ioctl(prepare),
-                    $crate::interface::Way::Syscall(prepare),
-                    $crate::interface::Way::Merged(prepare),
-                    $crate::interface::Way::Files(prepare),
-                    $crate::interface::Way::Bound(prepare),
-                    $($crate::interface::Way::KvmIoctls(|kvm, _| {
+                $crate::interface::ways![
+                    prepare => Ioctl, Syscall, Merged, Files, Bound;
+                    $(|kvm, _| {
                         let $peer = kvm.idle()?;
                         Ok(Box::new($theirs))
-                    }),)?
+                    } => KvmIoctls)?
                 ],
             )
         }

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 
 use crate::grid::{Cell, Grid};
-use crate::record::{Record, Run};
+use crate::record::{Record, Run, percent};
 
 /// The difference of two comparisons.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -35,7 +35,7 @@ impl Change {
     /// The growth of the figure in per cent.
     #[must_use]
     pub fn percent(&self) -> f64 {
-        100.0 * (self.new / self.old - 1.0)
+        percent(self.new / self.old)
     }
 }
 
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_grew_is_found_and_what_shrank_is_no_regression() {
+    fn only_growth_is_a_regression() {
         let (old, mut new) = (kept(), kept());
         for row in &mut new.runs[0].rows {
             for (interface, figure) in &mut row.figures {
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_one_has_is_named() {
+    fn a_figure_of_only_one_record_is_named() {
         let (old, mut new) = (kept(), kept());
         new.runs[0].rows[1].figures.remove("syscall");
         let diff = Diff::new(&old, &new).unwrap();

@@ -1,8 +1,10 @@
 //! Estimates by criterion: a mean with its spread, plots, and a report.
 
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
+use anyhow::{Context, Result};
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
 use criterion::{Criterion, PlottingBackend, Throughput};
 use serde::{Deserialize, Serialize};
@@ -130,32 +132,21 @@ fn measure<M: Measurement + 'static>(
 /// # Errors
 ///
 /// If the file is missing, or has other contents.
-pub fn read(home: &Path, case: &str, interface: &str) -> anyhow::Result<Estimate> {
-    #[derive(Deserialize)]
-    struct Interval {
-        lower_bound: f64,
-        upper_bound: f64,
-    }
-    #[derive(Deserialize)]
-    struct Statistic {
-        point_estimate: f64,
-        confidence_interval: Interval,
-    }
-    #[derive(Deserialize)]
-    struct Estimates {
-        mean: Statistic,
-        std_dev: Statistic,
-    }
-
+pub fn read(home: &Path, case: &str, interface: &str) -> Result<Estimate> {
     let file = home.join(case).join(interface).join("new/estimates.json");
-    let text = std::fs::read(&file)
-        .map_err(|error| anyhow::anyhow!("cannot read {}: {error}", file.display()))?;
-    let Estimates { mean, std_dev } = serde_json::from_slice(&text)?;
-    let interval = mean.confidence_interval;
+    let text = fs::read(&file).with_context(|| format!("cannot read {}", file.display()))?;
+    let estimates: serde_json::Value = serde_json::from_slice(&text)?;
+    let number = |place: &str| {
+        let number = estimates.pointer(place).and_then(serde_json::Value::as_f64);
+        number.with_context(|| format!("{} has no {place}", file.display()))
+    };
     Ok(Estimate {
-        mean: mean.point_estimate,
-        interval: (interval.lower_bound, interval.upper_bound),
-        std_dev: std_dev.point_estimate,
+        mean: number("/mean/point_estimate")?,
+        interval: (
+            number("/mean/confidence_interval/lower_bound")?,
+            number("/mean/confidence_interval/upper_bound")?,
+        ),
+        std_dev: number("/std_dev/point_estimate")?,
     })
 }
 
@@ -187,13 +178,11 @@ impl Measurement for Instructions {
     }
 
     fn formatter(&self) -> &dyn ValueFormatter {
-        &InstructionsFormatter
+        self
     }
 }
 
-struct InstructionsFormatter;
-
-impl ValueFormatter for InstructionsFormatter {
+impl ValueFormatter for Instructions {
     fn scale_values(&self, _typical: f64, _values: &mut [f64]) -> &'static str {
         "instructions"
     }

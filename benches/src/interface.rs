@@ -88,6 +88,15 @@ columns! {
     KvmIoctls(KvmIoctls) = "kvm-ioctls";
 }
 
+/// Lists the ways of a case: each function, and the columns that use it.
+macro_rules! ways {
+    ($($prepare:expr => $($column:ident),+);+ $(;)?) => {
+        &[$($($crate::interface::Way::$column($prepare),)+)+]
+    };
+}
+
+pub(crate) use ways;
+
 impl Column {
     /// Returns the name, which is the last part of the id of a bench.
     #[must_use]

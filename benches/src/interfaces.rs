@@ -46,7 +46,7 @@ impl Interfaces {
         })
     }
 
-    /// Prepares `case` on each interface that has a part in it, when the iterator comes to
+    /// Prepares `case` on each interface that has a part in it, when the iterator reaches
     /// it. An item is an error if the kernel refuses a call that prepares the case.
     pub fn workloads(&self, case: &Case) -> impl Iterator<Item = Result<Named<'_>>> {
         self.open.iter().filter_map(|interface| {

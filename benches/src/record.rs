@@ -125,6 +125,12 @@ impl CaseRow {
     }
 }
 
+/// The change of a figure in per cent, from its share of the figure before.
+#[must_use]
+pub fn percent(share: f64) -> f64 {
+    100.0 * (share - 1.0)
+}
+
 impl Record {
     /// Returns the run under a condition.
     #[must_use]
@@ -196,7 +202,7 @@ mod tests {
     const RECORD: &str = include_str!("../../docs/results.json");
 
     #[test]
-    fn what_is_written_can_be_read() {
+    fn a_written_record_can_be_read() {
         let record: Record = serde_json::from_str(RECORD).unwrap();
         let json = serde_json::to_string_pretty(&record).unwrap();
         assert_eq!(serde_json::from_str::<Record>(&json).unwrap(), record);

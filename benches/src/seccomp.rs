@@ -190,12 +190,12 @@ mod tests {
     ];
 
     #[test]
-    fn the_commands_are_those_of_the_published_filter() {
+    fn the_commands_match_the_published_filter() {
         assert_eq!(COMMANDS, PUBLISHED);
     }
 
     #[test]
-    fn what_is_listed_is_allowed_and_needs_no_more() {
+    fn a_listed_call_is_allowed() {
         let answer = thread::spawn(|| {
             confine().unwrap();
             // SAFETY: there is no such fd.
@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_listed_traps() {
+    fn an_unlisted_call_traps() {
         use nix::sys::signal::Signal;
         use nix::sys::wait::{WaitStatus, waitpid};
         use nix::unistd::{ForkResult, fork};

@@ -20,53 +20,44 @@ pub struct Section {
 
 /// One interface compared with others.
 struct Question {
-    form: &'static str,
-    /// The interface, besides ioctl, that differs from `form` in the least.
-    beside: Option<&'static str>,
+    column: Column,
     title: &'static str,
     text: &'static str,
 }
 
 const QUESTIONS: [Question; 7] = [
     Question {
-        form: "syscall",
-        beside: None,
+        column: Column::Syscall,
         title: "A system call instead of an ioctl",
         text: "One system call replaces one ioctl.",
     },
     Question {
-        form: "merged",
-        beside: Some("syscall"),
+        column: Column::Merged,
         title: "One call for several parts of a vCPU's state",
         text: "kvm_get_state and kvm_set_state replace one call for each part.",
     },
     Question {
-        form: "ranges",
-        beside: Some("syscall"),
+        column: Column::Ranges,
         title: "Ranges of guest memory instead of memory slots",
         text: "Calls name guest memory by addresses instead of slot numbers.",
     },
     Question {
-        form: "files",
-        beside: Some("syscall"),
+        column: Column::Files,
         title: "Files for a vCPU's state",
         text: "Reads and writes of files replace the calls on a vCPU.",
     },
     Question {
-        form: "bound",
-        beside: Some("syscall"),
+        column: Column::Bound,
         title: "A vCPU bound to its task",
         text: "Calls act on the vCPU of the calling task, which stays loaded.",
     },
     Question {
-        form: "sync-regs",
-        beside: None,
+        column: Column::SyncRegs,
         title: "Registers that pass with each run",
         text: "KVM_CAP_SYNC_REGS, which Linux has, copies registers with each KVM_RUN.",
     },
     Question {
-        form: KVM_IOCTLS,
-        beside: None,
+        column: Column::KvmIoctls,
         title: "The kvm-ioctls crate instead of bare ioctls",
         text: "VMMs make their ioctls through this crate.",
     },
@@ -155,7 +146,7 @@ pub fn questions(record: &Record) -> Vec<Section> {
         .iter()
         .filter_map(|question| {
             // The tables below have ioctl, syscall and kvm-ioctls for these rows.
-            let rows = if question.beside.is_some() {
+            let rows = if question.beside().is_some() {
                 [&calls[..], &own_work[..]].concat()
             } else {
                 calls.clone()
@@ -168,30 +159,37 @@ pub fn questions(record: &Record) -> Vec<Section> {
 }
 
 impl Question {
+    /// The interface, besides ioctl, that differs from the column in the least.
+    fn beside(&self) -> Option<&'static str> {
+        let by_calls = !self.column.is_stock() && self.column != Column::Syscall;
+        by_calls.then_some(Column::Syscall.name())
+    }
+
     fn section(&self, unit: Unit, rows: &[&CaseRow]) -> Option<Section> {
-        let has = |row: &&&CaseRow| row.figures.contains_key(self.form);
+        let (form, beside) = (self.column.name(), self.beside());
+        let has = |row: &&&CaseRow| row.figures.contains_key(form);
         if !rows.iter().any(|row| has(&row)) {
             return None;
         }
         // The first question has the calls that no form replaces, too.
         let rows: Vec<_> = rows
             .iter()
-            .filter(|row| self.form == "syscall" || has(row))
+            .filter(|row| self.column == Column::Syscall || has(row))
             .collect();
         let mut grid = Grid::new([format!("call, {unit}"), "ioctl".into()]);
-        grid.head.extend(self.beside.map(String::from));
-        grid.head.push(self.form.into());
+        grid.head.extend(beside.map(String::from));
+        grid.head.push(form.into());
         grid.head.push("/ioctl".into());
-        grid.head.extend(self.beside.map(|it| format!("/{it}")));
+        grid.head.extend(beside.map(|it| format!("/{it}")));
         for row in rows {
-            let bases = ["ioctl"].into_iter().chain(self.beside);
-            let figures = bases.clone().chain([self.form]);
+            let bases = ["ioctl"].into_iter().chain(beside);
+            let figures = bases.clone().chain([form]);
             let figures = figures.map(|name| value_and_spread(row, name));
-            let ratios = bases.map(|base| ratio(row, self.form, base));
+            let ratios = bases.map(|base| ratio(row, form, base));
             grid.push(&row.name, figures.chain(ratios));
         }
         Some(Section {
-            id: self.form.into(),
+            id: form.into(),
             title: self.title.into(),
             text: self.text.into(),
             grid,
@@ -307,7 +305,8 @@ fn columns(rows: &[&CaseRow]) -> Vec<&'static str> {
     INTERFACES.into_iter().filter(present).collect()
 }
 
-fn value(row: &CaseRow, interface: &str) -> Option<String> {
+/// The figure of an interface, without a unit.
+pub fn value(row: &CaseRow, interface: &str) -> Option<String> {
     let value = row.figures.get(interface)?.value()?;
     Some(format!("{value:.0}"))
 }

@@ -30,7 +30,7 @@ fn refused_with(code: i32, output: &Output, message: &str) {
 }
 
 #[test]
-fn a_filter_that_fits_nothing_is_refused() {
+fn a_filter_without_a_case_is_refused() {
     let output = compare(&["--filter", "nothing"]).output().unwrap();
     refused(&output, "no case has \"nothing\" in its name");
 }
@@ -66,7 +66,7 @@ fn kept() -> String {
 }
 
 #[test]
-fn what_is_not_the_json_of_a_comparison_is_refused() {
+fn other_json_is_refused() {
     let dir = TempDir::new().unwrap();
     let path = dir.path().join("record.json");
     let path_of_kept = kept();
@@ -112,7 +112,7 @@ fn a_comparison_without_profiles_has_charts() {
 }
 
 #[test]
-fn a_comparison_that_was_kept_is_shown() {
+fn a_saved_comparison_is_shown() {
     let dir = TempDir::new().unwrap();
     let report = dir.path().join("report.html");
     let output = compare(&["--from", &kept(), "--report"])

@@ -116,7 +116,7 @@ fn the_recorder_and_the_clock_agree() {
 }
 
 #[test]
-fn stacks_are_those_of_the_calls() {
+fn stacks_match_the_calls() {
     let record = RUN.record();
     let stacks = |run: usize, interface: &str| {
         let figure = &record.runs[run].row("kvm_run_pio_out").unwrap().figures[interface];
@@ -243,7 +243,7 @@ fn open(page: &Path, width: u32) -> Seen {
 }
 
 #[test]
-fn the_report_shows_in_a_browser_what_was_measured() {
+fn the_report_shows_the_measurements_in_a_browser() {
     for width in [1280, 390] {
         let seen = open(&RUN.path("report.html"), width);
         assert_eq!(seen.charts, 1);

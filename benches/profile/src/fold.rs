@@ -327,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interrupt_is_a_function_of_its_own() {
+    fn an_interrupt_is_a_separate_function() {
         let found = folded([
             of("vcpu_run", 0, Kind::Plain),
             of("asm_common_interrupt", 0, Kind::Call),
@@ -344,7 +344,7 @@ mod tests {
     }
 
     #[test]
-    fn what_runs_between_entry_and_exit_is_the_guest() {
+    fn instructions_between_entry_and_exit_are_the_guests() {
         let found = folded([
             of("vcpu_run", 0, Kind::Vmrun),
             Instruction {
@@ -396,7 +396,7 @@ mod tests {
     }
 
     #[test]
-    fn another_task_has_a_stack_of_its_own() {
+    fn another_task_has_a_separate_stack() {
         let found = folded([
             of("vcpu_run", 0, Kind::Call),
             of("__switch_to_asm", 0, Kind::Return),

@@ -63,7 +63,7 @@ mod tests {
         fn marked() {
             mark!(Marker::Begin);
         }
-        // SAFETY: a function has as many bytes, and what follows is readable.
+        // SAFETY: a function has as many bytes, and the bytes behind it are readable.
         let code = unsafe { std::slice::from_raw_parts(marked as *const u8, 16) };
         let found: Vec<_> = code.windows(8).filter_map(Marker::of).collect();
         assert_eq!(found, [Marker::Begin]);

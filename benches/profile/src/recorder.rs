@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_processor_does_meanwhile_does_not_count() {
+    fn another_processor_does_not_count() {
         let mut recorder = Recorder::default();
         recorder.mark(1, Marker::Section);
         recorder.mark(1, Marker::Begin);
@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_between_two_sections_belongs_to_none() {
+    fn instructions_between_two_sections_belong_to_none() {
         let mut recorder = Recorder::default();
         recorder.mark(0, Marker::Section);
         call(&mut recorder, 0, 5..7);

@@ -90,7 +90,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_in_memory_is_one_run() {
+    fn adjacent_instructions_are_one_run() {
         let mut stream = Stream::default();
         stream.push(at(0x10, 2, Kind::Plain));
         stream.push(at(0x12, 2, Kind::Jump));

@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_tells_nothing_is_refused() {
+    fn a_file_without_addresses_is_refused() {
         let error = |text| Symbols::parse(text, "").unwrap_err().to_string();
         assert!(error("").contains("names no function"));
         assert!(error("0000000000000000 T startup_64\n").contains("hides"));

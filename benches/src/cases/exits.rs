@@ -9,7 +9,7 @@ use crate::case::Case;
 use crate::fixture::{Fixture, Guest};
 use crate::form::StaticForm;
 use crate::guest::{Exit, Mode};
-use crate::interface::Way;
+use crate::interface::ways;
 use crate::peer::KvmIoctls;
 use crate::workload::{Prepared, Steps};
 
@@ -126,13 +126,7 @@ const fn run(name: &'static str, work: &'static str, exit: Exit, mode: Mode) -> 
         ..Case::new(
             name,
             work,
-            &[
-                Way::Ioctl(by_call),
-                Way::Syscall(by_call),
-                Way::Files(by_call),
-                Way::Bound(by_call),
-                Way::KvmIoctls(by_kvm_ioctls),
-            ],
+            ways![by_call => Ioctl, Syscall, Files, Bound; by_kvm_ioctls => KvmIoctls],
         )
     }
 }
@@ -168,12 +162,7 @@ const IMMEDIATE_EXIT: Case = {
         ..Case::new(
             "kvm_run_immediate_exit",
             "a run that returns before the guest",
-            &[
-                Way::Ioctl(by_call),
-                Way::Syscall(by_call),
-                Way::Bound(by_call),
-                Way::KvmIoctls(by_kvm_ioctls),
-            ],
+            ways![by_call => Ioctl, Syscall, Bound; by_kvm_ioctls => KvmIoctls],
         )
     }
 };
@@ -236,14 +225,10 @@ const fn emulation_loop(name: &'static str, work: &'static str, exit: Exit, mode
         ..Case::new(
             name,
             work,
-            &[
-                Way::Ioctl(by_calls),
-                Way::Syscall(by_calls),
-                Way::Merged(by_calls),
-                Way::Files(by_calls),
-                Way::Bound(by_calls),
-                Way::SyncRegs(by_sync_regs),
-                Way::KvmIoctls(by_kvm_ioctls),
+            ways![
+                by_calls => Ioctl, Syscall, Merged, Files, Bound;
+                by_sync_regs => SyncRegs;
+                by_kvm_ioctls => KvmIoctls;
             ],
         )
     }

@@ -11,7 +11,7 @@ use crate::case::{Case, call};
 use crate::fixture::{Fixture, Guest};
 use crate::form::StaticForm;
 use crate::guest::{Exit, Mode};
-use crate::interface::Way;
+use crate::interface::ways;
 use crate::peer::KvmIoctls;
 use crate::workload::{Plain, Prepared, Steps};
 
@@ -139,14 +139,11 @@ pub const WORK: &[Case] = &[Case {
     ..Case::new(
         "registers_read_written",
         "regs, sregs and fpu read and written",
-        &[
-            Way::Ioctl(by_calls),
-            Way::Syscall(by_calls),
-            Way::Merged(by_merged_calls),
-            Way::Files(by_calls),
-            Way::Bound(by_merged_calls),
-            Way::SyncRegs(by_sync_regs),
-            Way::KvmIoctls(by_kvm_ioctls),
+        ways![
+            by_calls => Ioctl, Syscall, Files;
+            by_merged_calls => Merged, Bound;
+            by_sync_regs => SyncRegs;
+            by_kvm_ioctls => KvmIoctls;
         ],
     )
 }];

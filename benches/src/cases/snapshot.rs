@@ -18,20 +18,14 @@ use super::system::dev_kvm;
 use crate::case::Case;
 use crate::fixture::{Fixture, Guest};
 use crate::form::StaticForm;
-use crate::interface::Way;
+use crate::interface::ways;
 use crate::workload::{Prepared, Steps};
 
 /// The state of a vCPU, saved and restored.
 pub const WORK: &[Case] = &[Case::new(
     "vcpu_saved_restored",
     "a whole vCPU saved and restored",
-    &[
-        Way::Ioctl(by_calls),
-        Way::Syscall(by_calls),
-        Way::Merged(by_merged_calls),
-        Way::Files(by_calls),
-        Way::Bound(by_merged_calls),
-    ],
+    ways![by_calls => Ioctl, Syscall, Files; by_merged_calls => Merged, Bound],
 )];
 
 // The proposal has no calls for these.
@@ -67,8 +61,8 @@ impl Saved {
     }
 }
 
-/// The MSRs to save: those of KVM's list that this vCPU has, and to which their own
-/// values can be written.
+/// The MSRs to save: the MSRs of KVM's list that this vCPU has, and that take their
+/// current values.
 fn msrs<B: StaticForm>(fixture: &Fixture<'_, B>) -> Result<Msrs> {
     let mut list = MsrList::new(KVM_MAX_MSR_ENTRIES).context("a list of MSRs")?;
     fixture

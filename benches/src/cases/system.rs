@@ -1,4 +1,4 @@
-//! System calls that do nothing, ask for properties of KVM, or create its objects.
+//! System calls that do nothing, query KVM, or create its objects.
 
 use std::arch::asm;
 use std::fs::{File, OpenOptions};
@@ -11,7 +11,7 @@ use kvm_bindings::{KVM_MAX_MSR_ENTRIES, MsrList};
 use kvm_ioctls::VmFd;
 
 use crate::case::{Case, call};
-use crate::interface::Way;
+use crate::interface::ways;
 use crate::workload::{Plain, Steps};
 
 /// The floor under all other cases.
@@ -20,7 +20,7 @@ pub const NULL_SYSCALL: Case = Case {
     ..Case::new(
         "null_syscall",
         "getppid(), a system call that does nothing",
-        &[Way::Ioctl(|_, _| Ok(Box::new(Plain(getppid))))],
+        ways![|_, _| Ok(Box::new(Plain(getppid))) => Ioctl],
     )
 };
 

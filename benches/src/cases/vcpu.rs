@@ -12,7 +12,7 @@ use crate::case::{Case, call};
 use crate::fixture::{Fixture, Guest};
 use crate::form::StaticForm;
 use crate::guest::{CODE, Mode, SPIN, VECTOR};
-use crate::interface::Way;
+use crate::interface::ways;
 use crate::workload::{Plain, Prepared, Steps};
 
 /// Calls that control a vCPU or its guest.
@@ -76,13 +76,7 @@ pub const CALLS: &[Case] = &[
 pub const WORK: &[Case] = &[Case::new(
     "debugger_step",
     "a guest single-stepped, registers read",
-    &[
-        Way::Ioctl(step),
-        Way::Syscall(step),
-        Way::Merged(step),
-        Way::Files(step),
-        Way::Bound(step),
-    ],
+    ways![step => Ioctl, Syscall, Merged, Files, Bound],
 )];
 
 fn step<B: StaticForm>(form: &B, _: Guest) -> Prepared<'_> {

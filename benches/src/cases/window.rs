@@ -18,22 +18,21 @@ use crate::case::Case;
 use crate::fixture::Fixture;
 use crate::form::StaticForm;
 use crate::guest::{self, Mode};
-use crate::interface::Way;
+use crate::interface::ways;
 use crate::peer::KvmIoctls;
 use crate::workload::{Prepared, Steps};
 
 /// The ways of the interfaces to do some work on a window.
-macro_rules! ways {
+macro_rules! window_ways {
     ($work:ident) => {
-        &[
-            Way::Ioctl(|form, _| $work(Window::new(form)?, BySlot(Numbered))),
-            Way::Syscall(|form, _| $work(Window::new(form)?, BySlot(Numbered))),
-            Way::Ranges(|form, _| $work(Window::new(form)?, ByRange)),
-            Way::KvmIoctls(|kvm: &KvmIoctls, _| {
+        ways![
+            |form, _| $work(Window::new(form)?, BySlot(Numbered)) => Ioctl, Syscall;
+            |form, _| $work(Window::new(form)?, ByRange) => Ranges;
+            |kvm: &KvmIoctls, _| {
                 let window = Window::new(&kvm.setup)?;
                 let vm = kvm.vm(&window.fixture)?;
                 $work(window, BySlot(vm))
-            }),
+            } => KvmIoctls;
         ]
     };
 }
@@ -45,21 +44,21 @@ pub const WORK: &[Case] = &[
         ..Case::new(
             "memory_mapped",
             "memory mapped into the guest and unmapped",
-            ways!(mapped),
+            window_ways!(mapped),
         )
     },
     // How often this waits for readers depends on the interface.
     Case::new(
         "page_replaced",
         "one page replaced and put back",
-        ways!(page_replaced),
+        window_ways!(page_replaced),
     ),
     Case {
         own_work: Some("copies the bitmap, protects what was written"),
         ..Case::new(
             "dirty_pages_fetched",
             "the dirty log of 16 pages, one written",
-            ways!(dirty_pages_fetched),
+            window_ways!(dirty_pages_fetched),
         )
     },
 ];

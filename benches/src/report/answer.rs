@@ -2,7 +2,8 @@
 
 use crate::grid::{Cell, Grid};
 use crate::parts::Part;
-use crate::record::{CaseRow, Profile, Record, Run};
+use crate::record::{CaseRow, Profile, Record, Run, percent};
+use crate::table::value;
 
 const EXIT: &str = "kvm_run_pio_out";
 const REGS: &str = "kvm_get_regs";
@@ -115,16 +116,16 @@ pub fn sentences(record: &Record) -> Vec<String> {
 impl Claim {
     fn sentence(&self, record: &Record, run: &Run) -> Option<String> {
         let rows = self.rows.iter().filter_map(|name| run.row(name));
-        let changes = rows.filter_map(|row| Some((row, Change::of(row, self.before, self.after)?)));
-        let mut parts: Vec<_> = changes
+        let shares = rows.filter_map(|row| Some((row, row.share(self.after, self.before)?)));
+        let mut parts: Vec<_> = shares
             .enumerate()
-            .map(|(nth, (row, change))| {
-                let work = work(&row.name);
+            .map(|(nth, (row, share))| {
+                let (words, work) = (words(share), work(&row.name));
                 if nth == 0 {
                     let Self { than, .. } = self;
-                    format!("{} {} than {than} for {work}", change.words(), record.unit)
+                    format!("{words} {} than {than} for {work}", record.unit)
                 } else {
-                    format!("{} for {work}", change.words())
+                    format!("{words} for {work}")
                 }
             })
             .collect();
@@ -144,8 +145,7 @@ impl Claim {
 
 /// The claim for KVM_CAP_SYNC_REGS, at the end of the sentence on bound vCPUs.
 fn sync_regs(run: &Run) -> Option<String> {
-    let change = Change::of(run.row(LOOP)?, "ioctl", "sync-regs")?;
-    let words = change.words();
+    let words = words(run.row(LOOP)?.share("sync-regs", "ioctl")?);
     Some(format!(
         "; KVM_CAP_SYNC_REGS, which Linux has, takes {words} for {}",
         work(LOOP)
@@ -160,15 +160,15 @@ pub fn form(record: &Record, form: &str) -> Option<Grid> {
     let mut grid = Grid::new([&*title, "compared with", "before", form, "change"]);
     for (before, rows) in *compared {
         for row in rows.iter().filter_map(|name| run.row(name)) {
-            let Some(change) = Change::of(row, before, form) else {
+            let Some(share) = row.share(form, before) else {
                 continue;
             };
             grid.rows.push(vec![
                 Cell::words(&row.name),
                 Cell::words(*before),
-                Cell::number(Some(format!("{:.0}", change.before))),
-                Cell::number(Some(format!("{:.0}", change.after))),
-                Cell::number(Some(format!("{:+.1} %", change.percent()))),
+                Cell::number(value(row, before)),
+                Cell::number(value(row, form)),
+                Cell::number(Some(format!("{:+.1} %", percent(share)))),
             ]);
         }
     }
@@ -181,7 +181,8 @@ pub(super) fn exit(run: &Run) -> Option<&CaseRow> {
     names.into_iter().find_map(|name| run.row(name))
 }
 
-/// The parts of an exit by ioctl and bound, and what no interface can remove.
+/// The parts of an exit by ioctl and bound, and the instructions that no interface can
+/// remove.
 pub fn remains(record: &Record) -> Option<(Grid, String)> {
     let row = exit(record.runs.first()?)?;
     let profile = |name| row.figures.get(name)?.profile.as_ref();
@@ -206,30 +207,11 @@ pub fn remains(record: &Record) -> Option<(Grid, String)> {
     Some((grid, sentence))
 }
 
-/// The figures of two interfaces for the same work.
-struct Change {
-    before: f64,
-    after: f64,
-}
-
-impl Change {
-    fn of(row: &CaseRow, before: &str, after: &str) -> Option<Self> {
-        let value = |name: &str| row.figures.get(name)?.value();
-        Some(Self {
-            before: value(before)?,
-            after: value(after)?,
-        })
-    }
-
-    fn percent(&self) -> f64 {
-        100.0 * (self.after / self.before - 1.0)
-    }
-
-    fn words(&self) -> String {
-        let percent = self.percent();
-        let direction = if percent > 0.0 { "more" } else { "fewer" };
-        format!("{:.0} % {direction}", percent.abs())
-    }
+/// The change of a figure in words, from its share of the figure before.
+fn words(share: f64) -> String {
+    let percent = percent(share);
+    let direction = if percent > 0.0 { "more" } else { "fewer" };
+    format!("{:.0} % {direction}", percent.abs())
 }
 
 #[cfg(test)]

@@ -99,7 +99,7 @@ pub fn form(record: &Record, form: &str) -> Option<String> {
     Some(answer::form(record, form)?.markdown())
 }
 
-/// In docs/forms.md, what no form removes.
+/// The instructions that no form removes, in docs/forms.md.
 #[must_use]
 pub fn remains(record: &Record) -> Option<String> {
     let (grid, sentence) = answer::remains(record)?;

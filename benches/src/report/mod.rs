@@ -24,7 +24,7 @@ use crate::table::{self, Section};
 
 /// Renders a record. `native` is the record of the host's own KVM, if there is one.
 ///
-/// The report omits the parts that the record lacks, and says so.
+/// In place of a part that the record lacks, the report has a note.
 ///
 /// # Errors
 ///

@@ -6,17 +6,6 @@
 //! and its own thread delivers the interrupt. (With an interrupt controller in the kernel,
 //! no vCPU has to stop for that.)
 
-/// The ways of the interfaces to make a request.
-macro_rules! ways {
-    ($request:expr) => {
-        &[
-            Way::Ioctl(|form, _| request(form, Kick::Signal, $request)),
-            Way::Syscall(|form, _| request(form, Kick::Signal, $request)),
-            Way::Bound(|form, _| request(form, Kick::Pidfd(form.0), $request)),
-        ]
-    };
-}
-
 mod vcpu;
 
 use std::os::fd::{AsFd, OwnedFd};
@@ -35,20 +24,30 @@ use nix::sys::pthread::pthread_kill;
 use self::vcpu::VcpuThread;
 use crate::case::Case;
 use crate::form::StaticForm;
-use crate::interface::Way;
+use crate::interface::ways;
 use crate::workload::{Prepared, Workload};
+
+/// The ways of the interfaces to make a request.
+macro_rules! request_ways {
+    ($request:expr) => {
+        ways![
+            |form, _| request(form, Kick::Signal, $request) => Ioctl, Syscall;
+            |form, _| request(form, Kick::Pidfd(form.0), $request) => Bound;
+        ]
+    };
+}
 
 /// The requests.
 pub const WORK: &[Case] = &[
     Case::new(
         "kick",
         "another thread's vCPU made to exit",
-        ways!(Request::Stop),
+        request_ways!(Request::Stop),
     ),
     Case::new(
         "interrupt_by_another_thread",
         "an interrupt from another thread",
-        ways!(Request::Interrupt),
+        request_ways!(Request::Interrupt),
     ),
 ];
 
