@@ -154,7 +154,7 @@ fn closed(call: FlatCall, answer: i64) -> CallResult {
     let answer = CallResult::from(Errno::result(answer));
     match answer.number() {
         Some(fd) if makes_file(call) => {
-            // SAFETY: it is new, and told to nobody.
+            // SAFETY: it is new, and nothing else has its number.
             unsafe { libc::close(fd as RawFd) };
             CallResult::DONE
         }

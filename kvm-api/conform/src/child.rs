@@ -2,15 +2,16 @@
 
 use std::any::Any;
 use std::io::{PipeReader, Read, Write, pipe};
-use std::os::fd::{FromRawFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use kvm_api::Errno;
 use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, alarm, fork};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+
+use crate::requests::new_descriptor;
 
 /// The time limit of a child, in seconds.
 const LIMIT: u32 = 60;
@@ -18,14 +19,14 @@ const LIMIT: u32 = 60;
 /// A running child.
 pub struct Child {
     pid: Pid,
-    said: PipeReader,
+    result: PipeReader,
 }
 
 /// Starts a child that does `work`.
 pub fn start<T: Serialize>(work: impl FnOnce() -> Result<T>) -> Result<Child> {
-    let (said, mut say) = pipe()?;
-    // SAFETY: this process has no other thread, so the child may do what it
-    // could do itself; it leaves without unwinding.
+    let (result, mut sender) = pipe()?;
+    // SAFETY: this process has no other thread, so the child may do anything that the
+    // parent may do. It ends without unwinding.
     match unsafe { fork() }? {
         ForkResult::Child => {
             alarm::set(LIMIT);
@@ -34,25 +35,26 @@ pub fn start<T: Serialize>(work: impl FnOnce() -> Result<T>) -> Result<Child> {
                 .map_err(|error| format!("{error:#}"));
             let sent = serde_json::to_vec(&done)
                 .map_err(anyhow::Error::from)
-                .and_then(|text| Ok(say.write_all(&text)?));
-            // SAFETY: nothing of the parent's is touched on the way out.
+                .and_then(|text| Ok(sender.write_all(&text)?));
+            // SAFETY: the exit touches nothing of the parent.
             unsafe { libc::_exit(sent.is_err().into()) }
         }
-        ForkResult::Parent { child: pid } => Ok(Child { pid, said }),
+        ForkResult::Parent { child: pid } => Ok(Child { pid, result }),
     }
 }
 
 impl Child {
     /// Waits for the result of the work.
     pub fn finish<T: DeserializeOwned>(mut self) -> Result<T> {
-        let mut said = Vec::new();
-        self.said.read_to_end(&mut said)?;
+        let mut json = Vec::new();
+        self.result.read_to_end(&mut json)?;
         let status = waitpid(self.pid, None)?;
         ensure!(
             matches!(status, WaitStatus::Exited(_, 0)),
             "the child ends with {status:?}"
         );
-        let done: Result<T, String> = serde_json::from_slice(&said).context("what it said")?;
+        let done: Result<T, String> =
+            serde_json::from_slice(&json).context("the result of the child")?;
         done.map_err(|error| anyhow!("in the child: {error}"))
     }
 }
@@ -72,9 +74,6 @@ fn message(panic: &dyn Any) -> &str {
 
 /// A pidfd of a process.
 pub fn pidfd(process: u32) -> Result<OwnedFd> {
-    // SAFETY: the call touches no memory.
-    let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, process, 0) };
-    let fd = Errno::result(fd).context("pidfd_open")? as RawFd;
-    // SAFETY: it is new.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+    // SAFETY: the call touches no memory, and returns a new descriptor.
+    unsafe { new_descriptor(libc::syscall(libc::SYS_pidfd_open, process, 0)) }.context("pidfd_open")
 }

@@ -77,9 +77,9 @@ pub struct Options {
 pub enum Command {
     /// Break the kernel in one place at a time, and show which property notices
     ///
-    /// Each mutation is a patch in kernel-patch/mutations or kernel-patch/linux-BASE/mutations. While one is tested,
-    /// the next is built. The exit status is 1 if no property notices a
-    /// mutation.
+    /// Each mutation is a patch in kernel-patch/mutations or in
+    /// kernel-patch/linux-BASE/mutations. While one is tested, the next is built. The
+    /// exit status is 1 if no property notices a mutation.
     Mutations {
         /// Test only these mutations
         #[arg(value_name = "NAME")]
@@ -110,7 +110,7 @@ impl Options {
         }
     }
 
-    /// The number of random cases: as the user says, else by the kind of run.
+    /// The number of random cases: the user's choice, or the default of the kind of run.
     pub fn cases(&self, usual: u64, debug: u64, sample: u64) -> u64 {
         match self.cases {
             Some(cases) => cases,

@@ -199,7 +199,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_path_is_that_in_the_source() {
+    fn a_path_is_relative_to_the_source() {
         for (seen, path) in [
             ("../virt/kvm/syscalls.c", "virt/kvm/syscalls.c"),
             (

@@ -21,6 +21,7 @@ mod kernel_memory;
 mod lanes;
 mod module;
 mod mutations;
+mod open_files;
 mod outcome;
 mod output;
 mod parameters;

@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn the_estimate_goes_by_the_pace_so_far() {
+    fn the_estimate_follows_the_pace_so_far() {
         let pace = Duration::from_secs(12 * 50);
         assert_eq!(time_left(pace, 12, 67), "; about 46 min left");
         assert_eq!(time_left(pace, 67, 67), "");

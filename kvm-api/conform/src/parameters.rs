@@ -37,7 +37,7 @@ impl Parameter {
         self.declared.contains("struct ")
     }
 
-    /// Whether the parameter points to what the kernel does not write.
+    /// Whether the parameter points to memory that the kernel does not write.
     pub fn is_const(&self) -> bool {
         self.declared.starts_with("const ")
     }

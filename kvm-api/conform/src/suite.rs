@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_trial_that_fails_says_why() {
+    fn a_failed_trial_has_its_message() {
         let output = "test a::b   ... ok\ntest    a::c ... FAILED\ntest a::d   ... ignored\n\n\
             failures:\n\n---- a::c ----\ntest panicked: no\nand no\n\n\nfailures:\n    a::c\n";
         let outcome = outcome(output);

@@ -34,9 +34,9 @@ static MAP: Call = Call {
 };
 
 impl TestedCall {
-    /// Each call: those of the tables of kvm-sys, and the one for mmap(). The calls on a
-    /// bound vCPU have no rows of their own, because they are those on a descriptor
-    /// without the descriptor.
+    /// Each call of the tables of kvm-sys, and the one for mmap(). The calls on a bound
+    /// vCPU have no rows, because they are the calls on a descriptor without the
+    /// descriptor.
     pub fn all() -> impl Iterator<Item = Self> {
         AnyCall::all().map(Self::from).chain([Self::MapMemory])
     }
@@ -46,7 +46,7 @@ impl TestedCall {
         matches!(self, Self::Flat(_) | Self::MapMemory)
     }
 
-    /// Whether the library makes up for an ioctl that Linux does not have.
+    /// Whether the library replaces an ioctl that Linux does not have.
     pub fn by_library(self) -> bool {
         self.request.is_none()
     }

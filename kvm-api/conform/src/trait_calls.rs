@@ -142,7 +142,7 @@ pub const ON_VCPU: [(FlatCall, OnVcpu); 13] = [
         Ok(())
     }),
     (FlatCall::kvm_set_cpuid, |vcpu| {
-        vcpu.kvm_set_cpuid(&CpuId::new(0).expect("none is few"))
+        vcpu.kvm_set_cpuid(&CpuId::new(0).expect("an empty list fits"))
     }),
     (FlatCall::kvm_set_signal_mask, |vcpu| {
         vcpu.kvm_set_signal_mask(None)

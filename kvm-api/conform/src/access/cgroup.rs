@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::mem::size_of;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
@@ -14,6 +14,7 @@ use super::NamedCase;
 use super::user::create_vm;
 use crate::arguments::CallResult;
 use crate::child;
+use crate::requests::new_descriptor;
 
 pub const CASES: &[NamedCase] = &[
     ("device cgroup, version 1", version_1),
@@ -68,12 +69,12 @@ fn version_1() -> Result<()> {
     let group = Group::new("cgroup", Some("devices"))?;
     group.check("no rule", true)?;
     for (file, rule, admitted) in [
-        // Version 1 allows all that is not denied.
+        // Version 1 allows every access without a rule.
         ("devices.deny", "c 10:232 rwm", false),
         ("devices.allow", "c 10:232 r", false),
         ("devices.allow", "c 10:232 w", true),
         ("devices.deny", "c 10:232 w", false),
-        // Denies all that is not allowed.
+        // Now every access without a rule is denied.
         ("devices.deny", "a", false),
         ("devices.allow", "c 10:232 r", false),
         ("devices.allow", "c 10:* rw", true),
@@ -81,10 +82,10 @@ fn version_1() -> Result<()> {
         fs::write(Path::new(GROUP).join(file), rule).context(rule)?;
         group.check(&format!("{file}: {rule}"), admitted)?;
     }
-    // Root is not in it.
+    // Root is not in the group.
     ensure!(
         create_vm()? == CallResult::DONE,
-        "who is not in it is denied"
+        "a process outside the group is denied"
     );
     Ok(())
 }
@@ -160,12 +161,12 @@ fn deny(access: i32) -> Result<()> {
         license: c"GPL".as_ptr(),
     };
     let size = size_of::<Load>();
-    // SAFETY: the structure is the beginning of what the call takes, and the
-    // kernel takes what is missing for 0; what it points to is there.
-    let fd = unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &load, size) };
-    let fd = Errno::result(fd).context("loading the program")?;
-    // SAFETY: it is a new file descriptor.
-    let loaded = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    // SAFETY: the structure is the beginning of the structure of the call, and the kernel
+    // takes missing fields as 0. The memory that it points to lives until the call
+    // returns. The call returns a new descriptor.
+    let loaded =
+        unsafe { new_descriptor(libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, &load, size)) };
+    let loaded = loaded.context("loading the program")?;
 
     #[repr(C)]
     struct Attach {

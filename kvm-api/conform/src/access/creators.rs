@@ -1,5 +1,5 @@
-//! Which users may create a virtual machine by either interface: those who may
-//! open `/dev/kvm`.
+//! By either interface, the users who may open `/dev/kvm` may create a virtual machine,
+//! and no others.
 
 use anyhow::{Result, ensure};
 use caps::{CapSet, Capability, CapsHashSet};
@@ -48,7 +48,7 @@ pub fn answers(
 fn users() -> Result<()> {
     answers("root", CallResult::DONE, || Ok(()))?;
     DeviceNode::with(0, 0o600, || {
-        answers("root, whose it is", CallResult::DONE, || Ok(()))?;
+        answers("root, the owner", CallResult::DONE, || Ok(()))?;
         answers("a user", REFUSED, || become_user(NOBODY, GROUP, &[]))?;
         answers("a user in many groups", REFUSED, || {
             become_user(NOBODY, GROUP, &[0, 1, GROUP])

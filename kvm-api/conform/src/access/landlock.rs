@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::mem::size_of;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result, ensure};
 use kvm_api::Errno;
@@ -14,6 +14,7 @@ use super::NamedCase;
 use super::user::create_vm;
 use crate::arguments::{Arguments, CallResult};
 use crate::child;
+use crate::requests::new_descriptor;
 
 pub const CASES: &[NamedCase] = &[
     ("Landlock, ioctls of devices", no_ioctls),
@@ -100,10 +101,9 @@ fn device() -> Result<File> {
 /// Drops these rights to all files that this process opens from now on.
 fn restrict(rights: u64) -> Result<()> {
     let (create, size) = (libc::SYS_landlock_create_ruleset, size_of::<u64>());
-    // SAFETY: the structure is one word long in its first version, and copied.
-    let fd = Errno::result(unsafe { libc::syscall(create, &rights, size, 0) })?;
-    // SAFETY: it is a new file descriptor.
-    let rules = unsafe { OwnedFd::from_raw_fd(fd as i32) };
+    // SAFETY: the structure is one word long in its first version, and copied. The call
+    // returns a new descriptor.
+    let rules = unsafe { new_descriptor(libc::syscall(create, &rights, size, 0)) }?;
     set_no_new_privs()?;
     let (restrict, fd) = (libc::SYS_landlock_restrict_self, rules.as_raw_fd());
     // SAFETY: the call touches no memory.

@@ -1,5 +1,5 @@
-//! Who may create a virtual machine, and what another process may do with it:
-//! not more than over the ioctls.
+//! Creating a virtual machine, and using the machine of another process: the calls grant
+//! no more access than the ioctls.
 
 mod cgroup;
 mod creators;

@@ -88,7 +88,7 @@ fn roots() -> Result<()> {
         (false, CallResult::refused(Errno::ENOENT)),
         (true, CallResult::DONE),
     ] {
-        answers("who has another root", expected, || {
+        answers("a process with another root", expected, || {
             empty_dev(MsFlags::empty())?;
             fs::create_dir_all("/dev/root/dev")?;
             if has_node {

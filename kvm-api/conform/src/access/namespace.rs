@@ -40,17 +40,17 @@ pub fn enter(user: u32, group: Option<u32>) -> Result<()> {
 /// nothing.
 fn roots() -> Result<()> {
     DeviceNode::with(0, 0o600, || {
-        answers("a user who is root within", REFUSED, || {
+        answers("a user who is root inside", REFUSED, || {
             become_user(NOBODY, OTHER, &[])?;
             enter(0, Some(0))
         })?;
-        answers("root who is root within", CallResult::DONE, || {
+        answers("root who is root inside", CallResult::DONE, || {
             enter(0, Some(0))
         })?;
-        answers("root who is a user within", CallResult::DONE, || {
+        answers("root who is a user inside", CallResult::DONE, || {
             enter(1000, Some(1000))
         })?;
-        answers("root within a namespace within", CallResult::DONE, || {
+        answers("root in a nested namespace", CallResult::DONE, || {
             enter(0, Some(0))?;
             enter(0, Some(0))
         })
@@ -75,14 +75,18 @@ fn groups() -> Result<()> {
                 enter(0, Some(OTHER))
             },
         )?;
-        answers("another group by the number of this", REFUSED, || {
-            become_user(NOBODY, OTHER, &[])?;
-            enter(0, Some(GROUP))
-        })
+        answers(
+            "another group with the number of this group",
+            REFUSED,
+            || {
+                become_user(NOBODY, OTHER, &[])?;
+                enter(0, Some(GROUP))
+            },
+        )
     })?;
     // An unmapped group is shown as 65534.
     DeviceNode::with(65534, FOR_GROUP, || {
-        answers("a group that shows as that number", REFUSED, || {
+        answers("a group that is shown as this number", REFUSED, || {
             become_user(NOBODY, OTHER, &[])?;
             enter(0, None)
         })

@@ -1,7 +1,7 @@
 //! Files that another process gets through a socket. It may do the same with
 //! them by system call as by ioctl.
 
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use anyhow::{Context, Result, ensure};
@@ -20,6 +20,7 @@ use super::user::{NOBODY, become_user, create_vm};
 use crate::arguments::{Arguments, CallResult, machine};
 use crate::child;
 use crate::passing::{receive, send};
+use crate::requests::new_descriptor;
 
 pub const CASES: &[NamedCase] = &[
     ("a VM and a vCPU for another process", another_process),
@@ -165,9 +166,9 @@ fn in_same_memory<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     let flags = CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK;
     let body = Box::new(|| {
         done = work.take().map(|work| work());
-        // Not by returning: the first run of a vCPU gives the process that makes
-        // it a thread, of KVM's, which has to end too.
-        // SAFETY: nothing of the parent's is touched on the way out.
+        // Do not return: the first run of a vCPU gives the calling process a thread of
+        // KVM, which has to end too.
+        // SAFETY: the exit touches nothing of the parent.
         unsafe { libc::_exit(0) }
     });
     // SAFETY: this thread, whose memory and thread-local values the process
@@ -203,11 +204,9 @@ fn device() -> Result<()> {
     let child = child::start(|| {
         become_user(NOBODY, OTHER, &[])?;
         let [device] = receive(&there)?;
-        // SAFETY: the request touches no memory.
-        let vm = unsafe { libc::ioctl(device.as_raw_fd(), KVM_CREATE_VM, 0) };
-        let vm = Errno::result(vm).context("KVM_CREATE_VM")?;
-        // SAFETY: it is a new file descriptor.
-        let vm = unsafe { OwnedFd::from_raw_fd(vm) };
+        // SAFETY: the request touches no memory, and returns a new descriptor.
+        let vm = unsafe { new_descriptor(libc::ioctl(device.as_raw_fd(), KVM_CREATE_VM, 0)) };
+        let vm = vm.context("KVM_CREATE_VM")?;
         let flat = create_vm()?;
         ensure!(flat == REFUSED, "kvm_create_vm gives {flat:?}");
         let kvm = Syscall::open()?;

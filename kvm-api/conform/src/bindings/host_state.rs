@@ -32,7 +32,7 @@ struct Registers {
     /// The control register of the vector unit, with a rounding other than the
     /// default.
     mxcsr: u32,
-    /// The control word of the x87, likewise.
+    /// The control word of the x87, with another rounding, too.
     control: u16,
     segments: Segments,
 }

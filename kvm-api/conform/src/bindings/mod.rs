@@ -124,7 +124,7 @@ fn test_on_vmx(options: &Options) -> Result<Outcome> {
 
 /// Runs `cases` random sequences.
 fn sequences(options: &Options, cases: u64) -> Result<Outcome> {
-    signal::handle_kick()?;
+    signal::handle(signal::KICK)?;
     let mut outcome = Outcome {
         cases,
         ..Outcome::default()

@@ -3,12 +3,12 @@
 
 use std::fs::File;
 use std::io::Read;
-use std::os::fd::FromRawFd;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use kvm_api::Errno;
 use kvm_api::kvm_sys::kvm_debugregs;
+
+use crate::requests::new_descriptor;
 
 /// The word that guests watch, as if it were theirs.
 static GUESTS: AtomicU64 = AtomicU64::new(0);
@@ -70,20 +70,19 @@ impl Watch {
             bp_len: size_of_val(&*word) as u64,
             ..Default::default()
         };
-        // SAFETY: the kernel reads the attributes, which say their size.
+        // SAFETY: the kernel reads the attributes, which contain their size, and returns a
+        // new descriptor.
         let event = unsafe {
-            libc::syscall(
+            new_descriptor(libc::syscall(
                 libc::SYS_perf_event_open,
                 ptr::from_ref(&attributes),
                 0,
                 -1,
                 -1,
                 PERF_FLAG_FD_CLOEXEC,
-            )
+            ))
         };
-        let event = Errno::result(event).expect("there is a debug register");
-        // SAFETY: it is a new descriptor.
-        let event = unsafe { File::from_raw_fd(event as i32) };
+        let event = event.expect("there is a debug register").into();
         Self { event, word }
     }
 

@@ -13,6 +13,7 @@ use super::invocation::Invocation;
 use super::misuse::{Made, Misuse};
 use super::testbed::Testbed;
 use super::{processes, signals, threads};
+use crate::open_files::without_files;
 use crate::tested_call::TestedCall;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,13 +56,13 @@ pub const ALL_CIRCUMSTANCES: [(Circumstance, &str); 10] = [
 ];
 
 const OWN: &str =
-    "what it makes is the caller's own; the ioctl takes `/dev/kvm`, which is nobody's";
-const OF_DEVICE: &str = "over ioctl it takes `/dev/kvm`, which is nobody's";
+    "the new VM belongs to the caller; the ioctl takes `/dev/kvm`, which belongs to no process";
+const OF_DEVICE: &str = "the ioctl takes `/dev/kvm`, which belongs to no process";
 const NOT_ON_VCPU: &str = "it takes no vCPU";
-const NO_WAIT: &str = "it does not wait for the vCPU, as it takes none";
-const RUNS_NEXT: &str = "it waits, and then is told by `immediate_exit` not to run";
-const MEMFD: &str = "over ioctl the memory is a memfd's, the kernel's own needs no descriptor";
-const PROCESS: &str = "the library's record is a process' own";
+const NO_WAIT: &str = "it takes no vCPU, so it does not wait for one";
+const RUNS_NEXT: &str = "it waits, and then `immediate_exit` ends its run";
+const MEMFD: &str = "the library allocates a memfd; memory of the kernel needs no descriptor";
+const PROCESS: &str = "each process has its own record in the library";
 const NO_FD: &str = "it takes no descriptor";
 
 const CREATE_VM: &[TestedCall] = &[TestedCall::Flat(kvm_create_vm)];
@@ -151,6 +152,6 @@ fn attempt(
             testbed.machine.run.set_immediate_exit(false);
             Ok(made)
         }
-        NoFile => processes::without_files(|| Made::of(&invocation, testbed)),
+        NoFile => Ok(without_files(|| Made::of(&invocation, testbed))?),
     }
 }

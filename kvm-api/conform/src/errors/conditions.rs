@@ -14,7 +14,7 @@ use kvm_sys::debug::*;
 use kvm_sys::slot::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
 use kvm_sys::*;
 use nix::errno::Errno::*;
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, mprotect, munmap};
+use nix::sys::mman::{ProtFlags, mprotect};
 
 use super::expected::Expectation::{Fails, Gives};
 use super::expected::{Expectation, both};
@@ -28,8 +28,7 @@ use crate::tested_call::TestedCall::{self, *};
 /// Changes a new machine and the call.
 type Prepare = fn(&mut Testbed<'_>, &mut Invocation) -> Result<()>;
 
-/// The call, the error, the expected result, and the function that brings it
-/// about.
+/// The call, the error, the expected result, and the function that causes the error.
 struct Condition(TestedCall, &'static str, Expectation, Prepare);
 
 #[rustfmt::skip]
@@ -38,15 +37,15 @@ const CONDITIONS: &[Condition] = &[
         |_, it| region(it, KERNEL_SLOT, 0, KERNEL_MEMORY, PAGE)),
     Condition(Flat(FlatCall::kvm_set_memory_region), "a slot that has the caller's memory", Fails(EINVAL),
         |_, it| region(it, SLOT, 0, 0, MEMORY as u64)),
-    Condition(Flat(FlatCall::kvm_set_memory_region), "a slot that is set, not to be written any more",
+    Condition(Flat(FlatCall::kvm_set_memory_region), "a slot that is set, now read-only",
         Fails(EINVAL), |_, it| region(it, KERNEL_SLOT, KVM_MEM_READONLY, KERNEL_MEMORY, KERNEL_SIZE)),
     Condition(Flat(FlatCall::kvm_set_memory_region), "a slot that is set, moved to where another is",
         Fails(EEXIST), |_, it| region(it, KERNEL_SLOT, KVM_MEM_LOG_DIRTY_PAGES, 0, KERNEL_SIZE)),
-    Condition(Flat(FlatCall::kvm_set_memory_region), "deletes what an alias shows", Fails(EBUSY), |testbed, it| {
+    Condition(Flat(FlatCall::kvm_set_memory_region), "deletes memory that an alias shows", Fails(EBUSY), |testbed, it| {
         alias(testbed)?;
         region(it, KERNEL_SLOT, 0, 0, 0)
     }),
-    Condition(Flat(FlatCall::kvm_create_vcpu), "as many as `KVM_CAP_MAX_VCPU_ID` was enabled for",
+    Condition(Flat(FlatCall::kvm_create_vcpu), "beyond the limit of an enabled `KVM_CAP_MAX_VCPU_ID`",
         Fails(EINVAL), |testbed, it| {
             another_machine(testbed, it, |vm| enable(vm, KVM_CAP_MAX_VCPU_ID, 1))?;
             it.set("argument", 1);
@@ -63,9 +62,9 @@ const CONDITIONS: &[Condition] = &[
         // SAFETY: nothing refers to the memory, which is not used any more.
         Ok(unsafe { mprotect(memory.cast(), MEMORY, ProtFlags::PROT_NONE) }?)
     }),
-    Condition(Flat(FlatCall::kvm_run), "`kvm_valid_regs` has a bit that means nothing", Fails(EINVAL),
-        |testbed, _| valid_regs(testbed, 1 << 31)),
-    Condition(Flat(FlatCall::kvm_run), "the vCPU waits for INIT, and something else comes", Fails(EAGAIN),
+    Condition(Flat(FlatCall::kvm_run), "`kvm_valid_regs` has an unknown bit", Fails(EINVAL),
+        |testbed, _| { testbed.machine.run.set_valid_regs(1 << 31); Ok(()) }),
+    Condition(Flat(FlatCall::kvm_run), "the vCPU waits for INIT, and gets an NMI", Fails(EAGAIN),
         |testbed, it| {
             another_machine(testbed, it, |vm| request(vm, KVM_CREATE_IRQCHIP, 0))?;
             // The first bit is set anyway.
@@ -78,16 +77,16 @@ const CONDITIONS: &[Condition] = &[
         |_, it| field(it, offset_of!(kvm_sregs, cr4), 1 << 31)),
     Condition(Flat(FlatCall::kvm_set_sregs), "CR0 has paging without protection", Fails(EINVAL),
         |_, it| field(it, offset_of!(kvm_sregs, cr0), 1 << 31)),
-    Condition(Flat(FlatCall::kvm_set_sregs), "the APIC's base has a bit that means nothing", Fails(EINVAL),
+    Condition(Flat(FlatCall::kvm_set_sregs), "the APIC's base has an unknown bit", Fails(EINVAL),
         |_, it| field(it, offset_of!(kvm_sregs, apic_base), 1)),
     Condition(Flat(FlatCall::kvm_interrupt), "the interrupt controller is in the kernel", Fails(ENXIO),
         |testbed, it| another_machine(testbed, it, |vm| request(vm, KVM_CREATE_IRQCHIP, 0))),
-    Condition(Flat(FlatCall::kvm_interrupt), "the local APIC is in the kernel, and has one already",
+    Condition(Flat(FlatCall::kvm_interrupt), "the local APIC is in the kernel, and an interrupt is pending",
         Fails(EEXIST), |testbed, it| {
             another_machine(testbed, it, |vm| enable(vm, KVM_CAP_SPLIT_IRQCHIP, 24))?;
             Ok(testbed.both.ioctl.kvm_interrupt(testbed.still.as_fd(), 33)?)
         }),
-    Condition(Flat(FlatCall::kvm_debug_guest), "an exception to be injected, where one is pending", Fails(EBUSY),
+    Condition(Flat(FlatCall::kvm_debug_guest), "it injects an exception while one is pending", Fails(EBUSY),
         |testbed, it| {
             let debug = kvm_guest_debug {
                 control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_INJECT_BP,
@@ -97,13 +96,13 @@ const CONDITIONS: &[Condition] = &[
             it.set("control", (KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_INJECT_DB).into());
             Ok(())
         }),
-    Condition(Flat(FlatCall::kvm_get_msrs), "an MSR that there is not", Gives(0),
+    Condition(Flat(FlatCall::kvm_get_msrs), "an MSR that does not exist", Gives(0),
         |_, it| msr(it, 0x1234_5678, 0)),
-    Condition(Flat(FlatCall::kvm_set_msrs), "an MSR that there is not", Gives(0),
+    Condition(Flat(FlatCall::kvm_set_msrs), "an MSR that does not exist", Gives(0),
         |_, it| msr(it, 0x1234_5678, 1)),
     Condition(Flat(FlatCall::kvm_set_msrs), "a value that the MSR cannot have", Gives(0),
         |_, it| msr(it, EFER, u64::MAX)),
-    Condition(Flat(FlatCall::kvm_set_cpuid), "more than before, and the vCPU has run", Fails(EINVAL),
+    Condition(Flat(FlatCall::kvm_set_cpuid), "more leaves than before, after the vCPU has run", Fails(EINVAL),
         |testbed, it| {
             testbed.machine.run_to_hlt();
             it.words[0] = testbed.machine.vcpu().as_raw_fd() as u64;
@@ -122,7 +121,7 @@ const CONDITIONS: &[Condition] = &[
             user_region(testbed, it);
             region(it, SLOT, KVM_MEM_LOG_DIRTY_PAGES, 0, PAGE)
         }),
-    Condition(Flat(FlatCall::kvm_set_user_memory_region), "a slot that is set, not to be written any more",
+    Condition(Flat(FlatCall::kvm_set_user_memory_region), "a slot that is set, now read-only",
         Fails(EINVAL), |testbed, it| {
             user_region(testbed, it);
             region(it, SLOT, KVM_MEM_READONLY, 0, MEMORY as u64)
@@ -134,26 +133,26 @@ const CONDITIONS: &[Condition] = &[
         }),
     Condition(Flat(FlatCall::kvm_set_user_memory_region), "a slot that has the kernel's memory", Fails(EINVAL),
         |_, it| region(it, KERNEL_SLOT, KVM_MEM_LOG_DIRTY_PAGES, KERNEL_MEMORY, KERNEL_SIZE)),
-    Condition(Flat(FlatCall::kvm_set_memory_alias), "of an alias", Fails(EINVAL), |testbed, it| {
+    Condition(Flat(FlatCall::kvm_set_memory_alias), "an alias of an alias", Fails(EINVAL), |testbed, it| {
         alias(testbed)?;
         it.set("slot", 1);
         it.set("guest_phys_addr", 2 * FREE);
         it.set("target_phys_addr", FREE);
         Ok(())
     }),
-    Condition(Flat(FlatCall::kvm_set_memory_alias), "one that is set, of something else", Fails(EINVAL),
+    Condition(Flat(FlatCall::kvm_set_memory_alias), "an alias that is set, with another target", Fails(EINVAL),
         |testbed, it| {
             alias(testbed)?;
             it.set("target_phys_addr", KERNEL_MEMORY + PAGE);
             Ok(())
         }),
-    Condition(Flat(FlatCall::kvm_set_memory_alias), "one that is set, with another size", Fails(EINVAL),
+    Condition(Flat(FlatCall::kvm_set_memory_alias), "an alias that is set, with another size", Fails(EINVAL),
         |testbed, it| {
             alias(testbed)?;
             it.set("memory_size", 2 * PAGE);
             Ok(())
         }),
-    Condition(MapMemory, "memory that an alias shows, where it does", Fails(ENODEV),
+    Condition(MapMemory, "the address of an alias", Fails(ENODEV),
         |testbed, it| {
             alias(testbed)?;
             it.set("guest_phys_addr", FREE);
@@ -269,20 +268,4 @@ fn another_machine(
 fn use_vcpu(testbed: &mut Testbed<'_>, it: &mut Invocation, vcpu: OwnedFd) {
     testbed.still = vcpu;
     it.words[0] = testbed.still.as_raw_fd() as u64;
-}
-
-/// Makes the vCPU that runs store its registers at each exit.
-fn valid_regs(testbed: &Testbed<'_>, bits: u64) -> Result<()> {
-    let size = (PAGE as usize).try_into()?;
-    let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-    let vcpu = testbed.machine.vcpu();
-    // SAFETY: no address is given, so no memory in use is replaced.
-    let run = unsafe { mmap(None, size, access, MapFlags::MAP_SHARED, vcpu, 0) }?;
-    // SAFETY: the page has the structure in it, and is not used after this.
-    unsafe {
-        let run: *mut kvm_run = run.as_ptr().cast();
-        (&raw mut (*run).kvm_valid_regs).write_volatile(bits);
-        munmap(NonNull::new_unchecked(run.cast()), PAGE as usize)?;
-    }
-    Ok(())
 }

@@ -1,7 +1,7 @@
 //! File descriptors of the wrong kind.
 
 use std::fs::{self, File};
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use anyhow::{Context, Result, bail};
 use kvm_sys::FlatCall::*;
@@ -16,6 +16,7 @@ use super::expected::{Expected, Route, Rule, both, differs, flat_only, look_up, 
 use super::misuse::{Made, Misuse};
 use super::signature::{Kind, arguments};
 use super::testbed::Testbed;
+use crate::requests::new_descriptor;
 use crate::tested_call::TestedCall;
 
 /// A descriptor in place of the right one.
@@ -68,16 +69,15 @@ pub const ALL_WRONG: [(Wrong, &str); 21] = [
     (Garbage, "the right one, the register's upper half not 0"),
 ];
 
-const DEVICE_ONLY: &str = "the ioctl is one of `/dev/kvm`, where the call takes a VM as well, as \
+const DEVICE_ONLY: &str = "only `/dev/kvm` has the ioctl; the call also takes a VM, because \
                            `kvm_create_vm` leaves no other descriptor";
-const KIND_FIRST: &str = "the call looks first of what kind the file is, in the entry point that \
-                          is built in; the ioctl gets to the file's own handler, which looks \
-                          first whose it is";
-const FEATURES: &str = "of `/dev/kvm` this code is another request, which reads MSRs that tell \
-                        features";
+const KIND_FIRST: &str = "the call first checks the kind of the file, in the built-in entry \
+                          point; the ioctl reaches the handler of the file, which first checks \
+                          the owner";
+const FEATURES: &str = "on `/dev/kvm` this code is another request, which reads MSRs with features";
 const NO_FD: &str = "the call takes none";
-const MMAP: &str = "the call is mmap() itself, which maps what the file has to map; the library \
-                    asks first what the file is";
+const MMAP: &str =
+    "the call is mmap(), which maps any file that has memory; the library first checks the file";
 const RIGHT: &str = "it is the right one";
 
 /// mmap() of a file that is not open for writing.
@@ -110,8 +110,8 @@ const NO_PIDFD: Expected = both(Fails(EBADF));
 pub const RULES: &[Rule<Wrong>] = &[
     Rule(All, &[Closed, MinusOne, Lowest, Path, DevicePath], both(Fails(EBADF))),
     Rule(These(EXTENSION), &[MinusOne], differs(Fails(EBADF), Works,
-        "without a descriptor the call asks KVM itself: it is how a program finds out that there \
-         are the calls")),
+        "without a descriptor the call asks KVM itself, so that a program can find out whether \
+         the calls exist")),
 
     Rule(All, &[Pipe, Event, Regular, Directory, KvmDevice, VmStats, VcpuStats, GuestMemory],
         both(Fails(ENOTTY))),
@@ -212,11 +212,8 @@ const KVM_X86_SW_PROTECTED_VM: c_ulong = 1;
 
 fn open(wrong: Wrong, testbed: &Testbed<'_>) -> Result<OwnedFd> {
     let (vm, vcpu) = (&testbed.machine.vm, &testbed.still);
-    let made = |fd: libc::c_int| -> Result<OwnedFd> {
-        let fd = Errno::result(fd)?;
-        // SAFETY: it is new.
-        Ok(unsafe { OwnedFd::from_raw_fd(fd) })
-    };
+    // SAFETY: each call below returns a new descriptor.
+    let made = |fd: libc::c_int| unsafe { new_descriptor(fd) }.map_err(anyhow::Error::from);
     let path = |path: &str| {
         let flags = libc::O_PATH | libc::O_CLOEXEC;
         let path = std::ffi::CString::new(path).expect("the path has no zero byte");
@@ -248,7 +245,7 @@ fn open(wrong: Wrong, testbed: &Testbed<'_>) -> Result<OwnedFd> {
         }
         // SAFETY: the request touches no memory.
         VmStats => made(unsafe { libc::ioctl(vm.as_raw_fd(), KVM_GET_STATS_FD, 0) }),
-        // SAFETY: likewise.
+        // SAFETY: as above.
         VcpuStats => made(unsafe { libc::ioctl(vcpu.as_raw_fd(), KVM_GET_STATS_FD, 0) }),
         GuestMemory => {
             let device = testbed.both.ioctl.as_fd().as_raw_fd();

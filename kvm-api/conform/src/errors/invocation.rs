@@ -131,7 +131,7 @@ impl Invocation {
                 set.extend([("size", PAGE), ("bitmap", room)]);
             }
             MapMemory => set.extend([("guest_phys_addr", KERNEL_MEMORY), ("size", PAGE)]),
-            // These concern a binding that there already is.
+            // These calls need an existing binding.
             Binding(BindingCall::kvm_unbind | BindingCall::kvm_kick) => testbed.bind(),
             // Zeroes are good arguments beside the descriptor.
             Flat(
@@ -275,8 +275,7 @@ impl Invocation {
             // The library cannot take this as a descriptor.
             return Err(Errno::EBADF);
         }
-        // SAFETY: whether it is open is under test; it is closed by nobody
-        // meanwhile.
+        // SAFETY: the test is whether it is open. Nothing closes it meanwhile.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         let alias = || {
             let mut alias = kvm_memory_alias::default();
@@ -351,17 +350,17 @@ impl Raw {
         let answer = self.make_only()?;
         match self.makes {
             Makes::Nothing => return Ok(answer),
-            // SAFETY: it has just been made, and nobody has been told.
+            // SAFETY: it is new, and nothing else has its number.
             Makes::File => unsafe { libc::close(answer as RawFd) },
-            // SAFETY: likewise.
+            // SAFETY: as above.
             Makes::Mapping(size) => unsafe { libc::munmap(answer as *mut _, size as usize) },
             Makes::Range => {
                 let [vm, address, size, ..] = self.words;
                 // SAFETY: the call touches no memory.
                 let unmapped = unsafe { libc::syscall(__NR_kvm_unmap_range, vm, address, size) };
-                Errno::result(unmapped).expect("what was mapped can be unmapped") as i32
+                Errno::result(unmapped).expect("a mapped range can be unmapped") as i32
             }
-            // SAFETY: likewise.
+            // SAFETY: as above.
             Makes::Binding => unsafe { libc::syscall(__NR_kvm_unbind) as i32 },
         };
         Ok(0)
@@ -370,8 +369,7 @@ impl Raw {
     /// Makes the call, and keeps its result.
     pub fn make_only(self) -> Result<i64, Errno> {
         let [a, b, c, d, e, f] = self.words;
-        // SAFETY: the kernel writes where it is told to: to the arena, or to
-        // memory that was made to be misused.
+        // SAFETY: the kernel writes to the arena, or to memory that exists to be misused.
         Errno::result(unsafe { libc::syscall(self.number, a, b, c, d, e, f) })
     }
 }

@@ -58,7 +58,7 @@ const FAMILIES: &[Family] = &[
 fn test(_: &Options) -> Result<Outcome> {
     let mut outcome = Outcome::default();
     let both = BothInterfaces::open()?;
-    signal::handle_kick()?;
+    signal::handle(signal::KICK)?;
     for route in Route::ALL {
         for (name, cases) in FAMILIES {
             progress(&format!("{route:?}: {name}"));

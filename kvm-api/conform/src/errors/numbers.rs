@@ -50,7 +50,7 @@ impl Limit {
             Is(number) => number.to_string(),
             LastSlot => "`KVM_CAP_NR_MEMSLOTS` - 1".into(),
             LastVcpuId => "`KVM_CAP_MAX_VCPU_ID` - 1".into(),
-            Listed => "as many as there are".into(),
+            Listed => "the number of listed MSRs".into(),
             LastPage => "the last physical page".into(),
         }
     }
@@ -75,15 +75,15 @@ pub struct Number {
 
 const WORKS: Expected = both(Works);
 const INVALID: Expected = both(Fails(EINVAL));
-const NONE: Expected = nothing("there is none such");
+const NONE: Expected = nothing("there is no such number");
 
 /// The argument of an ioctl that takes none.
 const UNUSED: &str = "the call has no such argument";
 const UNTAKEN: Expected = ioctl_only(Fails(EINVAL), UNUSED);
 const UNTAKEN_WORKS: Expected = ioctl_only(Works, UNUSED);
-const UNTAKEN_EXISTS: Expected = ioctl_only(Fails(EEXIST), "the call finds an id by itself");
-const ID: Expected = ioctl_only(Works, "the call finds an id by itself");
-const BAD_ID: Expected = ioctl_only(Fails(EINVAL), "the call finds an id by itself");
+const UNTAKEN_EXISTS: Expected = ioctl_only(Fails(EEXIST), "the call chooses the id");
+const ID: Expected = ioctl_only(Works, "the call chooses the id");
+const BAD_ID: Expected = ioctl_only(Fails(EINVAL), "the call chooses the id");
 const EXISTS: Expected = both(Fails(EEXIST));
 const NO_LOG: Expected = both(Fails(ENOENT));
 const TOO_BIG: Expected = both(Fails(E2BIG));
@@ -93,7 +93,7 @@ const OTHERS: Expected = both(Fails(EBUSY));
 const UNREACHABLE: Expected = both(Fails(EFAULT));
 const UNBACKED: Expected = both(Fails(ENODEV));
 
-const MMAP_LIMIT: &str = "mmap() itself refuses so much, before KVM is asked";
+const MMAP_LIMIT: &str = "mmap() refuses this size before it calls KVM";
 
 /// Each flag of a slot that is not valid. The two lowest flags are.
 const NO_FLAGS: &[(u64, Expected)] = &bits();
@@ -318,7 +318,7 @@ fn garbage(call: TestedCall, name: &'static str) -> Misuse {
     let mut expected = both(Works);
     for route in Route::ALL {
         if !in_register(route) {
-            expected = expected.but_for(route, "it is not in a register of its own");
+            expected = expected.but_for(route, "it has no register");
         }
     }
     let misuse = format!("`{name}`, the register's upper half not 0");

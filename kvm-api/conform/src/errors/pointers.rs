@@ -36,15 +36,15 @@ pub const ALL_BAD: [(Bad, &str); 10] = [
     (Null, "NULL"),
     (Unmapped, "where nothing is mapped"),
     (NoAccess, "to memory without access"),
-    (ReadOnly, "to memory that can be read only"),
+    (ReadOnly, "to read-only memory"),
     (Kernel, "to the kernel's memory"),
     (NotCanonical, "to an address that is not canonical"),
+    (LastOfUser, "to the last bytes of user space, and beyond"),
     (
-        LastOfUser,
-        "to the last bytes of the user's half, and beyond",
+        Wraps,
+        "to the last bytes of the address space, wrapping around",
     ),
-    (Wraps, "to the last bytes of all, and around"),
-    (Straddles, "to a page's end, nothing mapped behind"),
+    (Straddles, "to the end of a page before an unmapped one"),
     (Misaligned, "to memory, at an odd address"),
 ];
 
@@ -56,10 +56,10 @@ fn rule(usage: Use, bad: Bad) -> Expectation {
     }
 }
 
-const NULL_CLEARS: &str = "NULL takes the mask away, in either way";
-const NOT_LOOKED_AT: &str = "of pointers to parts that are not asked for nothing is looked at";
-const ONE_BYTE: &str = "of one byte";
-const WITHIN: &str = "over ioctl it is within the structure";
+const NULL_CLEARS: &str = "NULL removes the mask, by either route";
+const NOT_LOOKED_AT: &str = "the kernel ignores pointers to parts that the call does not move";
+const ONE_BYTE: &str = "it points to one byte";
+const WITHIN: &str = "the ioctl has it in the structure";
 const REFERENCES: &str = "the library takes references";
 const NO_POINTER: &str = "the call takes its numbers in registers";
 
@@ -236,10 +236,10 @@ impl Field {
         match bad {
             // SAFETY: the page is this value's own, and nothing refers to it.
             NoAccess => unsafe { mprotect(start, page, ProtFlags::PROT_NONE) }?,
-            // SAFETY: likewise.
+            // SAFETY: as above.
             ReadOnly => unsafe { mprotect(start, page, ProtFlags::PROT_READ) }?,
             Unmapped => {
-                // SAFETY: likewise.
+                // SAFETY: as above.
                 unsafe { munmap(start, page) }?;
                 field.mapped = 0;
             }
@@ -255,7 +255,7 @@ impl Field {
     /// A copy of the page.
     fn bytes(&self) -> Vec<u8> {
         let mut bytes = vec![FILL; self.mapped];
-        // SAFETY: so much is mapped, and can be read where this is called.
+        // SAFETY: these bytes are mapped. The callers can read them.
         unsafe {
             bytes
                 .as_mut_ptr()

@@ -1,4 +1,4 @@
-//! Calls from other processes, and from a process that may not open more files.
+//! Calls from other processes.
 
 use std::env;
 use std::os::fd::RawFd;
@@ -6,7 +6,6 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::alarm;
 
 use super::invocation::{Invocation, Raw};
@@ -41,10 +40,10 @@ pub fn executed(testbed: &mut Testbed<'_>, invocation: &Invocation) -> Result<Ma
         .output();
     inherited(fd, false)?;
     let output = output.context("the program cannot be executed")?;
-    let said = String::from_utf8_lossy(&output.stdout);
-    let answer: CallResult = serde_json::from_str(&said).with_context(|| {
+    let printed = String::from_utf8_lossy(&output.stdout);
+    let answer: CallResult = serde_json::from_str(&printed).with_context(|| {
         let error = String::from_utf8_lossy(&output.stderr);
-        format!("the program prints {said:?} {error:?}")
+        format!("the program prints {printed:?} {error:?}")
     })?;
     // The number of a descriptor belongs to the other program.
     let answer = Result::from(answer);
@@ -82,13 +81,4 @@ fn inherited(fd: RawFd, inherited: bool) -> Result<()> {
     };
     fcntl(fd, FcntlArg::F_SETFD(flags))?;
     Ok(())
-}
-
-/// Calls a function while no more files may be opened.
-pub fn without_files(act: impl FnOnce() -> Made) -> Result<Made> {
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, 0, hard)?;
-    let made = act();
-    setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
-    Ok(made)
 }

@@ -201,11 +201,11 @@ impl<'k> Testbed<'k> {
         for slot in [SLOT, KERNEL_SLOT] {
             // SAFETY: the bitmap has a bit for each page of either memory.
             unsafe { kvm.kvm_get_dirty_log(vm, slot, &mut bitmap) }
-                .with_context(|| format!("slot {slot} is not set any more"))?;
+                .with_context(|| format!("slot {slot} is no longer set"))?;
         }
         let logged = KVM_MEM_LOG_DIRTY_PAGES;
         let address = self.machine.memory.as_ptr().expose_provenance() as u64;
-        // SAFETY: the memory is the machine's for as long as it is there.
+        // SAFETY: the memory belongs to the machine, and lives as long.
         unsafe { kvm.kvm_set_user_memory_region(vm, SLOT, logged, 0, MEMORY as u64, address) }
             .context("the memory's slot has changed")?;
         kvm.kvm_set_memory_region(vm, KERNEL_SLOT, logged, KERNEL_MEMORY, KERNEL_SIZE)
@@ -277,7 +277,7 @@ pub struct State {
 }
 
 impl State {
-    /// Describes what has changed.
+    /// Describes the first change.
     pub fn difference(&self, before: &Self) -> Option<String> {
         let names = ["the vCPU that runs", "the vCPU that is still"];
         for (name, (now, before)) in names.iter().zip(self.vcpus.iter().zip(&before.vcpus)) {

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::os::fd::AsRawFd;
-use std::sync::mpsc;
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
@@ -13,12 +12,12 @@ use libc::{c_int, c_void};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-use nix::unistd::{Pid, alarm, gettid};
+use nix::unistd::{Pid, alarm};
 
 use super::invocation::{Invocation, Raw};
 use super::misuse::Made;
 use super::testbed::Testbed;
-use crate::signal::kick;
+use crate::signal::{kick, kick_to_end, spawn};
 use crate::tested_call::TestedCall;
 
 /// The time limit of a case, in seconds. Then a signal ends the process.
@@ -53,13 +52,8 @@ pub fn while_running(
     let both = testbed.both;
     let call = invocation.placed(both);
     let done = run_meanwhile(testbed, |testbed, stop| {
-        let (sender, receiver) = mpsc::channel();
         thread::scope(|scope| {
-            let caller = scope.spawn(|| {
-                sender.send(gettid()).expect("the receiver waits");
-                call()
-            });
-            let thread = receiver.recv()?;
+            let (thread, caller) = spawn(scope, call);
             let waited = until(|| caller.is_finished() || waits && is_waiting(thread));
             let mut wrong = waited.err().map(|error| format!("{error:#}"));
             if waits && caller.is_finished() {
@@ -134,21 +128,12 @@ fn run_meanwhile<'k>(
     testbed.machine.load(programs::COUNT);
     testbed.machine.start_at(ENTRY);
     let vcpu = testbed.machine.vcpu().as_raw_fd();
-    let (sender, receiver) = mpsc::channel();
     let made = thread::scope(|scope| {
-        let runner = scope.spawn(move || {
-            sender.send(gettid()).expect("the receiver waits");
+        let (thread, runner) = spawn(scope, move || {
             // SAFETY: the request touches no memory but the guest's.
             Errno::result(unsafe { libc::ioctl(vcpu, KVM_RUN, 0) })
         });
-        let thread = receiver.recv()?;
-        let stop = || {
-            // The run may begin after the first.
-            while !runner.is_finished() {
-                kick(thread);
-                sleep(PAUSE);
-            }
-        };
+        let stop = || kick_to_end(thread, &runner);
         let made = until(|| counts(testbed).unwrap_or(false)).and_then(|()| act(testbed, &stop));
         stop();
         made
@@ -176,7 +161,7 @@ fn until(mut so: impl FnMut() -> bool) -> Result<()> {
     let deadline = Instant::now() + SOON;
     while !so() {
         if Instant::now() > deadline {
-            bail!("it takes more than {SOON:?}");
+            bail!("not within {SOON:?}");
         }
         sleep(PAUSE);
     }
@@ -199,17 +184,16 @@ fn ended_now(process: Pid) -> Option<WaitStatus> {
 /// A process with the memory and files of this one, which makes the call.
 fn twin(stack: &mut [u128], raw: &Raw) -> Result<Pid> {
     extern "C" fn call(raw: *mut c_void) -> c_int {
-        // SAFETY: it is the value that was handed over, which is there until
-        // the process has ended.
+        // SAFETY: it is the value that `clone` got, which lives until the process has
+        // ended.
         let raw = unsafe { *raw.cast::<Raw>() };
         raw.make_only().is_err().into()
     }
     let flags = libc::CLONE_VM | libc::CLONE_FILES | libc::SIGCHLD;
     let argument = std::ptr::from_ref(raw).cast_mut().cast();
-    // SAFETY: the stack is as long as it says, and grows down. What the process
-    // does on it is one system call; it allocates nothing. With the memory it
-    // shares this thread's errno, which it writes only if it is not killed as
-    // it should be.
+    // SAFETY: the stack is as long as its slice, and grows down. The process makes one
+    // system call on it, and allocates nothing. It shares the errno of this thread, and
+    // writes it only if the expected kill does not happen.
     let process = unsafe {
         let top = stack.as_mut_ptr_range().end.cast();
         libc::clone(call, top, flags, argument)

@@ -15,9 +15,7 @@ use kvm_sys::FlatCall::*;
 use kvm_sys::MergedCall::*;
 use kvm_sys::RangeCall::*;
 use kvm_sys::slot::KVM_MEM_LOG_DIRTY_PAGES;
-use kvm_sys::{
-    CpuId, MsrList, Msrs, kvm_cpuid_entry2, kvm_fpu, kvm_guest_debug, kvm_memory_alias, kvm_regs,
-};
+use kvm_sys::{MsrList, Msrs, kvm_fpu, kvm_guest_debug, kvm_memory_alias, kvm_regs};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::child::pidfd;
@@ -192,12 +190,7 @@ pub const ALL: &[Situation] = &[
     Situation::new(Flat(kvm_set_msrs), "one", |_| set_msrs(1)),
     Situation::new(Flat(kvm_set_msrs), "many", |_| set_msrs(255)),
     Situation::new(Flat(kvm_set_cpuid), "", |_| {
-        let leaf = |function| kvm_cpuid_entry2 {
-            function,
-            ..Default::default()
-        };
-        let leaves: Vec<_> = (0..100).map(leaf).collect();
-        let cpuid = CpuId::from_entries(&leaves).unwrap();
+        let cpuid = requests::cpuid(0..100);
         Box::new(move |m| m.vcpu.kvm_set_cpuid(&cpuid))
     }),
     Situation::new(Flat(kvm_set_signal_mask), "", |_| {

@@ -40,7 +40,7 @@ impl State {
         })
     }
 
-    /// Describes what has changed.
+    /// The names of the parts that have changed.
     pub fn differences(&self, now: &Self) -> Vec<&'static str> {
         let all = [
             ("aliases", self.aliases == now.aliases),

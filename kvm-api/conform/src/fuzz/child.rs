@@ -1,16 +1,15 @@
 //! A child that makes calls until it is done or dead.
 
-use std::num::NonZeroUsize;
 use std::os::fd::{BorrowedFd, RawFd};
 
 use anyhow::Result;
 use fastrand::Rng;
+use kvm_api::RunMapping;
 use kvm_sys::exit::KVM_EXIT_FAIL_ENTRY;
 use kvm_sys::{AnyCall, BindingCall, FlatCall, kvm_run};
 use libc::{c_int, c_long};
 use nix::errno::Errno;
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::sys::signal::Signal;
 
 use super::argument::Arg;
 use super::corpus;
@@ -19,6 +18,7 @@ use super::rows::{CallRow, ROWS};
 use super::step::{Step, Target, file_name};
 use super::tally::Tally;
 use crate::arguments::makes_file;
+use crate::signal;
 
 const RUN: AnyCall = AnyCall::Flat(FlatCall::kvm_run);
 
@@ -30,7 +30,7 @@ pub fn run(seed: u64, calls: u64, tally: &Tally) -> Result<()> {
     let mut rng = Rng::with_seed(seed);
     let corpus = corpus::all();
     let mut pool = Pool::new()?;
-    prepare_alarm()?;
+    signal::handle(Signal::SIGALRM)?;
     let mut left = calls;
     while left > 0 {
         for step in sequence(&corpus, &mut rng) {
@@ -139,22 +139,10 @@ fn replace_broken(vcpu: RawFd, pool: &mut Pool) -> Result<()> {
 /// host's interrupts: the next guest on that vCPU that masks its interrupts and
 /// loops keeps the processor forever.
 fn is_broken(vcpu: RawFd) -> bool {
-    let size = NonZeroUsize::MIN;
-    let (prot, flags) = (ProtFlags::PROT_READ, MapFlags::MAP_SHARED);
-    // SAFETY: a descriptor that was run is a vCPU, and open until the child has
-    // ended. The mapping is new, at a place that the kernel chooses.
-    let run = unsafe {
-        let vcpu = BorrowedFd::borrow_raw(vcpu);
-        mmap(None, size, prot, flags, vcpu, 0)
-    };
-    let Ok(run) = run else {
-        return false;
-    };
-    // SAFETY: a vCPU's first page begins with this structure.
-    let reason = unsafe { (&raw const (*run.cast::<kvm_run>().as_ptr()).exit_reason).read() };
-    // SAFETY: nothing points to it any more.
-    let _ = unsafe { munmap(run, size.get()) };
-    reason == KVM_EXIT_FAIL_ENTRY
+    // SAFETY: a descriptor that was run is a vCPU, and open until the child has ended.
+    let vcpu = unsafe { BorrowedFd::borrow_raw(vcpu) };
+    RunMapping::new(vcpu, size_of::<kvm_run>())
+        .is_ok_and(|mut run| run.exit().exit_reason() == KVM_EXIT_FAIL_ENTRY)
 }
 
 fn resolve(arg: Arg, pool: &Pool) -> u64 {
@@ -178,7 +166,7 @@ fn timed<T>(runs: bool, call: impl FnOnce() -> T) -> T {
 
 fn raw(number: c_long, args: &[u64; 6]) -> Result<i64, Errno> {
     let [a, b, c, d, e, f] = *args;
-    // SAFETY: the kernel writes where it is told to. That is memory of the
+    // SAFETY: the kernel writes to the addresses in the arguments. That is memory of the
     // pool, but for numbers that happen to be addresses of this child's, which
     // may die of it.
     Errno::result(unsafe { libc::syscall(number, a, b, c, d, e, f) })
@@ -205,16 +193,6 @@ fn map(args: &[u64; 6]) {
             libc::munmap(at, size);
         }
     }
-}
-
-/// Makes the alarm's signal interrupt calls, without any other effect.
-fn prepare_alarm() -> Result<()> {
-    extern "C" fn nothing(_: c_int) {}
-    let handler = SigHandler::Handler(nothing);
-    let action = SigAction::new(handler, SaFlags::empty(), SigSet::empty());
-    // SAFETY: the handler does nothing.
-    unsafe { sigaction(Signal::SIGALRM, &action) }?;
-    Ok(())
 }
 
 /// Starts an alarm of this period in microseconds, or stops it for 0. It is

@@ -11,7 +11,7 @@ use guests::{MEMORY, programs};
 use kvm_api::ioctl::Ioctl;
 use kvm_api::syscall::Syscall;
 use kvm_api::{GuestMemory, Kvm};
-use kvm_sys::{__NR_kvm_unbind, kvm_fpu, kvm_regs, kvm_sregs};
+use kvm_sys::{__NR_kvm_unbind, kvm_fpu};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mprotect};
 
 use super::argument::{Fd, Place};
@@ -75,14 +75,8 @@ impl Pool {
 
     fn fill(&mut self) -> Result<()> {
         let guest = &self.guests[0];
-        let (mut regs, mut sregs, mut fpu) = (
-            kvm_regs::default(),
-            kvm_sregs::default(),
-            kvm_fpu::default(),
-        );
-        guest.kvm.kvm_get_regs(guest.vcpu(), &mut regs)?;
-        guest.kvm.kvm_get_sregs(guest.vcpu(), &mut sregs)?;
-        guest.kvm.kvm_get_fpu(guest.vcpu(), &mut fpu)?;
+        let (regs, sregs, mut fpu) = (guest.regs(), guest.sregs(), kvm_fpu::default());
+        guest.vcpu.kvm_get_fpu(&mut fpu)?;
         let word = |words: &[u32]| {
             words
                 .iter()

@@ -26,7 +26,7 @@ pub enum Target {
     Open,
     /// pread of a file: descriptor, place, size, offset.
     Read,
-    /// pwrite, likewise.
+    /// pwrite, with the same arguments.
     Write,
     /// getdents64 of a directory: descriptor, place, size.
     List,
@@ -193,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_step_is_refused() {
+    fn other_bytes_are_refused() {
         for line in [
             "",
             "kvm_fly vm0",

@@ -87,7 +87,7 @@ impl Tally {
 
 impl Drop for Tally {
     fn drop(&mut self) {
-        // SAFETY: nobody borrows it any more. It fails only for another size.
+        // SAFETY: nothing borrows it any more. It fails only for another size.
         let _ = unsafe { munmap(self.0.cast(), size_of::<Shared>()) };
     }
 }

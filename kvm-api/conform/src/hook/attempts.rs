@@ -16,10 +16,9 @@ pub const DEVICE: &str = "/dev/kvm";
 const VM: &str = "anon_inode:kvm-vm";
 const VCPU: &str = "anon_inode:kvm-vcpu:0";
 
-/// The command that the security module is asked about: that of the ioctl that
-/// the call replaces. The memory calls without an ioctl use the command of its
-/// successor.
-fn asked(call: &Call) -> c_ulong {
+/// The command that the security module sees: the command of the ioctl that the call
+/// replaces. The memory calls without an ioctl use the command of its successor.
+fn command(call: &Call) -> c_ulong {
     call.request.unwrap_or(KVM_SET_USER_MEMORY_REGION)
 }
 
@@ -67,7 +66,7 @@ impl Attempt {
 
     /// The question to the security module.
     pub fn question(&self) -> Question {
-        (self.path, asked(&self.call))
+        (self.path, command(&self.call))
     }
 
     fn make(&self, arguments: &mut Arguments, fd: RawFd) -> CallResult {
@@ -75,12 +74,12 @@ impl Attempt {
             arguments.flat(self.call, fd)
         } else {
             let answer = arguments.ioctl(self.call, fd, 9);
-            answer.expect("it is tried where there is an ioctl")
+            answer.expect("attempts by ioctl have one")
         }
     }
 
     /// A description.
-    pub fn told(&self) -> String {
+    pub fn describe(&self) -> String {
         let interface = if self.flat { "call" } else { "ioctl" };
         format!("{} by {interface} on {}", self.call.name, self.path)
     }

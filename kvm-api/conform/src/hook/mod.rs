@@ -48,8 +48,11 @@ fn test(_: &Options) -> Result<Outcome> {
 
     let usual = answers(&attempts, &machine(&ioctl), &ioctl)?;
     for (attempt, answer) in attempts.iter().zip(&usual) {
-        let told = attempt.told();
-        ensure!(answer.succeeds(attempt.call), "{told} gives {answer:?}");
+        let attempted = attempt.describe();
+        ensure!(
+            answer.succeeds(attempt.call),
+            "{attempted} gives {answer:?}"
+        );
     }
     let before = machine(&ioctl);
     let mut rules = Rules::enforce()?;
@@ -57,7 +60,7 @@ fn test(_: &Options) -> Result<Outcome> {
         let denied = answers(&attempts, &before, &ioctl)?;
         compare(&attempts, &denied, |_, _| REFUSED)
     });
-    // This call has no file to ask about.
+    // This call has no file that a rule could name.
     outcome.case("the probe", Syscall::open().map(drop).map_err(Into::into));
 
     for (path, command) in &questions {
@@ -123,7 +126,7 @@ fn compare(
         ensure!(
             *found == expected,
             "{} gives {found:?}, not {expected:?}",
-            attempt.told()
+            attempt.describe()
         );
     }
     Ok(())

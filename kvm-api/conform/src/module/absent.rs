@@ -12,7 +12,7 @@ use kvm_api::{Errno, Kvm};
 use nix::unistd::dup2_raw;
 
 use super::loading::{self, KVM, VENDOR};
-use crate::arguments::{Arguments, CallResult};
+use crate::arguments::{Arguments, CallResult, machine};
 use crate::trait_calls::complete_forms;
 
 /// A file descriptor that is not open, because it is above all limits.
@@ -74,8 +74,7 @@ pub fn loaded() -> Result<()> {
 }
 
 fn each_works(kvm: &dyn Kvm) -> Result<()> {
-    let mut machine = TestVm::with_flags(kvm, slot::KVM_MEM_LOG_DIRTY_PAGES);
-    machine.run.set_immediate_exit(true);
+    let machine = machine(kvm);
     let mut arguments = Arguments::new()?;
     for call in FlatCall::ALL {
         let fd = match call.fd {

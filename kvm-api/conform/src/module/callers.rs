@@ -48,9 +48,9 @@ impl Callers {
                     let answer = arguments.flat(call, fd);
                     let (good, present) = match (answer.errno(), errno) {
                         (Some(Errno::ENOSYS), _) => (true, false),
-                        (said, Some(errno)) => (said == Some(errno), true),
+                        (found, Some(errno)) => (found == Some(errno), true),
                         // The result of a virtual machine, or of the pipe.
-                        (Some(said), None) => (documented(&call, said), true),
+                        (Some(found), None) => (documented(&call, found), true),
                         (None, None) => (call.fd != Fd::Vcpu, true),
                     };
                     ensure!(good, "{} of {fd} gives {answer:?}", call.name);
@@ -88,7 +88,7 @@ impl Callers {
                 Ok(vm) => {
                     let vm = vm as RawFd;
                     shift(vm, shifting)?;
-                    // SAFETY: the number is this thread's, told to nobody.
+                    // SAFETY: only this thread has the number.
                     unsafe { libc::close(vm) };
                     let size = arguments.flat(FlatCall::kvm_get_vcpu_mmap_size, shifting);
                     ensure!(size.number() > Some(0), "the size for a VM is {size:?}");

@@ -3,7 +3,6 @@
 
 use std::any::Any;
 use std::fs::File;
-use std::io::IoSlice;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
@@ -14,12 +13,12 @@ use kvm_api::files::File as VcpuFile;
 use kvm_api::kvm_sys::{__NR_kvm_bind, __NR_kvm_unbind};
 use kvm_api::syscall::Syscall;
 use kvm_api::{Errno, Form, GuestMemory, Kvm};
-use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::{chdir, fchdir};
 
 use super::absent::refused;
 use super::loading::{self, KVM, VENDOR};
 use crate::outcome::Outcome;
+use crate::passing::send;
 use crate::trait_calls::complete_forms;
 
 /// The remaining part of a virtual machine, until it is dropped.
@@ -70,13 +69,7 @@ fn held(part: impl Any) -> Result<Held> {
 fn in_flight(kvm: &dyn Kvm) -> Result<Held> {
     let (from, to) = UnixStream::pair()?;
     let vm = kvm.kvm_create_vm()?;
-    sendmsg::<()>(
-        from.as_raw_fd(),
-        &[IoSlice::new(b"x")],
-        &[ControlMessage::ScmRights(&[vm.as_raw_fd()])],
-        MsgFlags::empty(),
-        None,
-    )?;
+    send(&from, [vm])?;
     held((from, to))
 }
 

@@ -5,19 +5,20 @@
 //! all takes the file system with it. Meanwhile nobody may wait for user space:
 //! sync(2) would wait as well.
 
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::mpsc;
 use std::thread;
 
 use anyhow::{Context, Result, ensure};
 use guests::TestVm;
+use kvm_api::Kvm;
 use kvm_api::syscall::Syscall;
-use kvm_api::{Errno, Kvm};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 
 use super::absent::refused;
 use super::loading::{self, LIMIT, VENDOR};
 use crate::kernel_memory;
+use crate::requests::new_descriptor;
 
 /// Memory that the kernel allocates, in a slot that the machine leaves alone.
 const SLOT: u32 = 1;
@@ -115,11 +116,9 @@ nix::ioctl_readwrite!(uffdio_register, UFFD_API, 0x00, Register);
 
 impl Listener {
     fn new() -> Result<Self> {
-        // SAFETY: the call touches no memory.
-        let fd = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC) };
-        let fd = Errno::result(fd).context("userfaultfd()")?;
-        // SAFETY: it is a new descriptor.
-        let listener = Self(unsafe { OwnedFd::from_raw_fd(fd as i32) });
+        // SAFETY: the call touches no memory, and returns a new descriptor.
+        let fd = unsafe { new_descriptor(libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC)) };
+        let listener = Self(fd.context("userfaultfd()")?);
         let mut api = Api {
             api: UFFD_API,
             features: UFFD_FEATURE_EVENT_UNMAP,

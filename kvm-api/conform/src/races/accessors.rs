@@ -9,8 +9,7 @@ use kvm_api::{ByFd, Kvm};
 use super::Race;
 use super::guest::wait_for_count;
 use super::round::Round;
-use super::threads::spawn;
-use crate::signal::kick;
+use crate::signal::{kick, spawn};
 use crate::trait_calls::{ON_VCPU, ON_VM};
 
 pub const RACES: &[Race] = &[

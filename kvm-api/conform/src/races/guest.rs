@@ -9,8 +9,8 @@ use guests::{TestVm, programs};
 use kvm_api::{Errno, GuestMemory, Kvm, Reason, Result, RunMapping};
 use nix::unistd::Pid;
 
-use super::threads::{Repeating, kick_to_end, spawn, wait_until};
-use crate::signal::kick;
+use super::threads::{Repeating, wait_until};
+use crate::signal::{kick, kick_to_end, spawn};
 
 /// An interface that threads share.
 pub type SharedKvm = dyn Kvm + Sync;

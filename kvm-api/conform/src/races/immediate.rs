@@ -10,8 +10,8 @@ use kvm_api::{Errno, RunMapping};
 
 use super::Race;
 use super::round::Round;
-use super::threads::{spawn, wait_until};
-use crate::signal::kick;
+use super::threads::wait_until;
+use crate::signal::{kick, spawn};
 
 pub const RACES: &[Race] = &[Race::new(
     "immediate_exit and a signal are never lost",

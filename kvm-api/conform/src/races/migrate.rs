@@ -5,6 +5,7 @@ use std::os::fd::AsFd;
 
 use kvm_api::Errno;
 use kvm_api::kvm_sys::{kvm_fpu, kvm_regs};
+use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 use super::Race;
@@ -76,16 +77,11 @@ fn state(round: &Round) -> (kvm_regs, kvm_fpu) {
     (regs, fpu)
 }
 
-/// Lets a thread run on these processors only.
+/// Lets a thread run on these processors only, the bits of `processors`.
 pub fn pin(thread: Pid, processors: u64) {
-    // SAFETY: the kernel reads the eight bytes.
-    let set = unsafe {
-        libc::syscall(
-            libc::SYS_sched_setaffinity,
-            thread.as_raw(),
-            size_of_val(&processors),
-            &raw const processors,
-        )
-    };
-    Errno::result(set).unwrap();
+    let mut set = CpuSet::new();
+    for processor in (0..64).filter(|bit| processors >> bit & 1 != 0) {
+        set.set(processor).unwrap();
+    }
+    sched_setaffinity(thread, &set).unwrap();
 }

@@ -80,7 +80,7 @@ impl RaceRun<'_> {
     /// The process of the race.
     fn rounds(&self, writer: PipeWriter) -> ! {
         let _ = setpgid(Pid::this(), Pid::this());
-        signal::handle_kick().expect("the signal can be handled");
+        signal::handle(signal::KICK).expect("the signal can be handled");
         let mut rounds = writer.try_clone().expect("a file descriptor is left");
         panic::set_hook(Box::new(move |panic| {
             // Exit, whichever thread has panicked: unwinding would have to end

@@ -10,8 +10,8 @@ use nix::sys::signal::Signal;
 
 use super::Race;
 use super::round::Round;
-use super::threads::{spawn, wait_until};
-use crate::signal::{KICK, kick};
+use super::threads::wait_until;
+use crate::signal::{KICK, kick, spawn};
 
 pub const RACES: &[Race] = &[
     Race::new("a signal that the mask lets in ends the run", masked),

@@ -9,7 +9,7 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, sleep};
@@ -30,6 +30,7 @@ use super::migrate::pin;
 use super::round::Round;
 use super::threads::wait_until;
 use crate::kernel_memory;
+use crate::requests::new_descriptor;
 
 pub const RACES: &[Race] = &[
     Race::new("a task does not enter its own vCPU from its run", own),
@@ -231,10 +232,9 @@ fn complete(ring: &mut IoUring) -> i32 {
 }
 
 fn eventfd() -> File {
-    // SAFETY: the call touches no memory.
-    let fd = Errno::result(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC) }).unwrap();
-    // SAFETY: it is a new descriptor.
-    unsafe { File::from_raw_fd(fd) }
+    // SAFETY: the call touches no memory, and returns a new descriptor.
+    let event = unsafe { new_descriptor(libc::eventfd(0, libc::EFD_CLOEXEC)) };
+    event.unwrap().into()
 }
 
 /// Work for the running thread at each tick of the clock.

@@ -2,25 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
-use std::thread::{self, Scope, ScopedJoinHandle, yield_now};
-
-use nix::unistd::{Pid, gettid};
-
-use crate::signal::kick;
-
-/// Starts a thread, and returns its ID and its handle.
-pub fn spawn<'scope, T: Send + 'scope>(
-    scope: &'scope Scope<'scope, '_>,
-    body: impl FnOnce() -> T + Send + 'scope,
-) -> (Pid, ScopedJoinHandle<'scope, T>) {
-    let (sender, receiver) = mpsc::channel();
-    let handle = scope.spawn(move || {
-        sender.send(gettid()).expect("the receiver waits");
-        body()
-    });
-    (receiver.recv().expect("the thread starts"), handle)
-}
+use std::thread::{self, Scope, yield_now};
 
 /// Threads that repeat operations until they are told that it is over.
 pub struct Repeating<'scope, 'env> {
@@ -56,14 +38,6 @@ impl<'scope> Repeating<'scope, '_> {
 /// Waits until `done` returns true. If it never does, the watchdog ends the race.
 pub fn wait_until(done: impl Fn() -> bool) {
     while !done() {
-        yield_now();
-    }
-}
-
-/// Interrupts a thread until it has ended: it may enter the guest after a signal.
-pub fn kick_to_end<T>(thread: Pid, handle: &ScopedJoinHandle<'_, T>) {
-    while !handle.is_finished() {
-        kick(thread);
         yield_now();
     }
 }

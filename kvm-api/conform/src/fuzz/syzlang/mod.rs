@@ -95,7 +95,7 @@ fn each_call_is_described_once() {
 }
 
 #[test]
-fn arguments_are_those_of_the_table() {
+fn arguments_match_the_table() {
     for row in ROWS.iter() {
         for call in variants(row) {
             let expected: Vec<_> = row.parameters.iter().map(|it| it.name).collect();
@@ -158,7 +158,7 @@ fn is_of_type(parameter: &Parameter, argument: &Field, row: &CallRow, variant: &
 }
 
 #[test]
-fn calls_make_what_the_fuzzer_keeps() {
+fn calls_create_the_resources_of_the_fuzzer() {
     let calls = DESCRIPTION.calls.iter();
     let calls = calls.filter(|call| call.name.starts_with("kvm_"));
     let there: Vec<_> = calls
@@ -176,7 +176,7 @@ fn calls_make_what_the_fuzzer_keeps() {
 }
 
 #[test]
-fn fuzzer_makes_what_is_described() {
+fn fuzzer_makes_each_described_call() {
     let mut rng = Rng::with_seed(1);
     for row in ROWS.iter() {
         for (nth, parameter) in row.parameters.iter().enumerate() {
@@ -296,7 +296,7 @@ macro_rules! fields {
 }
 
 #[test]
-fn structures_are_those_of_the_table() {
+fn structures_match_the_table() {
     assert_eq!(
         layout("kvm_memory_alias"),
         fields!(kvm_memory_alias: slot flags guest_phys_addr memory_size target_phys_addr)

@@ -227,7 +227,7 @@ fn mark<'a>(mark: char) -> impl Parser<&'a str, (), ContextError> {
 }
 
 #[test]
-fn what_is_not_understood_is_refused() {
+fn unknown_syntax_is_refused() {
     for line in [
         "kvm_run(fd fd_kvmcpu",
         "kvm_run(fd fd_kvmcpu) fd_kvm (disabled)",

@@ -13,7 +13,7 @@ use crate::trait_calls;
 pub enum BackendKind {
     /// The backend of a form other than ranges: the model names memory by slots.
     Form(Form),
-    /// Ioctl or system call, as each step says.
+    /// Ioctl or system call, as each step names it.
     Mixed,
 }
 

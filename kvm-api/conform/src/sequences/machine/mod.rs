@@ -17,7 +17,6 @@ use kvm_api::kvm_sys::*;
 use kvm_api::merged::MergedVcpu;
 use kvm_api::syscall::Syscall;
 use kvm_api::{ByFd, Errno, Form, GuestMemory, Kvm, RunMapping, Vcpu};
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 
 use self::backend::{BackendKind, Backends};
@@ -26,6 +25,7 @@ use super::model::memory::{Owner, PAGE, POOL, Place};
 use super::model::{FIRST_REGION, Model, StepResult, Value, alias_of, done, entry, program_at};
 use super::region::Region;
 use super::steps::{Room, Step, Taken, VcpuStep, Wrong};
+use crate::open_files::without_files;
 use crate::trait_calls::{self, Make};
 
 /// The signal that may be pending.
@@ -361,12 +361,5 @@ fn clear_code_segment(vcpu: &dyn Vcpu) -> Result<(), Errno> {
 
 /// Makes a call, while no file may be opened if `full`.
 fn with_files<T>(full: bool, call: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
-    if !full {
-        return call();
-    }
-    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, 0, hard)?;
-    let result = call();
-    setrlimit(Resource::RLIMIT_NOFILE, soft, hard)?;
-    result
+    if full { without_files(call)? } else { call() }
 }

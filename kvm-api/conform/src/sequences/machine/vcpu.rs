@@ -1,11 +1,13 @@
 //! The steps on a vCPU.
 
+use std::iter;
+
 use kvm_api::kvm_sys::*;
 use kvm_api::{Direction, Form, Reason, SigSet};
 use nix::sys::signal::raise;
 
 use super::{BackendKind, SIGNAL, SequenceVm, clear_code_segment, pointers, regs};
-use crate::requests::msrs;
+use crate::requests::{cpuid, msrs};
 use crate::sequences::model::guest::{GuestExit, MSRS};
 use crate::sequences::model::{MANY_FUNCTION, StepResult, Value, done, program_at, regs_at};
 use crate::sequences::steps::{Run, VcpuStep};
@@ -83,13 +85,15 @@ impl SequenceVm {
                 Ok(Value::Number(count as u64))
             }
             VcpuStep::ManyMsrs(count) => {
-                let mut msrs = msrs(std::iter::repeat_n((MSRS, 0), count));
+                let mut msrs = msrs(iter::repeat_n((MSRS, 0), count));
                 let count = vcpu.kvm_get_msrs(&mut msrs)?;
                 Ok(Value::Number(count as u64))
             }
-            VcpuStep::SetCpuid(ref functions) => done(vcpu.kvm_set_cpuid(&cpuid(functions))),
+            VcpuStep::SetCpuid(ref functions) => {
+                done(vcpu.kvm_set_cpuid(&cpuid(functions.iter().copied())))
+            }
             VcpuStep::ManyCpuid(count) => {
-                done(vcpu.kvm_set_cpuid(&cpuid(&vec![MANY_FUNCTION; count])))
+                done(vcpu.kvm_set_cpuid(&cpuid(iter::repeat_n(MANY_FUNCTION, count))))
             }
             VcpuStep::SetSignalMask(mask) => {
                 let mask = mask.map(|blocked| match blocked {
@@ -163,15 +167,4 @@ fn known_sregs(sregs: &kvm_sregs) -> Vec<u64> {
         .map(|(word, at)| at + u64::from(word.trailing_zeros()));
     let pending = pending.next().unwrap_or(u64::MAX);
     [of(&sregs.cs), of(&sregs.ds), [sregs.cr2, pending]].concat()
-}
-
-fn cpuid(functions: &[u32]) -> CpuId {
-    let entries: Vec<_> = functions
-        .iter()
-        .map(|&function| kvm_cpuid_entry2 {
-            function,
-            ..Default::default()
-        })
-        .collect();
-    CpuId::from_entries(&entries).expect("the entries fit")
 }
