@@ -22,7 +22,7 @@ fn file() -> OwnedFd {
 }
 
 proptest! {
-    /// Guest memory is what a vector would be, and refuses what is beyond it.
+    /// Guest memory behaves like a vector, and refuses accesses beyond its end.
     #[test]
     fn guest_memory_is_bounded(
         writes in prop::collection::vec(
@@ -53,7 +53,7 @@ proptest! {
         }
     }
 
-    /// Whatever a run mapping says, its exit's data stays within it.
+    /// With any contents of a run mapping, the data of its exit stays within it.
     #[test]
     fn exit_data_is_bounded(
         reason in prop_oneof![Just(2_u32), Just(6), any::<u32>()],

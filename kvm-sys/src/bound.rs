@@ -1,5 +1,5 @@
-//! The calls that bind vCPUs to tasks. Those on a bound vCPU stand in the tables
-//! beside what they do.
+//! The calls that bind vCPUs to tasks. The tables of the other calls list the calls on a
+//! bound vCPU, each beside the call that it replaces.
 
 // The kernel's names are kept.
 #![allow(non_upper_case_globals)]

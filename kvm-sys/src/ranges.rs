@@ -14,7 +14,7 @@ calls! {
     /// A call of the form of ranges.
     enum RangeCall;
 
-    /// Shows the guest a range of the caller's memory, in place of what it saw
+    /// Shows the guest a range of the caller's memory, in place of the memory that it saw
     /// there.
     kvm_map_range: __NR_kvm_map_range = 626 ("int fd, __u64 guest_phys_addr, __u64 size, __u64 userspace_addr, unsigned int flags") on Vm {
         errors EINVAL EBUSY ENOSPC ENOMEM;

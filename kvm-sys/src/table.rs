@@ -149,7 +149,7 @@ calls! {
         errors E2BIG;
     }
 
-    /// Sets what the guest's CPUID instruction answers.
+    /// Sets the results of the guest's CPUID instruction.
     kvm_set_cpuid: __NR_kvm_set_cpuid = 617 ("int fd, const struct kvm_cpuid2 *cpuid") on Vcpu {
         bound __NR_kvm_bound_set_cpuid = 642;
         file c"cpuid";

@@ -81,7 +81,7 @@ fn c_values(include: &Path, expressions: &[(String, String)]) -> BTreeMap<String
 }
 
 #[test]
-fn table_is_what_the_headers_say() {
+fn table_matches_the_headers() {
     let mut expected = BTreeMap::new();
     let mut expressions = Vec::new();
     let mut expect = |name: &str, expression: String, value: u64| {
@@ -154,7 +154,7 @@ fn fields_are_where_the_headers_say() {
 }
 
 #[test]
-fn table_is_what_the_kernel_dispatches() {
+fn table_matches_the_kernels_table() {
     let table = kernel()
         .source_dir()
         .join("arch/x86/entry/syscalls/syscall_64.tbl");
@@ -257,7 +257,7 @@ fn calls_md() -> String {
 }
 
 #[test]
-fn docs_are_what_the_table_says() {
+fn docs_match_the_table() {
     let file = kernel_patch::workspace_dir().unwrap().join("docs/calls.md");
     if env::var_os("UPDATE_DOCS").is_some() {
         fs::write(&file, calls_md()).unwrap();

@@ -47,6 +47,6 @@ impl DeviceNode {
 impl Drop for DeviceNode {
     fn drop(&mut self) {
         self.set(self.0.gid(), self.0.mode())
-            .expect("who changed the node may restore it");
+            .expect("a process that changed the node may restore it");
     }
 }

@@ -62,7 +62,7 @@ pub(crate) fn cpuid(leaves: &[kvm_cpuid_entry2]) -> CpuId {
     CpuId::from_entries(&[leaves, &extended].concat()).expect("a few leaves fit")
 }
 
-/// Changes the registers of a new vCPU to those of 64-bit mode. `cr0` is added
+/// Puts the registers of a new vCPU into 64-bit mode. `cr0` is added
 /// to the bits that the mode needs.
 pub(crate) fn enter(sregs: &mut kvm_sregs, tables: PageTables, cr0: u64) {
     const PE_NE_PG: u64 = 1 | 1 << 5 | 1 << 31;

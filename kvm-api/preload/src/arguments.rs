@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_left_to_the_kernel() {
+    fn an_unreadable_structure_is_left_to_the_kernel() {
         const PAGE: usize = 4096;
         let two = NonZero::new(2 * PAGE).unwrap();
         let flags = MapFlags::MAP_PRIVATE;

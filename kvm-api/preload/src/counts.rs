@@ -176,7 +176,7 @@ mod tests {
 
     /// One test, since a process counts in one file.
     #[test]
-    fn all_that_was_counted_is_in_the_file() {
+    fn the_file_has_all_counts() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("counts");
         let name = CString::new(path.as_os_str().as_bytes()).unwrap();
@@ -194,7 +194,7 @@ mod tests {
         match unsafe { fork() }.unwrap() {
             ForkResult::Child => {
                 count(Plan::Flat(run));
-                // SAFETY: none of the process' ends is as sudden.
+                // SAFETY: the process ends at once.
                 unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
                 unreachable!("SIGKILL cannot be caught");
             }

@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn other_files_are_none_of_kvms() {
+    fn other_files_are_not_kvms() {
         let null = File::open("/dev/null").unwrap();
         assert_eq!(kind(null.as_raw_fd()), Kind::Other);
         // As a virtual machine is named, but for the path.

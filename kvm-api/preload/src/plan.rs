@@ -38,8 +38,8 @@ pub(crate) fn replacement(request: u32) -> Option<&'static Call> {
 /// - the file is not of the kind that the ioctl takes. A call of `/dev/kvm` also takes a
 ///   VM, which lacks some of the ioctls. KVM_GET_MSRS is also an ioctl of `/dev/kvm`, where
 ///   it reads other MSRs.
-/// - KVM_CREATE_VM asks for a type of VM. The call has no type.
-/// - KVM_CREATE_VCPU asks for another id than the call would give.
+/// - KVM_CREATE_VM requests a type of VM. The call has no type.
+/// - KVM_CREATE_VCPU requests another id than the call would give.
 /// - the ioctl refuses an argument that is not 0. The call has no argument.
 #[must_use]
 pub fn plan(request: u32, kind: Kind, arg: c_ulong, next_vcpu: Option<c_ulong>) -> Plan {
@@ -108,14 +108,14 @@ mod tests {
     }
 
     #[test]
-    fn none_goes_to_a_call_on_a_foreign_file() {
+    fn a_request_on_a_foreign_file_stays_an_ioctl() {
         for request in CALLS.iter().filter_map(|call| call.request) {
             assert!(!is_flat(request, Kind::Other, 0, Some(0)), "{request:#x}");
         }
     }
 
     #[test]
-    fn what_only_dev_kvm_answers_by_ioctl_goes_flat_there_only() {
+    fn a_request_of_dev_kvm_goes_to_the_call_on_dev_kvm_only() {
         for request in [
             kvm_sys::KVM_CREATE_VM,
             kvm_sys::KVM_GET_MSR_INDEX_LIST,
@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn an_argument_that_the_call_lacks_stays_with_the_ioctl() {
+    fn a_request_with_an_argument_that_the_call_lacks_stays_an_ioctl() {
         for request in [
             kvm_sys::KVM_CREATE_VM,
             kvm_sys::KVM_GET_VCPU_MMAP_SIZE,
@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vcpu_goes_flat_with_the_id_that_it_would_get() {
+    fn the_call_makes_a_vcpu_if_it_gives_the_same_id() {
         let flat = |id, next| is_flat(kvm_sys::KVM_CREATE_VCPU, Kind::Vm, id, next);
         assert!(flat(3, Some(3)));
         assert!(!flat(3, Some(2)));
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn kvms_other_requests_are_told_from_foreign_ones() {
+    fn other_requests_of_kvm_differ_from_foreign_ones() {
         let version = kvm_sys::KVM_GET_API_VERSION as u32;
         assert!(matches!(plan(version, Kind::Kvm, 0, None), Plan::NoCall));
         let tcgets = libc::TCGETS as u32;

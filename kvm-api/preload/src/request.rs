@@ -117,11 +117,11 @@ fn quietly<T>(something: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Ends the program if a vCPU has another id than it asked for. In that case the program
+/// Ends the program if a vCPU has another id than the request. In that case the program
 /// has made vCPUs without this library, and its further work would test nothing.
 fn check_id(vcpu: c_int, id: c_ulong) {
     if file::vcpu_id(vcpu) != Some(id) {
-        die(c"kvm-preload: a vCPU has another id than was asked for\n");
+        die(c"kvm-preload: a vCPU has another id than requested\n");
     }
 }
 

@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn more_than_can_be_counted_are_unknown() {
+    fn an_id_beyond_the_limit_is_unknown() {
         let (file, _writer) = pipe().unwrap();
         let vm = file.as_raw_fd();
         begin(vm);

@@ -78,7 +78,7 @@ impl File {
 /// `value` has to be valid for `size` bytes, and any bytes have to be a value of it.
 #[inline(always)]
 unsafe fn read<T>(file: BorrowedFd<'_>, value: *mut T, size: usize) -> Result<usize> {
-    // SAFETY: the kernel writes as many bytes at most.
+    // SAFETY: the kernel writes at most `size` bytes.
     number(unsafe { syscall3(libc::SYS_read, fd(file), output(value), size) })
 }
 
@@ -89,7 +89,7 @@ unsafe fn read<T>(file: BorrowedFd<'_>, value: *mut T, size: usize) -> Result<us
 /// `value` has to be valid for `size` bytes.
 #[inline(always)]
 unsafe fn write<T>(file: BorrowedFd<'_>, value: *const T, size: usize) -> Result<usize> {
-    // SAFETY: the kernel reads as many bytes.
+    // SAFETY: the kernel reads `size` bytes.
     number(unsafe { syscall3(libc::SYS_write, fd(file), input(value), size) })
 }
 

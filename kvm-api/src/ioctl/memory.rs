@@ -167,7 +167,7 @@ impl Slots {
             region.userspace_addr = target.region.userspace_addr + offset;
             region.flags = target.region.flags & KVM_MEM_READONLY;
         }
-        // SAFETY: the memory is that of a slot. If this backend allocated it, nobody else
+        // SAFETY: the memory belongs to a slot. If this backend allocated it, nobody else
         // has its address; if not, who gave it to the guest answers for aliases too.
         unsafe { self.set(vm, &region, None) }
     }

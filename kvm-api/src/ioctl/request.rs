@@ -13,7 +13,7 @@ use crate::{Errno, Result};
 /// The request must be sound with the argument.
 #[inline(always)]
 pub unsafe fn request(fd: BorrowedFd<'_>, request: c_ulong, argument: c_ulong) -> Result<c_int> {
-    // SAFETY: the caller answers for what the request does.
+    // SAFETY: the caller answers for the effect of the request.
     Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), request, argument) })
 }
 
@@ -44,7 +44,7 @@ pub unsafe fn request_fd(
     number: c_ulong,
     argument: c_ulong,
 ) -> Result<OwnedFd> {
-    // SAFETY: the caller answers for what the request does.
+    // SAFETY: the caller answers for the effect of the request.
     let fd = unsafe { request(fd, number, argument) }?;
     // SAFETY: the caller says that it is new.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })

@@ -96,8 +96,8 @@ fn alias_reads_back(stage: &Stage) {
     assert_eq!(result, Err(Errno::EINVAL));
 }
 
-/// One range of the host, two regions of the guest that are far apart: an
-/// address of the host alone does not say where the first of them ends.
+/// One range of the host, two regions of the guest that are far apart: the address of
+/// the host alone does not tell where the first region ends.
 fn alias_of_neighbour(stage: &Stage) {
     let kvm = &*stage.kvm;
     let machine = TestVm::of_form(&stage.kvm, 0);
@@ -185,7 +185,7 @@ fn alias_refuses(stage: &Stage) {
         guest_phys_addr: FAR + 8 * PAGE,
         ..page_alias(1, 0x3000)
     };
-    // What an alias is refused for, as a change of the one that is set, or of a new one.
+    // The reasons for which KVM refuses to change an alias, or to set a new one.
     type Change = fn(&mut kvm_memory_alias);
     let rows: [(&str, kvm_memory_alias, Change, Errno); 13] = [
         ("number", new, |a| a.slot = KVM_ALIAS_SLOTS, Errno::EINVAL),
@@ -244,7 +244,7 @@ fn alias_refuses(stage: &Stage) {
             Errno::EINVAL,
         ),
         (
-            "delete what is not set",
+            "delete an alias that is not set",
             new,
             |a| a.memory_size = 0,
             Errno::EINVAL,

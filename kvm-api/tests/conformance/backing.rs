@@ -1,6 +1,6 @@
-//! The memory that the kernel allocates for a guest is mapped into the VM's
-//! owner, as memory that the owner gives is. Deleting it takes the mapping away,
-//! unless the owner has put something in its place.
+//! The memory that the kernel allocates for a guest is mapped into the owner of the VM,
+//! like memory of the owner. Deleting it removes the mapping, unless the owner has mapped
+//! something else in its place.
 
 use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
@@ -43,10 +43,10 @@ const SLOT: u32 = 1;
 const PAGE: usize = 0x1000;
 const SIZE: usize = 4 * PAGE;
 
-/// How the kernel calls its mappings.
+/// The kernel's name for its mappings.
 const NAME: &str = "/kvm-memory";
 
-/// Where the kernel has mapped memory of guests.
+/// The addresses at which the kernel has mapped memory of guests.
 fn mapped() -> Vec<usize> {
     let maps = fs::read_to_string("/proc/self/maps").unwrap();
     let ours = maps.lines().filter(|line| line.contains(NAME));
@@ -56,7 +56,7 @@ fn mapped() -> Vec<usize> {
         .collect()
 }
 
-/// A virtual machine with memory of the kernel's, and where that is mapped.
+/// A virtual machine with memory of the kernel, and the address of its mapping.
 fn machine(kvm: &dyn Kvm) -> (OwnedFd, usize) {
     let vm = kvm.kvm_create_vm().unwrap();
     let before = mapped();
@@ -105,8 +105,8 @@ fn replaced(stage: &Stage) {
             .kvm_set_memory_region(vm.as_fd(), SLOT, 0, 0, 0)
             .unwrap();
         let seen = byte_of(own as usize);
-        // SAFETY: what the kernel has left of its mapping, and ours, is not
-        // used any more.
+        // SAFETY: nothing uses the mapping of the test, or the rest of the mapping of the
+        // kernel, any more.
         unsafe { libc::munmap(address as *mut libc::c_void, SIZE) };
         assert_eq!(seen, Some(0x42), "pages {pages:?}");
     }

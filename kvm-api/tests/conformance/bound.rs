@@ -1,5 +1,5 @@
-//! A vCPU that is bound is its task's alone, until the task is gone, executes
-//! another program, or lets it go.
+//! A bound vCPU belongs to its task alone, until the task ends, executes another
+//! program, or unbinds it.
 
 use std::arch::asm;
 use std::fs::{self, File};
@@ -49,7 +49,7 @@ const fn of(name: &'static str, test: fn(&Stage)) -> (Form, Test) {
     (Form::Bound, (name, AnyVcpu, test))
 }
 
-/// How long something may take that takes no time, unless it hangs.
+/// The time limit of a step that takes no time unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn raw(number: c_long, argument: c_long) -> Result<c_long> {
@@ -76,8 +76,8 @@ fn bound_regs() -> Result<kvm_regs> {
     Ok(regs)
 }
 
-/// A machine of the witness', which binds nothing of itself; nor has a test
-/// before this left anything bound.
+/// A machine of the witness, which binds no vCPU. No earlier test has left a vCPU
+/// bound.
 fn machine<'s>(stage: &'s Stage, program: &[u8]) -> TestVm<'s> {
     let _ = unbind();
     let mut machine = TestVm::new(&*stage.witness);
@@ -94,7 +94,7 @@ fn this_thread() -> OwnedFd {
     }
 }
 
-/// What `f` says in a thread of its own.
+/// The result of `f` in a new thread.
 fn elsewhere<T: Send>(f: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| scope.spawn(f).join().unwrap())
 }
@@ -131,7 +131,7 @@ fn one_task_a_vcpu(stage: &Stage) {
             result
         });
         let thread = told.recv_timeout(PATIENCE).unwrap();
-        // At once, though its task is in the guest and stays there.
+        // The call returns at once, although the task is in the guest and stays there.
         for kvm in [&*stage.witness, &flat()] {
             let regs = kvm.kvm_get_regs(vcpu, &mut kvm_regs::default());
             assert_eq!(regs, Err(Errno::EBUSY));
@@ -144,7 +144,7 @@ fn one_task_a_vcpu(stage: &Stage) {
     stage.witness.kvm_get_regs(vcpu, regs).unwrap();
 }
 
-/// The ioctl by which a 32-bit program has a vCPU run without a signal mask.
+/// The ioctl by which a 32-bit program removes the signal mask of a vCPU.
 fn set_no_sigmask_32(vcpu: BorrowedFd<'_>) -> Result<()> {
     const IOCTL: i32 = 54;
     let request = KVM_SET_SIGNAL_MASK as u32;
@@ -226,7 +226,7 @@ fn another_meanwhile(stage: &Stage) {
     let machine = machine(stage, programs::OUT);
     bind(machine.vcpu()).unwrap();
     bound_run().unwrap();
-    // Another vCPU is made, and loaded.
+    // Creating another vCPU loads it.
     let mut other = TestVm::new(&*stage.witness);
     other.load(programs::OUT);
     assert_eq!(other.run_to_out(programs::OUT_PORT), 0x2a);
@@ -236,7 +236,7 @@ fn another_meanwhile(stage: &Stage) {
     unbind().unwrap();
 }
 
-/// The thread that a vCPU is bound to, as anybody may see; 0 if there is none.
+/// The thread that a vCPU is bound to, as any process sees it; 0 if the vCPU is unbound.
 fn shown(vcpu: BorrowedFd<'_>) -> i32 {
     let info = fs::read_to_string(format!("/proc/self/fdinfo/{}", vcpu.as_raw_fd())).unwrap();
     let mut lines = info.lines();
@@ -274,8 +274,8 @@ fn ends_with_thread(stage: &Stage) {
 
 fn ends_with_exec(stage: &Stage) {
     let machine = machine(stage, programs::OUT);
-    // The program that is executed is this one, which lists its tests: it would
-    // not come that far if the vCPU's mm were gone under a vCPU that is loaded.
+    // The executed program is this one, which lists its tests. It would crash if the
+    // vCPU's mm were freed while the vCPU is loaded.
     let status = in_child(|| {
         let child = self::machine(stage, programs::OUT);
         bind(child.vcpu()).unwrap();
@@ -310,10 +310,10 @@ fn not_inherited(stage: &Stage) {
     unbind().unwrap();
 }
 
-/// The exit status of a child that does no more than `f`.
+/// The exit status of a child that only calls `f`.
 fn in_child(f: impl FnOnce() -> i32) -> i32 {
-    // SAFETY: the tests run one at a time, in the only thread that does anything
-    // meanwhile; the child ends without unwinding into what is the parent's.
+    // SAFETY: the tests run one at a time, and no other thread is active. The child ends
+    // without unwinding into the frames of the parent.
     match unsafe { fork() }.unwrap() {
         ForkResult::Child => {
             let status = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
@@ -342,8 +342,8 @@ fn given_free(stage: &Stage) {
 }
 
 fn pending_exit(stage: &Stage) {
-    // The OUT is completed by another interface than the one that it exits to:
-    // stayed with, or moved away from.
+    // The vCPU exits to one interface, and another one completes the OUT, at the same RIP or
+    // at another one.
     for (moved, rip) in [(0, guests::ENTRY + 5), (1, guests::ENTRY + 5)] {
         let mut machine = machine(stage, programs::OUT);
         bind(machine.vcpu()).unwrap();
@@ -359,7 +359,7 @@ fn kick_before(stage: &Stage) {
     let mut machine = machine(stage, programs::OUT);
     let me = this_thread();
     let bound = BoundVcpu::bind(flat(), machine.vcpu_fd()).unwrap();
-    // As often as one likes: they do not add up.
+    // Several kicks count as one.
     for _ in 0..3 {
         kick(flat(), me.as_fd()).unwrap();
     }
@@ -367,7 +367,7 @@ fn kick_before(stage: &Stage) {
     assert_eq!(kicked.map(|exit| exit.reason()), Err(Errno::EINTR));
     let exit = bound.kvm_run(&mut machine.run);
     assert!(matches!(exit.unwrap().reason(), Reason::Io { .. }));
-    // One that is not taken ends with the binding.
+    // A pending kick ends with the binding.
     kick(flat(), me.as_fd()).unwrap();
     drop(bound);
     machine.run_to_hlt();
@@ -377,7 +377,7 @@ fn kick_during(stage: &Stage) {
     kicked(machine(stage, programs::SPIN));
 }
 
-/// Has a guest that does not exit by itself be kicked, several times.
+/// Kicks a guest that does not exit by itself, several times.
 fn kicked(machine: TestVm) {
     const ROUNDS: usize = 20;
     let vcpu = machine.vcpu();
@@ -401,7 +401,7 @@ fn kicked(machine: TestVm) {
 }
 
 fn kick_halted(stage: &Stage) {
-    // With its interrupt controller in the kernel, the vCPU waits there.
+    // With the interrupt controller in the kernel, a halted vCPU waits in the kernel.
     let kvm = &*stage.witness;
     let vm = kvm.kvm_create_vm().unwrap();
     // SAFETY: the request touches no memory.
@@ -419,7 +419,7 @@ fn kick_completes(stage: &Stage) {
     kick(flat(), this_thread().as_fd()).unwrap();
     let kicked = bound.kvm_run(&mut machine.run);
     assert_eq!(kicked.map(|exit| exit.reason()), Err(Errno::EINTR));
-    // The pending instruction is completed, and no other begun.
+    // The run completes the pending instruction, and begins no other.
     let regs = bound_regs().unwrap();
     assert_eq!((regs.rax & 0xff, regs.rip), (0x10, guests::ENTRY + 2));
     drop(bound);
@@ -433,7 +433,7 @@ fn kick_refused(stage: &Stage) {
     let me = this_thread();
     assert_eq!(kick(flat(), me.as_fd()), Err(Errno::ESRCH));
     bind(machine.vcpu()).unwrap();
-    // Another process' is not its to kick.
+    // A process may not kick the vCPU of another process.
     let status = in_child(|| i32::from(kick(flat(), me.as_fd()) != Err(Errno::EIO)));
     assert_eq!(status, 0);
     unbind().unwrap();

@@ -1,5 +1,5 @@
-//! The files of a vCPU, as a program finds them: what the directory shows, and
-//! what passes.
+//! The files of a vCPU, as a program finds them: the entries of the directory, and the
+//! data of each file.
 
 use std::collections::BTreeMap;
 use std::ffi::CStr;
@@ -46,7 +46,7 @@ pub const TESTS: &[(Form, Test)] = &[
     (Here, ("sigmask::has_one_length_or_none", AnyVcpu, sigmask)),
 ];
 
-/// A file's size, where it is the structure's.
+/// The size of a file, if it is the size of its structure.
 fn size(file: File) -> Option<usize> {
     Some(match file {
         File::Regs => size_of::<kvm_regs>(),
@@ -96,7 +96,7 @@ fn pwrite(fd: &OwnedFd, buffer: &[u8], offset: i64) -> Result<usize> {
     Errno::result(n).map(|n| n as usize)
 }
 
-/// The files of a vCPU, beside those that the machine has open.
+/// The files of a vCPU, opened a second time.
 fn files(machine: &TestVm<'_>) -> FileVcpu<OwnedFd> {
     FileVcpu::open(Syscall::open().unwrap(), machine.vcpu_fd()).unwrap()
 }
@@ -140,7 +140,7 @@ fn still_a_vcpu(stage: &Stage) {
     assert_eq!(stat.st_mode, libc::S_IFDIR | 0o500);
     let vcpu = machine.vcpu.as_fd().try_clone_to_owned().unwrap();
     assert_eq!(read(&vcpu, &mut [0; 8]), Err(Errno::EINVAL));
-    // The witness makes ioctls, and `run` is a mapping of the directory's.
+    // The witness makes ioctls, and `run` is a mapping of the directory.
     machine.load(programs::OUT);
     let regs = kvm_regs {
         rip: guests::ENTRY,
@@ -177,7 +177,7 @@ fn unchanging(stage: &Stage) {
         assert_eq!(raw(libc::fchmodat(at, regs, 0o644, 0)), Err(Errno::EPERM));
         assert_eq!(raw(libc::fchown(at, 1, 1)), Err(Errno::EPERM));
     }
-    // What a shell's > says.
+    // The flags of a redirection by > in a shell.
     let file = openat(vcpu, c"interrupt", libc::O_WRONLY | libc::O_TRUNC).unwrap();
     assert_eq!(write(&file, &33_u32.to_ne_bytes()), Ok(4));
     assert_eq!(nix::unistd::ftruncate(&file, 0), Err(Errno::EPERM));
@@ -200,7 +200,7 @@ fn whole(stage: &Stage) {
         let Some(size) = size(file) else { continue };
         let mut buffer = vec![0; 2 * size];
         for wrong in [0, size - 1, size + 1, 2 * size] {
-            // Where the length is 0 the file is asked as well.
+            // A length of 0 reaches the file, too.
             assert_eq!(
                 write(&opened, &buffer[..wrong]),
                 Err(Errno::EINVAL),
@@ -256,7 +256,7 @@ fn access_mode(stage: &Stage) {
     let writer = openat(machine.vcpu(), c"regs", libc::O_WRONLY).unwrap();
     assert_eq!(write(&writer, &regs), Ok(regs.len()));
     assert_eq!(read(&writer, &mut regs), Err(Errno::EBADF));
-    // Root may open it, but there is nothing to be read.
+    // Root may open the file, but cannot read it.
     let debug = openat(machine.vcpu(), c"debug", libc::O_RDWR).unwrap();
     let mut buffer = [0; size_of::<kvm_guest_debug>()];
     assert_eq!(read(&debug, &mut buffer), Err(Errno::EINVAL));
@@ -323,7 +323,7 @@ fn closing(stage: &Stage) {
     let file = File::Regs.open(machine.vcpu()).unwrap();
     let mut before = [0; size_of::<kvm_regs>()];
     assert_eq!(read(&file, &mut before), Ok(before.len()));
-    // The vCPU's and the machine's file descriptors, and all else.
+    // Drops the file descriptors of the vCPU and of the machine, and everything else.
     drop(machine);
     let mut after = [0; size_of::<kvm_regs>()];
     assert_eq!(read(&file, &mut after), Ok(after.len()));
@@ -364,7 +364,7 @@ fn msrs(stage: &Stage) {
             .iter()
             .all(|msr| list.as_slice().contains(&msr.index))
     );
-    // The ioctl reads each of them, and the same.
+    // The ioctl reads each of them, with the same value.
     for msr in all
         .as_slice()
         .iter()
@@ -379,8 +379,8 @@ fn msrs(stage: &Stage) {
     assert_eq!(stat.st_size as usize, size_of::<kvm_msrs>() + entries);
 }
 
-/// The MSRs that do not stand still: the time stamp counter, Hyper-V's clock, and
-/// how long the vCPU has run, as Hyper-V has it.
+/// The MSRs that change by themselves: the time stamp counter, Hyper-V's clock, and
+/// Hyper-V's run time of the vCPU.
 const CLOCKS: [u32; 3] = [0x10, 0x4000_0020, 0x4000_0010];
 
 fn cpuid(stage: &Stage) {

@@ -1,4 +1,4 @@
-//! What this host has, and what it was promised to have.
+//! The features of this host, and the features that it must have.
 
 use std::env;
 
@@ -19,7 +19,7 @@ fn other(form: Form) -> Form {
     }
 }
 
-/// What this host has: for each thing `Ok`, or why not.
+/// The features of this host: `Ok` for each, or the reason why it is missing.
 pub struct Host {
     ioctl: Result<(), String>,
     syscall: Result<(), String>,
@@ -60,12 +60,12 @@ impl Host {
     fn form(&self, form: Form) -> &Result<(), String> {
         match form {
             Form::Ioctl => &self.ioctl,
-            // A kernel that has the flat calls has the others too.
+            // A kernel with the flat calls has the other calls, too.
             _ => &self.syscall,
         }
     }
 
-    /// Says what is missing, and why: trials say only that they are ignored.
+    /// Prints each missing feature with the reason: a trial prints only that it is ignored.
     pub fn report(&self) {
         for (name, found) in [
             ("ioctl", &self.ioctl),
@@ -80,7 +80,7 @@ impl Host {
         }
     }
 
-    /// A trial for everything that was promised.
+    /// A trial for each feature that must exist.
     pub fn trials(&self) -> Vec<Trial> {
         let promise = |name: &String| {
             let found = match name.as_str() {
@@ -96,7 +96,7 @@ impl Host {
         self.expected.iter().map(promise).collect()
     }
 
-    /// A trial that runs `test` on a form, or is ignored, and says why.
+    /// A trial that runs `test` on a form, or is ignored with the reason.
     pub fn trial(&self, form: Form, name: &str, needs: Needs, test: fn(&Stage)) -> Trial {
         let name = format!("{}::{name}", form.name());
         let missing = match needs {
@@ -135,7 +135,7 @@ fn any_backend() -> Result<Backend, String> {
     able.next().ok_or_else(|| "no backend".into())
 }
 
-/// Whether a 64-bit guest gets to the end of `program`, which is a halt.
+/// Whether a 64-bit guest reaches the halt at the end of `program`.
 fn runs(program: &[u8]) -> Result<(), String> {
     let kvm = any_backend()?;
     let mut machine = TestVm::new(&*kvm);
@@ -148,7 +148,7 @@ fn runs(program: &[u8]) -> Result<(), String> {
     }
 }
 
-/// Where the backend cannot be opened, it says which kernel it takes.
+/// If a backend cannot be opened, its error names the kernel that it needs.
 pub fn open_explains_itself() -> Result<(), Failed> {
     match Syscall::open() {
         Ok(_) => Ok(()),

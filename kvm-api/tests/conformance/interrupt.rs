@@ -110,8 +110,8 @@ fn breakpoint(stage: &Stage) {
     assert_debug(breakpoint_exit(&stage.kvm), 1, ENTRY + 1);
 }
 
-/// Blocks a signal for this thread and makes it pending; on drop takes it away
-/// and unblocks it.
+/// Blocks a signal for this thread and makes it pending. A drop removes and unblocks
+/// it.
 struct Pending(SigSet);
 
 impl Pending {
@@ -151,7 +151,8 @@ fn mask_keeps(stage: &Stage) {
     machine.vcpu.kvm_set_signal_mask(Some(&mask)).unwrap();
     let _pending = Pending::new();
     machine.run_to_out(OUT_PORT);
-    // Without a mask it is the thread's own, which blocks the signal too.
+    // Without a mask of the vCPU, the mask of the thread counts, which also blocks the
+    // signal.
     machine
         .vcpu
         .kvm_set_signal_mask(Some(&SigSet::empty()))

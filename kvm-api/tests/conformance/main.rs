@@ -1,9 +1,9 @@
-//! What each call does, on every backend: written once, run for each.
+//! Each call on each backend. A test is written once, and runs on every backend.
 //!
-//! A trial is named `backend::call::what`. KVM_API_EXPECT lists what this host
-//! was promised to have, of `ioctl`, `syscall`, `longmode`, `processor` and
-//! `breakpoints`, separated by commas: what is promised and missing fails. What
-//! is missing otherwise shows as ignored trials that say why.
+//! A trial is named `backend::call::test`. KVM_API_EXPECT lists the features that this
+//! host must have, separated by commas: `ioctl`, `syscall`, `longmode`, `processor` and
+//! `breakpoints`. The suite fails if a listed feature is missing. If another feature is
+//! missing, its trials are ignored, with the reason.
 
 #![allow(missing_docs)]
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
@@ -46,30 +46,30 @@ use libtest_mimic::{Arguments, Trial};
 pub struct Stage {
     /// The backend under test.
     pub kvm: Backend,
-    /// Another view on the same kernel objects: the other backend where the
-    /// host has both, else one more of the same.
+    /// Another view of the same kernel objects: the other backend if the host has both,
+    /// otherwise a second one of the same kind.
     pub witness: Backend,
     /// The form under test.
     pub form: Form,
 }
 
-/// What a test needs of the host's processor.
+/// The requirement of a test on the host's processor.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Needs {
     /// A vCPU of any kind.
     AnyVcpu,
     /// A vCPU that pages and runs 64-bit code.
     LongMode,
-    /// A vCPU that runs on the processor and so has every instruction. A host
-    /// without hardware virtualization can have a KVM that emulates them all,
-    /// with KVM's emulator, which is made for device drivers' few.
+    /// A vCPU that runs on the processor, and so has every instruction. On a host
+    /// without hardware virtualization, KVM may emulate all instructions with its own
+    /// emulator, which knows only the few that device drivers use.
     Processor,
-    /// A vCPU with debug registers. QEMU's emulation of SVM loads a guest's
-    /// without heeding them.
+    /// A vCPU with debug registers. QEMU's emulation of SVM loads a guest's debug
+    /// registers, but ignores them.
     Breakpoints,
 }
 
-/// A test: its name, what it needs, and what it does.
+/// A test: its name, its requirements, and its function.
 pub type Test = (&'static str, Needs, fn(&Stage));
 
 fn main() -> ExitCode {

@@ -170,7 +170,7 @@ fn region_deletes(stage: &Stage) {
             is_write: false
         }
     );
-    // The number is free for another size.
+    // Another size may now take the number.
     set_region(&machine, 1, FAR, 2 * PAGE);
 }
 
@@ -181,8 +181,8 @@ fn region_refuses(stage: &Stage) {
     let slots = slots(&machine);
     set_region(&machine, 1, FAR, PAGE);
     let other = 16 * FAR;
-    // The caller's memory has that number, unless it is mapped by range: then it has
-    // one of KVM's choice, and is in the way of the number.
+    // The caller's memory has this number, unless it is mapped by range. Then KVM
+    // chooses the number, and the memory overlaps the new slot.
     let callers = match stage.form {
         Form::Ranges => Errno::EEXIST,
         _ => Errno::EINVAL,
@@ -214,12 +214,12 @@ fn region_refuses(stage: &Stage) {
             Errno::EINVAL,
         ),
         ("the caller's memory", SLOT, 0, 0, MEMORY as u64, callers),
-        ("delete what is not set", 2, 0, 0, 0, Errno::EINVAL),
+        ("delete a slot that is not set", 2, 0, 0, 0, Errno::EINVAL),
     ] {
         let result = kvm.kvm_set_memory_region(vm, slot, flags, address, size);
         assert_eq!(result, Err(errno), "{what}");
     }
-    // None of it has done anything.
+    // The refused calls have changed nothing.
     map(&machine, FAR, PAGE).unwrap();
 }
 
@@ -236,7 +236,7 @@ fn dirty_log(stage: &Stage) {
     let mut machine = TestVm::of_form(&stage.kvm, KVM_MEM_LOG_DIRTY_PAGES);
     machine.load(programs::WRITE_PAGE_3);
     machine.run_to_hlt();
-    // The first time KVM may count pages that it has mapped writable for a read.
+    // At first, KVM may count pages that it has mapped writable for a read.
     let written = dirty(&*stage.kvm, machine.vm(), SLOT).unwrap();
     assert_eq!(written & (1 << 3 | 1 << 9), 1 << 3);
     assert_eq!(dirty(&*stage.witness, machine.vm(), SLOT), Ok(0));
@@ -269,7 +269,7 @@ fn user_region(stage: &Stage) {
     drop(machine);
 }
 
-/// Gives the guest `memory` at [`FAR`]. It has to live as long as the machine.
+/// Maps `memory` to the guest at [`FAR`]. It has to live as long as the machine.
 fn give(
     kvm: &dyn Kvm,
     vm: BorrowedFd<'_>,
@@ -335,7 +335,15 @@ fn user_region_refuses(stage: &Stage) {
             host,
             Errno::EINVAL,
         ),
-        ("delete what is not set", 1, 0, FAR, 0, 0, Errno::EINVAL),
+        (
+            "delete a slot that is not set",
+            1,
+            0,
+            FAR,
+            0,
+            0,
+            Errno::EINVAL,
+        ),
     ] {
         // SAFETY: none of these is set; and the memory outlives the machine.
         let result = unsafe {

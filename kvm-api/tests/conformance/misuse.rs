@@ -1,5 +1,5 @@
-//! The descriptors that each call refuses, and the errno: through the trait, one row
-//! for each of `kvm_sys::CALLS`.
+//! The descriptors that each call refuses, and the errno, through the trait. Each call
+//! of `kvm_sys::CALLS` has a row.
 
 use std::io::pipe;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -28,11 +28,11 @@ pub const TESTS: &[Test] = &[
     ),
 ];
 
-/// Makes a call through the trait, with good arguments but for its `fd`.
+/// Makes a call through the trait, with `fd` and otherwise valid arguments.
 fn invoke(kvm: &Backend, call: FlatCall, fd: BorrowedFd<'_>, run: &mut RunMapping) -> Result<()> {
     let mut word = 0;
     let (mut a, mut b, mut c) = (0, 0, 0);
-    // Out of the way of the memory that machines have.
+    // An address outside the memory of the machines.
     let far = 0x100_0000;
     let memory = GuestMemory::anonymous(0x1000).unwrap();
     let address = memory.as_ptr().expose_provenance() as u64;
@@ -59,7 +59,7 @@ fn invoke(kvm: &Backend, call: FlatCall, fd: BorrowedFd<'_>, run: &mut RunMappin
         FlatCall::kvm_run => {
             run.set_immediate_exit(true);
             match vcpu()?.kvm_run(run).map(drop) {
-                // That is how it succeeds without a guest.
+                // Without a guest, the call succeeds with this error.
                 Err(Errno::EINTR) => Ok(()),
                 other => other,
             }
@@ -92,8 +92,8 @@ fn invoke(kvm: &Backend, call: FlatCall, fd: BorrowedFd<'_>, run: &mut RunMappin
     }
 }
 
-/// The errno of a call on a file descriptor that is not a vCPU's: where the form opens
-/// the files of the vCPU, that of openat(2), else `errno`.
+/// The errno of a call on a file descriptor that is not a vCPU: the errno of openat(2) if
+/// the form opens the files of the vCPU, otherwise `errno`.
 fn no_vcpu(stage: &Stage, errno: Errno) -> Errno {
     match stage.form {
         Form::Files => Errno::ENOTDIR,
@@ -110,7 +110,7 @@ fn parts(machine: TestVm<'_>) -> (OwnedFd, OwnedFd, RunMapping, GuestMemory) {
     (vm, vcpu, run, memory)
 }
 
-/// Asserts that calls refuse `fd` with the `errno` that is given for each, if one is.
+/// Asserts that calls refuse `fd`, each with its `errno`, if it has one.
 fn refuse(stage: &Stage, fd: BorrowedFd<'_>, errno: impl Fn(FlatCall) -> Option<Errno>) {
     let (_vm, _vcpu, mut run, _memory) = parts(TestVm::of_form(&stage.kvm, 0));
     for call in calls(stage) {
@@ -169,8 +169,8 @@ fn pipe_fd(stage: &Stage) {
 fn device_fd(stage: &Stage) {
     let device = raw::device();
     refuse(stage, device.as_fd(), |call| match call.fd {
-        // Of the device the ioctl asks for the MSRs that tell features: a
-        // request of its own, which only shares the code.
+        // On the device, the ioctl of this code is another request, which reads the MSRs
+        // with features.
         Fd::Vcpu if call.request == Some(KVM_GET_MSRS) && stage.form == Form::Ioctl => None,
         Fd::Vcpu => Some(no_vcpu(stage, Errno::EINVAL)),
         Fd::Vm => Some(Errno::EINVAL),

@@ -88,7 +88,7 @@ fn msrs_too_many(stage: &Stage) {
     let machine = TestVm::of_form(&stage.kvm, 0);
     let mut msrs = Msrs::new(256).unwrap();
     assert_eq!(machine.vcpu.kvm_set_msrs(&msrs), Err(Errno::E2BIG));
-    // A file gives all MSRs, and so has no limit to how many are picked.
+    // A read of the file returns all MSRs, so there is no limit for the selected ones.
     let expected = match stage.form {
         Form::Files => Ok(0),
         _ => Err(Errno::E2BIG),
@@ -125,8 +125,8 @@ fn fpu(stage: &Stage) {
         .memory
         .write(0x3002, &0x0f7f_u16.to_le_bytes())
         .unwrap();
-    // What is set before the guest has used its FPU need not reach it: to the
-    // processor the registers are in their initial state as yet.
+    // Values that are set before the guest has used its FPU may not reach it: for the
+    // processor, the registers are still in their initial state.
     machine.run_to_hlt();
     let mut fpu = get_fpu(&*machine.vcpu);
     assert_eq!(fpu.fcw, 0x0f7f);
@@ -149,7 +149,7 @@ fn fpu_both_ways(stage: &Stage) {
         fpu.xmm[3] = [0xa5; 16];
         fpu.xmm[15] = [0x5a; 16];
         fpu.fpr[2][..10].copy_from_slice(&[1, 2, 3, 4, 5, 6, 7, 0x88, 9, 0x40]);
-        // A copy, lest what is compared be what the call leaves.
+        // A copy, because the call may change its argument.
         vcpu.kvm_set_fpu(&{ fpu }).unwrap();
         let seen = get_fpu(witness);
         assert_eq!((seen.fcw, seen.xmm, seen.fpr), (fpu.fcw, fpu.xmm, fpu.fpr));

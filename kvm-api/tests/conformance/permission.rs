@@ -1,5 +1,5 @@
-//! Who may make a virtual machine: whoever may open `/dev/kvm`, by system call as
-//! by ioctl.
+//! By system call as by ioctl, a user may make a virtual machine only if the user may
+//! open `/dev/kvm`.
 
 use guests::{DeviceNode, NODE};
 use kvm_api::{Errno, Kvm};
@@ -58,7 +58,7 @@ fn group(stage: &Stage) {
     assert_eq!(create_vm_as(kvm, GROUP, &[]), Ok(()));
     assert_eq!(create_vm_as(kvm, OTHER, &[GROUP]), Ok(()));
     assert_eq!(create_vm_as(kvm, OTHER, &[]), Err(Errno::EACCES));
-    // The device for reading alone is not enough.
+    // Read permission for the device is not enough.
     node.set(GROUP, 0o640).unwrap();
     assert_eq!(create_vm_as(kvm, GROUP, &[]), Err(Errno::EACCES));
 }

@@ -26,15 +26,15 @@ enum Use {
     Written,
 }
 
-/// A call's arguments in one of the interfaces, with pointers to good memory,
-/// and which of them are pointers.
+/// The arguments of a call by one of the interfaces, with valid pointers, and the
+/// positions of the pointers.
 struct Arguments {
     words: Vec<usize>,
     pointers: Vec<(usize, Use)>,
 }
 
-/// The good arguments of `call`, behind its file descriptor, if the backend has it.
-/// `page` is memory with the structure in it, which may be read and written.
+/// The valid arguments of `call` after its file descriptor, if the backend has the call.
+/// `page` is readable and writable memory with the structure in it.
 fn arguments(call: FlatCall, form: Form, page: *mut u8) -> Option<Arguments> {
     use Use::{Read, Written};
     if form.lacks(&call) {
@@ -57,7 +57,7 @@ fn arguments(call: FlatCall, form: Form, page: *mut u8) -> Option<Arguments> {
                 one(Written)
             }
             FlatCall::kvm_get_dirty_log if is_ioctl => {
-                // The pointer to the bitmap is within the structure.
+                // The structure contains the pointer to the bitmap.
                 let mut log = kvm_dirty_log {
                     slot: SLOT,
                     ..Default::default()
@@ -101,7 +101,7 @@ fn arguments(call: FlatCall, form: Form, page: *mut u8) -> Option<Arguments> {
 ///
 /// # Safety
 ///
-/// What the arguments point to has to be good, or not be there at all.
+/// The arguments have to point to valid memory, or to unmapped memory.
 unsafe fn raw_call(
     form: Form,
     call: FlatCall,
@@ -216,7 +216,7 @@ fn bad_pointers(stage: &Stage) {
     assert!(tried > 40, "{tried}");
 }
 
-/// A page that allows only what it was made with.
+/// A page with limited access.
 struct Page {
     start: ptr::NonNull<u8>,
     protection: ProtFlags,
@@ -237,10 +237,10 @@ impl Page {
         self.start.addr().get()
     }
 
-    /// Gives it the contents of another.
+    /// Copies the contents of another.
     fn fill_from(&self, page: &GuestMemory) {
         let protect = |protection| {
-            // SAFETY: the page is this value's own, and nothing refers to it.
+            // SAFETY: the page belongs to this value, and nothing refers to it.
             unsafe { mprotect(self.start.cast(), page.len(), protection) }.unwrap();
         };
         protect(ProtFlags::PROT_READ | ProtFlags::PROT_WRITE);

@@ -14,18 +14,18 @@ use crate::Stage;
 pub const PAGE: u64 = 0x1000;
 /// Where the window begins.
 pub const WINDOW: u64 = 0x8_0000;
-/// How many pages the window has, and the host's memory too.
+/// The number of pages of the window, and of the host's memory.
 pub const PAGES: u64 = 16;
 
 /// mov %al,(%bx); hlt.
 const WRITE: &[u8] = &[0x88, 0x07, 0xf4];
 
-/// Where a write of the guest has gone.
+/// The target of a write of the guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wrote {
-    /// To this page of the host's memory.
+    /// This page of the host's memory.
     To(u64),
-    /// To no memory: the guest has exited.
+    /// No memory: the guest has exited.
     Nowhere,
 }
 
@@ -38,7 +38,8 @@ pub struct Guest<'k> {
 
 impl Drop for Guest<'_> {
     fn drop(&mut self) {
-        // Before the memory goes. What tests have set otherwise, they delete.
+        // Unmap before the memory is freed. Tests delete slots that they have set in
+        // another way.
         let _ = self.unmap(0, PAGES);
     }
 }
@@ -81,7 +82,7 @@ impl<'k> Guest<'k> {
             .kvm_unmap_range(WINDOW + page * PAGE, pages * PAGE)
     }
 
-    /// Which of the pages were written.
+    /// Whether each page was written.
     pub fn dirty(&mut self, page: u64, pages: u64) -> Result<Vec<bool>> {
         let mut bitmap = [!0];
         // SAFETY: there are no more pages than bits.
@@ -93,7 +94,7 @@ impl<'k> Guest<'k> {
         Ok((0..pages).map(|page| bitmap[0] & 1 << page != 0).collect())
     }
 
-    /// Clears the log of those of the pages whose bit is set.
+    /// Clears the log of the pages whose bit is set.
     pub fn clear(&mut self, page: u64, pages: u64, bitmap: u64) -> Result<()> {
         // SAFETY: there are no more pages than bits.
         unsafe {
@@ -102,13 +103,13 @@ impl<'k> Guest<'k> {
         }
     }
 
-    /// Has the guest's data segment begin at a page of the window.
+    /// Puts the start of the guest's data segment at a page of the window.
     pub fn aim(&mut self, page: u64) {
         self.machine
             .change_sregs(|sregs| sregs.ds.base = WINDOW + page * PAGE);
     }
 
-    /// Has the guest write to a page, and looks where it has gone.
+    /// Lets the guest write to a page, and finds the page of the host that has changed.
     pub fn write(&mut self, page: u64) -> Wrote {
         for page in 0..PAGES {
             self.memory.write((page * PAGE) as usize, &[0]).unwrap();

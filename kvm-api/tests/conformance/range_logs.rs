@@ -1,6 +1,5 @@
-//! kvm_get_dirty_range, kvm_clear_dirty_range: the log of a virtual machine whose
-//! pages are cleared by a call of its own, and of one that clears them as it is
-//! fetched.
+//! kvm_get_dirty_range, kvm_clear_dirty_range: the log of a virtual machine that clears
+//! pages by a separate call, and of one that clears them when the log is fetched.
 
 use std::os::fd::{AsFd, AsRawFd};
 
@@ -27,7 +26,7 @@ pub const TESTS: &[(Form, Test)] = &[
     of("kvm_clear_dirty_range::holes_and_the_unlogged", holes),
 ];
 
-/// Has the log cleared by a call of its own: KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2.
+/// Enables KVM_CAP_MANUAL_DIRTY_LOG_PROTECT2: only a separate call clears the log.
 fn clear_by_hand(guest: &Guest<'_>) {
     #[repr(C)]
     struct EnableCap {
@@ -47,8 +46,8 @@ fn clear_by_hand(guest: &Guest<'_>) {
     Errno::result(unsafe { libc::ioctl(vm, KVM_ENABLE_CAP, &raw const enable) }).unwrap();
 }
 
-/// Two slots, whose pages are not where words of the bitmap begin; of pages 1 to 7
-/// these are written.
+/// Which of the pages 1 to 7 are written. They belong to two slots that do not begin at a
+/// word of the bitmap.
 const WRITTEN: [bool; 7] = [false, true, true, true, false, true, false];
 
 fn written<'k>(stage: &'k Stage) -> Guest<'k> {
@@ -72,7 +71,7 @@ fn manual(stage: &Stage) {
     for _ in 0..2 {
         assert_eq!(guest.dirty(1, 7), Ok(left.to_vec()));
     }
-    // What is written after that shows again.
+    // A later write shows again.
     guest.write(4);
     assert_eq!(guest.dirty(3, 3), Ok(vec![true, true, false]));
     guest.clear(1, 7, !0).unwrap();
@@ -90,10 +89,10 @@ fn fault(stage: &Stage) {
     assert_eq!(guest.dirty(1, 7), Ok(WRITTEN.to_vec()));
 }
 
-/// Also where fetching the log clears it, as the ioctl does.
+/// The call also works if fetching the log clears it, like the ioctl.
 fn exact(stage: &Stage) {
     let mut guest = written(stage);
-    // Of page 3 and 4, the latter; of page 6 and those around it, none.
+    // Page 4 of pages 3 and 4, and none of page 6 and the pages around it.
     guest.clear(3, 2, 0b10).unwrap();
     guest.clear(5, 3, 0b101).unwrap();
     let left = [false, true, true, false, false, true, false];
@@ -113,10 +112,10 @@ fn holes(stage: &Stage) {
     }
     assert_eq!(guest.clear(4, 2, !0), Err(Errno::ENOENT));
     let ranges = guest.ranges();
-    // One more page than a slot can have.
+    // One page more than the maximum of a slot.
     let most = 1 << 31;
     for (address, size) in [(WINDOW, 0), (WINDOW + 1, PAGE), (WINDOW, most * PAGE)] {
-        // SAFETY: nothing is read for what the kernel does not take.
+        // SAFETY: the kernel refuses the arguments before it reads the bitmap.
         let clear = unsafe { ranges.kvm_clear_dirty_range(address, size, &[]) };
         // SAFETY: as above.
         let get = unsafe { ranges.kvm_get_dirty_range(address, size, &mut []) };
@@ -126,7 +125,7 @@ fn holes(stage: &Stage) {
             "{size:#x}"
         );
     }
-    // Those that failed have cleared nothing.
+    // The refused calls have cleared nothing.
     assert_eq!(guest.dirty(1, 2), Ok(vec![true, false]));
     assert_eq!(guest.dirty(4, 1), Ok(vec![true]));
 }

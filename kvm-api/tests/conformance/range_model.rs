@@ -1,5 +1,5 @@
-//! Random sequences of the calls about ranges, in step with a model: a map from
-//! each page of the window to what it shows.
+//! Random sequences of the calls on ranges in lockstep with a model, a map from each page
+//! of the window to the page of the host.
 
 use kvm_api::Errno;
 use kvm_api::kvm_sys::slot::{KVM_MEM_LOG_DIRTY_PAGES as LOG, KVM_MEM_READONLY as READONLY};
@@ -16,11 +16,11 @@ pub const TESTS: &[(Form, Test)] = &[(
     ("kvm_map_range::random_sequences", AnyVcpu, random),
 )];
 
-/// Sequences, and the most steps that one has.
+/// The number of sequences, and the maximum number of steps of one.
 const SEQUENCES: u32 = 60;
 const STEPS: usize = 40;
 
-/// What a page of the window shows.
+/// The page of the host that a page of the window shows.
 #[derive(Clone, Copy, Debug)]
 struct Shown {
     host: u64,
@@ -36,7 +36,7 @@ enum Step {
     Dirty(u64, u64),
 }
 
-/// A range of pages: its first, and how many.
+/// A range of pages: the first, and the number of pages.
 fn range() -> impl Strategy<Value = (u64, u64)> {
     (0..PAGES).prop_flat_map(|page| (Just(page), 1..=PAGES - page))
 }
@@ -48,8 +48,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => Just(READONLY),
         1 => Just(LOG | READONLY),
     ];
-    // Half of the memory goes where it is in the host's, so that much can be
-    // joined.
+    // Half of the ranges map each page to the page of the host with the same number, so
+    // that KVM can join many of them.
     let map = (range(), any::<bool>(), 0..PAGES, flags);
     prop_oneof![
         4 => map.prop_map(|((page, pages), straight, host, flags)| {
@@ -71,8 +71,8 @@ impl Model {
 
     fn map(&mut self, page: u64, pages: u64, host: u64, flags: u32) {
         for (shown, host) in self.range(page, pages).iter_mut().zip(host..) {
-            // The log is one of the guest's addresses: it stays as long as there
-            // is one.
+            // The log belongs to the guest's addresses. It stays while the range is
+            // logged.
             let dirty = flags & LOG != 0 && shown.is_some_and(|shown| shown.dirty);
             *shown = Some(Shown { host, flags, dirty });
         }
@@ -133,7 +133,7 @@ fn follow(stage: &Stage, steps: &[Step]) -> Result<(), TestCaseError> {
             }
         }
     }
-    // At last, all of it: what each page shows, and what it has logged.
+    // At the end, check the mapping and the log of each page.
     for page in 0..PAGES {
         prop_assert_eq!(guest.dirty(page, 1), model.dirty(page, 1));
         prop_assert_eq!(guest.write(page), model.write(page));

@@ -1,7 +1,7 @@
-//! kvm_map_range, kvm_unmap_range, kvm_get_dirty_range, kvm_clear_dirty_range: by
-//! themselves, on the backend that has nothing else for the caller's memory; and
-//! beside slots with numbers, on the one that has both. The dirty logs of a virtual
-//! machine that clears them by a call of its own are in `range_logs.rs`.
+//! kvm_map_range, kvm_unmap_range, kvm_get_dirty_range, kvm_clear_dirty_range: alone, on
+//! the backend without slots for the caller's memory, and beside numbered slots, on the
+//! backend with both. `range_logs.rs` has the dirty logs of a virtual machine that clears
+//! them by a separate call.
 
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::Arc;
@@ -44,7 +44,7 @@ pub const TESTS: &[(Form, Test)] = &[
     of("kvm_get_dirty_range::a_fault_loses_nothing", dirty_fault),
 ];
 
-/// What is an alias where slots have numbers.
+/// With numbered slots, this is an alias.
 fn twice(stage: &Stage) {
     let mut guest = Guest::new(stage);
     guest.map(0, 2, 4, LOG).unwrap();
@@ -61,7 +61,7 @@ fn shows(stage: &Stage) {
     assert_eq!(guest.write(1), Wrote::Nowhere);
     guest.map(0, 4, 0, 0).unwrap();
     assert_eq!(guest.write(1), Wrote::To(1));
-    // Page 1 becomes another page of the host's, and the others stay.
+    // Page 1 becomes another page of the host, and the others stay.
     guest.map(1, 1, 9, 0).unwrap();
     assert_eq!(guest.write(0), Wrote::To(0));
     assert_eq!(guest.write(1), Wrote::To(9));
@@ -101,11 +101,11 @@ fn joins(stage: &Stage) {
         guest.map(page, 1, page, LOG).unwrap();
         assert_eq!(guest.write(page), Wrote::To(page));
     }
-    // Beside it, but not of it: other memory, and other flags.
+    // Adjacent ranges that do not join: other memory, and other flags.
     guest.map(4, 1, 9, LOG).unwrap();
     guest.map(5, 1, 10, 0).unwrap();
     assert_eq!(guest.dirty(0, 4), Ok(vec![true; 4]));
-    // What an ioctl deletes is a hole, and all that was one slot is gone.
+    // An ioctl that deletes the slot leaves a hole in place of the whole slot.
     let slot = first_slot(&guest);
     let slots = (slot - 7..=slot).filter(|&slot| delete_slot(&guest, slot).is_ok());
     assert_eq!(slots.count(), 3);
@@ -135,7 +135,7 @@ fn others(stage: &Stage) {
     guest.map(4, 4, 4, 0).unwrap();
     let (kvm, vm) = (guest.kvm(), guest.machine.vm());
     let at = |page: u64| WINDOW + page * PAGE;
-    // One of the ioctl's kind, one of the kernel's memory, and an alias of it.
+    // A slot of the ioctl, a slot of the kernel's memory, and an alias of it.
     let address = guest.address(0);
     // SAFETY: the memory is the guest's alone, and outlives it.
     unsafe { kvm.kvm_set_user_memory_region(vm, 1, 0, at(0), 2 * PAGE, address) }.unwrap();
@@ -154,7 +154,7 @@ fn others(stage: &Stage) {
         assert_eq!(guest.map(page, 3, 9, 0), Err(Errno::EBUSY), "{page}");
         assert_eq!(guest.unmap(page, 3), Err(Errno::EBUSY), "{page}");
     }
-    // Nothing of it has happened, and beside them there is no joining.
+    // The refused calls have changed nothing, and ranges do not join with these slots.
     assert_eq!(guest.write(5), Wrote::To(5));
     let kvm = guest.kvm();
     // SAFETY: the memory is the guest's already.
@@ -163,7 +163,7 @@ fn others(stage: &Stage) {
         kvm.kvm_set_user_memory_region(vm, 3, 0, at(4), PAGE, guest.address(4))
     };
     assert_eq!(moved, Err(Errno::EEXIST));
-    // A slot that an ioctl changes is the ioctl's from then on.
+    // A slot that an ioctl has changed belongs to the ioctl from then on.
     let slot = first_slot(&guest);
     // SAFETY: the memory is the guest's already.
     let changed = unsafe {
@@ -173,7 +173,7 @@ fn others(stage: &Stage) {
     assert_eq!(changed, Ok(()));
     assert_eq!(guest.unmap(5, 1), Err(Errno::EBUSY));
     assert_eq!(guest.write(5), Wrote::To(5));
-    // The log of any slot can be had by range.
+    // A range can fetch the log of any slot.
     assert_eq!(guest.dirty(4, 4), Ok(vec![false, true, false, false]));
     for slot in [1, slot] {
         delete_slot(&guest, slot).unwrap();
@@ -183,7 +183,7 @@ fn others(stage: &Stage) {
 fn bad_arguments(stage: &Stage) {
     let guest = Guest::new(stage);
     let (ranges, host) = (guest.ranges(), guest.address(0));
-    // SAFETY: none of them is what the kernel takes.
+    // SAFETY: the kernel refuses each of them.
     let map =
         |address, size, host, flags| unsafe { ranges.kvm_map_range(address, size, host, flags) };
     for (address, size, host, flags) in [
@@ -211,7 +211,7 @@ fn bad_arguments(stage: &Stage) {
         let what = format!("{address:#x} {size:#x}");
         let result = ranges.kvm_unmap_range(address, size);
         assert_eq!(result, Err(Errno::EINVAL), "{what}");
-        // SAFETY: nothing is written for what the kernel does not take.
+        // SAFETY: the kernel refuses the arguments before it writes the bitmap.
         let result = unsafe { ranges.kvm_get_dirty_range(address, size, &mut []) };
         assert_eq!(result, Err(Errno::EINVAL), "{what}");
     }
@@ -225,7 +225,7 @@ fn bad_arguments(stage: &Stage) {
 
 fn dirty_part(stage: &Stage) {
     let mut guest = Guest::new(stage);
-    // Two slots, whose pages are not where words of the bitmap begin.
+    // Two slots that do not begin at a word of the bitmap.
     guest.map(1, 3, 1, LOG).unwrap();
     guest.map(4, 4, 8, LOG).unwrap();
     for page in [2, 3, 4, 6] {
@@ -251,7 +251,7 @@ fn dirty_holes(stage: &Stage) {
     }
     assert_eq!(guest.dirty(4, 3), Err(Errno::ENOENT));
     assert_eq!(guest.dirty(6, 1), Err(Errno::ENOENT));
-    // Those that failed have taken nothing.
+    // The refused calls have fetched nothing.
     assert_eq!(guest.dirty(1, 2), Ok(vec![true, false]));
     assert_eq!(guest.dirty(4, 2), Ok(vec![true, false]));
 }
@@ -268,7 +268,7 @@ fn dirty_fault(stage: &Stage) {
     assert_eq!(guest.dirty(0, 4), Ok(vec![false, false, true, false]));
 }
 
-/// While a guest writes to a page, the slots around that page are cut and joined.
+/// While a guest writes to a page, other calls split and join the slots around it.
 fn no_gap(stage: &Stage) {
     let mut guest = Guest::new(stage);
     guest.map(0, PAGES, 0, 0).unwrap();
@@ -293,7 +293,7 @@ fn no_gap(stage: &Stage) {
             map(2, 1, 0);
             map(0, 4, 0);
         }
-        // What ends the guest's loop, and nothing before it.
+        // This ends the guest's loop, and nothing else does.
         end.store(true, Ordering::SeqCst);
         map(2, 1, READONLY);
     });

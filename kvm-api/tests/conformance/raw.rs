@@ -1,4 +1,4 @@
-//! The interfaces as they are, below every backend.
+//! The raw interfaces below the backends.
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};

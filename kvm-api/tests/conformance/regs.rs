@@ -95,7 +95,7 @@ fn regs_both_ways(stage: &Stage) {
         rflags: 0x46,
     };
     let mut seen = kvm_regs::default();
-    // Copies, lest what is compared be what the call leaves.
+    // Copies, because the calls may change their arguments.
     machine.vcpu.kvm_set_regs(&{ regs }).unwrap();
     stage
         .witness
@@ -158,13 +158,13 @@ fn set_sregs_refuses(stage: &Stage) {
     const EFER_LME: u64 = 1 << 8;
     let machine = TestVm::of_form(&stage.kvm, 0);
     let mut sregs = machine.sregs();
-    // Long mode's paging without PAE.
+    // Paging of long mode without PAE.
     sregs.cr0 |= CR0_PG | 1;
     sregs.efer = EFER_LME;
     assert_eq!(machine.vcpu.kvm_set_sregs(&sregs), Err(Errno::EINVAL));
 }
 
-/// What kvm_translate says: the address, and the three bytes.
+/// The results of kvm_translate: the address, and the three bytes.
 fn translate(vcpu: &dyn Vcpu, address: u64) -> (u64, [u8; 3]) {
     let (mut physical, mut valid, mut writeable, mut usermode) = (0, 9, 9, 9);
     vcpu.kvm_translate(

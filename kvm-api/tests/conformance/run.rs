@@ -1,4 +1,4 @@
-//! kvm_run: what each kind of exit says, and what goes back to the guest.
+//! kvm_run: the data of each kind of exit, and the data that returns to the guest.
 
 use kvm_api::kvm_sys::exit::KVM_EXIT_IO;
 use kvm_api::{Direction, Errno, Reason};
@@ -136,7 +136,7 @@ fn hlt(stage: &Stage) {
     assert_eq!(machine.run_to_out(OUT_PORT), 0x2a);
 }
 
-/// An exit is completed if the vCPU is still where it was, and only then.
+/// A run completes an exit only if the vCPU is still at the same address.
 fn left(stage: &Stage) {
     const FURTHER: u64 = 0x100;
     type Leave = fn(&mut TestVm);
@@ -156,7 +156,7 @@ fn left(stage: &Stage) {
         ] {
             let mut machine = TestVm::of_form(&stage.kvm, 0);
             machine.load(program);
-            // Where it goes on, there are nothing but halts.
+            // The guest continues at halts.
             let halts = [0xf4; 16];
             machine
                 .memory
@@ -191,7 +191,7 @@ fn immediate_exit(stage: &Stage) {
     let before = machine.regs();
     machine.run.set_immediate_exit(true);
     assert_eq!(machine.try_run(), Err(Errno::EINTR));
-    // The pending instruction is completed, and no other begun.
+    // The run completes the pending instruction, and begins no other.
     let after = machine.regs();
     assert_eq!(after.rax & 0xff, 0x10);
     assert_eq!(after.rip, before.rip.max(guests::ENTRY + 2));
@@ -212,7 +212,7 @@ fn either_interface(stage: &Stage) {
 
 fn shutdown(stage: &Stage) {
     let mut machine = TestVm::of_form(&stage.kvm, 0);
-    // No interrupt fits into an IDT without a limit: a triple fault.
+    // With a limit of 0, the IDT has no entry for the interrupt: a triple fault.
     machine.change_sregs(|sregs| sregs.idt.limit = 0);
     machine.load(&[0xcd, 0x21]);
     assert_eq!(machine.run().reason(), Reason::Shutdown);

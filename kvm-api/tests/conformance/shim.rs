@@ -1,6 +1,6 @@
-//! How many instructions a call takes in user space, counted by stepping
-//! through it: the shim's over the bare `syscall`, and the ioctl backend's
-//! against those of `kvm-ioctls`.
+//! The number of instructions of a call in user space, counted by single-stepping: the
+//! instructions of the shim beyond the bare `syscall`, and of the ioctl backend compared
+//! with `kvm-ioctls`.
 
 use std::arch::asm;
 use std::hint::black_box;
@@ -30,14 +30,14 @@ pub const TESTS: &[(Form, Test)] = &[
     ),
 ];
 
-/// The call under count, in the child: `measured` is entered once to warm up
-/// lazily bound things, then once between two breakpoints.
+/// Makes the counted call in the child: once to bind lazy symbols, then once between
+/// two breakpoints.
 fn between_breakpoints(mut measured: impl FnMut()) -> ! {
     let measured: &mut dyn FnMut() = black_box(&mut measured);
     measured();
     ptrace::traceme().unwrap();
     raise(Signal::SIGSTOP).unwrap();
-    // SAFETY: the tracer goes on behind a breakpoint as if it were not there.
+    // SAFETY: the tracer continues after a breakpoint.
     unsafe { asm!("int3") };
     measured();
     // SAFETY: as above.
@@ -46,8 +46,8 @@ fn between_breakpoints(mut measured: impl FnMut()) -> ! {
     unsafe { libc::_exit(0) }
 }
 
-/// Counts the instructions of what `set_up` gives, run in a child, which makes
-/// its own machine: those of this process would refuse it.
+/// Counts the instructions of the function that `set_up` returns. A child runs it, with a
+/// machine of its own, because the machines of this process would refuse it.
 fn count<F: FnMut()>(set_up: impl FnOnce() -> F) -> usize {
     // SAFETY: this process has one thread that does anything, and the child
     // leaves without unwinding.
@@ -72,7 +72,7 @@ fn step(child: Pid) -> Result<usize, WaitStatus> {
         WaitStatus::Stopped(_, signal) if signal == expected => Ok(()),
         other => Err(other),
     };
-    // A breakpoint's trap is from the kernel, a step's is a trace.
+    // The kernel sends the trap of a breakpoint; the trap of a step is a trace.
     let at_breakpoint = || ptrace::getsiginfo(child).unwrap().si_code == libc::SI_KERNEL;
     trapped(Signal::SIGSTOP)?;
     ptrace::cont(child, None).unwrap();
@@ -89,8 +89,8 @@ fn step(child: Pid) -> Result<usize, WaitStatus> {
     }
 }
 
-/// A backend, and a vCPU with its run mapping, that stay until the end. Where
-/// the vCPU starts there is nothing but halts.
+/// A backend, and a vCPU with its run mapping, which live until the end. The vCPU
+/// starts at halts.
 fn vcpu<K: Kvm + 'static>(kvm: K) -> (&'static K, BorrowedFd<'static>, RunMapping) {
     let kvm: &K = Box::leak(Box::new(kvm));
     let vm: &OwnedFd = Box::leak(Box::new(kvm.kvm_create_vm().unwrap()));
@@ -106,7 +106,7 @@ fn vcpu<K: Kvm + 'static>(kvm: K) -> (&'static K, BorrowedFd<'static>, RunMappin
     (kvm, vcpu.as_fd(), run)
 }
 
-/// The same call on each backend: as a program has it, the backend's type known.
+/// The same call on each backend. As in a program, the type of the backend is known.
 macro_rules! calls {
     ($kvm:ident, $vcpu:ident, $run:ident, $($name:literal => { $($set_up:tt)* } $call:expr;)*) => {
         /// Counts each call on the backend that `open` opens.
@@ -167,13 +167,13 @@ const TSC: kvm_msr_entry = kvm_msr_entry {
     data: 0,
 };
 
-/// What a program does with an error, away from its path when all is well.
+/// A program handles an error outside the path of success.
 #[cold]
 fn failed<E>(error: E) {
     black_box(error);
 }
 
-/// What stepping to and from an empty measurement takes.
+/// The steps of an empty measurement.
 fn overhead() -> usize {
     count(|| || ())
 }
@@ -181,10 +181,10 @@ fn overhead() -> usize {
 fn shim(_: &Stage) {
     let overhead = overhead();
     for (name, steps) in counted(|| Syscall::open().unwrap()) {
-        // All but the instruction itself.
+        // Everything except the instruction itself.
         let added = steps - overhead - 1;
         println!("{name}: {added} instructions beside syscall");
-        // That is always an error, whose number is looked up.
+        // This is always an error, so the call looks up its number.
         let fails = name == "kvm_run, immediate_exit";
         assert!(added <= 12 || fails, "{name}: {added}");
     }
@@ -208,7 +208,7 @@ fn peer_vcpu() -> kvm_ioctls::VcpuFd {
     vm.create_vcpu(0).unwrap()
 }
 
-/// The same calls by kvm-ioctls, which gives what is read by value.
+/// The same calls by kvm-ioctls, which returns structures by value.
 macro_rules! peers {
     ($vcpu:ident, $($name:literal => { $($set_up:tt)* } $call:expr;)*) => {
         /// Counts each call that kvm-ioctls has.

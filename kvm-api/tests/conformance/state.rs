@@ -1,5 +1,5 @@
-//! kvm_get_state, kvm_set_state: every part, by itself and with the others, and
-//! that a call that fails has changed nothing.
+//! kvm_get_state, kvm_set_state: each part alone and with the others. A call that fails
+//! has changed nothing.
 
 use std::os::fd::BorrowedFd;
 
@@ -15,7 +15,7 @@ use crate::vcpu_state::{PARTS, SYSENTER_CS, SYSENTER_ESP, UNKNOWN, Whole, msrs};
 use crate::{Stage, Test};
 use kvm_api::Form;
 
-/// A test of the backend that has the calls.
+/// A test of the backend with the calls.
 pub const fn on_syscall(name: &'static str, test: fn(&Stage)) -> (Form, Test) {
     (Form::Syscall, (name, AnyVcpu, test))
 }
@@ -34,7 +34,7 @@ pub const TESTS: &[(Form, Test)] = &[
 /// Every part's bit.
 pub const ALL: u64 = (1 << PARTS) - 1;
 
-/// A machine whose vCPU has all that KVM can give it, and what the ioctls say.
+/// A machine whose vCPU has every feature of KVM, and the state that the ioctls read.
 pub fn machine(stage: &Stage) -> (TestVm<'_>, Whole) {
     let machine = TestVm::of_form(&stage.kvm, 0);
     let supported = kvm_ioctls::Kvm::new()
@@ -55,7 +55,7 @@ fn read(stage: &Stage, machine: &TestVm<'_>) -> Whole {
     Whole::read(&*stage.witness, machine.vcpu())
 }
 
-/// How many MSRs a call moves that is made of these parts.
+/// The number of MSRs of a call with these parts.
 fn moved(parts: u64) -> usize {
     if parts & state::KVM_STATE_MSRS == 0 {
         0
@@ -120,7 +120,7 @@ fn get_unknown(stage: &Stage) {
     assert_eq!(result, Err(Errno::E2BIG));
 }
 
-/// What makes one part of a state bad.
+/// A change that makes one part of a state invalid.
 type Spoil = (&'static str, fn(&mut Whole), Result<usize>);
 
 const BAD: &[Spoil] = &[
@@ -253,9 +253,9 @@ fn set_fault(stage: &Stage) {
 fn set_msrs_go_back(stage: &Stage) {
     let (machine, whole) = machine(stage);
     let mut changed = whole.changed();
-    // One of them twice: the first value of all has to come back.
+    // The list has one MSR twice. The call has to restore its first value.
     changed.msrs = msrs(&[(SYSENTER_CS, 1), (SYSENTER_ESP, 2), (SYSENTER_CS, 3)]);
-    // What is behind MSRs in order, and is found to be bad after they are set.
+    // The parts after the MSRs in order, which the call checks after it has set the MSRs.
     changed.sregs.apic_base = 1 << 60;
     let result = merged(&machine).kvm_set_state(&changed.setting(ALL));
     assert_eq!(result, Err(Errno::EINVAL));

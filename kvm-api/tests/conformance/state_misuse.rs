@@ -25,7 +25,7 @@ pub fn raw_state(
     state: *const kvm_vcpu_state,
     size: usize,
 ) -> Result<i64> {
-    // SAFETY: the tests let it write nothing but what they have made for that.
+    // SAFETY: the kernel writes only to memory that the tests have made for it.
     Errno::result(unsafe { libc::syscall(number, fd.as_raw_fd(), state, size) })
 }
 
@@ -58,7 +58,7 @@ fn set_sizes(stage: &Stage) {
 
 fn sizes(stage: &Stage, number: libc::c_long) {
     let (machine, mut whole) = machine(stage);
-    // What a later kernel may know: more words behind those of today.
+    // Words of a later version after the current structure.
     let mut words = [0_u64; 513];
     // SAFETY: the array is longer than the structure, and as well aligned.
     unsafe {

@@ -1,5 +1,4 @@
-//! kvm_set_state: MSRs that cannot be put back, and those that need what another
-//! part sets.
+//! kvm_set_state: MSRs that cannot be restored, and MSRs that depend on another part.
 
 use std::os::fd::AsRawFd;
 use std::thread::sleep;
@@ -33,19 +32,19 @@ pub const TESTS: &[(Form, Test)] = &[
     on_syscall("kvm_set_state::a_tpr_that_others_set", tpr),
 ];
 
-/// The guest may have guests of its own, in EFER.
+/// The bit of EFER that allows the guest to run guests.
 const SVME: u64 = 1 << 12;
-/// System calls are enabled, in EFER.
+/// The bit of EFER that enables system calls.
 const SCE: u64 = 1;
-/// The local APIC's mode in IA32_APIC_BASE.
+/// The bit of IA32_APIC_BASE for x2APIC mode.
 const X2APIC: u64 = 1 << 10;
-/// The vector of the local APIC's timer: [`HANDLER`]'s own.
+/// The vector of the local APIC's timer, which [`HANDLER`] writes.
 const VECTOR: u64 = 0x21;
-/// The timer takes IA32_TSC_DEADLINE.
+/// The mode of the timer in which it takes IA32_TSC_DEADLINE.
 const DEADLINE_MODE: u64 = 0b10 << 17;
 const SOFTWARE_ENABLED: u64 = 0x1ff;
 
-/// A machine with a local APIC that KVM emulates, whose CPUID has all that KVM has.
+/// A machine with a local APIC in the kernel, and with all features of KVM in CPUID.
 fn with_apic(stage: &Stage) -> TestVm<'_> {
     let vm = stage.kvm.kvm_create_vm().unwrap();
     // SAFETY: the request takes nothing.
@@ -57,7 +56,7 @@ fn with_apic(stage: &Stage) -> TestVm<'_> {
         .unwrap();
     for leaf in supported.as_mut_slice() {
         if leaf.function == 1 {
-            // Which KVM has, and does not say here.
+            // KVM has this feature, but does not list it here.
             leaf.ecx |= 1 << 24;
         }
     }
@@ -88,8 +87,8 @@ fn set_both(
     merged(machine).kvm_set_state(&state)
 }
 
-/// Has the guest enable interrupts and write `own` to the port; [`HANDLER`] writes
-/// the vector before that, if an interrupt is pending.
+/// Lets the guest enable interrupts and write `own` to the port. If an interrupt is
+/// pending, [`HANDLER`] first writes the vector.
 fn first_byte(machine: &mut TestVm<'_>, own: u8) -> u8 {
     // sti; nop; nop; mov $own,%al; out %al,$0x11; jmp .
     machine.load(&[0xfb, 0x90, 0x90, 0xb0, own, 0xe6, 0x11, 0xeb, 0xfe]);
@@ -100,8 +99,8 @@ fn first_byte(machine: &mut TestVm<'_>, own: u8) -> u8 {
     machine.run_to_out(OUT_PORT)
 }
 
-/// MSRs whose write does something, and a value that makes them do it. The last are
-/// there in x2APIC mode only.
+/// MSRs whose write has a further effect, and a value with this effect. The last ones exist
+/// in x2APIC mode only.
 const ACTING: &[(u32, u64)] = &[
     (HV_RESET, 1),
     (0x4000_0000, 1),    // HV_X64_MSR_GUEST_OS_ID
@@ -127,7 +126,8 @@ fn acts(stage: &Stage) {
     for &(index, data) in ACTING {
         for list in [
             &[(SYSENTER_CS, 7), (index, data)][..],
-            // Before one that is bad: nothing has been done when it is found.
+            // Each comes before an invalid MSR. The call has no effect when it finds
+            // that one.
             &[(SYSENTER_CS, 7), (index, data), (UNKNOWN, 0)],
         ] {
             let result = set(&machine, list);
@@ -135,11 +135,11 @@ fn acts(stage: &Stage) {
             assert_eq!(get(stage, &machine, SYSENTER_CS), 0, "{index:#x}");
         }
     }
-    // What has the value already is restored by doing nothing.
+    // An MSR that has the value already needs no restoring.
     for index in [HV_RESET, 0x4000_0000, 0x4000_0001, 0x4000_0073, 0x4b56_4d07] {
         assert_eq!(set(&machine, &[(index, 0)]), Ok(1), "{index:#x}");
     }
-    // The guest runs on: there was no reset and no interrupt.
+    // The guest continues, without a reset or an interrupt.
     assert_eq!(first_byte(&mut machine, 0x5a), 0x5a);
 }
 
@@ -154,9 +154,9 @@ fn x2apic(stage: &Stage) {
         (X2APIC_LVTT, DEADLINE_MODE | VECTOR),
         (TSC_DEADLINE, 1),
     ];
-    // The same MSRs need the mode, and none of them is set without it.
+    // These MSRs need the mode. Without it, the call sets none of them.
     assert_eq!(set(&machine, &list), Ok(0));
-    // The mode goes with the rest when something else is refused.
+    // If the call refuses another part, the mode is restored with the rest.
     let bad = [&list[..], &[(UNKNOWN, 0)]].concat();
     assert_eq!(set_both(&machine, &bad, &sregs), Ok(4));
     assert_eq!(machine.sregs().apic_base, before.apic_base);
@@ -166,15 +166,15 @@ fn x2apic(stage: &Stage) {
     assert_eq!(get(stage, &machine, X2APIC_SPIV), SOFTWARE_ENABLED);
     assert_eq!(get(stage, &machine, X2APIC_LVTT), DEADLINE_MODE | VECTOR);
     assert_eq!(get(stage, &machine, X2APIC_TPR), 0x10);
-    // The deadline was long ago.
+    // The deadline is in the past.
     assert_eq!(first_byte(&mut machine, 0x5a), VECTOR as u8);
 
-    // The mode may come of an MSR as well.
+    // An MSR can also enable the mode.
     let other = with_apic(stage);
     let list = [(APIC_BASE, sregs.apic_base), (X2APIC_TPR, 0x20)];
     assert_eq!(set(&other, &list), Ok(2));
     assert_eq!(get(stage, &other, X2APIC_TPR), 0x20);
-    // And go by one: then there are no such registers.
+    // An MSR can also disable it. Then these registers do not exist.
     let list = [(APIC_BASE, before.apic_base), (X2APIC_TPR, 0)];
     assert_eq!(set(&other, &list), Ok(1));
     assert_eq!(get(stage, &other, X2APIC_TPR), 0x20);
@@ -188,7 +188,7 @@ fn wins(stage: &Stage) {
     let seen = machine.sregs();
     let seen = (seen.efer, seen.fs.base, seen.gs.base);
     assert_eq!(seen, (SCE, 0x1234_0000, 0x5678_0000));
-    // What the MSRs cannot have is found before anything is set.
+    // The call finds invalid values of MSRs before it sets anything.
     for (index, data) in [(EFER, !0), (FS_BASE, 1 << 63), (GS_BASE, 1 << 63)] {
         let list = [(SYSENTER_CS, 7), (index, data)];
         let result = set_both(&machine, &list, &sregs);
@@ -210,7 +210,7 @@ fn last(stage: &Stage) {
         (X2APIC_LVTT, DEADLINE_MODE | VECTOR),
     ];
     assert_eq!(set_both(&machine, &timer, &sregs), Ok(2));
-    // A deadline that was long ago, before what is refused.
+    // A deadline in the past, before the MSR that KVM refuses.
     assert_eq!(set(&machine, &[(TSC_DEADLINE, 1), (UNKNOWN, 0)]), Ok(1));
     let mut bad = sregs;
     bad.cr4 = 1 << 31;
@@ -221,7 +221,7 @@ fn last(stage: &Stage) {
     assert_eq!(first_byte(&mut machine, 0x5a), VECTOR as u8);
 }
 
-/// The MSRs that enable what KVM writes to guest memory.
+/// The MSRs that let KVM write to guest memory.
 fn enabling(stage: &Stage) {
     let machine = with_apic(stage);
     for (index, one, other) in [(PV_EOI_EN, 0x2001, 0x3001), (ASYNC_PF_EN, 0x2009, 0x3009)] {
@@ -249,8 +249,8 @@ fn enabling(stage: &Stage) {
     }
 }
 
-/// Once userspace has set a VM's TSC, one that is set to about the same is taken
-/// for an attempt to set it to the very same. A list that was refused is no reason.
+/// Once user space has set the TSC of a VM, KVM takes a nearly equal value for an
+/// attempt to set the same one. A refused list must not count as such.
 fn tsc(stage: &Stage) {
     let machine = with_apic(stage);
     let vcpu = machine.vcpu().as_raw_fd();
@@ -261,8 +261,7 @@ fn tsc(stage: &Stage) {
     bad.cr4 = 1 << 31;
     let result = set_both(&machine, &[(TSC, 1 << 60)], &bad);
     assert_eq!(result, Err(Errno::EINVAL));
-    // Where the host's TSC is not to be relied on, what is set is moved by the time
-    // that has passed.
+    // If the host's TSC is unreliable, KVM adds the time that has passed to the value.
     sleep(Duration::from_millis(600));
     let jump = khz * 500;
     let before = get(stage, &machine, TSC);
@@ -270,14 +269,14 @@ fn tsc(stage: &Stage) {
     assert_eq!(stage.witness.kvm_set_msrs(machine.vcpu(), &list), Ok(1));
     let moved = get(stage, &machine, TSC) - before;
     assert!((jump..2 * jump).contains(&moved), "{moved}, of {jump}");
-    // And it can be set with the rest.
+    // The call can set it with the rest.
     assert_eq!(set(&machine, &[(TSC, 1 << 60), (SYSENTER_CS, 7)]), Ok(2));
     assert!(get(stage, &machine, TSC) >= 1 << 60);
     assert_eq!(get(stage, &machine, SYSENTER_CS), 7);
 }
 
-/// What a guest has of its own guests, without any: whether interrupts may come to
-/// it at all, which clearing EFER.SVME allows.
+/// The state for nested guests of a guest that runs none: whether the guest takes
+/// interrupts at all. Clearing EFER.SVME allows them.
 #[repr(C)]
 struct NestedState {
     flags: u16,
@@ -306,12 +305,12 @@ impl NestedState {
     }
 }
 
-/// An EFER that another follows is not set on the way to it: where the last one has
-/// SVME, there is nothing to be given up and had again.
+/// If two entries set EFER, only the last one counts. If it has SVME, the state for nested
+/// guests stays.
 fn efers(stage: &Stage) {
     let machine = with_apic(stage);
     if set(&machine, &[(EFER, SVME)]) != Ok(1) {
-        // A processor whose guests have none.
+        // This processor does not offer it to guests.
         return;
     }
     NestedState::of_svm()
@@ -332,18 +331,18 @@ fn efers(stage: &Stage) {
         assert_eq!(machine.sregs().efer, SVME | SCE);
         assert!(!gif(), "{list:x?}");
     }
-    // Nothing of it is left when something else is refused.
+    // If the call refuses another part, none of it stays.
     let list = [(EFER, 0), (EFER, SVME), (UNKNOWN, 0)];
     assert_eq!(set(&machine, &list), Ok(2));
     assert_eq!(machine.sregs().efer, SVME | SCE);
     assert!(!gif());
-    // With sregs all of them come last, and SVME is not had again.
+    // With special registers, their EFER comes last, and SVME is not set again.
     let sregs = machine.sregs();
     let list = [(EFER, 0), (EFER, SVME)];
     let result = set_both(&machine, &list, &sregs);
     assert_eq!(result, Err(Errno::EOPNOTSUPP));
     assert_eq!(machine.sregs().efer, SVME | SCE);
-    // Unless it is what sregs say.
+    // Unless the special registers have the same value.
     let list = [(EFER, 0), (EFER, SVME | SCE), (EFER, SVME)];
     assert_eq!(set_both(&machine, &list, &sregs), Ok(3));
     assert_eq!(machine.sregs().efer, SVME);
@@ -352,8 +351,8 @@ fn efers(stage: &Stage) {
     assert_eq!(machine.sregs().efer, 0);
 }
 
-/// The task priority is Hyper-V's MSR, CR8, and a register of the local APIC: which
-/// value it has already is a matter of what comes before.
+/// Hyper-V's MSR, CR8, and a register of the local APIC are the same task priority. Its
+/// current value depends on the parts that the call has set before.
 fn tpr(stage: &Stage) {
     let machine = with_apic(stage);
     let sregs = {

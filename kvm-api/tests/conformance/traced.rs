@@ -1,5 +1,5 @@
-//! A tracer that stops the task of a bound vCPU finds what is the task's own,
-//! and may change it.
+//! A tracer that stops the task of a bound vCPU finds the state of the task, not of the
+//! guest, and may change it.
 
 use std::arch::asm;
 use std::mem::offset_of;
@@ -32,19 +32,19 @@ const fn of(name: &'static str, test: fn(&Stage)) -> (Form, Test) {
     (Form::Bound, (name, AnyVcpu, test))
 }
 
-/// What the guest has in vector registers, and as bases of its segments.
+/// The values of the guest in vector registers, and the bases of its segments.
 const GUEST_BYTE: u8 = 0xa5;
 const GUEST_BASES: [u64; 2] = [0xf000, 0xe000];
 
-/// What a task has as the base of GS, and in registers that are its own.
+/// The base of GS and the registers of a task.
 const TASK_GS: u64 = 0x1234_5000;
 const TASK_R12: u64 = 0x1212;
 const TRACERS_R12: u64 = 0x2121;
 const TRACERS_ANSWER: c_long = 77;
 
-/// In DR7, a breakpoint on a write of eight bytes at what is in DR0.
+/// The value of DR7 for a breakpoint on a write of eight bytes at the address in DR0.
 const WRITE_OF_EIGHT: u64 = 0x9_0001;
-/// In `si_code`, what such a breakpoint leaves there.
+/// The `si_code` of this breakpoint.
 const TRAP_HWBKPT: i32 = 4;
 
 const ARCH_SET_GS: c_long = 0x1001;
@@ -56,13 +56,12 @@ const AWHILE: Duration = Duration::from_millis(20);
 /// What the tracer watches.
 static WATCHED: AtomicU64 = AtomicU64::new(0);
 
-/// A machine of the calling process', whose guest has all that the host has of
-/// its own.
+/// A machine whose guest has its own value in each register that the host uses, too.
 fn machine<'b>(bound: &'b Backend, program: &[u8]) -> TestVm<'b> {
     let mut machine = TestVm::of_form(bound, 0);
     machine.load(program);
     machine.run.set_immediate_exit(true);
-    // What is set before the first run does not stay.
+    // Values that are set before the first run do not stay.
     assert!(machine.vcpu.kvm_run(&mut machine.run).is_err());
     machine.run.set_immediate_exit(false);
     let fpu = kvm_fpu {
@@ -84,11 +83,11 @@ fn machine<'b>(bound: &'b Backend, program: &[u8]) -> TestVm<'b> {
     machine
 }
 
-/// Has a child be traced, which does no more than `does`.
+/// Traces a child that only calls `does`.
 fn traced(does: impl FnOnce(&Backend)) -> Pid {
     let bound = Form::Bound.open().unwrap();
-    // SAFETY: the tests run one at a time, in the only thread that does anything
-    // meanwhile; the child ends without unwinding into what is the parent's.
+    // SAFETY: the tests run one at a time, and no other thread is active. The child ends
+    // without unwinding into the frames of the parent.
     match unsafe { fork() }.unwrap() {
         ForkResult::Child => {
             let does = AssertUnwindSafe(|| {
@@ -105,7 +104,7 @@ fn traced(does: impl FnOnce(&Backend)) -> Pid {
     }
 }
 
-/// Waits until it stops for that signal.
+/// Waits until the child stops for this signal.
 fn stopped(task: Pid, signal: Signal) {
     let status = waitpid(task, None).unwrap();
     assert_eq!(status, WaitStatus::Stopped(task, signal));
@@ -116,14 +115,14 @@ fn ends_well(task: Pid) {
     assert_eq!(waitpid(task, None).unwrap(), WaitStatus::Exited(task, 0));
 }
 
-/// Asserts that the tracer sees what is the task's own, and that it watches as
-/// much as that; gives the registers.
+/// Asserts that the tracer sees the registers and the watchpoints of the task, and returns
+/// the registers.
 fn own_registers(task: Pid, watches: [u64; 2]) -> user_regs_struct {
     let regs = ptrace::getregs(task).unwrap();
     let mut fs = 0_u64;
     // SAFETY: the call writes one word.
     unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_GET_FS, &raw mut fs) };
-    // The child has it from this thread.
+    // The child inherits it from this thread.
     assert_eq!((regs.fs_base, regs.gs_base), (fs, TASK_GS));
     assert_eq!([regs.ds, regs.es, regs.fs, regs.gs], [0; 4]);
     let fpu = ptrace::getregset::<NT_PRFPREG>(task).unwrap();
@@ -134,13 +133,13 @@ fn own_registers(task: Pid, watches: [u64; 2]) -> user_regs_struct {
     regs
 }
 
-/// Where ptrace(2) has a debug register.
+/// The offset of a debug register for ptrace(2).
 fn place(n: usize) -> *mut c_void {
     ptr::without_provenance_mut(offset_of!(user, u_debugreg) + n * size_of::<u64>())
 }
 
-/// Stops the calling task, with a number in a register. Gives what is in the
-/// register when it goes on.
+/// Stops the calling task with a number in a register. Returns the value of the register
+/// when the task continues.
 fn stop(mut r12: u64) -> u64 {
     // SAFETY: the call sends a signal that ends nothing.
     unsafe {
@@ -164,10 +163,10 @@ fn between_runs(_: &Stage) {
         let mut machine = machine(bound, programs::OUT);
         machine.run_to_out(programs::OUT_PORT);
         assert_eq!(stop(TASK_R12), TRACERS_R12);
-        // The vCPU goes on where it was.
+        // The vCPU continues where it was.
         machine.run_to_hlt();
         assert_eq!(machine.regs().rip, ENTRY + 5);
-        // What the tracer watches was left alone until now.
+        // Until now, nothing has written to the watched word.
         stop(TASK_R12);
         WATCHED.store(1, Ordering::Relaxed);
         machine.start_at(ENTRY);
@@ -184,7 +183,7 @@ fn between_runs(_: &Stage) {
     }
     ptrace::cont(task, None).unwrap();
     stopped(task, Signal::SIGSTOP);
-    // A breakpoint of the task's, in the debug registers or not, reads back.
+    // A breakpoint of the task reads back, whether it is in the debug registers or not.
     for _ in 0..2 {
         own_registers(task, [address, WRITE_OF_EIGHT]);
         ptrace::cont(task, None).unwrap();
@@ -199,8 +198,8 @@ fn between_runs(_: &Stage) {
 fn while_running(_: &Stage) {
     let task = traced(|bound| {
         let mut machine = machine(bound, programs::SPIN);
-        // The call gives what the tracer says.
-        // SAFETY: it touches no memory but the run mapping, and the guest's.
+        // The call returns the value that the tracer sets.
+        // SAFETY: it touches only the run mapping and the memory of the guest.
         let answer = unsafe { libc::syscall(__NR_kvm_bound_run) };
         assert_eq!(answer, TRACERS_ANSWER);
         assert_eq!(machine.regs().rip, ENTRY);

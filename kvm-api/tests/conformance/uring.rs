@@ -67,7 +67,7 @@ fn batch(stage: &Stage) {
     // SAFETY: the structures are there until the ring is dropped.
     unsafe { ring.submission().push_multiple(&entries) }.unwrap();
     ring.submit().unwrap();
-    // Nobody has waited: what is done has been done in the submission.
+    // Without a wait, the submission has done all of it.
     let done: Vec<_> = ring.completion().map(|done| done.result()).collect();
     let sizes = [144, 312, 416, 144, 312, 416];
     assert_eq!(done, sizes);
@@ -92,7 +92,7 @@ fn busy(stage: &Stage) {
     let mut ring = IoUring::new(2).unwrap();
     let mut regs = kvm_regs::default();
     let size = size_of_val(&regs) as u32;
-    // SAFETY: the call only says who calls.
+    // SAFETY: the call only returns the id of the caller.
     let runner = unsafe { libc::pthread_self() };
     let machine = &mut machine;
     thread::scope(|scope| {
@@ -116,6 +116,6 @@ fn busy(stage: &Stage) {
     assert_eq!(results, [size as i32]);
     drop(ring);
     assert_eq!(regs.rip, guests::ENTRY);
-    // SAFETY: it is what there was.
+    // SAFETY: it is the value from before.
     unsafe { sigaction(Signal::SIGUSR1, &before) }.unwrap();
 }

@@ -1,5 +1,4 @@
-//! All of a vCPU's state that the merged calls move, read and set by ioctl: what
-//! they are compared with.
+//! The state of a vCPU that the merged calls move, read and set by ioctl for comparison.
 
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, BorrowedFd};
@@ -7,7 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use kvm_api::kvm_sys::*;
 use kvm_api::{Errno, GetState, Kvm, Result, SetState};
 
-/// The MSRs that the tests move, which hold any value.
+/// The MSRs that the tests move. They hold any value.
 pub const SYSENTER_CS: u32 = 0x174;
 /// See [`SYSENTER_CS`].
 pub const SYSENTER_ESP: u32 = 0x175;
@@ -40,7 +39,7 @@ pub struct Whole {
 /// How many parts there are.
 pub const PARTS: usize = 7;
 
-/// The bytes of a structure that has no padding but where it is cleared.
+/// The bytes of a structure whose padding, if any, is cleared.
 fn bytes<T: Copy>(value: &T) -> Vec<u8> {
     let from = (&raw const *value).cast::<u8>();
     // SAFETY: the kernel, or a default, has given every byte a value.
@@ -54,7 +53,7 @@ fn ioctl<T>(vcpu: BorrowedFd<'_>, request: libc::c_ulong, value: *mut T) -> Resu
 }
 
 impl Whole {
-    /// Nothing, for the list of MSRs that the tests move.
+    /// An empty state, with room for the MSRs that the tests move.
     pub fn empty() -> Self {
         Self {
             regs: kvm_regs::default(),
@@ -91,7 +90,7 @@ impl Whole {
         ioctl(vcpu, KVM_SET_VCPU_EVENTS, &mut self.vcpu_events).unwrap();
     }
 
-    /// The same with a change in every part, each of which a vCPU can have.
+    /// The same state with a valid change in every part.
     pub fn changed(&self) -> Self {
         let mut whole = self.clone();
         whole.regs.rbx ^= 0x1234_5678_9abc_def0;
@@ -105,13 +104,13 @@ impl Whole {
         }
         whole.debugregs.db[2] ^= 0x8000;
         whole.debugregs.dr7 ^= 1;
-        // Those of the vCPU's events that registers do not touch.
+        // The events of the vCPU that do not depend on registers.
         whole.vcpu_events.nmi.masked ^= 1;
         whole.xcrs.xcrs[0].value ^= 0b10;
         whole
     }
 
-    /// What is to be compared, part by part.
+    /// The parts, for comparison.
     pub fn parts(&self) -> [Vec<u8>; PARTS] {
         let msrs = self.msrs.as_slice().iter();
         [
@@ -125,7 +124,7 @@ impl Whole {
         ]
     }
 
-    /// To read the parts whose bits are in `parts`.
+    /// The argument to read the parts whose bits are in `parts`.
     pub fn getting(&mut self, parts: u64) -> GetState<'_> {
         let has = |part| parts & part != 0;
         let mut state = GetState::new();
@@ -153,7 +152,7 @@ impl Whole {
         state
     }
 
-    /// To set the parts whose bits are in `parts`.
+    /// The argument to set the parts whose bits are in `parts`.
     pub fn setting(&self, parts: u64) -> SetState<'_> {
         let has = |part| parts & part != 0;
         let mut state = SetState::new();
