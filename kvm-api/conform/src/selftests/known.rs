@@ -3,7 +3,12 @@
 
 use std::time::Duration;
 
+use kernel_patch::Base;
+
 use super::result::Verdict;
+
+/// The release whose tests these are.
+pub const BASE: Base = Base::V7_3;
 
 /// How a test is started.
 #[derive(Clone, Copy)]
@@ -80,6 +85,11 @@ pub fn unknown(names: &[String]) -> Vec<&'static str> {
 
 const LESS_MEMORY: Start = args(&["-b", "8M"]);
 const BY_DEFAULT: &str = "1 GiB a vCPU by default";
+const FORCED_EMULATION: Start = Start {
+    settings: &[("/sys/module/kvm/parameters/force_emulation_prefix", "1")],
+    ..BARE
+};
+const SKIPS_WITHOUT: &str = "it skips without this setting";
 const NO_ARGUMENT: &str = "it takes minutes, and no argument for less";
 
 pub const SPECIALS: &[Special] = &[
@@ -92,6 +102,11 @@ pub const SPECIALS: &[Special] = &[
         "32 iterations of 10 ms in three modes by default; this mode's ioctl has a call",
     ),
     special("hardware_disable_test", no_longer_than(1000), NO_ARGUMENT),
+    special(
+        "irq_test",
+        args(&["-i", "10"]),
+        "1000 interrupts by default, each up to a tick on one processor",
+    ),
     special("kvm_page_table_test", LESS_MEMORY, BY_DEFAULT),
     special(
         "memslot_modification_stress_test",
@@ -106,18 +121,25 @@ pub const SPECIALS: &[Special] = &[
         },
         "10 s and 32764 slots for each of its parts by default",
     ),
+    special(
+        "mmu_stress_test",
+        args(&["-c", "1", "-m", "1", "-s", "1"]),
+        "a vCPU for each processor but one, and 128 GiB, by default",
+    ),
     special("set_memory_region_test", no_longer_than(1000), NO_ARGUMENT),
     special(
-        "x86_64/dirty_log_page_splitting_test",
+        "x86/dirty_log_page_splitting_test",
         Start {
             settings: &[("/proc/sys/vm/nr_hugepages", "64")],
             ..LESS_MEMORY
         },
         "1 GiB a vCPU by default; huge pages have to be there before",
     ),
-    special("x86_64/hyperv_tlb_flush", no_longer_than(100), NO_ARGUMENT),
+    special("x86/fastops_test", FORCED_EMULATION, SKIPS_WITHOUT),
+    special("x86/hyperv_tlb_flush", no_longer_than(100), NO_ARGUMENT),
+    special("x86/nested_emulation_test", FORCED_EMULATION, SKIPS_WITHOUT),
     special(
-        "x86_64/nx_huge_pages_test",
+        "x86/nx_huge_pages_test",
         Start {
             settings: &[
                 ("/proc/sys/vm/nr_hugepages", "3"),
@@ -135,12 +157,13 @@ pub const SPECIALS: &[Special] = &[
         },
         "what nx_huge_pages_test.sh does",
     ),
-    special("x86_64/sync_regs_test", no_longer_than(200), NO_ARGUMENT),
     special(
-        "x86_64/xapic_ipi_test",
-        args(&["-s", "1"]),
-        "3 s by default",
+        "x86/save_restore_pf_stress_test",
+        no_longer_than(1000),
+        NO_ARGUMENT,
     ),
+    special("x86/sync_regs_test", no_longer_than(200), NO_ARGUMENT),
+    special("x86/xapic_ipi_test", args(&["-s", "1"]), "3 s by default"),
 ];
 
 pub const KNOWN: &[Known] = &[
@@ -148,68 +171,77 @@ pub const KNOWN: &[Known] = &[
         Verdict::Skip,
         "wants an Intel processor",
         &[
-            "x86_64/hyperv_evmcs",
-            "x86_64/smaller_maxphyaddr_emulation_test",
-            "x86_64/ucna_injection_test",
-            "x86_64/vmx_apic_access_test",
-            "x86_64/vmx_close_while_nested_test",
-            "x86_64/vmx_dirty_log_test",
-            "x86_64/vmx_exception_with_invalid_guest_state",
-            "x86_64/vmx_invalid_nested_guest_state",
-            "x86_64/vmx_msrs_test",
-            "x86_64/vmx_nested_tsc_scaling_test",
-            "x86_64/vmx_preemption_timer_test",
-            "x86_64/vmx_set_nested_state_test",
-            "x86_64/vmx_tsc_adjust_test",
+            "x86/evmcs_smm_controls_test",
+            "x86/hyperv_evmcs",
+            "x86/smaller_maxphyaddr_emulation_test",
+            "x86/ucna_injection_test",
+            "x86/vmx_apic_access_test",
+            "x86/vmx_apicv_updates_test",
+            "x86/vmx_exception_with_invalid_guest_state",
+            "x86/vmx_invalid_nested_guest_state",
+            "x86/vmx_msrs_test",
+            "x86/vmx_nested_la57_state_test",
+            "x86/vmx_preemption_timer_test",
         ],
     ),
     known(
         Verdict::Skip,
         "wants performance counters, which the emulated processor lacks",
         &[
-            "x86_64/pmu_counters_test",
-            "x86_64/pmu_event_filter_test",
-            "x86_64/vmx_pmu_caps_test",
+            "x86/pmu_counters_test",
+            "x86/pmu_event_filter_test",
+            "x86/svm_pmu_host_guest_test",
+            "x86/vmx_pmu_caps_test",
         ],
     ),
     known(
         Verdict::Skip,
         "wants SEV, which the emulated processor lacks",
         &[
-            "x86_64/sev_init2_tests",
-            "x86_64/sev_migrate_tests",
-            "x86_64/sev_smoke_test",
+            "x86/sev_dbg_test",
+            "x86/sev_init2_tests",
+            "x86/sev_migrate_tests",
+            "x86/sev_smoke_test",
         ],
     ),
     known(
         Verdict::Skip,
-        "wants AMX, XSAVES or scaling of the TSC, which the emulated processor lacks",
+        "wants AMX, XSAVES, scaling of the TSC, APERF and MPERF, exits on bus locks, virtual \
+         VMSAVE and VMLOAD, or virtual LBRs, which the emulated processor lacks",
         &[
-            "x86_64/amx_test",
-            "x86_64/tsc_scaling_sync",
-            "x86_64/xss_msr_test",
+            "x86/amx_test",
+            "x86/aperfmperf_test",
+            "x86/kvm_buslock_test",
+            "x86/nested_tsc_scaling_test",
+            "x86/nested_vmsave_vmload_test",
+            "x86/svm_lbr_nested_state",
+            "x86/tsc_scaling_sync",
+            "x86/xss_msr_test",
         ],
     ),
     known(Verdict::Skip, "wants a second processor", &["rseq_test"]),
     known(
         Verdict::Fail,
-        "counts the processors beside the first, and there is none",
-        &["max_guest_memory_test"],
-    ),
-    known(
-        Verdict::Fail,
         "the emulated processor does not exit on a guest's breakpoint",
-        &["x86_64/debug_regs"],
+        &["x86/debug_regs"],
     ),
     known(
         Verdict::Fail,
         "the emulated processor does not save the next instruction's address (NRIPS)",
-        &["x86_64/svm_nested_soft_inject_test"],
+        &[
+            "x86/nested_emulation_test",
+            "x86/svm_nested_soft_inject_test",
+        ],
+    ),
+    known(
+        Verdict::Fail,
+        "the emulated processor keeps bits 63:32 of the MSRs of SYSENTER, which AMD's drop",
+        &["x86/msrs_test"],
     ),
     known(
         Verdict::Fail,
         "fails here over ioctl, and at the same place with the calls",
-        &["x86_64/monitor_mwait_test", "x86_64/nested_exceptions_test"],
+        &["x86/nested_exceptions_test"],
     ),
     known(
         Verdict::CutOff,
@@ -218,8 +250,9 @@ pub const KNOWN: &[Known] = &[
             "hardware_disable_test",
             "memslot_perf_test",
             "set_memory_region_test",
-            "x86_64/hyperv_tlb_flush",
-            "x86_64/sync_regs_test",
+            "x86/hyperv_tlb_flush",
+            "x86/save_restore_pf_stress_test",
+            "x86/sync_regs_test",
         ],
     ),
 ];

@@ -168,28 +168,24 @@ mod tests {
         let test = both("steal_time", pass.clone(), pass, 1);
         assert_eq!(test.problem(), None);
         let fail = ran(Verdict::Fail, "a.c:1: b");
-        let test = both("x86_64/debug_regs", fail.clone(), fail, 1);
+        let test = both("x86/debug_regs", fail.clone(), fail, 1);
         assert_eq!(test.problem(), None);
     }
 
     #[test]
     fn what_differs_does_not_hold() {
         let (pass, fail) = (ran(Verdict::Pass, ""), ran(Verdict::Fail, "a.c:1: b"));
-        let test = both("x86_64/debug_regs", fail.clone(), pass, 1);
+        let test = both("x86/debug_regs", fail.clone(), pass, 1);
         let problem = test.problem().unwrap();
         assert_eq!(problem, "by ioctl fail: a.c:1: b\nby system call pass");
         let other = ran(Verdict::Fail, "a.c:2: c");
-        assert!(
-            both("x86_64/debug_regs", fail, other, 1)
-                .problem()
-                .is_some()
-        );
+        assert!(both("x86/debug_regs", fail, other, 1).problem().is_some());
     }
 
     #[test]
     fn what_is_not_expected_does_not_hold() {
         let (pass, fail) = (ran(Verdict::Pass, ""), ran(Verdict::Fail, "a.c:1: b"));
-        let passes = both("x86_64/debug_regs", pass.clone(), pass.clone(), 1);
+        let passes = both("x86/debug_regs", pass.clone(), pass.clone(), 1);
         assert!(passes.problem().unwrap().contains("is said to fail"));
         assert!(
             both("steal_time", fail.clone(), fail, 1)
