@@ -11,7 +11,7 @@ use crate::table;
 
 /// The table of the properties.
 pub fn list(properties: &[Property]) -> String {
-    let mut table = table::new(["property", "backends", "kernel", "what holds"]);
+    let mut table = table::new(["property", "backends", "kernel", "statement"]);
     for property in properties {
         let kernels = match property.kernels {
             Kernels::All => "all",
@@ -32,7 +32,7 @@ pub fn results(rows: &[PropertyResult], options: &Options) -> String {
         "cases",
         "result",
         "seconds",
-        "what holds",
+        "statement",
     ]);
     for row in rows {
         let result = match (row.holds(), row.outcome.failures.len()) {
@@ -98,14 +98,7 @@ pub fn coverage(report: &Coverage) -> String {
 
 /// The property that noticed each mutation, and its first failure.
 pub fn mutations(results: &[MutationResult]) -> String {
-    let mut table = table::new([
-        "mutation",
-        "kernel",
-        "caught by",
-        "build",
-        "test",
-        "what it breaks",
-    ]);
+    let mut table = table::new(["mutation", "kernel", "caught by", "build", "test", "fault"]);
     for result in results {
         let color = match &result.caught {
             Some(caught) if caught.property == result.expected => Color::Green,

@@ -22,11 +22,11 @@ use crate::child;
 
 pub const CASES: &[NamedCase] = &[
     ("no /dev/kvm", none),
-    ("a node of the process' own", own),
+    ("a private node", private),
     ("a link to a node", link),
     ("a mount without devices", no_devices),
     ("another root", roots),
-    ("something else by that name", something_else),
+    ("another file by this name", another_file),
 ];
 
 /// The device of the node.
@@ -48,7 +48,7 @@ fn make_node(path: &Path) -> Result<()> {
     Ok(fs::set_permissions(path, Permissions::from_mode(0o666))?)
 }
 
-fn somebody() -> Result<()> {
+fn become_nobody() -> Result<()> {
     become_user(NOBODY, OTHER, &[])
 }
 
@@ -59,20 +59,20 @@ fn none() -> Result<()> {
 }
 
 /// The permissions of this node decide.
-fn own() -> Result<()> {
-    answers("somebody", CallResult::DONE, || {
+fn private() -> Result<()> {
+    answers("nobody", CallResult::DONE, || {
         empty_dev(MsFlags::empty())?;
         make_node(Path::new(NODE))?;
-        somebody()
+        become_nobody()
     })
 }
 
 fn link() -> Result<()> {
-    answers("somebody", CallResult::DONE, || {
+    answers("nobody", CallResult::DONE, || {
         empty_dev(MsFlags::empty())?;
         make_node(Path::new("/dev/node"))?;
         symlink("node", NODE)?;
-        somebody()
+        become_nobody()
     })
 }
 
@@ -101,7 +101,7 @@ fn roots() -> Result<()> {
 }
 
 /// A file that cannot create a VM. Requests on it go to another driver.
-fn something_else() -> Result<()> {
+fn another_file() -> Result<()> {
     type Make = fn() -> Result<()>;
     let makes: [(&str, Make, Errno); 3] = [
         (

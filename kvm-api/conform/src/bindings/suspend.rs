@@ -82,7 +82,7 @@ fn parked(task: usize) -> [Step; 3] {
 
 /// Continues running: also after its state was set again, and by its
 /// descriptor.
-fn goes_on(task: usize) -> [Step; 4] {
+fn continues(task: usize) -> [Step; 4] {
     [
         Action::Run(By::Binding),
         Action::Accessors(By::Binding),
@@ -95,7 +95,7 @@ fn goes_on(task: usize) -> [Step; 4] {
 fn suspends(suspension: &mut Suspension) -> Result<()> {
     suspension.take(&parked(SUSPENDS))?;
     suspension.suspend()?;
-    suspension.take(&goes_on(SUSPENDS))
+    suspension.take(&continues(SUSPENDS))
 }
 
 fn frozen(suspension: &mut Suspension) -> Result<()> {
@@ -116,7 +116,7 @@ fn frozen(suspension: &mut Suspension) -> Result<()> {
     over.store(true, Ordering::Relaxed);
     waits.end();
     suspended?;
-    suspension.take(&goes_on(IS_FROZEN))
+    suspension.take(&continues(IS_FROZEN))
 }
 
 fn runs(suspension: &mut Suspension) -> Result<()> {
@@ -132,7 +132,7 @@ fn runs(suspension: &mut Suspension) -> Result<()> {
     suspension.take(&[step(Action::Move(1)), step(Action::Bind(task)), at(SPIN)])?;
     let run = || suspension.task_set.task(task).start(run_bound);
     let first = run();
-    sleep(AWHILE);
+    sleep(IN_GUEST);
     let suspended = suspension.suspend();
     if suspended.is_err() {
         // Nothing else ends it.
@@ -141,18 +141,24 @@ fn runs(suspension: &mut Suspension) -> Result<()> {
     // To freeze, a task leaves the guest, as for a signal.
     let ended = first.end();
     suspended?;
-    ensure!(ended == Err(Errno::EINTR), "frozen, it ends with {ended:?}");
+    ensure!(
+        ended == Err(Errno::EINTR),
+        "the frozen run ends with {ended:?}"
+    );
     let second = run();
-    sleep(AWHILE);
+    sleep(IN_GUEST);
     suspension.task_set.kick(task)?;
     let ended = second.end();
-    ensure!(ended == Err(Errno::EINTR), "kicked, it ends with {ended:?}");
+    ensure!(
+        ended == Err(Errno::EINTR),
+        "the kicked run ends with {ended:?}"
+    );
     suspension.take(&[at(START)])?;
-    suspension.take(&goes_on(task))
+    suspension.take(&continues(task))
 }
 
 /// Long enough for a task to be in the guest.
-const AWHILE: Duration = Duration::from_millis(50);
+const IN_GUEST: Duration = Duration::from_millis(50);
 
 const POWER: &str = "/sys/power";
 

@@ -39,7 +39,7 @@ pub fn dead(kvm: &dyn Kvm) -> Result<Others> {
     // SAFETY: the request touches no memory.
     Errno::result(unsafe { libc::ioctl(machine.vcpu().as_raw_fd(), KVM_SMI, 0) })?;
     let run = machine.try_run();
-    ensure!(run == Err(Errno::EIO), "the machine lives: {run:?}");
+    ensure!(run == Err(Errno::EIO), "the machine is not dead: {run:?}");
     let vcpu = machine.vcpu_fd();
     Ok(Others {
         vm: machine.vm,

@@ -38,7 +38,7 @@ const MANY: u32 = 1000;
 
 fn test(options: &Options) -> Result<Outcome> {
     let mut outcome = Outcome::default();
-    let mut lines = String::from("how the calls took the faults");
+    let mut lines = String::from("the results of the calls with faults");
     for situation in ALL {
         let mut line = format!("{:27} {:10}", situation.call.name, situation.name);
         for form in situation.forms() {
@@ -106,8 +106,8 @@ fn one(
         }
         outcome.cases += 1;
         let how = match result {
-            // The kernel made do without the allocation.
-            Ok(()) => "done nevertheless".to_owned(),
+            // The kernel did without the allocation.
+            Ok(()) => "succeeded".to_owned(),
             Err(errno) => {
                 let differences = before.differences(&now);
                 if !differences.is_empty() {

@@ -66,7 +66,7 @@ fn test(options: &Options) -> Result<Outcome> {
             End::Killed => stuck += 1,
             End::Hung(stack) => {
                 outcome.failures.push(Failure {
-                    what: format!("a killed child does not go away; it is in\n{stack}"),
+                    what: format!("a killed child does not end; its stack:\n{stack}"),
                     replay: Some(format!("--seed {seed} --cases {calls}")),
                 });
                 break;
@@ -80,8 +80,7 @@ fn test(options: &Options) -> Result<Outcome> {
         }
     }
     outcome.notes.push(format!(
-        "{}\n  {died} children died of what they did to themselves, {stuck} ran a guest that no \
-         signal reached",
+        "{}\n  {died} children died of writes to their own memory, {stuck} ran a guest that no signal reached",
         tally.lines()
     ));
     Ok(outcome)
@@ -94,7 +93,7 @@ enum End {
     Died,
     /// Killed because it made no progress.
     Killed,
-    /// It did not end. Its stacks.
+    /// It did not end; these are its stacks.
     Hung(String),
 }
 

@@ -32,13 +32,13 @@ impl Tally {
         let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a new mapping, at a place that the kernel chooses.
         let memory = unsafe { mmap_anonymous(None, size, prot, MapFlags::MAP_SHARED) }?;
-        // Zeroes are counts of nothing.
+        // The counts begin at 0.
         Ok(Self(memory.cast()))
     }
 
     fn shared(&self) -> &Shared {
-        // SAFETY: it is mapped until this is dropped, page-aligned, and holds
-        // atomics alone, of which every content is one.
+        // SAFETY: it is mapped until this is dropped, aligned to a page, and has only
+        // atomics, for which any bits are a value.
         unsafe { self.0.as_ref() }
     }
 
@@ -71,7 +71,7 @@ impl Tally {
 
     /// A line for each call: how often it succeeded, and how it failed.
     pub fn lines(&self) -> String {
-        let mut text = String::from("how often each call returned what");
+        let mut text = String::from("the results of each call");
         for (call, counts) in ROWS.iter().zip(&self.shared().counts) {
             let counts = counts.each_ref().map(|it| it.load(Ordering::Relaxed));
             let _ = write!(text, "\n  {:31} {:7} done", call.name, counts[0]);

@@ -31,10 +31,7 @@ type Make = fn(&dyn Kvm) -> Result<Held>;
 const HOLDERS: &[(&str, Make)] = &[
     ("/dev/kvm, open", |_| held(File::open("/dev/kvm")?)),
     ("a VM's file descriptor", |kvm| held(kvm.kvm_create_vm()?)),
-    (
-        "a VM's file descriptor on its way through a socket",
-        in_flight,
-    ),
+    ("a VM's file descriptor in the queue of a socket", in_flight),
     ("a vCPU's file descriptor", |kvm| {
         held(TestVm::new(kvm).vcpu_fd())
     }),
@@ -44,8 +41,8 @@ const HOLDERS: &[(&str, Make)] = &[
     ("a file of a vCPU's state", |kvm| {
         held(VcpuFile::Regs.open(TestVm::new(kvm).vcpu())?)
     }),
-    ("a vCPU's directory as a path, open for nothing", path),
-    ("a vCPU's directory as the current one", current),
+    ("a vCPU's directory, opened with O_PATH", path),
+    ("a vCPU's directory as the current directory", current),
     ("a vCPU that is bound, and has no file descriptor", bound),
 ];
 
