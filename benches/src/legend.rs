@@ -64,11 +64,17 @@ pub fn caption(unit: Unit, run: &Run) -> Vec<String> {
 /// The meaning of the figures, and the machine of the first run.
 #[must_use]
 pub fn legend(record: &Record) -> String {
-    let mut text = format!("{}\n", meaning(record.unit));
-    for (name, value) in record.runs.first().map(place).unwrap_or_default() {
-        text.push_str(&format!("\n{name:<12} {value}"));
-    }
-    text
+    let machine = record.runs.first().map(machine).unwrap_or_default();
+    format!("{}\n{machine}", meaning(record.unit))
+}
+
+/// The machine and the kernel of a run, in lines that begin with a newline.
+#[must_use]
+pub fn machine(run: &Run) -> String {
+    let lines = place(run).into_iter();
+    lines
+        .map(|(name, value)| format!("\n{name:<12} {value}"))
+        .collect()
 }
 
 /// The mitigations in force, and the vulnerabilities without one.

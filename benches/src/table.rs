@@ -64,7 +64,7 @@ const QUESTIONS: [Question; 7] = [
 ];
 
 /// The crate makes the same ioctls as the column ioctl, so the summary leaves it out.
-const KVM_IOCTLS: &str = Column::KvmIoctls.name();
+pub(crate) const KVM_IOCTLS: &str = Column::KvmIoctls.name();
 
 /// The rows of the summary.
 const SUMMARY: [&str; 6] = [
@@ -75,6 +75,11 @@ const SUMMARY: [&str; 6] = [
     "vcpu_saved_restored",
     "page_replaced",
 ];
+
+/// Whether a row stands for all others.
+pub(crate) fn is_summary(row: &str) -> bool {
+    SUMMARY.contains(&row)
+}
 
 /// All tables in Markdown, with the summary last.
 #[must_use]

@@ -1,8 +1,9 @@
-//! The documents show the figures of one run, whose record is docs/results.json.
+//! The documents show the figures of one run, whose record is docs/results.json, and
+//! compare them with those of a run on the release before, docs/results-6.12.json.
 //!
 //! To show another run: `cargo compare --profile --json docs/results.json`, then
 //! `UPDATE_DOCS=1 cargo test -p benches --test readme`. The test also removes the stacks
-//! of functions from the record, because they are most of it.
+//! of functions that no document shows from the record, because they are most of it.
 
 use std::fs;
 use std::path::PathBuf;
@@ -32,16 +33,24 @@ fn update() -> bool {
     std::env::var_os("UPDATE_DOCS").is_some()
 }
 
-/// The kept record, without stacks of functions.
-fn kept() -> Record {
-    let kept = file("docs/results.json");
-    let mut record = Record::read(&kept).expect("docs/results.json is a record");
-    let rows = record.runs.iter_mut().flat_map(|run| &mut run.rows);
-    let figures = rows.flat_map(|row| row.figures.values_mut());
-    let profiles: Vec<_> = figures
-        .filter_map(|figure| figure.profile.as_mut())
-        .filter(|profile| !profile.stacks.is_empty())
-        .collect();
+/// The kept record of the release before, and of the default one.
+const BEFORE: &str = "docs/results-6.12.json";
+const NOW: &str = "docs/results.json";
+
+/// A kept record, with the stacks of functions that the documents show.
+fn kept(name: &str) -> Record {
+    let kept = file(name);
+    let mut record = Record::read(&kept).unwrap_or_else(|error| panic!("{name}: {error:#}"));
+    let mut profiles = Vec::new();
+    for (nth, run) in record.runs.iter_mut().enumerate() {
+        for row in &mut run.rows {
+            for (interface, figure) in &mut row.figures {
+                let shown = nth == 0 && documents::shows_functions(&row.name, interface);
+                profiles.extend(figure.profile.as_mut().filter(|_| !shown));
+            }
+        }
+    }
+    profiles.retain(|profile| !profile.stacks.is_empty());
     assert!(update() || profiles.is_empty(), "the record has its stacks");
     if !profiles.is_empty() {
         for profile in profiles {
@@ -106,8 +115,12 @@ fn tables_fit(name: &str, text: &str, width: usize) {
 /// One test for all: they update the same files.
 #[test]
 fn documents_show_the_kept_results() {
-    let record = kept();
-    whole("docs/results.md", &documents::results(&record).unwrap());
+    let (record, before) = (kept(NOW), kept(BEFORE));
+    let results = documents::results(&record, &before).unwrap();
+    whole("docs/results.md", &results);
+    let releases = documents::releases(&record, &before).unwrap();
+    tables_fit("docs/releases.md", &releases, SCREEN);
+    whole("docs/releases.md", &releases);
     whole("docs/chart.svg", &documents::chart(&record).unwrap());
     part("README.md", "answer", &documents::readme(&record).unwrap());
     let forms = INTERFACES.into_iter();
@@ -134,8 +147,8 @@ fn documents_show_the_kept_results() {
 /// The figures of the record are in docs/results.md, in the rows of their cases.
 #[test]
 fn results_have_every_figure() {
-    let record = kept();
-    let text = documents::results(&record).unwrap();
+    let record = kept(NOW);
+    let text = documents::results(&record, &record).unwrap();
     let cells = |name: &str| -> Vec<String> {
         let rows = table_lines(&text).map(|line| line.split('|').map(str::trim));
         let rows = rows.filter(|cells| cells.clone().nth(1) == Some(name));

@@ -5,8 +5,8 @@ use crate::parts::Part;
 use crate::record::{CaseRow, Profile, Record, Run, percent};
 use crate::table::value;
 
-const EXIT: &str = "kvm_run_pio_out";
-const REGS: &str = "kvm_get_regs";
+pub(super) const EXIT: &str = "kvm_run_pio_out";
+pub(super) const REGS: &str = "kvm_get_regs";
 const LOOP: &str = "emulation_loop";
 const REGISTERS: &str = "registers_read_written";
 const SAVED: &str = "vcpu_saved_restored";

@@ -4,6 +4,8 @@ use anyhow::{Context, Result};
 use askama::Template;
 
 use super::answer;
+use super::releases::Releases;
+pub use super::releases::shows_functions;
 use crate::case::{Case, ONE_CALL};
 use crate::cases;
 use crate::chart::{self, Chart};
@@ -12,17 +14,19 @@ use crate::legend;
 use crate::record::Record;
 use crate::table::{self, Section};
 
-/// docs/results.md.
+/// docs/results.md. `before` is the record of the release of Linux before.
 ///
 /// # Errors
 ///
 /// If the template cannot be filled in.
-pub fn results(record: &Record) -> Result<String> {
+pub fn results(record: &Record, before: &Record) -> Result<String> {
+    let releases = Releases::new(before, record);
     let results = Results {
         legend: legend::legend(record),
         rows: rows(),
         questions: table::questions(record),
         conditions: table::conditions(record),
+        releases: releases.map(|it| it.summary()).unwrap_or_default(),
     };
     Ok(results.render()?)
 }
@@ -34,6 +38,35 @@ struct Results {
     rows: Grid,
     questions: Vec<Section>,
     conditions: Vec<Section>,
+    releases: Vec<Section>,
+}
+
+/// docs/releases.md.
+///
+/// # Errors
+///
+/// If a record is empty, or the template cannot be filled in.
+pub fn releases(record: &Record, before: &Record) -> Result<String> {
+    let releases = Releases::new(before, record).context("a record is empty")?;
+    let [old, new] = releases.names();
+    let document = Document {
+        old,
+        new,
+        meaning: legend::meaning(record.unit),
+        machines: releases.machines(),
+        interfaces: releases.every_row(),
+    };
+    Ok(document.render()?)
+}
+
+#[derive(Template)]
+#[template(path = "releases.md")]
+struct Document {
+    old: String,
+    new: String,
+    meaning: &'static str,
+    machines: [String; 2],
+    interfaces: Vec<Section>,
 }
 
 /// The rows that are not one call, and their work.

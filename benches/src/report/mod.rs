@@ -5,6 +5,7 @@ mod bars;
 pub mod documents;
 mod flames;
 mod matrix;
+mod releases;
 
 use anyhow::{Context, Result};
 use askama::Template;
