@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use super::error::Result;
-use crate::host::{files, process};
+use crate::host::{files, needs, process};
 use crate::kbuild::config::{self, Config};
 
 /// The fragment of all configurations.
@@ -15,7 +15,7 @@ const COMMON: &str = "check.config";
 const X86_FRAGMENT: &str = "check-x86.config";
 
 const X86_64: &str = "CONFIG_64BIT=y\nCONFIG_IA32_EMULATION=y\n";
-/// Not with clang: the objcopy of LLVM 14, which Debian has, fails.
+/// Not with clang: the kernel does not offer x32 with the objcopy of LLVM.
 const X32: &str = "CONFIG_X86_X32_ABI=y\n";
 const OFF: &str = "# CONFIG_KVM is not set\n";
 const BUILT_IN: &str = "CONFIG_KVM=y\nCONFIG_KVM_INTEL=y\nCONFIG_KVM_AMD=y\nCONFIG_KVM_SMM=y\n";
@@ -160,7 +160,7 @@ impl Configuration {
     pub(super) fn toolchain(&self) -> String {
         match self.compiler {
             Compiler::Gcc => format!("CROSS_COMPILE={}", self.cross()),
-            Compiler::Clang => "LLVM=1".into(),
+            Compiler::Clang => "LLVM=-19".into(),
         }
     }
 
@@ -168,7 +168,7 @@ impl Configuration {
     pub(super) fn tools(&self, log: &Path) -> Result<String> {
         let compiler = match self.compiler {
             Compiler::Gcc => format!("{}gcc", self.cross()),
-            Compiler::Clang => "clang".into(),
+            Compiler::Clang => needs::CLANG.name.into(),
         };
         let mut versions = String::new();
         for tool in [&compiler, "sparse"] {

@@ -100,19 +100,24 @@ pub(crate) const BUILD: &[Need] = &[
     need("xz", "xz-utils"),
     need("/usr/include/stdlib.h", "libc6-dev"),
     need("/usr/include/gelf.h", "libelf-dev"),
+    // For KVM's selftests: those of Linux 7.3 link the library of VFIO's.
+    need("/usr/include/uuid/uuid.h", "uuid-dev"),
 ];
 
 /// The needs of turning the series into commits.
 pub(crate) const GIT: &[Need] = &[need("git", "git")];
+
+/// The newest clang of Debian 12. Linux 7.3 does not build with the default one, clang 14.
+pub(crate) const CLANG: Need = need("clang-19", "clang-19");
 
 /// The needs of checking the series, besides [`BUILD`]. The kernel's scripts run
 /// Debian's Python, hence the modules.
 pub(crate) const CHECK: &[Need] = &[
     need("sparse", "sparse"),
     need("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
-    need("clang", "clang"),
-    need("ld.lld", "lld"),
-    need("llvm-ar", "llvm"),
+    CLANG,
+    need("ld.lld-19", "lld-19"),
+    need("llvm-ar-19", "llvm-19"),
     need("/usr/bin/sphinx-build", "python3-sphinx"),
     need("/usr/lib/python3/dist-packages/ply/lex.py", "python3-ply"),
     need(
