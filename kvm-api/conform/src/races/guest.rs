@@ -167,6 +167,11 @@ pub fn word(memory: &GuestMemory, offset: usize) -> u32 {
 
 /// Waits for a guest to continue counting.
 pub fn wait_for_count(memory: &GuestMemory) {
+    wait_for_count_or(memory, || false);
+}
+
+/// Waits for a guest to continue counting, or until `ended` returns true.
+pub fn wait_for_count_or(memory: &GuestMemory, ended: impl Fn() -> bool) {
     let before = word(memory, programs::COUNTER);
-    wait_until(|| word(memory, programs::COUNTER) != before);
+    wait_until(|| word(memory, programs::COUNTER) != before || ended());
 }

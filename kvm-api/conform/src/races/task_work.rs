@@ -25,7 +25,7 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 use nix::unistd::Pid;
 
 use super::Race;
-use super::guest::{Guest, wait_for_count};
+use super::guest::{Guest, wait_for_count_or};
 use super::migrate::pin;
 use super::round::Round;
 use super::threads::wait_until;
@@ -159,8 +159,8 @@ fn requests(
     mut enough: impl FnMut(u64, i32) -> bool + Send,
 ) -> u64 {
     let (event, over) = (eventfd(), AtomicBool::new(false));
-    let (begun, done) = (AtomicU64::new(0), AtomicU64::new(0));
-    let (over, begun, done, event) = (&over, &begun, &done, &event);
+    let [begun, ended, done] = [const { AtomicU64::new(0) }; 3];
+    let (over, begun, ended, done, event) = (&over, &begun, &ended, &done, &event);
     let _work = Ticks::begin();
     pin(SELF, OTHER);
     thread::scope(|scope| {
@@ -181,6 +181,7 @@ fn requests(
                 // A request of io_uring ends the run, whoever handles it.
                 let end = bound.kvm_run(&mut run).map(|exit| exit.reason());
                 assert_eq!(end, Err(Errno::EINTR));
+                ended.store(number, Ordering::Relaxed);
                 let end = complete(&mut ring);
                 (&*event).read_exact(&mut [0; 8]).unwrap();
                 done.store(number, Ordering::Relaxed);
@@ -196,7 +197,8 @@ fn requests(
                 thread::yield_now();
                 continue;
             }
-            wait_for_count(&guest.memory);
+            // io_uring also ends a run to make another worker, before there is an event.
+            wait_for_count_or(&guest.memory, || ended.load(Ordering::Relaxed) == number);
             sleep(Duration::from_micros(round.random.below(8000)));
             (&*event).write_all(&1_u64.to_ne_bytes()).unwrap();
             wait_until(|| done.load(Ordering::Relaxed) >= number);
