@@ -30,14 +30,18 @@ const OFFERED: &str = "config HAVE_KVM_SYSCALLS\n       def_bool X86_64\n";
 const SYSCALLS: &str = "config KVM_SYSCALLS\n";
 
 /// A git repository with the source.
-pub(super) struct Worktree(Git);
+pub(super) struct Worktree {
+    git: Git,
+}
 
 impl Worktree {
     /// Opens the repository at `root`, at the first commit. Makes it again if it has another
     /// source, or if git cannot restore it.
     pub(super) fn prepare(root: PathBuf, source: &Source, log: PathBuf) -> Result<Self> {
         packages::ensure(needs::GIT)?;
-        let this = Self(Git::new(root, log));
+        let this = Self {
+            git: Git::new(root, log),
+        };
         let wanted = format!("{source:?}");
         if files::has(&this.root().join(STAMP), wanted.as_bytes())?
             && finding(this.restore())?.is_none()
@@ -47,7 +51,7 @@ impl Worktree {
         files::remove(this.root())?;
         source.unpack(this.root())?;
         let _progress = Progress::ours("making a git repository of the source");
-        this.0.init(PRISTINE, PRISTINE)?;
+        this.git.init(PRISTINE, PRISTINE)?;
         let exclude = format!("/{BUILD}-*\n");
         files::write(&this.root().join(".git/info/exclude"), exclude.as_bytes())?;
         files::write(&this.root().join(STAMP), wanted.as_bytes())?;
@@ -55,7 +59,7 @@ impl Worktree {
     }
 
     pub(super) fn root(&self) -> &Path {
-        self.0.root()
+        self.git.root()
     }
 
     /// Removes what an interrupted run has left, and checks the first commit out.
@@ -64,9 +68,10 @@ impl Worktree {
         let _ = fs::remove_file(self.root().join(".git/index.lock"));
         files::remove(&self.root().join(".git/rebase-apply"))?;
         let _progress = Progress::ours("restoring the source");
-        self.0.run(&["checkout", "--quiet", "--force", PRISTINE])?;
+        self.git
+            .run(&["checkout", "--quiet", "--force", PRISTINE])?;
         let builds = format!("/{BUILD}-*");
-        Ok(self.0.run(&["clean", "-ffdxq", "--exclude", &builds])?)
+        Ok(self.git.run(&["clean", "-ffdxq", "--exclude", &builds])?)
     }
 
     /// Applies the patches with git am, as a maintainer would, until one does not apply.
@@ -81,10 +86,10 @@ impl Worktree {
         let mut commits = vec![self.head()?];
         for (patch, number) in patches.iter().zip(1..) {
             let patch = patch.to_string_lossy();
-            let mut command = self.0.command();
+            let mut command = self.git.command();
             command.args(["am", "--quiet", &patch]);
             if finding(process::run(command, "git am", &log(number)))?.is_some() {
-                self.0.run(&["am", "--abort"])?;
+                self.git.run(&["am", "--abort"])?;
                 break;
             }
             commits.push(self.head()?);
@@ -95,7 +100,7 @@ impl Worktree {
     /// Checks a commit out.
     pub(super) fn checkout(&self, commit: &str) -> Result<()> {
         let checkout = ["checkout", "--quiet", "--force", "--detach", commit];
-        Ok(self.0.run(&checkout)?)
+        Ok(self.git.run(&checkout)?)
     }
 
     /// Enables the calls on x86-64 from the patch on that adds them, not only from the one

@@ -33,7 +33,9 @@ pub(super) enum Picked {
     Conflicts(Vec<String>),
 }
 
-pub(super) struct Repository(Git);
+pub(super) struct Repository {
+    git: Git,
+}
 
 impl Repository {
     /// Makes a repository of the source, with each patch in `dir` as a commit. Leaves nothing
@@ -45,7 +47,7 @@ impl Repository {
         packages::ensure(needs::GIT)?;
         let this = Self::at(root)?;
         if let Err(error) = this.fill(source, dir) {
-            files::remove(this.0.root())?;
+            files::remove(this.git.root())?;
             return Err(error);
         }
         Ok(this)
@@ -53,13 +55,13 @@ impl Repository {
 
     fn fill(&self, source: &Source, dir: &Path) -> Result<()> {
         let series = Series::read(dir)?;
-        source.unpack(self.0.root())?;
+        source.unpack(self.git.root())?;
         let _progress = Progress::ours("making a git repository of the source and the series");
-        self.0.init(SERIES, BASE)?;
-        self.0.run(&["tag", BASE])?;
+        self.git.init(SERIES, BASE)?;
+        self.git.run(&["tag", BASE])?;
         for patch in series.patches() {
             let path = dir.join(patch.name());
-            self.0.run(&["am", "--quiet", &path.to_string_lossy()])?;
+            self.git.run(&["am", "--quiet", &path.to_string_lossy()])?;
         }
         Ok(())
     }
@@ -70,7 +72,7 @@ impl Repository {
         let this = Self::at(root)?;
         for commit in [BASE, SERIES] {
             if !this
-                .0
+                .git
                 .succeeds(&["rev-parse", "--quiet", "--verify", commit])?
             {
                 let path = root.into();
@@ -82,7 +84,9 @@ impl Repository {
 
     fn at(root: &Path) -> Result<Self> {
         let root = std::path::absolute(root).cannot("find", root)?;
-        Ok(Self(Git::new(root, paths::new_log("port.log")?)))
+        Ok(Self {
+            git: Git::new(root, paths::new_log("port.log")?),
+        })
     }
 
     /// Commits another source, a tree or a tarball, after the first one: git then knows
@@ -95,7 +99,7 @@ impl Repository {
         let _progress = Progress::ours("adding the other source to the repository");
         let index = scratch.path().join("index");
         let on_tree = |args: &[&str]| {
-            let mut command = self.0.command();
+            let mut command = self.git.command();
             command.env("GIT_INDEX_FILE", &index);
             command.arg("--work-tree").arg(&tree).args(args);
             process::stdout(&mut command, "git")
@@ -103,10 +107,10 @@ impl Repository {
         on_tree(&["add", "--all", "--force"])?;
         let content = on_tree(&["write-tree"])?;
         let commit = ["commit-tree", "-p", BASE, "-m", ONTO, content.trim()];
-        let commit = self.0.output(&commit)?;
-        self.0.run(&["tag", "--force", ONTO, &commit])?;
+        let commit = self.git.output(&commit)?;
+        self.git.run(&["tag", "--force", ONTO, &commit])?;
         Ok(self
-            .0
+            .git
             .run(&["checkout", "--quiet", "--force", "-B", MOVED, ONTO])?)
     }
 
@@ -114,7 +118,7 @@ impl Repository {
     pub(super) fn commits(&self) -> Result<Vec<(String, String)>> {
         let range = format!("{BASE}..{SERIES}");
         let list = self
-            .0
+            .git
             .output(&["log", "--reverse", "--format=%H %s", &range])?;
         let lines = list.lines().filter_map(|line| line.split_once(' '));
         Ok(lines
@@ -127,20 +131,25 @@ impl Repository {
         let scratch = paths::scratch()?;
         let diff = scratch.path().join("diff");
         let output = format!("--output={}", diff.display());
-        self.0.run(&["show", "--format=", &output, commit])?;
+        self.git.run(&["show", "--format=", &output, commit])?;
         let diff = diff.to_string_lossy();
-        Ok(self.0.succeeds(&["apply", "--check", "--index", &diff])?)
+        Ok(self.git.succeeds(&["apply", "--check", "--index", &diff])?)
     }
 
     /// Applies a commit by a three-way merge, or leaves its conflicts in the files.
     pub(super) fn pick(&self, commit: &str) -> Result<Picked> {
-        if self.0.succeeds(&["cherry-pick", "--allow-empty", commit])? {
+        if self
+            .git
+            .succeeds(&["cherry-pick", "--allow-empty", commit])?
+        {
             return Ok(Picked::Clean);
         }
-        let files = self.0.output(&["diff", "--name-only", "--diff-filter=U"])?;
+        let files = self
+            .git
+            .output(&["diff", "--name-only", "--diff-filter=U"])?;
         let files: Vec<_> = files.lines().map(String::from).collect();
         if files.is_empty() {
-            self.0.run(&["cherry-pick", "--skip"])?;
+            self.git.run(&["cherry-pick", "--skip"])?;
             return Ok(Picked::Empty);
         }
         Ok(Picked::Conflicts(files))
@@ -149,11 +158,14 @@ impl Repository {
     /// Applies a commit with the commit's side of each conflict, so that the next commits
     /// find the lines that they change.
     pub(super) fn force(&self, commit: &str) -> Result<()> {
-        self.0.run(&["cherry-pick", "--abort"])?;
-        if !self.0.succeeds(&["cherry-pick", "-X", "theirs", commit])? {
+        self.git.run(&["cherry-pick", "--abort"])?;
+        if !self
+            .git
+            .succeeds(&["cherry-pick", "-X", "theirs", commit])?
+        {
             // A file was removed on one side.
-            self.0.run(&["add", "--all"])?;
-            self.0
+            self.git.run(&["add", "--all"])?;
+            self.git
                 .run(&["-c", "core.editor=true", "cherry-pick", "--continue"])?;
         }
         Ok(())
@@ -161,7 +173,7 @@ impl Repository {
 
     /// A file as it is checked out; empty if there is none.
     pub(super) fn text(&self, file: &str) -> Result<String> {
-        Ok(files::text_or_empty(&self.0.root().join(file))?)
+        Ok(files::text_or_empty(&self.git.root().join(file))?)
     }
 
     /// The files of the other source that contain a line, apart from blanks at its ends.
@@ -169,7 +181,7 @@ impl Repository {
         // git grep fails if it finds nothing.
         let grep = ["grep", "--fixed-strings", "--files-with-matches", "-e"];
         let output = self
-            .0
+            .git
             .output(&[&grep[..], &[line, ONTO, "--"], below].concat())?;
         let files = output.lines().filter_map(|it| it.split_once(':'));
         Ok(files.map(|(_, file)| file.into()).collect())
@@ -185,7 +197,7 @@ impl Repository {
             }
         }
         let dir = dir.to_string_lossy();
-        Ok(self.0.run(&[
+        Ok(self.git.run(&[
             "format-patch",
             "--quiet",
             "--zero-commit",
