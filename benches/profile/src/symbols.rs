@@ -91,6 +91,8 @@ fn place(line: &str) -> Option<Range<u64>> {
 /// Returns the function that a symbol is a part of. Compilers move cold code elsewhere, and
 /// the entry of system calls has names for its parts.
 fn whole(name: &str) -> &str {
+    // The name by which the code that starts the kernel calls the function.
+    let name = name.strip_prefix("__pi_").unwrap_or(name);
     // Clones of a function have a suffix, too.
     let function = name.split('.').next().unwrap_or(name);
     if function.starts_with("entry_SYSCALL_64_") {
@@ -109,6 +111,8 @@ mod tests {
         ffffffff81000100 t helper.constprop.0.cold\n\
         ffffffff81000200 D some_data\n\
         ffffffff81000300 W weak\n\
+        ffffffff81000340 T __pi_memcpy\n\
+        ffffffff81000340 T memcpy\n\
         ffffffff81000400 T _etext\n\
         ffffffffc0000000 t kvm_vcpu_ioctl\t[kvm]\n";
     const MODULES: &str = "kvm 4096 1 kvm_amd, Live 0xffffffffc0000000\n";
@@ -122,6 +126,7 @@ mod tests {
         assert_eq!(find(0xffff_ffff_8100_0101), Some(("helper", false)));
         assert_eq!(find(0xffff_ffff_8100_0204), Some(("helper", false)));
         assert_eq!(find(0xffff_ffff_8100_0300), Some(("weak", true)));
+        assert_eq!(find(0xffff_ffff_8100_0340), Some(("memcpy", true)));
         assert_eq!(find(0xffff_ffff_c000_0001), Some(("kvm_vcpu_ioctl", false)));
         assert_eq!(find(0x1000), None);
         assert_eq!(find(0xffff_ffff_8100_0400), None);
