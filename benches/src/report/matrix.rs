@@ -17,8 +17,12 @@ pub struct Filtering {
     pub syscall: (u64, u64),
 }
 
-/// The function that does all the work of seccomp.
-const SECCOMP: &str = "__secure_computing";
+/// The functions below which seccomp does its work: of Linux 6.12, of 7.3, and of both.
+const SECCOMP: [&str; 3] = [
+    "__secure_computing",
+    "__seccomp_permit_syscall",
+    "__seccomp_filter",
+];
 
 /// The cost of the filter for an exit, if it was recorded.
 pub fn filtering(record: &Record) -> Option<Filtering> {
@@ -29,7 +33,7 @@ pub fn filtering(record: &Record) -> Option<Filtering> {
     let row = answer::exit(run).or_else(|| run.row("kvm_get_regs"))?;
     let cost = |interface: &str| {
         let stacks = &row.figures.get(interface)?.profile.as_ref()?.stacks;
-        let all = below(stacks, &[SECCOMP, "__seccomp_filter"]);
+        let all = below(stacks, &SECCOMP);
         Some((all, below(stacks, &[BPF])))
     };
     Some(Filtering {

@@ -155,10 +155,10 @@ mod tests {
         assert_eq!(
             error,
             "missing: qemu-system-x86_64, gcov, flex, bison, bc, /usr/include/stdlib.h, \
-             /usr/include/gelf.h\n\
+             /usr/include/gelf.h, /usr/include/uuid/uuid.h\n\
              this command installs everything that the README's commands need:\n    \
              sudo apt-get update && sudo apt-get install -y --no-install-recommends \
-             bc bison flex gcc libc6-dev libelf-dev qemu-system-x86"
+             bc bison flex gcc libc6-dev libelf-dev qemu-system-x86 uuid-dev"
         );
         let line = packages_to_paste(&error);
         assert_eq!(line.join(" "), packages(&missing).join(" "));

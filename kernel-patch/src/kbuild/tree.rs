@@ -104,11 +104,21 @@ impl Tree {
         self.set_touched(&after)
     }
 
-    /// Applies `series` to copies of the source's files. The tree has applied a series that
-    /// changes all of them before.
+    /// Applies `series` to copies of the source's files.
     pub(crate) fn patched(&self, series: &Series) -> Result<TempDir> {
         let scratch = paths::scratch()?;
-        series.copy_files(&self.state(PRISTINE), scratch.path())?;
+        let touched = self.touched()?;
+        for file in series.files() {
+            // The tree still has a file as in the source unless it has applied a change.
+            let from = if touched.contains(&file) {
+                self.pristine(&file)
+            } else {
+                self.root.join(&file)
+            };
+            if let Some(content) = files::read(&from)? {
+                files::write(&scratch.path().join(&file), &content)?;
+            }
+        }
         series.apply(scratch.path())?;
         Ok(scratch)
     }
