@@ -27,8 +27,9 @@ pub enum Part {
 /// The function that runs a vCPU, by each interface.
 const RUN: &str = "kvm_arch_vcpu_ioctl_run";
 
-/// The functions that switch state, including the functions that they call.
-const STATE: [&str; 8] = [
+/// The functions that switch state, including the functions that they call. Linux 6.12 has
+/// the two of XSAVE, and Linux 7.3 the three after them instead.
+const STATE: [&str; 11] = [
     "fpu_swap_kvm_fpstate",
     "fpregs_assert_state_consistent",
     "vcpu_load",
@@ -36,10 +37,14 @@ const STATE: [&str; 8] = [
     "svm_vcpu_enter_exit",
     "kvm_load_guest_xsave_state",
     "kvm_load_host_xsave_state",
+    "kvm_load_xfeatures",
+    "kvm_load_guest_pkru",
+    "kvm_load_host_pkru",
     "x86_virt_spec_ctrl",
 ];
 
-/// The functions that return to user space, including the functions that they call.
+/// The functions that return to user space, including the functions that they call. In
+/// Linux 7.3, `syscall_exit_to_user_mode()` is a part of `do_syscall_64()`.
 const RETURN: [&str; 5] = [
     "vcpu_put",
     "kvm_sigset_deactivate",

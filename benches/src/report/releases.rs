@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use profile::fold::Folded;
 
 use super::answer;
-
 use crate::grid::{Cell, Grid};
 use crate::interface::INTERFACES;
 use crate::legend;
