@@ -95,10 +95,12 @@ fn properties(options: &Options) -> Result<bool> {
     if let Some(coverage) = coverage.as_ref().filter(|_| options.whole()) {
         rows.push(coverage.row());
     }
-    println!("{}", output::results(&rows, options));
+    println!("{}", output::results(&rows));
     if let Some(coverage) = &coverage {
         println!("\n{}", output::coverage(coverage));
     }
+    // Last, where a long list of lines that were not reached does not hide them.
+    print!("{}", output::failures(&rows, options));
     let holds = rows.iter().all(PropertyResult::holds);
     write_json(
         options,

@@ -24,8 +24,8 @@ pub fn list(properties: &[Property]) -> String {
     table.to_string()
 }
 
-/// The results, and the command that repeats each failure.
-pub fn results(rows: &[PropertyResult], options: &Options) -> String {
+/// The results, without the failures.
+pub fn results(rows: &[PropertyResult]) -> String {
     let mut table = table::new([
         "property",
         "backends",
@@ -55,11 +55,17 @@ pub fn results(rows: &[PropertyResult], options: &Options) -> String {
             text += &format!("\n\n{}: {note}", row.property);
         }
     }
+    text
+}
+
+/// Each failure, and the command that repeats it.
+pub fn failures(rows: &[PropertyResult], options: &Options) -> String {
+    let mut text = String::new();
     for row in rows {
         for failure in &row.outcome.failures {
             let command = options.repeat_command(row.property, failure.replay.as_deref());
             text += &format!(
-                "\n\nFAILED {}: {}\nto repeat: {command}",
+                "\nFAILED {}: {}\nto repeat: {command}\n",
                 row.property, failure.what
             );
         }

@@ -16,6 +16,8 @@ use super::absent::{CLOSED, calls_on_files};
 use crate::arguments::Arguments;
 
 const PAUSE: Duration = Duration::from_millis(2);
+/// After this many VMs, a pause lasts until KVM is unloaded.
+const LONG: u64 = 8;
 
 /// The data that the threads share.
 #[derive(Default)]
@@ -27,6 +29,8 @@ pub struct Callers {
     pub present: AtomicU64,
     /// The number of virtual machines that were created.
     pub made: AtomicU64,
+    /// Whether a thread tries to unload KVM.
+    pub unloading: AtomicBool,
 }
 
 impl Callers {
@@ -101,6 +105,13 @@ impl Callers {
             }
             // The pauses with and without a VM have the same length.
             sleep(PAUSE);
+            // In each of them, the scheduler may leave another thread in the middle
+            // of a call, so that some last until KVM is unloaded.
+            if self.made.load(Relaxed).is_multiple_of(LONG) {
+                while self.unloading.load(Relaxed) {
+                    sleep(PAUSE);
+                }
+            }
         }
         Ok(())
     }

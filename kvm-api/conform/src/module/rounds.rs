@@ -57,20 +57,32 @@ pub fn test(options: &Options, outcome: &mut Outcome) -> Result<()> {
 fn one(round: u64, callers: &Callers) -> Result<u64> {
     loading::load_all()?;
     seen(&callers.made)?;
-    let mut refused = 0;
-    let start = Instant::now();
-    loop {
-        match loading::unload(VENDOR) {
-            Err(Errno::EAGAIN) if start.elapsed() < LIMIT => refused += 1,
-            result => break result.with_context(|| format!("unloading {VENDOR}"))?,
-        }
-        thread::yield_now();
-    }
+    callers.unloading.store(true, Relaxed);
+    let refused = unload();
+    callers.unloading.store(false, Relaxed);
+    let refused = refused?;
     seen(&callers.absent)?;
     if round.is_multiple_of(WHOLE) {
         loading::unload(KVM)?;
     }
     Ok(refused)
+}
+
+/// Attempts to unload the vendor's module until no VM keeps it. Returns how
+/// often that was refused.
+fn unload() -> Result<u64> {
+    let start = Instant::now();
+    let mut refused = 0;
+    loop {
+        match loading::unload(VENDOR) {
+            Err(Errno::EAGAIN) if start.elapsed() < LIMIT => refused += 1,
+            result => {
+                result.with_context(|| format!("unloading {VENDOR}"))?;
+                return Ok(refused);
+            }
+        }
+        thread::yield_now();
+    }
 }
 
 /// Waits until a caller increments the counter.
