@@ -109,6 +109,18 @@ impl Part {
         }
     }
 
+    /// The functions by whose names the part is known. No release of Linux has all of
+    /// them.
+    #[must_use]
+    pub fn functions(self) -> &'static [&'static str] {
+        match self {
+            Self::RunLoop => &[RUN],
+            Self::State => &STATE,
+            Self::Return => &RETURN,
+            Self::Floor | Self::Entry | Self::Guest => &[],
+        }
+    }
+
     fn of(stack: &str) -> Self {
         let mut functions = stack.split(';');
         if functions.clone().next_back() == Some(GUEST) {

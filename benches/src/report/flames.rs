@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use anyhow::{Context, Result};
 use inferno::{differential, flamegraph};
 use profile::Folded;
+use roxmltree::{Document, ParsingOptions};
 
 use crate::grid::Grid;
 use crate::interface::INTERFACES;
@@ -169,16 +170,18 @@ fn draw(lines: &[String], negated: bool) -> Result<String> {
     let mut svg = Vec::new();
     flamegraph::from_lines(&mut options, lines.iter().map(String::as_str), &mut svg)?;
     let svg = String::from_utf8(svg)?;
-    let frames = || {
-        let (_, frames) = svg.split_once("<svg id=\"frames\"")?;
-        let (_, frames) = frames.split_once('>')?;
-        let (frames, _) = frames.split_once("</svg>")?;
-        let (_, height) = svg.split_once("height=\"")?;
-        let (height, _) = height.split_once('"')?;
-        let height = height.parse::<usize>().ok()?.checked_sub(ABOVE + BELOW)?;
-        Some((frames, height))
+    // It begins with a document type.
+    let options = ParsingOptions {
+        allow_dtd: true,
+        ..Default::default()
     };
-    let (frames, height) = frames().context("a flame graph has no frames")?;
+    let document = Document::parse_with_options(&svg, options)?;
+    let height = document.root_element().attribute("height");
+    let height: usize = height.context("a flame graph has no height")?.parse()?;
+    let height = height.saturating_sub(ABOVE + BELOW);
+    let frames = document.descendants().find(|it| it.attribute("id") == Some("frames"));
+    let frames = frames.context("a flame graph has no frames")?.children();
+    let frames: String = frames.map(|frame| &svg[frame.range()]).collect();
     Ok(format!(
         "<svg class=\"flame\" role=\"img\" viewBox=\"0 {ABOVE} {WIDTH} {height}\" \
          width=\"{WIDTH}\" height=\"{height}\">{frames}</svg>"
