@@ -25,6 +25,8 @@ const FORMS: &[&str] = &[
 const ENTRY_POINTS: &str = "Add entry points of system calls for KVM";
 const MEMORY: &str = "Allocate guest memory and set memory aliases by system call";
 const FILES: &str = "Make the fd of a vCPU a directory of its state";
+const DESTROY: &str = "Do not destroy a VM while the task has a vCPU loaded";
+const SIGNAL_MASK: &str = "Take vcpu->mutex in the compat ioctl that sets the signal mask";
 const BOUND_CALLS: &str = "Add system calls for bound vCPUs";
 
 /// The documents that name patches of the default base by number, and the ends of the
@@ -53,7 +55,12 @@ fn named_in_cover_letter(base: Base) -> Vec<&'static str> {
         Base::V7_3 => "Hold a new vCPU's mutex until its creation has finished",
     };
     [
-        &["Document what changes for users of the ioctls"],
+        &[
+            "Document what changes for users of the ioctls",
+            gaps,
+            DESTROY,
+            SIGNAL_MASK,
+        ],
         &calls[..],
         &[
             ENTRY_POINTS,
@@ -64,7 +71,7 @@ fn named_in_cover_letter(base: Base) -> Vec<&'static str> {
         &FORMS[2..],
         &[
             gaps,
-            "Take vcpu->mutex in the compat ioctl that sets the signal mask",
+            SIGNAL_MASK,
             "Do not forget the CPU on which WBINVD was emulated",
             "Do not look for a bound vCPU where it was left",
             ENTRY_POINTS,
@@ -76,7 +83,7 @@ fn named_in_cover_letter(base: Base) -> Vec<&'static str> {
             "Get and set any parts of a vCPU's state by one system call",
             "Map guest memory by ranges of addresses",
             FILES,
-            "Do not destroy a VM while the task has a vCPU loaded",
+            DESTROY,
             "Take vCPUs by helpers that respect a binding",
             "Keep a bound vCPU loaded while its task is in userspace",
             ENTRY_POINTS,

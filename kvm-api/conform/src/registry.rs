@@ -25,13 +25,8 @@ pub const ALL: &[Property] = &[
     hook::PROPERTY,
 ];
 
-/// The former names of properties, which the command line still accepts.
-const FORMER: &[(&str, &str)] = &[("calls", "suite")];
-
 /// The property of that name.
 pub fn find(name: &str) -> Result<&'static Property> {
-    let former = FORMER.iter().find(|(former, _)| *former == name);
-    let name = former.map_or(name, |(_, name)| name);
     let named = ALL.iter().find(|property| property.name == name);
     named.with_context(|| {
         let names: Vec<_> = ALL.iter().map(|it| it.name).collect();

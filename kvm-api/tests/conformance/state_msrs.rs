@@ -102,6 +102,8 @@ fn first_byte(machine: &mut TestVm<'_>, own: u8) -> u8 {
 /// MSRs whose write has a further effect, and a value with this effect. The last ones exist
 /// in x2APIC mode only.
 const ACTING: &[(u32, u64)] = &[
+    (0x49, 1),  // IA32_PRED_CMD
+    (0x10b, 1), // IA32_FLUSH_CMD
     (HV_RESET, 1),
     (0x4000_0000, 1),    // HV_X64_MSR_GUEST_OS_ID
     (0x4000_0001, 1),    // HV_X64_MSR_HYPERCALL
