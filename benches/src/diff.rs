@@ -102,7 +102,7 @@ impl Diff {
             text.push('\n');
         }
         for (what, which) in &self.alone {
-            text.push_str(&format!("Only in the {which} one: {what}\n"));
+            text.push_str(&format!("Only in the {which} record: {what}\n"));
         }
         let (changed, unchanged) = (self.changed.len(), self.unchanged);
         text.push_str(&format!(

@@ -59,7 +59,7 @@ pub fn measure(selection: &Selection, out: &Path, progress: impl Fn(&str)) -> Re
     let exact = selection.exact && unit == Unit::Instructions;
     ensure!(
         exact || selection.criterion,
-        "instructions cannot be counted here, and criterion, which measures time, is not to run"
+        "instructions cannot be counted here, and --no-criterion leaves no way to measure time"
     );
     let interfaces = Interfaces::open()?;
     let criterion = || Criteria::below(&out.join(CRITERION), unit, selection.quick);

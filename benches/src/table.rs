@@ -133,7 +133,7 @@ pub fn summary(record: &Record) -> Option<Grid> {
 #[must_use]
 pub fn summary_text(record: &Record) -> String {
     format!(
-        "The column ioctl has {}. Each other column has its share of ioctl.",
+        "The column ioctl has {}. The other columns are shares of ioctl.",
         record.unit
     )
 }

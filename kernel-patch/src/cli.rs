@@ -51,7 +51,7 @@ pub(crate) enum Action {
 
     /// Check each patch of the series by itself, and print a table of the results
     ///
-    /// git am has to apply each patch, and the result has to be the source that kernels
+    /// git am must apply each patch, and the result must equal the source that kernels
     /// are built from. checkpatch --strict may have only the remarks that
     /// checkpatch.exceptions, beside the patches, lists with a reason.
     ///
@@ -60,8 +60,8 @@ pub(crate) enum Action {
     /// with KVM and without. After the last patch, clang has to build it as well.
     ///
     /// gcc with W=1, which runs kernel-doc on each file, and sparse may have no new
-    /// warnings. Nor may sphinx and kernel-doc for the files that the patch changes. The
-    /// selftests that it changes have to compile.
+    /// warnings. sphinx and kernel-doc may have no warnings about the files that the
+    /// patch changes. The selftests that it changes have to compile.
     ///
     /// The kernels are small, and are built completely, because a changed header can break
     /// other code. A patch is not built in a configuration that uses none of the files
@@ -83,19 +83,20 @@ pub(crate) enum Action {
     Import {
         #[command(flatten)]
         from: PortArgs,
-        /// The kernel's source, a tree or a tarball [default: as of `build`]
+        /// The kernel's source, a tree or a tarball [default: as for `build`]
         #[arg(long, value_name = "PATH")]
         source: Option<PathBuf>,
     },
 
-    /// Try each patch on the source of another version, and print what becomes of it
+    /// Try each patch on the source of another version, and print the results
     ///
-    /// Needs the repository that `import` makes. A patch applies as it is, a three-way
-    /// merge applies it, nothing of it is left to do, or it has conflicts: then the table
-    /// has the files, and the files of the other source that contain the lines which the
-    /// patch expects. The tag `onto` is the other source. The branch `moved` has the
-    /// patches on it, with the patch's side of each conflict, as a start for the work by
-    /// hand. The exit status is 1 if a patch has conflicts.
+    /// Needs the repository that `import` makes. The result of a patch is one of four:
+    /// it applies as it is, a three-way merge applies it, the other source already has
+    /// it, or it has conflicts. For conflicts, the table lists the files, and the files
+    /// of the other source that contain the lines which the patch expects. The tag
+    /// `onto` is the other source. The branch `moved` has the patches on it, with the
+    /// patch's side of each conflict, as a start for the manual work. The exit status is
+    /// 1 if a patch has conflicts.
     Rebase {
         /// The repository
         #[arg(value_name = "DIR")]
@@ -103,7 +104,7 @@ pub(crate) enum Action {
         /// The other source, a tree or a tarball of any version
         #[arg(long, value_name = "PATH")]
         onto: PathBuf,
-        /// Write the table as JSON too
+        /// Also write the table to FILE as JSON
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
@@ -116,12 +117,12 @@ pub(crate) enum Action {
 
     /// Run commands on a new machine: a bare Debian 12 with Rust, git and nothing else
     ///
-    /// Makes the root file system of the new machine below target/kernel/fresh, clones the
-    /// current commit there, and runs commands in namespaces: first `cargo compare` as an
-    /// ordinary user without sudo, which has to print a command line that installs the
-    /// missing packages; then each COMMAND as root, in order; then a short comparison in
-    /// the checkout after a move. At the end, the printed command line has to name all
-    /// packages that were installed.
+    /// Makes the root file system of the new machine below target/kernel/fresh, clones
+    /// the current commit there, and runs commands in namespaces: first `cargo compare`
+    /// as an ordinary user without sudo, which must print a command line that installs
+    /// the missing packages; then each COMMAND as root, in order; then a short
+    /// comparison in the checkout after a move. At the end, the printed command line
+    /// must name all packages that were installed.
     ///
     /// The machine has Rust's toolchain and cargo's registry of this host, read-only.
     /// Downloaded packages are kept for the next trial. The table shows the duration of

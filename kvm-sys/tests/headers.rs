@@ -198,19 +198,19 @@ fn calls_md() -> String {
         "# The calls\n\n\
          Generated from the table of `kvm-sys`: `UPDATE_DOCS=1 cargo test -p kvm-sys docs` \
          writes it anew.\n\n\
-         The order is that of the proposal of July 2007: its 21 calls, then what the answer to it \
-         adds: three like them, the merged ones, those about ranges of memory, and those that bind \
-         a vcpu to a task. A second number is that of the call that does the same to the vcpu that \
-         is bound to the caller: it has `bound` in its name, takes no file descriptor, and fails \
-         with `ENXIO` where there is none.\n\n\
-         Beside its own errors a call that takes a file descriptor fails with `EBADF` \
-         (closed), `ENOTTY` (not KVM's, or a virtual machine's where another kind is wanted), \
-         `EINVAL` (a vcpu's or `/dev/kvm` where another kind is wanted) or `EIO` (made by another \
-         process, or dead); one that takes a pointer with `EFAULT`; and any with `ENOMEM`. \
-         A kernel without the calls, or with kvm not loaded, answers `ENOSYS`.\n\n\
-         The [manual pages](man) describe kvm_create_vm(2), kvm_get_state(2), kvm_map_range(2), \
-         kvm_bind(2), and what goes with each.\n\n\
-         An ioctl in parentheses is the one of 2007, which Linux has removed.\n\n\
+         The order is that of the proposal of July 2007: first its 21 calls, then those that the \
+         answer to it adds: three more of the same kind, the merged calls, the calls for ranges of \
+         memory, and the calls that bind a vCPU to a task. A second number belongs to the call on \
+         the bound vCPU. That call has `bound` in its name, takes no file descriptor, and fails \
+         with `ENXIO` if the caller has bound no vCPU.\n\n\
+         A call that takes a file descriptor also fails with `EBADF` (closed), `ENOTTY` (not one \
+         of KVM's, or a virtual machine instead of another kind), `EINVAL` (a vCPU or `/dev/kvm` \
+         instead of another kind) or `EIO` (made by another process, or dead). A call that takes a \
+         pointer also fails with `EFAULT`, and any call with `ENOMEM`. A kernel without the calls, \
+         or with kvm not loaded, returns `ENOSYS`.\n\n\
+         The [manual pages](man) kvm_create_vm(2), kvm_get_state(2), kvm_map_range(2) and \
+         kvm_bind(2) describe the calls.\n\n\
+         An ioctl in parentheses is the ioctl of 2007, which Linux has removed.\n\n\
          | number | call | ioctl | structure (bytes) | fd | errors | note |\n\
          | --- | --- | --- | --- | --- | --- | --- |\n",
     );

@@ -167,7 +167,7 @@ impl<'b, B: StaticForm> Window<'b, B> {
         }
         let exit = self.run();
         if exit == KVM_EXIT_MMIO {
-            ensure!(self.run() == KVM_EXIT_HLT, "the guest does not go on");
+            ensure!(self.run() == KVM_EXIT_HLT, "the guest does not continue");
             return Ok(None);
         }
         ensure!(exit == KVM_EXIT_HLT, "the guest exits with reason {exit}");

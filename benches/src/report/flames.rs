@@ -179,7 +179,9 @@ fn draw(lines: &[String], negated: bool) -> Result<String> {
     let height = document.root_element().attribute("height");
     let height: usize = height.context("a flame graph has no height")?.parse()?;
     let height = height.saturating_sub(ABOVE + BELOW);
-    let frames = document.descendants().find(|it| it.attribute("id") == Some("frames"));
+    let frames = document
+        .descendants()
+        .find(|it| it.attribute("id") == Some("frames"));
     let frames = frames.context("a flame graph has no frames")?.children();
     let frames: String = frames.map(|frame| &svg[frame.range()]).collect();
     Ok(format!(

@@ -60,7 +60,7 @@ pub struct Check {
     #[arg(long = "configuration", value_name = "NAME")]
     configurations: Vec<String>,
 
-    /// Make only a part of the checks, which takes minutes
+    /// Make only some of the checks, which takes minutes
     #[arg(long)]
     sample: bool,
 

@@ -54,13 +54,14 @@ pub struct Fresh {
     #[arg(value_name = "COMMAND", default_values = README)]
     commands: Vec<String>,
 
-    /// A shell command to run at the same time as the others (repeatable): these run
-    /// one after the other too
+    /// A shell command to run beside the others (repeatable); these commands run one
+    /// after the other
     #[arg(long, value_name = "COMMAND")]
     beside: Vec<String>,
 
     /// A shell command to run after the others in the time that --within leaves, and to
-    /// stop at its end (repeatable); the table names those that had no time
+    /// stop when the time is over (repeatable); the table names the commands that did
+    /// not run
     #[arg(long, value_name = "COMMAND")]
     spare: Vec<String>,
 
@@ -181,7 +182,10 @@ impl Sandbox<'_> {
                 .filter(|it| !packages::is_for_others(it))
                 .collect();
             ensure(unnamed.is_empty(), || {
-                format!("the line does not name {}", unnamed.join(", "))
+                format!(
+                    "the printed command does not install {}",
+                    unnamed.join(", ")
+                )
             })
         })?;
         Ok(trial)

@@ -42,7 +42,10 @@ impl Audit {
         let mut left = Vec::new();
         let files = open_files()?.len();
         if files != self.files {
-            left.push(format!("{} files are open, before {}", files, self.files));
+            left.push(format!(
+                "{} files are open; before, {} were",
+                files, self.files
+            ));
         }
         let mut vms = machines()?;
         for _ in 0..TRIES {

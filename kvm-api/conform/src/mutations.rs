@@ -80,7 +80,9 @@ pub fn run(options: &Options, names: &[String], results: &mut Vec<MutationResult
         });
         for (done, trial) in trials.iter().enumerate() {
             interrupt::check()?;
-            let (kernel, build_time) = built.recv().context("the builder of kernels has ended")?;
+            let (kernel, build_time) = built
+                .recv()
+                .context("the thread that builds kernels has ended")?;
             let test_started = Instant::now();
             let caught = kernel.and_then(|kernel| test(options, trial, kernel));
             interrupt::check()?;
@@ -246,7 +248,7 @@ mod tests {
     use crate::cli::Cli;
 
     #[test]
-    fn who_is_to_notice_is_there() {
+    fn every_catcher_exists() {
         let all = Base::ALL.map(|base| Mutation::all(base).unwrap());
         for mutation in all.concat() {
             let expected = registry::find(mutation.caught_by()).unwrap();

@@ -37,5 +37,7 @@ pub fn receive<const N: usize>(socket: &UnixStream) -> Result<[OwnedFd; N]> {
     });
     // SAFETY: the files came with this message, and have these new numbers.
     let owned = |fd| unsafe { OwnedFd::from_raw_fd(fd) };
-    Ok(files.context("no files came")?.map(owned))
+    Ok(files
+        .context("no file descriptors were received")?
+        .map(owned))
 }

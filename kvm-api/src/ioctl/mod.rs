@@ -40,10 +40,10 @@ pub enum OpenError {
     #[error("/dev/kvm cannot be opened: {0}")]
     Device(#[from] std::io::Error),
     /// The file is not KVM's.
-    #[error("/dev/kvm does not give the version of its interface: {0}")]
+    #[error("cannot get the API version of /dev/kvm: {0}")]
     Foreign(#[from] Errno),
     /// KVM's interface is not the one that has been stable since 2007.
-    #[error("/dev/kvm has version {0} of the interface, not {KVM_API_VERSION}")]
+    #[error("/dev/kvm has API version {0}, not {KVM_API_VERSION}")]
     Version(i32),
 }
 

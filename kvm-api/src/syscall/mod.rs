@@ -29,8 +29,8 @@ pub struct Syscall(());
 pub enum OpenError {
     /// The kernel lacks the calls, or KVM has not registered them.
     #[error(
-        "Linux {release} has no KVM system calls, or kvm is not loaded: it takes a kernel \
-         with the series of kernel-patch/, and the modules kvm and kvm-amd or kvm-intel"
+        "Linux {release} has no KVM system calls, or kvm is not loaded: boot a kernel with the \
+         series of kernel-patch/, and load kvm with kvm-amd or kvm-intel"
     )]
     Missing {
         /// The release of the running kernel.
@@ -38,9 +38,9 @@ pub enum OpenError {
     },
     /// The number belongs to another call, or to another revision of the ABI.
     #[error(
-        "system call {number} of Linux {release} answers {answer} where {KVM_SYSCALLS_ABI} was \
-         expected: it is another system's, or another revision of the ABI; it takes a kernel \
-         with the series of kernel-patch/",
+        "system call {number} of Linux {release} returned {answer}, not {KVM_SYSCALLS_ABI}: the \
+         number belongs to another call, or to another revision of the ABI; boot a kernel with \
+         the series of kernel-patch/",
         number = __NR_kvm_check_extension
     )]
     Foreign {

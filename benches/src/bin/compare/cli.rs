@@ -8,7 +8,7 @@ use benches::Selection;
 use clap::{Args, Parser, ValueEnum};
 use kernel_patch::{Accel, Base};
 
-/// Compares the cost of each call and each exit by each interface of KVM.
+/// Compares the cost of each call and each exit for each interface of KVM.
 ///
 /// Builds the patched Linux, boots it in QEMU, measures there, prints tables, and writes
 /// a report for a browser. The first run takes about ten minutes, later runs about one.
@@ -41,7 +41,7 @@ pub struct Options {
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
 
-    /// Also write the report to FILE: one HTML file that needs no other
+    /// Also write the report to FILE, one self-contained HTML file
     #[arg(long, value_name = "FILE")]
     pub report: Option<PathBuf>,
 
@@ -54,8 +54,8 @@ pub struct Options {
     )]
     pub from: Option<PathBuf>,
 
-    /// Print the changes since the comparison in FILE. An error then exits with
-    /// status 125, for which `git bisect run` skips a commit
+    /// Print the changes since the comparison in FILE. On an error, exit with status
+    /// 125, on which `git bisect run` skips the commit
     #[arg(long, value_name = "FILE")]
     pub diff: Option<PathBuf>,
 

@@ -118,7 +118,7 @@ fn test(options: &Options) -> Result<Outcome> {
 
 fn test_on_vmx(options: &Options) -> Result<Outcome> {
     const MODULE: &str = "/sys/module/kvm_intel";
-    ensure!(fs::exists(MODULE)?, "KVM runs on something else than VMX");
+    ensure!(fs::exists(MODULE)?, "KVM does not run on VMX");
     sequences(options, options.cases(200, 200, 20))
 }
 

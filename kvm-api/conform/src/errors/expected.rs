@@ -151,7 +151,7 @@ fn closest<M: Copy + PartialEq + fmt::Debug>(
     fitting.sort_by_key(|it| it.0);
     let name = call.name;
     let Some(&(closeness, place, expected)) = fitting.last() else {
-        panic!("nothing is expected of {name}: {misuse:?}");
+        panic!("no expected result for {name}: {misuse:?}");
     };
     let ties = fitting.iter().filter(|it| it.0 == closeness).count();
     assert!(ties == 1, "{name}: {misuse:?} has {ties} rules");

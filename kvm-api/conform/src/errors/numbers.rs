@@ -255,7 +255,7 @@ pub fn cases() -> Vec<Misuse> {
         for (name, bytes) in numbers {
             let mut rows = NUMBERS.iter();
             let row = rows.find(|it| it.calls.contains(&call) && it.name == name);
-            let row = row.unwrap_or_else(|| panic!("nothing is expected of {}: {name}", call.name));
+            let row = row.unwrap_or_else(|| panic!("no expected result for {}: {name}", call.name));
             cases.extend(points(call, row, bytes));
             if bytes == 4 {
                 cases.push(garbage(call, name));

@@ -286,6 +286,6 @@ impl State {
             }
         }
         let (now, before) = (self.files, before.files);
-        (now != before).then(|| format!("{now} files are open, before {before}"))
+        (now != before).then(|| format!("{now} files are open; before, {before} were"))
     }
 }

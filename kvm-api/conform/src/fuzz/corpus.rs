@@ -28,7 +28,9 @@ pub fn all() -> Vec<Vec<Step>> {
 fn parse(name: &str, text: &str) -> Vec<Step> {
     text.lines()
         .filter(|line| !line.starts_with('#') && !line.is_empty())
-        .map(|line| Step::parse(line).unwrap_or_else(|| panic!("corpus/{name}: no step: {line}")))
+        .map(|line| {
+            Step::parse(line).unwrap_or_else(|| panic!("corpus/{name}: not a step: {line}"))
+        })
         .collect()
 }
 

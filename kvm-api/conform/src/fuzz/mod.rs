@@ -66,7 +66,7 @@ fn test(options: &Options) -> Result<Outcome> {
             End::Killed => stuck += 1,
             End::Hung(stack) => {
                 outcome.failures.push(Failure {
-                    what: format!("a killed child does not end; its stack:\n{stack}"),
+                    what: format!("a killed child does not exit; its stack:\n{stack}"),
                     replay: Some(format!("--seed {seed} --cases {calls}")),
                 });
                 break;

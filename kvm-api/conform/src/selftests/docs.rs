@@ -10,7 +10,7 @@ const BEGIN: &str = "<!-- lists: made from known.rs, see docs.rs beside it -->\n
 const END: &str = "<!-- end of lists -->";
 
 fn lists() -> String {
-    let mut text = String::from("\n| do not pass | come to | why |\n| --- | --- | --- |\n");
+    let mut text = String::from("\n| tests | result | reason |\n| --- | --- | --- |\n");
     for known in KNOWN {
         let tests: Vec<_> = known.tests.iter().map(|it| format!("`{it}`")).collect();
         let _ = writeln!(
@@ -21,7 +21,7 @@ fn lists() -> String {
             known.why
         );
     }
-    text += "\n| started otherwise | how | why |\n| --- | --- | --- |\n";
+    text += "\n| test | started with | reason |\n| --- | --- | --- |\n";
     for special in SPECIALS {
         let mut how = Vec::new();
         if !special.start.args.is_empty() {

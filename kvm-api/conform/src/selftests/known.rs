@@ -84,13 +84,13 @@ pub fn unknown(names: &[String]) -> Vec<&'static str> {
 }
 
 const LESS_MEMORY: Start = args(&["-b", "8M"]);
-const BY_DEFAULT: &str = "1 GiB a vCPU by default";
+const BY_DEFAULT: &str = "1 GiB for each vCPU by default";
 const FORCED_EMULATION: Start = Start {
     settings: &[("/sys/module/kvm/parameters/force_emulation_prefix", "1")],
     ..BARE
 };
 const SKIPS_WITHOUT: &str = "it skips without this setting";
-const NO_ARGUMENT: &str = "it takes minutes, and no argument for less";
+const NO_ARGUMENT: &str = "it takes minutes, and has no option to shorten it";
 
 pub const SPECIALS: &[Special] = &[
     special("access_tracking_perf_test", LESS_MEMORY, BY_DEFAULT),
@@ -133,7 +133,7 @@ pub const SPECIALS: &[Special] = &[
             settings: &[("/proc/sys/vm/nr_hugepages", "64")],
             ..LESS_MEMORY
         },
-        "1 GiB a vCPU by default; huge pages have to be there before",
+        "1 GiB for each vCPU by default; the test needs huge pages",
     ),
     special("x86/fastops_test", FORCED_EMULATION, SKIPS_WITHOUT),
     special("x86/hyperv_tlb_flush", no_longer_than(100), NO_ARGUMENT),
@@ -169,7 +169,7 @@ pub const SPECIALS: &[Special] = &[
 pub const KNOWN: &[Known] = &[
     known(
         Verdict::Skip,
-        "wants an Intel processor",
+        "requires an Intel processor",
         &[
             "x86/evmcs_smm_controls_test",
             "x86/hyperv_evmcs",
@@ -186,7 +186,7 @@ pub const KNOWN: &[Known] = &[
     ),
     known(
         Verdict::Skip,
-        "wants performance counters, which the emulated processor lacks",
+        "requires performance counters, which the emulated processor lacks",
         &[
             "x86/pmu_counters_test",
             "x86/pmu_event_filter_test",
@@ -196,7 +196,7 @@ pub const KNOWN: &[Known] = &[
     ),
     known(
         Verdict::Skip,
-        "wants SEV, which the emulated processor lacks",
+        "requires SEV, which the emulated processor lacks",
         &[
             "x86/sev_dbg_test",
             "x86/sev_init2_tests",
@@ -206,7 +206,7 @@ pub const KNOWN: &[Known] = &[
     ),
     known(
         Verdict::Skip,
-        "wants AMX, XSAVES, scaling of the TSC, APERF and MPERF, exits on bus locks, virtual \
+        "requires AMX, XSAVES, scaling of the TSC, APERF and MPERF, exits on bus locks, virtual \
          VMSAVE and VMLOAD, or virtual LBRs, which the emulated processor lacks",
         &[
             "x86/amx_test",
@@ -219,7 +219,7 @@ pub const KNOWN: &[Known] = &[
             "x86/xss_msr_test",
         ],
     ),
-    known(Verdict::Skip, "wants a second processor", &["rseq_test"]),
+    known(Verdict::Skip, "requires a second processor", &["rseq_test"]),
     known(
         Verdict::Fail,
         "the emulated processor does not exit on a guest's breakpoint",
@@ -240,7 +240,7 @@ pub const KNOWN: &[Known] = &[
     ),
     known(
         Verdict::Fail,
-        "fails here over ioctl, and at the same place with the calls",
+        "fails over ioctl, and at the same place with the calls",
         &["x86/nested_exceptions_test"],
     ),
     known(

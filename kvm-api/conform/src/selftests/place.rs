@@ -101,7 +101,7 @@ impl Drop for Settings {
     fn drop(&mut self) {
         for (file, value) in self.0.iter().rev() {
             if let Err(error) = fs::write(file, value) {
-                eprintln!("{file} cannot be set back: {error}");
+                eprintln!("cannot restore {file}: {error}");
             }
         }
     }

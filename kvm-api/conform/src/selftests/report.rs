@@ -36,7 +36,7 @@ impl Both {
             let known = if expected == Verdict::Pass {
                 String::new()
             } else {
-                format!(", and is said to {expected} ({why})")
+                format!(", expected: {expected} ({why})")
             };
             return Some(format!("either way {ioctl}{known}"));
         }
@@ -91,11 +91,11 @@ fn summary(tests: &[Both]) -> String {
     let (flat, replaceable, all) = (of(Counts::flat), of(Counts::replaceable), of(Counts::all));
     let _ = writeln!(
         text,
-        "{flat} of {all} ioctls went flat ({}), of the {replaceable} that have a call {}",
+        "{flat} of {all} ioctls ({}) became calls; of the {replaceable} with a call, {}",
         share(flat, all),
         share(flat, replaceable),
     );
-    let mut table = table::new(["ioctl", "call", "went flat", "to the ioctl"]);
+    let mut table = table::new(["ioctl", "call", "as a call", "as an ioctl"]);
     for row in by_call(tests) {
         table.add_row([
             Cell::new(row.call.ioctl),
@@ -186,7 +186,7 @@ mod tests {
     fn what_is_not_expected_does_not_hold() {
         let (pass, fail) = (ran(Verdict::Pass, ""), ran(Verdict::Fail, "a.c:1: b"));
         let passes = both("x86/debug_regs", pass.clone(), pass.clone(), 1);
-        assert!(passes.problem().unwrap().contains("is said to fail"));
+        assert!(passes.problem().unwrap().contains("expected: fail"));
         assert!(
             both("steal_time", fail.clone(), fail, 1)
                 .problem()
