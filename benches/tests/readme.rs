@@ -42,10 +42,11 @@ fn kept(name: &str) -> Record {
     let kept = file(name);
     let mut record = Record::read(&kept).unwrap_or_else(|error| panic!("{name}: {error:#}"));
     let mut profiles = Vec::new();
-    for (nth, run) in record.runs.iter_mut().enumerate() {
+    for run in &mut record.runs {
+        let condition = run.condition();
         for row in &mut run.rows {
             for (interface, figure) in &mut row.figures {
-                let shown = nth == 0 && documents::shows_functions(&row.name, interface);
+                let shown = documents::shows_functions(&condition, &row.name, interface);
                 profiles.extend(figure.profile.as_mut().filter(|_| !shown));
             }
         }

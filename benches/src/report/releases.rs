@@ -24,14 +24,20 @@ const FUNCTIONS: usize = 16;
 
 /// Whether the documents show the functions of a figure, so that a kept record needs them.
 #[must_use]
-pub fn shows_functions(row: &str, interface: &str) -> bool {
-    BY_FUNCTION.contains(&(row, interface))
+pub fn shows_functions(condition: &str, row: &str, interface: &str) -> bool {
+    condition == CONDITION && BY_FUNCTION.contains(&(row, interface))
 }
 
-/// The first run of each of two records.
+/// The condition under which the releases are compared. Each release of Linux chooses the
+/// mitigations of a processor anew, and another choice would hide what the code has become.
+const CONDITION: &str = "mitigations off, seccomp none";
+
+/// The runs of two records.
 pub struct Releases<'a> {
     old: &'a Run,
     new: &'a Run,
+    /// The runs with the mitigations that each release chooses.
+    usual: [&'a Run; 2],
     unit: String,
 }
 
@@ -40,8 +46,9 @@ impl<'a> Releases<'a> {
     #[must_use]
     pub fn new(old: &'a Record, new: &'a Record) -> Option<Self> {
         Some(Self {
-            old: old.runs.first()?,
-            new: new.runs.first()?,
+            old: old.run(CONDITION)?,
+            new: new.run(CONDITION)?,
+            usual: [old.runs.first()?, new.runs.first()?],
             unit: new.unit.to_string(),
         })
     }
@@ -55,16 +62,16 @@ impl<'a> Releases<'a> {
         })
     }
 
-    /// The machines of both.
+    /// The machines of both, with the mitigations that each release chooses.
     #[must_use]
     pub fn machines(&self) -> [String; 2] {
-        [self.old, self.new].map(legend::machine)
+        self.usual.map(legend::machine)
     }
 
     /// The rows that stand for all, and where the instructions of some of them went.
     #[must_use]
     pub fn summary(&self) -> Vec<Section> {
-        let mut sections = vec![self.shares()];
+        let mut sections = vec![self.without_mitigations(), self.with_mitigations()];
         sections.extend(self.parts());
         let functions = BY_FUNCTION.into_iter();
         sections.extend(functions.filter_map(|(row, interface)| self.functions(row, interface)));
@@ -83,15 +90,45 @@ impl<'a> Releases<'a> {
         format!("From Linux {old} to {new}{text}")
     }
 
-    /// The rows that both runs have.
-    fn rows(&self) -> impl Iterator<Item = (&'a CaseRow, &'a CaseRow)> {
-        let old = self.old;
-        let rows = self.new.rows.iter();
-        rows.filter_map(move |new| Some((old.row(&new.name)?, new)))
+    /// What the code has become.
+    fn without_mitigations(&self) -> Section {
+        Section {
+            id: "releases".into(),
+            title: self.title(""),
+            text:
+                "Both releases have the series, and were measured in the same machine without CPU\n\
+                   vulnerability mitigations, because each release chooses\n\
+                   [its own](#releases-mitigations) for a processor. [releases.md](releases.md)\n\
+                   has every row. The page of\n\
+                   [the series](../kernel-patch/linux-7.3/README.md#the-exit-path) has the reasons."
+                    .into(),
+            grid: self.shares([self.old, self.new]),
+        }
     }
 
-    /// The cost of ioctl, and the share of each form, on both.
-    fn shares(&self) -> Section {
+    /// What a host with such a processor gets.
+    fn with_mitigations(&self) -> Section {
+        let [old, new] = self.usual.map(|run| &run.measured_on.mitigations);
+        let differ = old.iter().filter_map(|(name, old)| {
+            let new = new.get(name).filter(|new| *new != old)?;
+            let [older, newer] = self.names();
+            Some(format!(
+                "\n- `{name}`: \"{old}\" on {older}, \"{new}\" on {newer}"
+            ))
+        });
+        Section {
+            id: "releases-mitigations".into(),
+            title: self.title(", with the mitigations that each chooses"),
+            text: format!(
+                "The same rows with mitigations on. These are not the same in both releases:\n{}",
+                differ.collect::<String>()
+            ),
+            grid: self.shares(self.usual),
+        }
+    }
+
+    /// The cost of ioctl, and the share of each form, in two runs.
+    fn shares(&self, [before, after]: [&Run; 2]) -> Grid {
         let [old, new] = self.names();
         let head = [format!("call, {}", self.unit), "interface".into(), old, new];
         let head = head.into_iter().chain([
@@ -100,7 +137,8 @@ impl<'a> Releases<'a> {
             format!("/ioctl on {}", self.names()[1]),
         ]);
         let mut grid = Grid::new(head);
-        for (before, after) in self.rows().filter(|(_, row)| table::is_summary(&row.name)) {
+        let rows = rows(before, after);
+        for (before, after) in rows.filter(|(_, row)| table::is_summary(&row.name)) {
             for interface in INTERFACES.into_iter().filter(|it| *it != table::KVM_IOCTLS) {
                 let Some(cells) = cells(before, after, interface) else {
                     continue;
@@ -109,15 +147,7 @@ impl<'a> Releases<'a> {
                 grid.rows.push(name.into_iter().chain(cells).collect());
             }
         }
-        Section {
-            id: "releases".into(),
-            title: self.title(""),
-            text: "Both releases have the series, and were measured in the same machine.\n\
-                   [releases.md](releases.md) has every row. The page of\n\
-                   [the series](../kernel-patch/linux-7.3/README.md#the-exit-path) has the reasons."
-                .into(),
-            grid,
-        }
+        grid
     }
 
     /// The parts of an exit on both.
@@ -210,7 +240,7 @@ impl<'a> Releases<'a> {
             let heads = self.names().map(|name| format!("/ioctl on {name}"));
             grid.head.extend(heads);
         }
-        for (before, after) in self.rows() {
+        for (before, after) in rows(self.old, self.new) {
             let Some(cells) = cells(before, after, interface) else {
                 continue;
             };
@@ -225,6 +255,12 @@ impl<'a> Releases<'a> {
             grid,
         })
     }
+}
+
+/// The rows that both runs have.
+fn rows<'a>(old: &'a Run, new: &'a Run) -> impl Iterator<Item = (&'a CaseRow, &'a CaseRow)> {
+    let rows = new.rows.iter();
+    rows.filter_map(move |new| Some((old.row(&new.name)?, new)))
 }
 
 /// The figures of both by an interface, the change, and the shares of ioctl.
@@ -274,6 +310,13 @@ mod tests {
         serde_json::from_str(include_str!("../../../docs/results.json")).unwrap()
     }
 
+    /// The rows that are compared.
+    fn compared(record: &mut Record) -> impl Iterator<Item = &mut CaseRow> {
+        let run = record.runs.iter_mut();
+        let run = run.filter(|it| it.condition() == CONDITION);
+        run.flat_map(|it| &mut it.rows)
+    }
+
     fn text(sections: &[Section], id: &str) -> String {
         let section = sections.iter().find(|it| it.id == id);
         section.unwrap().grid.markdown()
@@ -282,10 +325,7 @@ mod tests {
     #[test]
     fn each_change_is_shown_in_its_row() {
         let (old, mut new) = (kept(), kept());
-        let row = new.runs[0]
-            .rows
-            .iter_mut()
-            .find(|it| it.name == answer::REGS);
+        let row = compared(&mut new).find(|it| it.name == answer::REGS);
         let figure = row.unwrap().figures.get_mut("ioctl").unwrap();
         let count = figure.exact.as_mut().unwrap();
         let before = count.mode;
@@ -309,10 +349,7 @@ mod tests {
     fn functions_are_ordered_by_their_change_and_add_up() {
         let (mut old, mut new) = (kept(), kept());
         for (record, counts) in [(&mut old, [10, 20, 3]), (&mut new, [12, 5, 3])] {
-            let row = record.runs[0]
-                .rows
-                .iter_mut()
-                .find(|it| it.name == answer::EXIT);
+            let row = compared(record).find(|it| it.name == answer::EXIT);
             let figure = row.unwrap().figures.get_mut("ioctl").unwrap();
             let stacks = ["a;b", "a;b;c", "a"]
                 .map(String::from)

@@ -89,6 +89,14 @@ fn properties(options: &Options) -> Result<bool> {
         println!("{}", output::list(registry::ALL));
         return Ok(true);
     }
+    if options.only.is_empty() {
+        for property in registry::left_out(options) {
+            eprintln!(
+                "conform: {}: left out, because it is about another release of Linux",
+                property.name
+            );
+        }
+    }
     let kernel = TestKernel::new(options)?;
     let (mut rows, ended) = lanes::run(&kernel, &properties);
     let coverage = kernel.coverage()?;

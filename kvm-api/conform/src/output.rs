@@ -13,10 +13,11 @@ use crate::table;
 pub fn list(properties: &[Property]) -> String {
     let mut table = table::new(["property", "backends", "kernel", "statement"]);
     for property in properties {
-        let kernels = match property.kernels {
+        let kernels: &str = match property.kernels {
             Kernels::All => "all",
             Kernels::Both => "usual, --debug",
             Kernels::Usual => "usual",
+            Kernels::UsualOf(base) => &format!("usual, Linux {}", base.version()),
             Kernels::Debug => "--debug",
         };
         table.add_row([property.name, property.backends, kernels, property.about]);

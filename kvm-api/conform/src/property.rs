@@ -1,7 +1,7 @@
 //! A property: a statement about the interface, and the test of it.
 
 use anyhow::{Result, bail};
-use kernel_patch::Machine;
+use kernel_patch::{Base, Machine};
 
 use crate::cli::Options;
 use crate::outcome::{OnProgress, Outcome};
@@ -31,6 +31,8 @@ pub enum Kernels {
     Both,
     /// The kernel that is measured.
     Usual,
+    /// The kernel that is measured, if it is of this release.
+    UsualOf(Base),
     /// The kernel with debugging checks.
     Debug,
 }

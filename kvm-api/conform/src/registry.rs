@@ -40,26 +40,41 @@ pub fn find(name: &str) -> Result<&'static Property> {
 ///
 /// If a selected property does not exist, or not on that kernel.
 pub fn select(options: &Options) -> Result<Vec<&'static Property>> {
-    let fits = |property: &Property| match property.kernels {
-        Kernels::All => true,
-        Kernels::Both => !options.kcsan,
-        Kernels::Usual => options.variant() == Variant::Module,
-        Kernels::Debug => options.debug,
-    };
+    let fits = |property: &Property| fits(property, options);
     let named = options.only.iter().map(|name| find(name));
     let named = named.collect::<Result<Vec<_>>>()?;
     for property in &named {
         ensure!(
             fits(property),
-            "{} is not tested on the {} kernel",
+            "{} is not tested on the {} kernel of Linux {}",
             property.name,
-            options.variant().name()
+            options.variant().name(),
+            options.base.version()
         );
     }
     let selected =
         |property: &Property| named.is_empty() || named.iter().any(|it| it.name == property.name);
     let properties = ALL.iter().filter(|it| selected(it) && fits(it));
     Ok(properties.collect())
+}
+
+/// Whether a property is tested on the kernel that `options` select.
+fn fits(property: &Property, options: &Options) -> bool {
+    match property.kernels {
+        Kernels::All => true,
+        Kernels::Both => !options.kcsan,
+        Kernels::Usual => options.variant() == Variant::Module,
+        Kernels::UsualOf(base) => options.variant() == Variant::Module && options.base == base,
+        Kernels::Debug => options.debug,
+    }
+}
+
+/// The properties that are left out only because they are about another release of Linux.
+pub fn left_out(options: &Options) -> impl Iterator<Item = &'static Property> {
+    ALL.iter().filter(|it| match it.kernels {
+        Kernels::UsualOf(base) => options.variant() == Variant::Module && options.base != base,
+        _ => false,
+    })
 }
 
 #[cfg(test)]
@@ -74,7 +89,6 @@ mod tests {
     fn word() -> impl Strategy<Value = String> {
         let known = prop::sample::select(vec![
             "suite",
-            "calls",
             "fuzz",
             "--debug",
             "--kcsan",
@@ -104,14 +118,16 @@ mod tests {
     }
 
     #[test]
-    fn a_former_name_selects_the_property() {
-        let cli = Cli::parse_from(["conform", "--only", "calls"]);
-        let names: Vec<_> = select(&cli.options)
-            .unwrap()
-            .iter()
-            .map(|it| it.name)
-            .collect();
-        assert_eq!(names, ["suite"]);
+    fn the_selftests_are_those_of_one_release() {
+        let names = |line: &str| {
+            let cli = Cli::parse_from(line.split(' '));
+            let left_out = left_out(&cli.options).map(|it| it.name);
+            (select(&cli.options).is_ok(), left_out.collect::<Vec<_>>())
+        };
+        assert_eq!(names("conform"), (true, vec![]));
+        assert_eq!(names("conform --base 6.12"), (true, vec!["selftests"]));
+        assert_eq!(names("conform --base 6.12 --debug"), (true, vec![]));
+        assert!(!names("conform --base 6.12 --only selftests").0);
     }
 
     proptest! {

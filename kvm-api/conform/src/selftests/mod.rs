@@ -23,7 +23,7 @@ pub const PROPERTY: Property = Property {
     name: "selftests",
     about: "the kernel's own tests have the same results with the calls",
     backends: "ioctl, syscall",
-    kernels: Kernels::Usual,
+    kernels: Kernels::UsualOf(known::BASE),
     test: Test::Inside {
         machine: place::machine,
         test,

@@ -10,7 +10,6 @@ use anyhow::{Context, Result, ensure};
 use kernel_patch::{Machine, cdylib, libraries, selftests};
 use nix::mount::{MsFlags, mount, umount};
 
-use super::known;
 use crate::test_kernel::TestKernel;
 use crate::walk;
 
@@ -25,11 +24,6 @@ pub const PRELOADED: &str = "/lib/libkvm_preload.so";
 /// The test of idle pages reads them by 64, and fails if the size of the memory
 /// is not a multiple of that.
 pub fn machine(kernel: &TestKernel<'_>) -> Result<Machine> {
-    let (base, known) = (kernel.options.base.version(), known::BASE.version());
-    ensure!(
-        base == known,
-        "the expected verdicts are those of the tests of Linux {known}, not {base}"
-    );
     let preload = kernel_patch::workspace_dir()?.join("kvm-api/preload");
     let library = cdylib(&preload, &["interpose"])?.join("libkvm_preload.so");
     let tests = selftests(kernel.kernel())?;
