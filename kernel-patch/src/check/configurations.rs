@@ -22,6 +22,16 @@ const BUILT_IN: &str = "CONFIG_KVM=y\nCONFIG_KVM_INTEL=y\nCONFIG_KVM_AMD=y\nCONF
 const MODULE: &str = "CONFIG_KVM=m\nCONFIG_KVM_INTEL=m\nCONFIG_KVM_AMD=m\nCONFIG_KVM_SMM=y\n";
 const HYPERCALLS: &str = "CONFIG_KVM_HYPERV=y\nCONFIG_KVM_XEN=y\n";
 
+/// Encrypted guests: AMD's SEV and Intel's TDX. Most of the options are what these two
+/// depend on.
+const ENCRYPTED: &str = "CONFIG_KVM_AMD_SEV=y\nCONFIG_INTEL_TDX_HOST=y\n\
+    CONFIG_CRYPTO=y\nCONFIG_CRYPTO_HW=y\nCONFIG_CRYPTO_DEV_CCP=y\nCONFIG_CRYPTO_DEV_CCP_DD=y\n\
+    CONFIG_CRYPTO_DEV_SP_PSP=y\nCONFIG_IOMMU_SUPPORT=y\nCONFIG_AMD_IOMMU=y\n\
+    CONFIG_HYPERVISOR_GUEST=y\nCONFIG_X86_X2APIC=y\nCONFIG_X86_MCE=y\nCONFIG_CMA=y\n";
+
+/// Linux 6.12 has no such guests.
+const TDX: &str = "CONFIG_KVM_INTEL_TDX=y\n";
+
 /// The compiler of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Compiler {
@@ -46,12 +56,16 @@ pub(super) struct Configuration {
     /// Whether sparse sees code here that it sees in no other configuration.
     ///
     /// The series adds code under a few conditions, which a test lists. `module` has
-    /// KVM on x86-64 with the calls, Hyper-V, Xen and SMM; `i386` has KVM on x86 without
+    /// KVM on x86-64 with the calls, Hyper-V, Xen, SMM, SEV and TDX; `i386` has KVM on x86 without
     /// the calls, without 64 bits, and with the stubs of Hyper-V and Xen; `arm64` has
     /// KVM elsewhere. The other configurations combine these branches in other ways, and
     /// for them the compiler's warnings are enough.
     pub(super) runs_sparse: bool,
+    /// Whether all code of KVM for x86 that the series changes is compiled.
+    pub(super) has_all_code: bool,
     more: &'static [&'static str],
+    /// Options that are set if the source has them.
+    optional: &'static str,
 }
 
 /// The fields that most configurations have.
@@ -62,7 +76,9 @@ const X86: Configuration = Configuration {
     calls: false,
     in_sample: true,
     runs_sparse: false,
+    has_all_code: false,
     more: &[],
+    optional: "",
 };
 
 /// All configurations. KVM without the calls is built as on an architecture that has no
@@ -72,7 +88,9 @@ pub(super) const ALL: [Configuration; 8] = [
         name: "module",
         calls: true,
         runs_sparse: true,
-        more: &[X86_64, X32, MODULE, HYPERCALLS],
+        has_all_code: true,
+        more: &[X86_64, X32, MODULE, HYPERCALLS, ENCRYPTED],
+        optional: TDX,
         ..X86
     },
     Configuration {
@@ -145,7 +163,7 @@ impl Configuration {
         if self.calls && calls {
             more += config::SYSCALLS;
         }
-        Ok(Config::of(&fragments, &more)?)
+        Ok(Config::of(&fragments, &more)?.optional(self.optional))
     }
 
     /// The prefix of its compiler's name.

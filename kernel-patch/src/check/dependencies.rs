@@ -26,6 +26,23 @@ pub(super) fn include(build: &Path, changed: &BTreeSet<String>) -> Result<bool> 
     Ok(found)
 }
 
+/// The files of KVM for x86 among `files` that no object in `build` was made from.
+pub(super) fn without_object(build: &Path, files: BTreeSet<String>) -> Result<BTreeSet<String>> {
+    let mut missing = files;
+    missing.retain(|file| {
+        let kvm = ["virt/", "arch/x86/kvm/"];
+        kvm.iter().any(|it| file.starts_with(it)) && file.ends_with(".c")
+    });
+    files::walk(build, |_| false, &mut |file, _| {
+        if file.extension().is_some_and(|it| it == "cmd") {
+            let text = files::text_or_empty(&build.join(file))?;
+            missing.retain(|it| !names(&text, &BTreeSet::from([it.clone()])));
+        }
+        Ok(())
+    })?;
+    Ok(missing)
+}
+
 /// Whether a file tells make or its scripts what to build.
 fn is_rule(file: &str) -> bool {
     let (dir, name) = file.rsplit_once('/').unwrap_or(("", file));
@@ -68,6 +85,23 @@ deps_arch/x86/kvm/../../../virt/kvm/kvm_main.o := \\
     fn sources_and_headers_affect_a_build() {
         assert!(affects(&["x", "virt/kvm/kvm_main.c"]));
         assert!(affects(&["include/linux/kvm_host.h"]));
+    }
+
+    #[test]
+    fn code_without_an_object_is_found() {
+        let build = tempfile::tempdir().unwrap();
+        files::write(&build.path().join("virt/.kvm_main.o.cmd"), CMD.as_bytes()).unwrap();
+        let files = [
+            "virt/kvm/kvm_main.c",
+            "arch/x86/kvm/svm/sev.c",
+            "arch/arm64/kvm/arm.c",
+            "virt/kvm/bound.h",
+        ];
+        let missing = without_object(build.path(), files.map(String::from).into());
+        assert_eq!(
+            missing.unwrap(),
+            BTreeSet::from(["arch/x86/kvm/svm/sev.c".to_owned()])
+        );
     }
 
     #[test]

@@ -326,7 +326,14 @@ impl CheckRun<'_> {
             let log = self.log(number, &configuration.slug());
             let built = builds.build(self.tree.root(), calls, &log, what)?;
             sound &= built.error.is_none();
-            let error = Vec::from_iter(built.error);
+            let mut error = Vec::from_iter(built.error);
+            if configuration.has_all_code
+                && number == self.series.patches().len()
+                && error.is_empty()
+            {
+                let missing = dependencies::without_object(builds.dir(), self.series.files())?;
+                error.extend(missing.iter().map(|it| format!("{it} is not compiled")));
+            }
             self.review.record(number, name, error, log.clone());
             for (check, found) in [(EXTRA, built.warnings), (SPARSE, built.sparse)] {
                 if !found.is_empty() {

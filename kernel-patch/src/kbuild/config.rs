@@ -122,12 +122,17 @@ impl Config {
         })
     }
 
+    /// Sets `options` as well, if the source has them.
+    pub(crate) fn optional(self, options: &'static str) -> Self {
+        Self {
+            optional: options,
+            ..self
+        }
+    }
+
     /// The configuration of a tree that can have the series, a part of it, or nothing.
     pub(crate) fn of_checkout(base: Base) -> Result<Self> {
-        Ok(Self {
-            optional: SYSCALLS,
-            ..Self::read(base, Variant::Stock)?
-        })
+        Ok(Self::read(base, Variant::Stock)?.optional(SYSCALLS))
     }
 
     fn wanted(&self) -> String {

@@ -5,6 +5,7 @@
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use guests::msr::TSC_DEADLINE;
+use kvm_api::bound::BoundVcpu;
 use kvm_api::kvm_sys::{
     KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, KVM_XEN_HVM_CONFIG, kvm_regs, kvm_vcpu_events,
     kvm_xen_hvm_config,
@@ -78,12 +79,16 @@ fn race(round: &Round) {
                 enable(vm, cap, 0).unwrap();
             });
         }
-        set(round, vcpu);
+        set(round, vcpu, None);
+        if let Some(flat) = round.flat(0) {
+            let bound = BoundVcpu::bind(flat, vcpu).unwrap();
+            set(round, vcpu, Some(&bound));
+        }
     });
 }
 
-/// Sets registers and events: KVM sets both, or neither.
-fn set(round: &Round, vcpu: BorrowedFd<'_>) {
+/// Sets registers and events, by the binding if there is one: KVM sets both, or neither.
+fn set(round: &Round, vcpu: BorrowedFd<'_>, bound: Option<&BoundVcpu<BorrowedFd<'_>>>) {
     let msrs = msrs([(TSC_DEADLINE, 0)]);
     let mut regs = kvm_regs::default();
     round.runner().kvm_get_regs(vcpu, &mut regs).unwrap();
@@ -97,9 +102,10 @@ fn set(round: &Round, vcpu: BorrowedFd<'_>) {
         regs.rbx = n;
         events.flags = [VALID_TRIPLE_FAULT, VALID_TRIPLE_FAULT | VALID_PAYLOAD][n as usize % 2];
         let state = SetState::new().regs(&regs).msrs(&msrs).vcpu_events(&events);
-        let done = match round.flat(n as usize) {
-            Some(flat) => MergedVcpu::new(flat, vcpu).kvm_set_state(&state).map(drop),
-            None => set_one_by_one(kvm, vcpu, &regs, &events),
+        let done = match (bound, round.flat(n as usize)) {
+            (Some(bound), _) => bound.kvm_set_state(&state).map(drop),
+            (None, Some(flat)) => MergedVcpu::new(flat, vcpu).kvm_set_state(&state).map(drop),
+            (None, None) => set_one_by_one(kvm, vcpu, &regs, &events),
         };
         let mut seen = kvm_regs::default();
         kvm.kvm_get_regs(vcpu, &mut seen).unwrap();
