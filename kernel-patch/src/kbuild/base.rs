@@ -102,9 +102,9 @@ impl Base {
         self.path("patches")
     }
 
-    /// The patch that delays threads on the debug kernel.
-    pub(super) fn delays(self) -> Result<PathBuf> {
-        self.path("delays.patch")
+    /// The patch of the debug kernel.
+    pub(super) fn debug_patch(self) -> Result<PathBuf> {
+        self.path("debug.patch")
     }
 
     /// The directory of the mutations that apply to this base only.

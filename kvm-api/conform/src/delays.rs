@@ -1,5 +1,5 @@
 //! Delays that the debug kernel puts between two steps of one thread, where another
-//! thread can come in between (`kernel-patch/linux-*/delays.patch`).
+//! thread can come in between (`kernel-patch/linux-*/debug.patch`).
 
 use std::fs;
 

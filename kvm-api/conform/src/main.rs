@@ -38,6 +38,7 @@ mod suite;
 mod table;
 mod test_kernel;
 mod tested_call;
+mod tracking;
 mod trait_calls;
 mod vcpu_state;
 mod walk;

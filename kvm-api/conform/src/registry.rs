@@ -7,6 +7,7 @@ use crate::cli::Options;
 use crate::property::{Kernels, Property};
 use crate::{
     access, bindings, errors, faults, fuzz, hook, module, races, selftests, sequences, suite,
+    tracking,
 };
 
 /// All properties, those that take longest first.
@@ -23,6 +24,7 @@ pub const ALL: &[Property] = &[
     module::PROPERTY,
     access::PROPERTY,
     hook::PROPERTY,
+    tracking::PROPERTY,
 ];
 
 /// The property of that name.

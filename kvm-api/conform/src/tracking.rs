@@ -1,0 +1,145 @@
+//! A device that shadows the memory of a guest, as KVMGT does, tracks the guest's writes.
+//! KVM tells it of a slot that goes, but not of what takes its place. So no call cuts,
+//! joins or replaces a slot of that guest.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use anyhow::Result;
+use kvm_api::kvm_sys::slot::KVM_MEM_LOG_DIRTY_PAGES as LOG;
+use kvm_api::ranges::RangeMemory;
+use kvm_api::syscall::Syscall;
+use kvm_api::{Errno, GuestMemory, Kvm};
+
+use crate::cli::Options;
+use crate::outcome::{NamedCase, Outcome};
+use crate::property::{Kernels, Property, Test};
+use crate::requests::enable;
+
+pub const PROPERTY: Property = Property {
+    name: "tracking",
+    about: "no slot is cut while a device tracks the guest's writes",
+    backends: "ranges",
+    kernels: Kernels::Debug,
+    test: Test::Inside {
+        machine: |kernel| Ok(kernel.machine()),
+        test,
+    },
+};
+
+/// The capability of the debug kernel that tracks all writes of a VM.
+const KVM_CAP_TRACK_WRITES: u64 = 1_000_000;
+
+const PAGE: u64 = 0x1000;
+/// The number of pages that the guest has, from address 0 on. The host has twice as many.
+const PAGES: u64 = 8;
+
+const CASES: &[NamedCase] = &[
+    ("a part is replaced", || {
+        refused(|guest| guest.map(2, 1, PAGES))
+    }),
+    ("the whole is replaced", || {
+        refused(|guest| guest.map(0, PAGES, PAGES))
+    }),
+    ("a part is unmapped", || refused(|guest| guest.unmap(2, 1))),
+    ("what follows is joined", || {
+        refused(|guest| guest.map(PAGES, 1, PAGES))
+    }),
+    ("the whole is unmapped", || {
+        allowed(|guest| guest.unmap(0, PAGES))
+    }),
+    ("memory is mapped elsewhere", || {
+        allowed(|guest| guest.map(2 * PAGES, 1, 0))
+    }),
+];
+
+fn test(_: &Options) -> Result<Outcome> {
+    let mut outcome = Outcome::default();
+    for (name, case) in CASES {
+        outcome.case(name, case());
+    }
+    Ok(outcome)
+}
+
+/// Refused while the writes are tracked, without an effect; allowed before and after.
+fn refused(change: fn(&Guest<'_>) -> kvm_api::Result<()>) -> Result<()> {
+    with_guest(|guest| {
+        change(guest)?;
+        guest.begin()?;
+        guest.track(true)?;
+        let tracked = change(guest);
+        let unchanged = guest.is_whole();
+        guest.track(false)?;
+        assert_eq!(tracked, Err(Errno::EINVAL));
+        unchanged?;
+        Ok(change(guest)?)
+    })
+}
+
+/// Allowed while the writes are tracked.
+fn allowed(change: fn(&Guest<'_>) -> kvm_api::Result<()>) -> Result<()> {
+    with_guest(|guest| {
+        guest.track(true)?;
+        let tracked = change(guest);
+        guest.track(false)?;
+        Ok(tracked?)
+    })
+}
+
+/// A VM without a vCPU.
+struct Guest<'a> {
+    vm: BorrowedFd<'a>,
+    ranges: RangeMemory<BorrowedFd<'a>>,
+    host: &'a GuestMemory,
+}
+
+fn with_guest(test: impl FnOnce(&Guest<'_>) -> Result<()>) -> Result<()> {
+    let flat = Syscall::open()?;
+    let host = GuestMemory::anonymous((2 * PAGES * PAGE) as usize)?;
+    let vm = flat.kvm_create_vm()?;
+    let guest = Guest {
+        vm: vm.as_fd(),
+        ranges: RangeMemory::new(flat, vm.as_fd()),
+        host: &host,
+    };
+    guest.begin()?;
+    test(&guest)?;
+    // Before the memory is freed.
+    Ok(guest.unmap(0, 3 * PAGES)?)
+}
+
+impl Guest<'_> {
+    /// Maps the pages of the guest as one slot.
+    fn begin(&self) -> kvm_api::Result<()> {
+        self.unmap(0, 3 * PAGES)?;
+        self.map(0, PAGES, 0)
+    }
+
+    /// Maps pages of the host. Those that follow in both are joined.
+    fn map(&self, page: u64, pages: u64, host: u64) -> kvm_api::Result<()> {
+        let address = self.host.as_ptr().expose_provenance() as u64 + host * PAGE;
+        // SAFETY: the memory stays until it is unmapped from the guest, or the process ends.
+        unsafe {
+            self.ranges
+                .kvm_map_range(page * PAGE, pages * PAGE, address, LOG)
+        }
+    }
+
+    fn unmap(&self, page: u64, pages: u64) -> kvm_api::Result<()> {
+        self.ranges.kvm_unmap_range(page * PAGE, pages * PAGE)
+    }
+
+    /// Tracks the writes of this VM, or no longer.
+    fn track(&self, track: bool) -> Result<()> {
+        enable(self.vm, KVM_CAP_TRACK_WRITES, track.into())
+    }
+
+    /// Fails unless the guest has all its pages, and their log.
+    fn is_whole(&self) -> kvm_api::Result<()> {
+        let mut bitmap = [0];
+        // SAFETY: the bitmap has a bit for each page.
+        unsafe {
+            self.ranges
+                .kvm_get_dirty_range(0, PAGES * PAGE, &mut bitmap)
+        }
+    }
+}
