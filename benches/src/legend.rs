@@ -71,9 +71,16 @@ pub fn legend(record: &Record) -> String {
 /// The machine and the kernel of a run, in lines that begin with a newline.
 #[must_use]
 pub fn machine(run: &Run) -> String {
+    let indent = " ".repeat(13);
+    let options = textwrap::Options::new(88).subsequent_indent(&indent);
     let lines = place(run).into_iter();
     lines
-        .map(|(name, value)| format!("\n{name:<12} {value}"))
+        .map(|(name, value)| {
+            format!(
+                "\n{}",
+                textwrap::fill(&format!("{name:<12} {value}"), &options)
+            )
+        })
         .collect()
 }
 

@@ -147,7 +147,7 @@ impl Claim {
 fn sync_regs(run: &Run) -> Option<String> {
     let words = words(run.row(LOOP)?.share("sync-regs", "ioctl")?);
     Some(format!(
-        "; KVM_CAP_SYNC_REGS, which Linux has, takes {words} for {}",
+        " (KVM_CAP_SYNC_REGS, which Linux has, takes {words} for {})",
         work(LOOP)
     ))
 }

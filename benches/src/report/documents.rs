@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use askama::Template;
+use textwrap::Options;
 
 use super::answer;
 use super::releases::Releases;
@@ -13,6 +14,9 @@ use crate::grid::{Cell, Grid};
 use crate::legend;
 use crate::record::Record;
 use crate::table::{self, Section};
+
+/// The width of the documents.
+const WIDTH: usize = 88;
 
 /// docs/results.md. `before` is the record of the release of Linux before.
 ///
@@ -141,22 +145,11 @@ pub fn remains(record: &Record) -> Option<String> {
 
 /// One item of a list.
 fn item(text: &str) -> String {
-    format!("- {}", wrap(text).replace('\n', "\n  "))
+    let options = Options::new(WIDTH).initial_indent("- ");
+    textwrap::fill(text, options.subsequent_indent("  "))
 }
 
-/// Breaks a text into lines of at most 88 characters, as the documents have them.
+/// Breaks a text into lines, as the documents have them.
 fn wrap(text: &str) -> String {
-    let mut lines = vec![String::new()];
-    for word in text.split(' ') {
-        let line = lines.last_mut().filter(|it| it.len() + word.len() < 86);
-        match line {
-            Some(line) if line.is_empty() => line.push_str(word),
-            Some(line) => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            None => lines.push(word.into()),
-        }
-    }
-    lines.join("\n")
+    textwrap::fill(text, WIDTH)
 }
