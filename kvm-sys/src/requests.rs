@@ -3,9 +3,9 @@
 use std::mem::size_of;
 
 use kvm_bindings::{
-    kvm_cpuid2, kvm_create_device, kvm_create_guest_memfd, kvm_debugregs, kvm_enable_cap,
-    kvm_lapic_state, kvm_mp_state, kvm_nested_state, kvm_pit_state2, kvm_vcpu_events, kvm_xcrs,
-    kvm_xen_hvm_config, kvm_xsave,
+    kvm_clear_dirty_log, kvm_cpuid2, kvm_create_device, kvm_create_guest_memfd, kvm_debugregs,
+    kvm_enable_cap, kvm_lapic_state, kvm_mp_state, kvm_nested_state, kvm_pit_state2,
+    kvm_vcpu_events, kvm_xcrs, kvm_xen_hvm_config, kvm_xsave,
 };
 use libc::c_ulong;
 use nix::{request_code_none, request_code_read, request_code_readwrite, request_code_write};
@@ -75,6 +75,8 @@ requests! {
     KVM_GET_NESTED_STATE = request_code_readwrite 0xbe of kvm_nested_state;
     /// Sets the state of the virtualization that a guest uses itself.
     KVM_SET_NESTED_STATE = request_code_write 0xbf of kvm_nested_state;
+    /// Clears bits of the dirty log of a slot, where reading the log leaves them.
+    KVM_CLEAR_DIRTY_LOG = request_code_readwrite 0xc0 of kvm_clear_dirty_log;
     /// Opens a file with statistics.
     KVM_GET_STATS_FD = request_code_none 0xce;
     /// Makes a file of memory that only a guest reaches.

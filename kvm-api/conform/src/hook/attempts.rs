@@ -13,8 +13,8 @@ use crate::arguments::{Arguments, CallResult};
 
 // The kernel's names for the files.
 pub const DEVICE: &str = "/dev/kvm";
-const VM: &str = "anon_inode:kvm-vm";
-const VCPU: &str = "anon_inode:kvm-vcpu:0";
+pub const VM: &str = "anon_inode:kvm-vm";
+pub const VCPU: &str = "anon_inode:kvm-vcpu:0";
 
 /// The command that the security module sees: the command of the ioctl that the call
 /// replaces. The memory calls without an ioctl use the command of its successor.

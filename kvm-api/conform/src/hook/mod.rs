@@ -3,6 +3,7 @@
 //! creating a VM.
 
 mod attempts;
+mod forms;
 mod tomoyo;
 
 use std::collections::BTreeSet;
@@ -91,6 +92,7 @@ fn test(_: &Options) -> Result<Outcome> {
             compare(&attempts, &allowed, |_, index| usual[index]),
         );
     }
+    forms::test(&mut rules, &machine(&ioctl), &mut outcome)?;
     outcome.case("opening /dev/kvm", opening(&mut rules));
     Ok(outcome)
 }

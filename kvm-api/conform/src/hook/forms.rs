@@ -1,0 +1,199 @@
+//! The calls of the other forms. Each asks about the ioctls that it replaces: the
+//! binding about all that the calls on a bound vCPU replace.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use anyhow::{Result, ensure};
+use guests::TestVm;
+use kvm_api::bound::BoundVcpu;
+use kvm_api::files::File;
+use kvm_api::kvm_sys::slot::KVM_MEM_LOG_DIRTY_PAGES;
+use kvm_api::kvm_sys::state::{KVM_STATE_DEBUGREGS, KVM_STATE_VCPU_EVENTS, KVM_STATE_XCRS};
+use kvm_api::kvm_sys::*;
+use kvm_api::ranges::RangeMemory;
+use kvm_api::syscall::Syscall;
+use kvm_api::{Errno, GuestMemory};
+use libc::c_ulong;
+use nix::fcntl::{OFlag, openat};
+use nix::sys::stat::Mode;
+
+use super::attempts::{VCPU, VM};
+use super::tomoyo::Rules;
+use crate::outcome::Outcome;
+
+/// The parts of a vCPU's state that have no flat call.
+const PARTS: [(u64, c_ulong, c_ulong); 3] = [
+    (KVM_STATE_DEBUGREGS, KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS),
+    (
+        KVM_STATE_VCPU_EVENTS,
+        KVM_GET_VCPU_EVENTS,
+        KVM_SET_VCPU_EVENTS,
+    ),
+    (KVM_STATE_XCRS, KVM_GET_XCRS, KVM_SET_XCRS),
+];
+
+/// Guest memory that no test uses otherwise.
+const ADDRESS: u64 = 1 << 30;
+const PAGE: u64 = 0x1000;
+
+/// A call that asks about one command on one file, or about more.
+struct Attempt {
+    path: String,
+    command: c_ulong,
+    call: Call,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Call {
+    Bind,
+    GetState(u64),
+    SetState(u64),
+    OpenToRead(File),
+    OpenToWrite(File),
+    MapRange,
+    GetDirtyRange,
+    ClearDirtyRange,
+}
+
+/// Denies each command in turn, and allows it again.
+pub fn test(rules: &mut Rules, machine: &TestVm<'_>, outcome: &mut Outcome) -> Result<()> {
+    let attempts = all();
+    for Attempt { path, command, .. } in &attempts {
+        rules.allow(path, *command)?;
+    }
+    for attempt in &attempts {
+        let (path, command) = (&*attempt.path, attempt.command);
+        let allowed = attempt.call.make(machine);
+        rules.forbid(path, command)?;
+        let denied = attempt.call.make(machine);
+        rules.allow(path, command)?;
+        let again = attempt.call.make(machine);
+        let expected = [Ok(()), Err(Errno::EPERM), Ok(())];
+        let found = [allowed, denied, again];
+        let name = format!("{:?}, {command:#x} on {path}", attempt.call);
+        outcome.case(&name, compare(found, expected));
+    }
+    Ok(())
+}
+
+fn compare(found: [kvm_api::Result<()>; 3], expected: [kvm_api::Result<()>; 3]) -> Result<()> {
+    ensure!(
+        found == expected,
+        "allowed, denied, and allowed again: {found:?}"
+    );
+    Ok(())
+}
+
+fn all() -> Vec<Attempt> {
+    let mut attempts = Vec::new();
+    let mut add = |path: &str, command, call| {
+        let path = path.to_owned();
+        attempts.push(Attempt {
+            path,
+            command,
+            call,
+        });
+    };
+    for call in FlatCall::ALL {
+        let Some(command) = call.request else {
+            continue;
+        };
+        let gets = call.name.starts_with("kvm_get_");
+        if call.bound.is_some() {
+            add(VCPU, command, Call::Bind);
+        }
+        if let Some(part) = call.merged {
+            let (get, set) = (Call::GetState(part), Call::SetState(part));
+            add(VCPU, command, if gets { get } else { set });
+        }
+        if let Some(file) = File::of(&call) {
+            let path = format!("{VCPU}/{}", file.name().to_string_lossy());
+            let (read, write) = (Call::OpenToRead(file), Call::OpenToWrite(file));
+            add(&path, command, if gets { read } else { write });
+        }
+    }
+    for (part, get, set) in PARTS {
+        add(VCPU, get, Call::Bind);
+        add(VCPU, set, Call::Bind);
+        add(VCPU, get, Call::GetState(part));
+        add(VCPU, set, Call::SetState(part));
+    }
+    add(VM, KVM_SET_USER_MEMORY_REGION, Call::MapRange);
+    add(VM, KVM_GET_DIRTY_LOG, Call::GetDirtyRange);
+    add(VM, KVM_CLEAR_DIRTY_LOG, Call::ClearDirtyRange);
+    attempts
+}
+
+impl Call {
+    fn make(self, machine: &TestVm<'_>) -> kvm_api::Result<()> {
+        let flat = Syscall::open().expect("the calls are there");
+        let (vm, vcpu) = (machine.vm(), machine.vcpu());
+        match self {
+            Self::Bind => BoundVcpu::bind(flat, vcpu).map(drop),
+            Self::GetState(part) => state(__NR_kvm_get_state, vcpu, part, &mut [0; BUFFER]),
+            Self::SetState(part) => {
+                let mut buffer = [0; BUFFER];
+                state(__NR_kvm_get_state, vcpu, part, &mut buffer)?;
+                state(__NR_kvm_set_state, vcpu, part, &mut buffer)
+            }
+            Self::OpenToRead(file) => open(vcpu, file, OFlag::O_RDONLY),
+            Self::OpenToWrite(file) => open(vcpu, file, OFlag::O_WRONLY),
+            Self::MapRange => with_range(flat, vm, |_| Ok(())),
+            Self::GetDirtyRange => with_range(flat, vm, |ranges| {
+                // SAFETY: the bitmap has a bit for the page.
+                unsafe { ranges.kvm_get_dirty_range(ADDRESS, PAGE, &mut [0]) }
+            }),
+            Self::ClearDirtyRange => with_range(flat, vm, |ranges| {
+                // SAFETY: the bitmap has a bit for the page.
+                unsafe { ranges.kvm_clear_dirty_range(ADDRESS, PAGE, &[1]) }
+            }),
+        }
+    }
+}
+
+/// More words than any part of the state has.
+const BUFFER: usize = 0x400;
+
+/// Moves one part of the state from or to the buffer, and no MSR.
+fn state(
+    number: libc::c_long,
+    vcpu: BorrowedFd<'_>,
+    part: u64,
+    buffer: &mut [u64; BUFFER],
+) -> kvm_api::Result<()> {
+    let address = buffer.as_mut_ptr().expose_provenance() as u64;
+    let state = kvm_vcpu_state {
+        parts: part,
+        regs: address,
+        sregs: address,
+        fpu: address,
+        msrs: address,
+        debugregs: address,
+        vcpu_events: address,
+        xcrs: address,
+    };
+    let size = size_of_val(&state);
+    // SAFETY: the buffer is longer than each part. Its first word is the number of MSRs.
+    let answer = unsafe { libc::syscall(number, vcpu.as_raw_fd(), &raw const state, size) };
+    Errno::result(answer).map(drop)
+}
+
+fn open(vcpu: BorrowedFd<'_>, file: File, mode: OFlag) -> kvm_api::Result<()> {
+    openat(vcpu, file.name(), mode | OFlag::O_CLOEXEC, Mode::empty()).map(drop)
+}
+
+/// Maps a page while `act` runs.
+fn with_range(
+    flat: Syscall,
+    vm: BorrowedFd<'_>,
+    act: impl FnOnce(&RangeMemory<BorrowedFd<'_>>) -> kvm_api::Result<()>,
+) -> kvm_api::Result<()> {
+    let memory = GuestMemory::anonymous(PAGE as usize).expect("there is memory");
+    let ranges = RangeMemory::new(flat, vm.as_fd());
+    let address = memory.as_ptr().expose_provenance() as u64;
+    // SAFETY: the memory stays until it is unmapped from the guest.
+    unsafe { ranges.kvm_map_range(ADDRESS, PAGE, address, KVM_MEM_LOG_DIRTY_PAGES) }?;
+    let result = act(&ranges);
+    ranges.kvm_unmap_range(ADDRESS, PAGE)?;
+    result
+}
