@@ -11,7 +11,7 @@ use guests::msr::POLL_CONTROL;
 use kvm_api::bound::BoundVcpu;
 use kvm_api::kvm_sys::Msrs;
 use kvm_api::syscall::Syscall;
-use kvm_api::{Errno, Vcpu};
+use kvm_api::{Errno, RunMapping, Vcpu};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use super::Race;
@@ -28,11 +28,19 @@ pub const RACES: &[Race] = &[
     Race::new("a vCPU is complete when it can be bound", |round| {
         let flat = Syscall::open().unwrap();
         complete(round, |vcpu, msrs| {
-            BoundVcpu::bind(flat, vcpu)?.kvm_get_msrs(msrs)
+            let bound = BoundVcpu::bind(flat, vcpu)?;
+            let read = bound.kvm_get_msrs(msrs)?;
+            // The run loads the vCPU, and ends before the guest.
+            let mut run = RunMapping::new(vcpu, PAGE)?;
+            run.set_immediate_exit(true);
+            assert_eq!(bound.kvm_run(&mut run).err(), Some(Errno::EINTR));
+            Ok(read)
         });
     }),
 ];
 
+/// The part of the run mapping that the kernel and the program share.
+const PAGE: usize = 0x1000;
 const THREADS: usize = 3;
 /// The number of vCPUs that a thread creates.
 const EACH: usize = 3;
