@@ -64,6 +64,11 @@ fn inside(part: &str) -> ! {
         "abort" => process::abort(),
         // The lock checker prints this, and the kernel continues.
         "complain" => fs::write("/dev/kmsg", "<4>WARNING: possible circular locking").unwrap(),
+        "complain and go on" => {
+            fs::write("/dev/kmsg", "<4>WARNING: possible circular locking").unwrap();
+            thread::sleep(Duration::from_secs(60));
+            println!("went on");
+        }
         "hang" => loop {
             println!("hanging");
             thread::sleep(Duration::from_secs(3600));
@@ -117,11 +122,19 @@ fn kernel() -> &'static Kernel {
 /// Runs a part inside. Returns its exit, standard output and standard error.
 fn run(machine: &Machine, part: &str) -> Result<(Exit, String, String), BootError> {
     let (mut out, mut err) = (Vec::new(), Vec::new());
-    let this = env::current_exe().unwrap();
-    let args = [INSIDE.into(), part.into()];
-    let exit = machine.run(kernel(), &this, &args, &mut out, &mut err)?;
+    let exit = run_to(machine, part, &mut out, &mut err)?;
     let text = |bytes| String::from_utf8(bytes).unwrap();
     Ok((exit, text(out), text(err)))
+}
+
+fn run_to(
+    machine: &Machine,
+    part: &str,
+    out: &mut Vec<u8>,
+    err: &mut Vec<u8>,
+) -> Result<Exit, BootError> {
+    let this = env::current_exe().unwrap();
+    machine.run(kernel(), &this, &[INSIDE.into(), part.into()], out, err)
 }
 
 fn exit_status() {
@@ -215,6 +228,15 @@ fn complaint() {
         report.starts_with("WARNING: possible circular locking"),
         "{report}"
     );
+    fs::remove_file(console).unwrap();
+    // The machine, whose time is real, ends soon after the report.
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let machine = Machine::new().strict(true).accel(Accel::Mttcg);
+    let ended = run_to(&machine, "complain and go on", &mut out, &mut err);
+    let Err(BootError::Complained { console, .. }) = &ended else {
+        panic!("{ended:?}");
+    };
+    assert_eq!(String::from_utf8_lossy(&out), "");
     fs::remove_file(console).unwrap();
     let (exit, _, _) = run(&Machine::new().strict(true), "exit").unwrap();
     assert_eq!(exit, Exit::Code(7));

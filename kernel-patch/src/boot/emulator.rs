@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio, id};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::signal::Signal;
@@ -15,6 +15,7 @@ use nix::sys::signal::Signal;
 use super::error::{BootError, Result};
 use crate::boot::machine::Machine;
 use crate::boot::run_dir::RunDir;
+use crate::boot::verdict::has_complaint;
 use crate::boot::{bochs, qemu};
 use crate::host::error::{HostError, IoContext};
 use crate::host::process::{Process, drain};
@@ -88,7 +89,7 @@ pub(crate) fn qemu(
                 drained.cannot_named("forward the port", port.name)
             }));
         }
-        let status = run(machine, command, qemu::PROGRAM);
+        let status = run(machine, command, qemu::PROGRAM, dir);
         // The readers end when no process has the pipes open for writing.
         drop(writers);
         let drained = readers
@@ -130,7 +131,7 @@ pub(crate) fn bochs(
     thread::scope(|scope| {
         let PortPipe { reader, writer, .. } = port;
         let reader = scope.spawn(|| line::receive(reader, &mut sinks));
-        let status = run(machine, command, bochs::PROGRAM);
+        let status = run(machine, command, bochs::PROGRAM, dir);
         drop(writer);
         let received = reader.join().expect("receiving frames does not panic");
         let status = status?;
@@ -139,12 +140,26 @@ pub(crate) fn bochs(
     })
 }
 
-/// Runs an emulator to its end, or until the time limit.
+/// The interval at which the console of a strict machine is searched for reports.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// Runs an emulator to its end, or until the time limit, or until the kernel of a strict
+/// machine has reported a problem: the rest of the run is not worth the time.
 fn run(
     machine: &Machine,
     command: Command,
     program: &str,
+    dir: &RunDir,
 ) -> Result<Option<ExitStatus>, HostError> {
     let deadline = Instant::now() + machine.timeout;
-    Process::spawn(command, program, Signal::SIGKILL)?.wait(Some(deadline), || ())
+    let mut process = Process::spawn(command, program, Signal::SIGKILL)?;
+    loop {
+        let reported = has_complaint(machine, dir)?;
+        // Once more after a report, which takes some time to print.
+        let until = deadline.min(Instant::now() + LOOK);
+        let status = process.wait(Some(until), || ())?;
+        if status.is_some() || reported || until == deadline {
+            return Ok(status);
+        }
+    }
 }

@@ -6,6 +6,7 @@ use super::error::{BootError, Console, Result};
 use crate::boot::accel::Accel;
 use crate::boot::machine::Machine;
 use crate::boot::run_dir::RunDir;
+use crate::host::error::HostError;
 use crate::host::{files, process};
 use crate::wire::job::{Exit, JobResult};
 
@@ -29,9 +30,7 @@ pub(crate) fn judge(
     if console.contains("Kernel panic - not syncing") {
         return Err(BootError::Panicked(end()?));
     }
-    if machine.strict
-        && let Some(report) = complaint(&console, &machine.accepted)
-    {
+    if let Some(report) = complaint_of(machine, &console) {
         return Err(BootError::Complained {
             console: dir.keep_console()?,
             report,
@@ -56,6 +55,18 @@ pub(crate) fn judge(
         Ok(report) => report.map_err(BootError::NotStarted),
         Err(_) => Err(BootError::NoExitStatus(end()?)),
     }
+}
+
+/// Whether the kernel has reported a problem that is an error.
+pub(super) fn has_complaint(machine: &Machine, dir: &RunDir) -> Result<bool, HostError> {
+    let console = files::text_or_empty(&dir.console())?;
+    Ok(complaint_of(machine, &console).is_some())
+}
+
+/// The first report that is an error: on a strict machine only.
+fn complaint_of(machine: &Machine, console: &str) -> Option<String> {
+    let strict = machine.strict.then_some(console)?;
+    complaint(strict, &machine.accepted)
 }
 
 /// The first report of a problem that panic_on_warn does not cover, with the lines that
