@@ -29,7 +29,7 @@ use tally::Tally;
 
 pub const PROPERTY: Property = Property {
     name: "fuzz",
-    about: "no raw call makes the kernel complain or hang",
+    about: "no raw call makes the kernel report a problem or hang",
     backends: "syscall, merged, ranges, files, bound, ioctl",
     kernels: Kernels::Both,
     test: Test::Inside {
