@@ -5,7 +5,7 @@ use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use kernel_patch::{Base, Mutation, interrupt};
 use serde::Serialize;
 
@@ -51,18 +51,30 @@ struct Trial {
     expected: &'static Property,
     /// The options that test the expected property alone, within its limit.
     options: Options,
+    /// How the expected property fails without a mutation. Its failures then prove
+    /// nothing, and the mutation is not tested.
+    fails: Option<String>,
 }
 
 /// Tests the mutations of these names, or all, and adds a result for each. A
-/// mutation that cannot be built or tested does not stop the others. While one
-/// is tested, the next is built.
+/// mutation that cannot be built or tested, or whose property fails without it,
+/// does not stop the others. While one is tested, the next is built.
 ///
 /// # Errors
 ///
-/// If a property fails without a mutation, because its failures then prove
-/// nothing; or if the run is interrupted. The results so far remain.
+/// If the kernel cannot be built or booted without a mutation, or if the run is
+/// interrupted. The results so far remain.
 pub fn run(options: &Options, names: &[String], results: &mut Vec<MutationResult>) -> Result<()> {
-    let trials = &trials(options, select(options.base, names)?)?;
+    let mut trials = trials(options, select(options.base, names)?)?;
+    trials.retain(|trial| match &trial.fails {
+        Some(fails) => {
+            let error = Err(anyhow!("{fails}"));
+            results.push(trial.result(error, Duration::ZERO, Duration::ZERO));
+            false
+        }
+        None => true,
+    });
+    let trials = &trials;
     let started = Instant::now();
     thread::scope(|scope| {
         // Without room for a kernel, the channel lets the builder run ahead of
@@ -115,7 +127,7 @@ fn select(base: Base, names: &[String]) -> Result<Vec<Mutation>> {
 /// Tests the expected properties without a mutation, and derives from that how
 /// long each may take with one.
 fn trials(options: &Options, mutations: Vec<Mutation>) -> Result<Vec<Trial>> {
-    let mut limits = BTreeMap::new();
+    let mut unbroken = BTreeMap::new();
     for variant in Mutation::VARIANTS {
         let of_variant = mutations.iter().filter(|it| it.variant() == variant);
         let mut expected: Vec<_> = of_variant.map(Mutation::caught_by).collect();
@@ -127,21 +139,20 @@ fn trials(options: &Options, mutations: Vec<Mutation>) -> Result<Vec<Trial>> {
         let options = options.on(variant, &expected);
         let kernel = TestKernel::new(&options)?;
         for row in results(&kernel, &registry::select(&options)?)? {
-            if let Some(failure) = row.failure() {
-                bail!("{} fails without a mutation: {failure}", row.property);
-            }
-            limits.insert((variant.name(), row.property), limit(row.seconds));
+            unbroken.insert((variant.name(), row.property), row);
         }
     }
     let trial = |mutation: Mutation| {
         let expected = registry::find(mutation.caught_by())?;
         let mut options = options.on(mutation.variant(), &[expected.name]);
-        let limit = limits[&(mutation.variant().name(), expected.name)];
-        options.timeout = limit.min(options.timeout);
+        let row = &unbroken[&(mutation.variant().name(), expected.name)];
+        options.timeout = limit(row.seconds).min(options.timeout);
+        let fails = |failure| format!("{} fails without a mutation: {failure}", row.property);
         Ok(Trial {
             mutation,
             expected,
             options,
+            fails: row.failure().map(fails),
         })
     };
     mutations.into_iter().map(trial).collect()
