@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use profile::fold::{Folded, PROGRAM, fold};
-use profile::{Section, Symbols};
+use profile::{Counter, Decoded, Recording, Section, Symbols};
 
 use crate::interface::INTERFACES;
 use crate::parts::parts;
@@ -15,7 +15,8 @@ use crate::record::{CaseRow, Figure, Profile, Run};
 /// # Errors
 ///
 /// If the recording does not fit the figures or the symbols.
-pub fn attach(runs: &mut [Run], sections: &[Section], symbols: &Symbols) -> Result<()> {
+pub fn attach(runs: &mut [Run], recording: &Recording, symbols: &Symbols) -> Result<()> {
+    let sections = &recording.sections;
     // In the order of measurement. Each figure has two sections: first its overhead.
     let (pairs, rest) = sections.as_chunks::<2>();
     let rows = runs.iter().flat_map(|run| &run.rows);
@@ -26,13 +27,15 @@ pub fn attach(runs: &mut [Run], sections: &[Section], symbols: &Symbols) -> Resu
         sections.len()
     );
     let mut pairs = pairs.iter();
+    let code = Decoded::new(&recording.code);
+    let counter = Counter::new(&code, symbols);
     for run in runs {
         let mut floor = None;
         for row in &mut run.rows {
             let is_run = row.name.starts_with("kvm_run");
             for figure in in_order(row) {
                 let [overhead, section] = pairs.next().expect("there is a pair for each figure");
-                let stacks = stacks(overhead, section, symbols)?;
+                let stacks = stacks(overhead, section, &code, symbols)?;
                 let floor = floor.get_or_insert_with(|| stacks.clone());
                 let parts = if is_run {
                     parts(&stacks, floor)
@@ -43,6 +46,7 @@ pub fn attach(runs: &mut [Run], sections: &[Section], symbols: &Symbols) -> Resu
                     instructions: stacks.values().sum(),
                     calls: section.calls,
                     parts,
+                    events: counter.events(section),
                     stacks,
                 });
             }
@@ -59,11 +63,16 @@ fn in_order(row: &mut CaseRow) -> Vec<&mut Figure> {
     figures.into_iter().map(|(_, figure)| figure).collect()
 }
 
-fn stacks(overhead: &Section, section: &Section, symbols: &Symbols) -> Result<Folded> {
-    let mut stacks = fold(&section.stream, symbols)?;
+fn stacks(
+    overhead: &Section,
+    section: &Section,
+    code: &Decoded,
+    symbols: &Symbols,
+) -> Result<Folded> {
+    let mut stacks = fold(&code.stream(&section.stream), symbols)?;
     let calling = stacks
         .get_mut(PROGRAM)
         .context("no instruction of a recorded call is in a program")?;
-    *calling = calling.saturating_sub(overhead.stream.count());
+    *calling = calling.saturating_sub(overhead.stream.len() as u64);
     Ok(stacks)
 }

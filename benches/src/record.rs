@@ -6,6 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
+use profile::Events;
 use profile::fold::Folded;
 use serde::{Deserialize, Serialize};
 
@@ -79,6 +80,9 @@ pub struct Profile {
     /// The number of instructions in each part, if the case is a run up to an exit.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub parts: BTreeMap<Part, u64>,
+    /// The events in the kernel.
+    #[serde(default, skip_serializing_if = "Events::is_empty")]
+    pub events: Events,
     /// The number of instructions in each stack of functions, the outermost function first.
     /// Empty in a short record.
     #[serde(default, skip_serializing_if = "Folded::is_empty")]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, ensure};
 
 use crate::stream::{Kind, Run, Stream};
-use crate::symbols::{ENTRY, Symbols, is_kernel};
+use crate::symbols::{ENTRY, Symbols, Thunk, is_kernel};
 
 /// The number of instructions in each stack of functions. A stack is the names of its
 /// functions joined by semicolons, the outermost first.
@@ -110,15 +110,15 @@ impl Walk<'_> {
         }
         let called = last.is_some_and(|last| last.last == Kind::Call);
         let (name, first) = self.symbols.find(pc).unwrap_or((BPF, called));
-        if is_thunk(name) && !resumed {
+        if let Some(thunk) = Thunk::of(name)
+            && !resumed
+        {
             // The thunk counts for the function that goes through it.
+            let from = |last: &Run| Thunk::of(self.symbols.find(last.start)?.0);
             if let Some(last) = last
                 && last.last == Kind::Call
-                && !is_return(name)
-                && !self
-                    .symbols
-                    .find(last.start)
-                    .is_some_and(|(name, _)| is_thunk(name))
+                && thunk != Thunk::Return
+                && from(last).is_none()
             {
                 self.through = Some(last.end);
             }
@@ -203,16 +203,6 @@ impl Walk<'_> {
             .collect();
         names.join(";")
     }
-}
-
-/// Whether a function is a thunk for a return, a jump or a call.
-fn is_thunk(name: &str) -> bool {
-    name.starts_with("__x86_indirect_") || name.starts_with("__SCT__") || is_return(name)
-}
-
-/// Whether a function is a thunk for a return. A jump to it returns from its caller.
-fn is_return(name: &str) -> bool {
-    name.contains("return_thunk") || name.ends_with("safe_ret")
 }
 
 fn is_interrupt(name: &str) -> bool {

@@ -1,10 +1,9 @@
-//! Streams of executed instructions.
+//! Streams of executed instructions, in runs that are adjacent in memory.
 
-use serde::{Deserialize, Serialize};
+use iced_x86::{Code, FlowControl};
 
 /// The way in which an instruction passes control to the next one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[repr(u8)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// It falls through to the next instruction.
     Plain,
@@ -22,6 +21,29 @@ pub enum Kind {
     Vmrun,
 }
 
+impl Kind {
+    /// The kind of an instruction.
+    #[must_use]
+    pub fn of(instruction: &iced_x86::Instruction) -> Self {
+        match instruction.code() {
+            Code::Syscall | Code::Sysenter => return Self::SystemCall,
+            Code::Sysretd | Code::Sysretq | Code::Iretq | Code::Iretd | Code::Iretw => {
+                return Self::Leave;
+            }
+            Code::Vmrunq | Code::Vmrund | Code::Vmlaunch | Code::Vmresume => return Self::Vmrun,
+            _ => {}
+        }
+        match instruction.flow_control() {
+            FlowControl::Call | FlowControl::IndirectCall => Self::Call,
+            FlowControl::Return => Self::Return,
+            FlowControl::UnconditionalBranch
+            | FlowControl::IndirectBranch
+            | FlowControl::ConditionalBranch => Self::Jump,
+            _ => Self::Plain,
+        }
+    }
+}
+
 /// One instruction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Instruction {
@@ -34,7 +56,7 @@ pub struct Instruction {
 }
 
 /// Instructions that are adjacent in memory, too.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Run {
     /// The address of the first instruction.
     pub start: u64,
@@ -48,7 +70,7 @@ pub struct Run {
 }
 
 /// A sequence of runs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Stream(pub Vec<Run>);
 
 impl Stream {

@@ -31,6 +31,34 @@ pub fn is_kernel(address: u64) -> bool {
     address >= KERNEL
 }
 
+/// A function through which the kernel makes a jump, a call or a return, against
+/// speculation or to be able to patch it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Thunk {
+    /// An indirect jump or call.
+    Retpoline,
+    /// A return. A jump to the thunk returns from its caller.
+    Return,
+    /// A static call that is not patched into its caller.
+    StaticCall,
+}
+
+impl Thunk {
+    /// The thunk that a function is, if it is one.
+    #[must_use]
+    pub fn of(function: &str) -> Option<Self> {
+        if function.contains("return_thunk") || function.ends_with("safe_ret") {
+            Some(Self::Return)
+        } else if function.starts_with("__x86_indirect_") {
+            Some(Self::Retpoline)
+        } else if function.starts_with("__SCT__") {
+            Some(Self::StaticCall)
+        } else {
+            None
+        }
+    }
+}
+
 impl Symbols {
     /// Parses `/proc/kallsyms` and `/proc/modules`.
     ///

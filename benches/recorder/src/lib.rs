@@ -1,5 +1,5 @@
-//! A QEMU plugin that passes executed instructions to a [`Recorder`] from the first mark on,
-//! and writes the recording when QEMU exits.
+//! A QEMU plugin that passes executed instructions and their memory accesses to a
+//! [`Recorder`] from the first mark on, and writes the recording when QEMU exits.
 //!
 //! `-plugin librecorder.so,out=FILE` loads it. Before the first mark it watches only for
 //! marks, so that a boot takes no longer than usual.
@@ -13,10 +13,8 @@ use std::ptr::null_mut;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use iced_x86::{Code, Decoder, DecoderOptions, FlowControl};
-use profile::Recorder;
 use profile::marker::Marker;
-use profile::stream::{Instruction, Kind};
+use profile::{Code, Recorder};
 use qemu_plugin_sys::*;
 
 /// The version of QEMU's plugin interface.
@@ -85,7 +83,7 @@ unsafe extern "C" fn translate(id: qemu_plugin_id_t, block: *mut qemu_plugin_tb)
                 match Marker::of(bytes) {
                     Some(marker) if watching => (mark, marker as u64),
                     Some(_) => (begin, id),
-                    None if watching => (execute, pack(pc, bytes)),
+                    None if watching => (execute, place(pc, bytes)),
                     None => continue,
                 };
             qemu_plugin_register_vcpu_insn_exec_cb(
@@ -94,6 +92,15 @@ unsafe extern "C" fn translate(id: qemu_plugin_id_t, block: *mut qemu_plugin_tb)
                 qemu_plugin_cb_flags::QEMU_PLUGIN_CB_NO_REGS,
                 std::ptr::without_provenance_mut(data as usize),
             );
+            if watching {
+                qemu_plugin_register_vcpu_mem_cb(
+                    instruction,
+                    Some(access),
+                    qemu_plugin_cb_flags::QEMU_PLUGIN_CB_NO_REGS,
+                    qemu_plugin_mem_rw::QEMU_PLUGIN_MEM_RW,
+                    null_mut(),
+                );
+            }
         }
     }
 }
@@ -114,68 +121,45 @@ unsafe extern "C" fn mark(processor: c_uint, marker: *mut c_void) {
     with_recorder(|it| it.mark(processor as usize, marker.expect("translate() gave it")));
 }
 
-unsafe extern "C" fn execute(processor: c_uint, packed: *mut c_void) {
-    with_recorder(|it| it.execute(processor as usize, unpack(packed.addr() as u64)));
+unsafe extern "C" fn execute(processor: c_uint, place: *mut c_void) {
+    with_recorder(|it| it.execute(processor as usize, place.addr() as u32));
 }
 
-fn with_recorder(f: impl FnOnce(&mut Recorder)) {
-    if let Some(recorder) = &mut *RECORDER.lock().expect("it is not poisoned") {
-        f(recorder);
-    }
+unsafe extern "C" fn access(
+    processor: c_uint,
+    info: qemu_plugin_meminfo_t,
+    address: u64,
+    _: *mut c_void,
+) {
+    // SAFETY: the information is valid during the call.
+    let (is_store, order) = unsafe {
+        (
+            qemu_plugin_mem_is_store(info),
+            qemu_plugin_mem_size_shift(info),
+        )
+    };
+    with_recorder(|it| it.access(processor as usize, address, 1 << order, is_store));
 }
 
-const KINDS: [Kind; 7] = [
-    Kind::Plain,
-    Kind::Call,
-    Kind::Return,
-    Kind::Jump,
-    Kind::SystemCall,
-    Kind::Leave,
-    Kind::Vmrun,
-];
-
-/// Packs an instruction into a word, because allocated memory would never be freed. An
-/// address has 48 significant bits.
-fn pack(pc: u64, bytes: &[u8]) -> u64 {
-    pc << 16 | (kind(pc, bytes) as u64) << 8 | bytes.len() as u64
+/// Returns the number by which the recorder knows an instruction, or 0 without a recorder.
+fn place(pc: u64, bytes: &[u8]) -> u64 {
+    let bytes = bytes.to_vec();
+    let place = with_recorder(|it| it.place(Code { pc, bytes }));
+    place.unwrap_or_default().into()
 }
 
-fn unpack(packed: u64) -> Instruction {
-    Instruction {
-        pc: (packed as i64 >> 16) as u64,
-        len: packed as u8,
-        kind: KINDS[usize::from((packed >> 8) as u8)],
-    }
-}
-
-fn kind(pc: u64, bytes: &[u8]) -> Kind {
-    let mut decoder = Decoder::with_ip(64, bytes, pc, DecoderOptions::NONE);
-    let instruction = decoder.decode();
-    match instruction.code() {
-        Code::Syscall | Code::Sysenter => return Kind::SystemCall,
-        Code::Sysretd | Code::Sysretq | Code::Iretq | Code::Iretd | Code::Iretw => {
-            return Kind::Leave;
-        }
-        Code::Vmrunq | Code::Vmrund | Code::Vmlaunch | Code::Vmresume => return Kind::Vmrun,
-        _ => {}
-    }
-    match instruction.flow_control() {
-        FlowControl::Call | FlowControl::IndirectCall => Kind::Call,
-        FlowControl::Return => Kind::Return,
-        FlowControl::UnconditionalBranch
-        | FlowControl::IndirectBranch
-        | FlowControl::ConditionalBranch => Kind::Jump,
-        _ => Kind::Plain,
-    }
+fn with_recorder<T>(f: impl FnOnce(&mut Recorder) -> T) -> Option<T> {
+    let mut recorder = RECORDER.lock().expect("it is not poisoned");
+    recorder.as_mut().map(f)
 }
 
 unsafe extern "C" fn finish(_id: qemu_plugin_id_t, _: *mut c_void) {
     let recorder = RECORDER.lock().expect("it is not poisoned").take();
     let out = OUT.lock().expect("it is not poisoned");
-    let sections = recorder.map(Recorder::finish).unwrap_or_default();
+    let recording = recorder.map(Recorder::finish).unwrap_or_default();
     let written = File::create(&*out).and_then(|file| {
         let mut file = BufWriter::new(file);
-        serde_json::to_writer(&mut file, &sections)?;
+        serde_json::to_writer(&mut file, &recording)?;
         file.flush()
     });
     if let Err(error) = written {

@@ -4,9 +4,9 @@ use anyhow::{Context, Result};
 use askama::Template;
 use textwrap::Options;
 
-use super::answer;
 use super::releases::Releases;
 pub use super::releases::shows_functions;
+use super::{answer, events};
 use crate::case::{Case, ONE_CALL};
 use crate::cases;
 use crate::chart::{self, Chart};
@@ -29,6 +29,7 @@ pub fn results(record: &Record, before: &Record) -> Result<String> {
         legend: legend::legend(record),
         rows: rows(),
         questions: table::questions(record),
+        events: events::sections(record, |row| table::is_summary(&row.name)),
         conditions: table::conditions(record),
         releases: releases.map(|it| it.summary()).unwrap_or_default(),
     };
@@ -41,6 +42,7 @@ struct Results {
     legend: String,
     rows: Grid,
     questions: Vec<Section>,
+    events: Vec<Section>,
     conditions: Vec<Section>,
     releases: Vec<Section>,
 }

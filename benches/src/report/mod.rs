@@ -3,6 +3,7 @@
 mod answer;
 mod bars;
 pub mod documents;
+mod events;
 mod flames;
 mod matrix;
 mod releases;
@@ -50,6 +51,7 @@ pub fn render(record: &Record, native: Option<&Record>) -> Result<String> {
         bars: run.rows.iter().filter_map(bars::bars).collect(),
         parts: Part::ALL,
         remains: answer::remains(record).map(|(_, sentence)| sentence),
+        events: events::sections(record, |_| true),
         flames: flames::of(run)?,
         conditions: table::conditions(record),
         filtering: matrix::filtering(record),
@@ -77,6 +79,7 @@ struct Report<'a> {
     bars: Vec<Bars<'a>>,
     parts: [Part; 6],
     remains: Option<String>,
+    events: Vec<Section>,
     flames: Vec<Flames<'a>>,
     conditions: Vec<Section>,
     filtering: Option<Filtering>,

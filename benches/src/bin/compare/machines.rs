@@ -10,7 +10,7 @@ use benches::place::Build;
 use benches::record::Record;
 use benches::{CRITERION, Selection, profiles};
 use kernel_patch::{Kernel, Machine, Progress, call_here, cdylib, lanes};
-use profile::{Section, Symbols};
+use profile::{Recording, Symbols};
 use tempfile::TempDir;
 
 use crate::cli::{Options, Switch};
@@ -128,10 +128,10 @@ fn run(
         .mitigations(boot.mitigations == Switch::On)
         .timeout(Duration::from_secs(options.timeout))
         .out(out);
-    let sections = out.join("sections.json");
+    let recording = out.join("recording.json");
     if boot.selection.record {
         let recorder = recorder.context("the recorder was not built")?;
-        machine = machine.plugin(recorder, &sections);
+        machine = machine.plugin(recorder, &recording);
     }
     let mut show = |case: &str| progress.at(case);
     let mut record: Record = machine.call(kernel, boot.title, &boot.selection, &mut show)?;
@@ -147,8 +147,8 @@ fn run(
         progress.at("folding");
         let text = |name| fs::read_to_string(out.join(name)).context(name);
         let symbols = Symbols::parse(&text(KALLSYMS)?, &text(MODULES)?)?;
-        let recorded = fs::read(&sections).context("the recording")?;
-        let recorded: Vec<Section> = serde_json::from_slice(&recorded)?;
+        let recorded = fs::read(&recording).context("the recording")?;
+        let recorded: Recording = serde_json::from_slice(&recorded)?;
         profiles::attach(&mut record.runs, &recorded, &symbols)?;
     }
     Ok(record)

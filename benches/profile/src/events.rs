@@ -1,0 +1,457 @@
+//! The events of a call in the kernel that cost more on a processor than an instruction.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use iced_x86::{FlowControl, Instruction, Mnemonic, OpKind, Register};
+use serde::{Deserialize, Serialize};
+
+use crate::code::{Decoded, LINE, PAGE, blocks};
+use crate::constants::Constants;
+use crate::recorder::Section;
+use crate::stream::Kind;
+use crate::symbols::{Symbols, Thunk, is_kernel};
+
+/// The number of each event. An event that does not happen is absent.
+pub type Events = BTreeMap<Event, u64>;
+
+/// A kind of event.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", from = "String")]
+pub enum Event {
+    /// A memory access that reads.
+    Load,
+    /// A memory access that writes.
+    Store,
+    /// A line of 64 bytes that is read or written.
+    DataLine,
+    /// A page of 4 KiB that is read or written.
+    DataPage,
+    /// A line of 64 bytes with executed code.
+    CodeLine,
+    /// A page of 4 KiB with executed code.
+    CodePage,
+    /// An atomic instruction: one with a LOCK prefix, or XCHG with memory.
+    Locked,
+    /// An indirect jump.
+    IndirectJump,
+    /// An indirect call.
+    IndirectCall,
+    /// An indirect jump or call through a retpoline.
+    Retpoline,
+    /// A return.
+    Return,
+    /// A return through a thunk.
+    ReturnThunk,
+    /// A static call through its trampoline. Most are patched into their callers, where they
+    /// are direct calls.
+    StaticCall,
+    /// A costly instruction, by name.
+    Instruction(String),
+}
+
+/// The names of the events that are not instructions.
+const NAMES: [(Event, &str); 13] = [
+    (Event::Load, "loads"),
+    (Event::Store, "stores"),
+    (Event::DataLine, "lines of data"),
+    (Event::DataPage, "pages of data"),
+    (Event::CodeLine, "lines of code"),
+    (Event::CodePage, "pages of code"),
+    (Event::Locked, "locked instructions"),
+    (Event::IndirectJump, "indirect jumps"),
+    (Event::IndirectCall, "indirect calls"),
+    (Event::Retpoline, "retpolines"),
+    (Event::Return, "returns"),
+    (Event::ReturnThunk, "return thunks"),
+    (Event::StaticCall, "static call trampolines"),
+];
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = NAMES.iter().find(|(event, _)| event == self);
+        match (name, self) {
+            (Some((_, name)), _) => f.pad(name),
+            (None, Self::Instruction(name)) => f.pad(name),
+            (None, event) => unreachable!("{event:?} has a name"),
+        }
+    }
+}
+
+impl From<Event> for String {
+    fn from(event: Event) -> Self {
+        event.to_string()
+    }
+}
+
+impl From<String> for Event {
+    fn from(name: String) -> Self {
+        let event = NAMES.into_iter().find(|(_, it)| *it == name);
+        event.map_or(Self::Instruction(name), |(event, _)| event)
+    }
+}
+
+/// The instructions that cost much more than others, or whose number says something about
+/// the way into the kernel, the switch of state or a mitigation.
+const COSTLY: &[Mnemonic] = &[
+    // The way into the kernel and back.
+    Mnemonic::Syscall,
+    Mnemonic::Sysretq,
+    Mnemonic::Iretq,
+    Mnemonic::Swapgs,
+    Mnemonic::Clac,
+    Mnemonic::Stac,
+    Mnemonic::Cli,
+    Mnemonic::Sti,
+    Mnemonic::Pushfq,
+    Mnemonic::Popfq,
+    // Serializing, and fences.
+    Mnemonic::Cpuid,
+    Mnemonic::Serialize,
+    Mnemonic::Lfence,
+    Mnemonic::Mfence,
+    Mnemonic::Sfence,
+    Mnemonic::Pause,
+    Mnemonic::Rdtsc,
+    Mnemonic::Rdtscp,
+    Mnemonic::Rdpmc,
+    Mnemonic::Verw,
+    // The translation of addresses.
+    Mnemonic::Invlpg,
+    Mnemonic::Invpcid,
+    Mnemonic::Invept,
+    Mnemonic::Invvpid,
+    Mnemonic::Invlpga,
+    // Descriptor tables and segments.
+    Mnemonic::Lgdt,
+    Mnemonic::Lidt,
+    Mnemonic::Lldt,
+    Mnemonic::Ltr,
+    Mnemonic::Str,
+    Mnemonic::Sldt,
+    Mnemonic::Sgdt,
+    Mnemonic::Sidt,
+    Mnemonic::Rdfsbase,
+    Mnemonic::Wrfsbase,
+    Mnemonic::Rdgsbase,
+    Mnemonic::Wrgsbase,
+    // The state of the FPU.
+    Mnemonic::Fxsave,
+    Mnemonic::Fxsave64,
+    Mnemonic::Fxrstor,
+    Mnemonic::Fxrstor64,
+    Mnemonic::Fninit,
+    Mnemonic::Fnclex,
+    Mnemonic::Xsave,
+    Mnemonic::Xsave64,
+    Mnemonic::Xsavec,
+    Mnemonic::Xsavec64,
+    Mnemonic::Xsaveopt,
+    Mnemonic::Xsaveopt64,
+    Mnemonic::Xsaves,
+    Mnemonic::Xsaves64,
+    Mnemonic::Xrstor,
+    Mnemonic::Xrstor64,
+    Mnemonic::Xrstors,
+    Mnemonic::Xrstors64,
+    Mnemonic::Xgetbv,
+    Mnemonic::Xsetbv,
+    Mnemonic::Rdpkru,
+    Mnemonic::Wrpkru,
+    // Virtual machines.
+    Mnemonic::Clgi,
+    Mnemonic::Stgi,
+    Mnemonic::Vmload,
+    Mnemonic::Vmsave,
+    Mnemonic::Vmrun,
+    Mnemonic::Vmread,
+    Mnemonic::Vmwrite,
+    Mnemonic::Vmptrld,
+    Mnemonic::Vmclear,
+    Mnemonic::Vmlaunch,
+    Mnemonic::Vmresume,
+    // Ports.
+    Mnemonic::In,
+    Mnemonic::Out,
+];
+
+/// The names of model-specific registers in the kernel's msr-index.h, without `MSR_`.
+const MSRS: &[(u32, &str)] = &[
+    (0x10, "IA32_TSC"),
+    (0x48, "IA32_SPEC_CTRL"),
+    (0x49, "IA32_PRED_CMD"),
+    (0x10b, "IA32_FLUSH_CMD"),
+    (0x174, "IA32_SYSENTER_CS"),
+    (0x1d9, "IA32_DEBUGCTLMSR"),
+    (0x6e0, "IA32_TSC_DEADLINE"),
+    (0x830, "X2APIC_ICR"),
+    (0x838, "X2APIC_TMICT"),
+    (0xda0, "IA32_XSS"),
+    (0xc000_0080, "EFER"),
+    (0xc000_0081, "STAR"),
+    (0xc000_0082, "LSTAR"),
+    (0xc000_0083, "CSTAR"),
+    (0xc000_0084, "SYSCALL_MASK"),
+    (0xc000_0100, "FS_BASE"),
+    (0xc000_0101, "GS_BASE"),
+    (0xc000_0102, "KERNEL_GS_BASE"),
+    (0xc000_0103, "TSC_AUX"),
+    (0xc000_0104, "AMD64_TSC_RATIO"),
+    (0xc001_0117, "VM_HSAVE_PA"),
+    (0xc001_011f, "AMD64_VIRT_SPEC_CTRL"),
+];
+
+/// What an instruction counts as, whenever it is executed.
+#[derive(Clone)]
+struct Counted {
+    thunk: Option<Thunk>,
+    /// The events, but for the MSR of an instruction that accesses one.
+    events: Vec<Event>,
+    accesses_msr: bool,
+}
+
+/// Counts the events of the sections of a recording.
+pub struct Counter<'a> {
+    code: &'a Decoded,
+    counted: Vec<Counted>,
+}
+
+impl<'a> Counter<'a> {
+    /// Makes a counter for sections whose instructions are `code`.
+    #[must_use]
+    pub fn new(code: &'a Decoded, symbols: &Symbols) -> Self {
+        let counted = |it: &Instruction| {
+            let function = symbols.find(it.ip()).map(|(name, _)| name);
+            let thunk = function.and_then(Thunk::of);
+            let events = events(it, thunk.is_some());
+            let accesses_msr = matches!(it.mnemonic(), Mnemonic::Rdmsr | Mnemonic::Wrmsr);
+            Counted {
+                thunk,
+                events,
+                accesses_msr,
+            }
+        };
+        let counted = code.all().iter().map(counted).collect();
+        Self { code, counted }
+    }
+
+    /// Counts the events of a section: those in the kernel, not in the program or the guest.
+    #[must_use]
+    pub fn events(&self, section: &Section) -> Events {
+        let accesses = section.accesses;
+        let mut events = Events::from([
+            (Event::Load, accesses.loads),
+            (Event::Store, accesses.stores),
+            (Event::DataLine, accesses.lines),
+            (Event::DataPage, accesses.pages),
+        ]);
+        let mut add = |event| *events.entry(event).or_default() += 1;
+        let (mut lines, mut pages) = (BTreeSet::new(), BTreeSet::new());
+        let mut constants = Constants::new();
+        let mut thunk = None;
+        for place in &section.stream {
+            let instruction = &self.code.all()[*place as usize];
+            let counted = &self.counted[*place as usize];
+            // The system call itself counts, too.
+            if !is_kernel(instruction.ip()) && Kind::of(instruction) != Kind::SystemCall {
+                constants.forget();
+                continue;
+            }
+            counted.events.iter().cloned().for_each(&mut add);
+            if counted.accesses_msr {
+                add(Event::Instruction(of_msr(instruction, &constants)));
+            }
+            if thunk != counted.thunk {
+                thunk = counted.thunk;
+                thunk.map(of_thunk).into_iter().for_each(&mut add);
+            }
+            constants.execute(instruction);
+            if is_kernel(instruction.ip()) {
+                let (at, size) = (instruction.ip(), instruction.len() as u64);
+                lines.extend(blocks(at, size, LINE));
+                pages.extend(blocks(at, size, PAGE));
+            }
+        }
+        events.insert(Event::CodeLine, lines.len() as u64);
+        events.insert(Event::CodePage, pages.len() as u64);
+        events
+    }
+}
+
+/// The events that an instruction is.
+fn events(it: &Instruction, in_thunk: bool) -> Vec<Event> {
+    let mut events = Vec::new();
+    let exchanges =
+        it.mnemonic() == Mnemonic::Xchg && [it.op0_kind(), it.op1_kind()].contains(&OpKind::Memory);
+    if it.has_lock_prefix() || exchanges {
+        events.push(Event::Locked);
+    }
+    let branch = match (it.flow_control(), Kind::of(it)) {
+        (FlowControl::IndirectBranch, _) => Some(Event::IndirectJump),
+        (FlowControl::IndirectCall, Kind::Call) => Some(Event::IndirectCall),
+        (_, Kind::Return) => Some(Event::Return),
+        _ => None,
+    };
+    // The branches of a thunk are part of its own event.
+    events.extend(branch.filter(|_| !in_thunk));
+    if COSTLY.contains(&it.mnemonic()) {
+        let name = format!("{:?}", it.mnemonic()).to_lowercase();
+        events.push(Event::Instruction(name));
+    }
+    if it.mnemonic() == Mnemonic::Mov {
+        let register = |register: Register| {
+            let kind = if register.is_cr() {
+                "control"
+            } else if register.is_dr() {
+                "debug"
+            } else if register.is_segment_register() {
+                "segment"
+            } else {
+                return None;
+            };
+            Some(kind)
+        };
+        if let Some(kind) = register(it.op0_register()) {
+            events.push(Event::Instruction(format!("write of a {kind} register")));
+        } else if let Some(kind) = register(it.op1_register()) {
+            events.push(Event::Instruction(format!("read of a {kind} register")));
+        }
+    }
+    events
+}
+
+/// The name of an instruction that accesses an MSR.
+fn of_msr(it: &Instruction, constants: &Constants) -> String {
+    let name = format!("{:?}", it.mnemonic()).to_lowercase();
+    match constants.low(Register::ECX) {
+        Some(index) => match MSRS.iter().find(|(number, _)| *number == index) {
+            Some((_, msr)) => format!("{name} {msr}"),
+            None => format!("{name} {index:#x}"),
+        },
+        // The index comes from memory.
+        None => format!("{name} of a variable MSR"),
+    }
+}
+
+fn of_thunk(thunk: Thunk) -> Event {
+    match thunk {
+        Thunk::Retpoline => Event::Retpoline,
+        Thunk::Return => Event::ReturnThunk,
+        Thunk::StaticCall => Event::StaticCall,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::code::Code;
+
+    const KERNEL: u64 = 0xffff_ffff_8100_0000;
+    const SYMBOLS: &str = "\
+        ffffffff81000000 T entry_SYSCALL_64\n\
+        ffffffff81000100 T __x86_indirect_thunk_rax\n\
+        ffffffff81000200 T __x86_return_thunk\n\
+        ffffffff81000300 T _etext\n";
+
+    /// Counts the events of instructions at these addresses.
+    fn count(code: &[(u64, &[u8])]) -> BTreeMap<String, u64> {
+        let code: Vec<_> = code
+            .iter()
+            .map(|(pc, bytes)| Code {
+                pc: *pc,
+                bytes: bytes.to_vec(),
+            })
+            .collect();
+        let section = Section {
+            stream: (0..code.len() as u32).collect(),
+            ..Default::default()
+        };
+        let (code, symbols) = (Decoded::new(&code), Symbols::parse(SYMBOLS, "").unwrap());
+        let events = Counter::new(&code, &symbols).events(&section);
+        let events = events.into_iter().filter(|(_, count)| *count > 0);
+        events.map(|(it, count)| (it.to_string(), count)).collect()
+    }
+
+    fn expect(events: &[(&str, u64)]) -> BTreeMap<String, u64> {
+        let owned = events.iter().map(|(name, n)| ((*name).to_owned(), *n));
+        owned.collect()
+    }
+
+    #[test]
+    fn an_msr_is_known_by_its_constant() {
+        let found = count(&[
+            (KERNEL, &[0xb9, 0x48, 0, 0, 0]),
+            (KERNEL + 5, &[0x0f, 0x30]),
+            (KERNEL + 7, &[0x8b, 0x08]),
+            (KERNEL + 9, &[0x0f, 0x32]),
+            // cpuid changes ECX, too.
+            (KERNEL + 11, &[0x0f, 0xa2]),
+        ]);
+        let expected = [
+            ("cpuid", 1),
+            ("lines of code", 1),
+            ("pages of code", 1),
+            ("rdmsr of a variable MSR", 1),
+            ("wrmsr IA32_SPEC_CTRL", 1),
+        ];
+        assert_eq!(found, expect(&expected));
+    }
+
+    #[test]
+    fn a_thunk_is_one_event() {
+        let found = count(&[
+            // call *%rax; jmp *%rax; ret
+            (KERNEL, &[0xff, 0xd0]),
+            (KERNEL + 2, &[0xff, 0xe0]),
+            (KERNEL + 4, &[0xc3]),
+            // A call of the retpoline, which calls and returns.
+            (KERNEL + 5, &[0xe8, 0xf6, 0, 0, 0]),
+            (KERNEL + 0x100, &[0xe8, 1, 0, 0, 0]),
+            (KERNEL + 0x106, &[0xc3]),
+            (KERNEL + 10, &[0xe9, 0xf1, 1, 0, 0]),
+            (KERNEL + 0x200, &[0xc3]),
+        ]);
+        let expected = [
+            ("indirect calls", 1),
+            ("indirect jumps", 1),
+            ("lines of code", 3),
+            ("pages of code", 1),
+            ("retpolines", 1),
+            ("return thunks", 1),
+            ("returns", 1),
+        ];
+        assert_eq!(found, expect(&expected));
+    }
+
+    #[test]
+    fn the_program_and_the_guest_do_not_count() {
+        let found = count(&[
+            // lock incl (%rax); syscall
+            (0x1000, &[0xf0, 0xff, 0x00]),
+            (0x1003, &[0x0f, 0x05]),
+            // lock incl (%rax); xchg %eax,(%rax); mov %cr3,%rax; vmrun
+            (KERNEL + 0x3e, &[0xf0, 0xff, 0x00]),
+            (KERNEL + 0x41, &[0x87, 0x00]),
+            (KERNEL + 0x43, &[0x0f, 0x20, 0xd8]),
+            (KERNEL + 0x46, &[0x0f, 0x01, 0xd8]),
+            (0x1005, &[0xf0, 0xff, 0x00]),
+        ]);
+        let expected = [
+            ("lines of code", 2),
+            ("locked instructions", 2),
+            ("pages of code", 1),
+            ("read of a control register", 1),
+            ("syscall", 1),
+            ("vmrun", 1),
+        ];
+        assert_eq!(found, expect(&expected));
+    }
+
+    #[test]
+    fn each_event_is_known_by_its_name() {
+        let other = Event::Instruction("swapgs".into());
+        for event in NAMES.map(|(event, _)| event).into_iter().chain([other]) {
+            assert_eq!(Event::from(String::from(event.clone())), event);
+        }
+    }
+}
