@@ -44,7 +44,10 @@ pub struct Count {
 /// If the calls did not have their effect.
 pub fn count(workload: &mut dyn Workload) -> Result<Count> {
     let overhead = sample(&mut Plain(|| ()))?.mode;
-    let mut count = sample(workload)?;
+    let mut count = sample(workload).inspect_err(|_| {
+        mark!(Marker::Discard);
+        mark!(Marker::Discard);
+    })?;
     for ticks in [&mut count.mode, &mut count.min, &mut count.max] {
         *ticks = ticks.saturating_sub(overhead);
     }

@@ -14,6 +14,8 @@ use crate::workload::Workload;
 
 /// The name of an interface, and a case on it.
 pub type Named<'a> = (&'static str, Box<dyn Workload + 'a>);
+/// The name of an interface, and a case on it, or why the case cannot be prepared.
+pub type Prepared<'a> = (&'static str, Result<Box<dyn Workload + 'a>>);
 
 /// The interfaces that this kernel has.
 pub struct Interfaces {
@@ -47,11 +49,11 @@ impl Interfaces {
     }
 
     /// Prepares `case` on each interface that has a part in it, when the iterator reaches
-    /// it. An item is an error if the kernel refuses a call that prepares the case.
-    pub fn workloads(&self, case: &Case) -> impl Iterator<Item = Result<Named<'_>>> {
+    /// it.
+    pub fn workloads(&self, case: &Case) -> impl Iterator<Item = Prepared<'_>> {
         self.open.iter().filter_map(|interface| {
             let workload = case.prepare(interface).transpose()?;
-            Some(workload.map(|workload| (interface.column().name(), workload)))
+            Some((interface.column().name(), workload))
         })
     }
 

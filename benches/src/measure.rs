@@ -1,6 +1,5 @@
 //! Measures each case on each interface that has a part in it.
 
-use std::collections::BTreeMap;
 use std::panic::resume_unwind;
 use std::path::Path;
 use std::thread;
@@ -15,6 +14,7 @@ use crate::estimate::Criteria;
 use crate::exact::{self, Count};
 use crate::record::{CaseRow, Figure, Record, Run, SCHEMA};
 use crate::seccomp::{self, Seccomp};
+use crate::workload::Workload;
 use crate::{Case, Column, Interfaces, place};
 
 /// The measurements of one machine: the input of the process that makes them.
@@ -49,11 +49,12 @@ impl Selection {
 }
 
 /// Measures on this machine, and leaves criterion's files in `out`. Calls `progress` with
-/// the name of each case before it begins.
+/// the name of each case before it begins. The row of a case that fails says why, and the
+/// others are measured.
 ///
 /// # Errors
 ///
-/// If there is no KVM, or if a call does not have its effect.
+/// If there is no KVM, or if nothing can be measured.
 pub fn measure(selection: &Selection, out: &Path, progress: impl Fn(&str)) -> Result<Record> {
     let unit = counter::detect();
     let exact = selection.exact && unit == Unit::Instructions;
@@ -70,18 +71,22 @@ pub fn measure(selection: &Selection, out: &Path, progress: impl Fn(&str)) -> Re
     let mut rows = Vec::new();
     for case in &cases {
         progress(case.name);
-        let mut figures = BTreeMap::new();
+        let mut row = CaseRow::new(case);
         // One at a time, so that no other VM exists during the count.
-        for prepared in interfaces.workloads(case) {
-            let (interface, mut workload) = prepared?;
-            let exact = exact.then(|| exact::count(&mut *workload)).transpose()?;
-            figures.insert(interface.into(), Figure::new(exact));
+        for (interface, prepared) in interfaces.workloads(case) {
+            let count = |mut it: Box<dyn Workload>| match exact {
+                true => exact::count(&mut *it).map(Some),
+                false => Ok(None),
+            };
+            row.add(interface, prepared.and_then(count).map(Figure::new));
         }
         if let Some(criteria) = &mut criteria {
-            let workloads = interfaces.workloads(case).collect::<Result<_>>()?;
-            criteria.measure(case.name, workloads);
+            let workloads = interfaces.workloads(case);
+            let workloads = workloads.filter(|(name, _)| row.figures.contains_key(*name));
+            let workloads = workloads.filter_map(|(name, it)| Some((name, it.ok()?)));
+            criteria.measure(case.name, workloads.collect());
         }
-        rows.push(CaseRow::new(case, figures));
+        rows.push(row);
     }
     if let Some(criteria) = &criteria {
         criteria.finish();
@@ -102,13 +107,14 @@ pub fn measure(selection: &Selection, out: &Path, progress: impl Fn(&str)) -> Re
         let mut rows = Vec::new();
         for case in cases {
             progress(&format!("{} with the filter", case.name));
-            let mut figures = BTreeMap::new();
+            let mut row = CaseRow::new(case);
             for interface in &interfaces.open {
-                if let Some(count) = confined(interface.column(), case)? {
-                    figures.insert(interface.column().name().into(), Figure::new(Some(count)));
+                if let Some(count) = confined(interface.column(), case).transpose() {
+                    let figure = count.map(|count| Figure::new(Some(count)));
+                    row.add(interface.column().name(), figure);
                 }
             }
-            rows.push(CaseRow::new(case, figures));
+            rows.push(row);
         }
         runs.push(run(Seccomp::Allowlist, rows)?);
     }

@@ -56,6 +56,9 @@ pub struct CaseRow {
     pub own_work: Option<String>,
     /// The figures by interface.
     pub figures: BTreeMap<String, Figure>,
+    /// The interfaces by which the case failed, and why.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub failures: BTreeMap<String, String>,
 }
 
 /// The cost of a case by one interface.
@@ -110,14 +113,23 @@ impl Figure {
 }
 
 impl CaseRow {
-    /// Makes the row of a case.
+    /// Makes the row of a case, without a figure.
     #[must_use]
-    pub fn new(case: &Case, figures: BTreeMap<String, Figure>) -> Self {
+    pub fn new(case: &Case) -> Self {
         let (name, own_work) = (case.name.into(), case.own_work.map(Into::into));
         Self {
             name,
             own_work,
-            figures,
+            figures: BTreeMap::new(),
+            failures: BTreeMap::new(),
+        }
+    }
+
+    /// Adds the figure of an interface, or the reason why there is none.
+    pub fn add(&mut self, interface: &str, figure: Result<Figure>) {
+        match figure {
+            Ok(figure) => drop(self.figures.insert(interface.into(), figure)),
+            Err(error) => drop(self.failures.insert(interface.into(), format!("{error:#}"))),
         }
     }
 

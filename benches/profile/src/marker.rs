@@ -12,11 +12,19 @@ pub enum Marker {
     End = 3,
     /// The section ends.
     Close = 4,
+    /// The last section that ended does not count.
+    Discard = 5,
 }
 
 impl Marker {
     /// Each kind.
-    pub const ALL: [Self; 4] = [Self::Section, Self::Begin, Self::End, Self::Close];
+    pub const ALL: [Self; 5] = [
+        Self::Section,
+        Self::Begin,
+        Self::End,
+        Self::Close,
+        Self::Discard,
+    ];
 }
 
 /// The displacement of the NOP, without the kind of the mark in its last byte.

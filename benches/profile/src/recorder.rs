@@ -170,6 +170,7 @@ impl Recorder {
                 self.open = Some(Seen::default());
             }
             Marker::Close => self.close(),
+            Marker::Discard => drop(self.closed.pop()),
             Marker::Begin => *self.processor(processor) = Some(Call::default()),
             Marker::End => {
                 let call = self.processor(processor).take();
@@ -345,6 +346,19 @@ mod tests {
         let sections = recorder.finish().sections;
         assert_eq!(sections.len(), 1);
         assert_eq!(sections[0].variants.len(), 1);
+    }
+
+    #[test]
+    fn a_section_can_be_discarded() {
+        let mut recorder = Recorder::default();
+        for first in [5, 7] {
+            recorder.mark(0, Marker::Section);
+            call(&mut recorder, 0, [first]);
+            recorder.mark(0, Marker::Close);
+        }
+        recorder.mark(0, Marker::Discard);
+        let recording = recorder.finish();
+        assert_eq!((recording.sections.len(), recording.code[0].pc), (1, 5));
     }
 
     #[test]

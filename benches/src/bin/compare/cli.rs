@@ -71,9 +71,10 @@ pub struct Options {
     #[arg(long, conflicts_with_all = ["mitigations", "accel", "base", "source", "no_criterion"])]
     pub native: bool,
 
-    /// The accelerator of QEMU: tcg emulates and counts instructions; kvm needs
-    /// hardware with nested virtualization and measures time
-    #[arg(long, value_name = "tcg|kvm", default_value_t = Accel::Tcg, value_parser = accel)]
+    /// The machine: tcg is an AMD processor that QEMU emulates, and bochs an Intel processor
+    /// that Bochs emulates, and both count instructions; kvm needs hardware with nested
+    /// virtualization and measures time
+    #[arg(long, value_name = "tcg|bochs|kvm", default_value_t = Accel::Tcg, value_parser = accel)]
     pub accel: Accel,
 
     /// The release of Linux
@@ -139,9 +140,9 @@ impl Options {
 
 fn accel(text: &str) -> Result<Accel, &'static str> {
     match Accel::from_str(text, false) {
-        Ok(Accel::Mttcg | Accel::Bochs) => Err("this accelerator measures nothing; use tcg or kvm"),
+        Ok(Accel::Mttcg) => Err("this accelerator measures nothing; use tcg, bochs or kvm"),
         Ok(accel) => Ok(accel),
-        Err(_) => Err("neither tcg nor kvm"),
+        Err(_) => Err("neither tcg nor bochs nor kvm"),
     }
 }
 

@@ -95,6 +95,8 @@ struct OtherThread {
     request: Request,
     thread: Option<JoinHandle<Result<()>>>,
     pidfd: OwnedFd,
+    /// What did not happen in time. Then nothing is asked any more.
+    late: Option<&'static str>,
 }
 
 fn request<B: StaticForm + 'static>(_: &B, kick: Kick, request: Request) -> Prepared<'_> {
@@ -115,11 +117,7 @@ impl OtherThread {
             if !thread.is_finished() {
                 bail!("the vCPU's thread does not start");
             }
-            let ended = thread.join().map_err(|_| anyhow!("it panicked"));
-            return Err(match ended {
-                Ok(Err(error)) | Err(error) => error.context("the vCPU's thread"),
-                Ok(Ok(())) => anyhow!("the vCPU's thread ended"),
-            });
+            return Err(why_ended(thread));
         };
         Ok(Self {
             shared,
@@ -127,6 +125,7 @@ impl OtherThread {
             request,
             thread: Some(thread),
             pidfd,
+            late: None,
         })
     }
 
@@ -140,14 +139,26 @@ impl OtherThread {
             Kick::Pidfd(flat) => bound::kick(flat, self.pidfd.as_fd()).unwrap(),
         }
     }
+
+    /// Waits until `done`, or notes `what` did not happen in time.
+    fn wait(&mut self, what: &'static str, done: impl Fn(&Shared) -> bool) {
+        let begin = Instant::now();
+        while !done(&self.shared) {
+            if begin.elapsed() >= PATIENCE {
+                self.late = Some(what);
+                return;
+            }
+            thread::park_timeout(PATIENCE);
+        }
+    }
 }
 
-/// Waits until `done`. Panics after a timeout.
-fn wait(what: &str, done: impl Fn() -> bool) {
-    let begin = Instant::now();
-    while !done() {
-        assert!(begin.elapsed() < PATIENCE, "{what} for {PATIENCE:?}");
-        thread::park_timeout(PATIENCE);
+/// Why the vCPU's thread has ended too early.
+fn why_ended(thread: JoinHandle<Result<()>>) -> anyhow::Error {
+    let ended = thread.join().map_err(|_| anyhow!("it panicked"));
+    match ended {
+        Ok(Err(error)) | Err(error) => error.context("the vCPU's thread"),
+        Ok(Ok(())) => anyhow!("the vCPU's thread ended"),
     }
 }
 
@@ -158,24 +169,33 @@ impl Workload for OtherThread {
 
     /// Waits until the vCPU is in its guest.
     fn before(&mut self) {
+        if self.late.is_some() {
+            return;
+        }
         let entries = self.shared.entries.swap(0, SeqCst);
         if entries == 0 {
-            wait("the vCPU is not run", || {
-                self.shared.entries.load(SeqCst) != 0
-            });
+            self.wait("the vCPU is not run", |it| it.entries.load(SeqCst) != 0);
         }
         thread::sleep(HEAD_START);
     }
 
     fn call(&mut self) {
+        if self.late.is_some() {
+            return;
+        }
         let before = self.shared.done.load(SeqCst);
         self.ask(self.request);
-        wait("the vCPU does not answer", || {
-            self.shared.done.load(SeqCst) != before
-        });
+        let done = |it: &Shared| it.done.load(SeqCst) != before;
+        self.wait("the vCPU does not answer", done);
     }
 
     fn check(&mut self, calls: u64) -> Result<()> {
+        if let Some(what) = self.late {
+            return Err(match self.thread.take_if(|it| it.is_finished()) {
+                Some(thread) => why_ended(thread),
+                None => anyhow!("{what} for {PATIENCE:?}"),
+            });
+        }
         let done = self.shared.done.load(SeqCst);
         ensure!(u64::from(done) == calls, "{done} of {calls} requests done");
         Ok(())
@@ -184,6 +204,9 @@ impl Workload for OtherThread {
 
 impl Drop for OtherThread {
     fn drop(&mut self) {
+        if self.thread.is_none() {
+            return;
+        }
         self.ask(Request::End);
         if let Some(thread) = self.thread.take() {
             // check() has seen its failure as a missing request.
