@@ -10,9 +10,9 @@ pub fn meaning(unit: Unit) -> &'static str {
         Unit::Instructions => {
             "A figure is a number of instructions, counted under emulation. It is not a number\n\
              of cycles. The count goes from user space to user space and includes the guest's\n\
-             own instructions; a vmrun counts as one. Each case is counted some 300 times. The\n\
-             figure is the most common count. The percentage in parentheses is the share of\n\
-             calls that had this count; without parentheses, all of them had it.\n\
+             own instructions; its entry counts as one. Each case is counted some 300 times.\n\
+             The figure is the most common count. The percentage in parentheses is the share\n\
+             of calls that had this count; without parentheses, all of them had it.\n\
              null_syscall is getppid(), the least that any call costs."
         }
         Unit::Nanoseconds => {

@@ -29,6 +29,7 @@ pub mod record;
 pub mod report;
 pub mod seccomp;
 pub mod table;
+pub mod vendors;
 mod workload;
 
 use guests::counting as guest;

@@ -123,6 +123,7 @@ pub fn measure(selection: &Selection, out: &Path, progress: impl Fn(&str)) -> Re
         time: 0,
         unit,
         runs,
+        others: Vec::new(),
     })
 }
 

@@ -32,6 +32,9 @@ pub struct Record {
     pub unit: Unit,
     /// The results under each condition. The first condition is the usual one.
     pub runs: Vec<Run>,
+    /// The results on processors of other vendors, under the usual condition.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub others: Vec<Run>,
 }
 
 /// The results under one condition.
@@ -184,6 +187,14 @@ impl Run {
         let build = self.measured_on.build.as_ref();
         let mitigations = build.map_or("as booted", |build| &build.mitigations);
         format!("mitigations {mitigations}, seccomp {}", self.seccomp)
+    }
+
+    /// The vendor of the processor, by the first word of its name.
+    #[must_use]
+    pub fn vendor(&self) -> &str {
+        let name = &self.measured_on.cpu;
+        let end = name.find(|it: char| !it.is_ascii_alphanumeric());
+        &name[..end.unwrap_or(name.len())]
     }
 
     /// Returns the row of a case.

@@ -4,6 +4,7 @@ use crate::counter::Unit;
 use crate::grid::{Cell, Grid};
 use crate::interface::{Column, INTERFACES};
 use crate::record::{CaseRow, Figure, Record, Run};
+use crate::vendors;
 
 /// A question, and the table that answers it.
 #[derive(Clone, Debug)]
@@ -87,7 +88,9 @@ pub fn tables(record: &Record) -> String {
     if record.runs.is_empty() {
         return "Nothing was measured.\n".into();
     }
-    let all = [questions(record), conditions(record)].concat();
+    let mut all = [questions(record), conditions(record)].concat();
+    all.extend(vendors::sections(record));
+    all.extend(vendors::failures(record));
     let mut text = String::new();
     for Section {
         title,
@@ -98,10 +101,10 @@ pub fn tables(record: &Record) -> String {
     {
         text.push_str(&format!("{title}. {what}\n\n{}\n", grid.markdown()));
     }
-    if let Some(grid) = summary(record) {
+    if let Some(grid) = record.runs.first().and_then(summary) {
         text.push_str(&format!(
             "Summary. {}\n\n{}",
-            summary_text(record),
+            summary_text(record.unit),
             grid.markdown()
         ));
     }
@@ -110,8 +113,7 @@ pub fn tables(record: &Record) -> String {
 
 /// A few rows that stand for all, if they were measured.
 #[must_use]
-pub fn summary(record: &Record) -> Option<Grid> {
-    let run = record.runs.first()?;
+pub fn summary(run: &Run) -> Option<Grid> {
     let rows: Vec<_> = SUMMARY.iter().filter_map(|name| run.row(name)).collect();
     let columns: Vec<_> = columns(&rows)
         .into_iter()
@@ -131,11 +133,8 @@ pub fn summary(record: &Record) -> Option<Grid> {
 
 /// The text above the summary.
 #[must_use]
-pub fn summary_text(record: &Record) -> String {
-    format!(
-        "The column ioctl has {}. The other columns are shares of ioctl.",
-        record.unit
-    )
+pub fn summary_text(unit: Unit) -> String {
+    format!("The column ioctl has {unit}. The other columns are shares of ioctl.")
 }
 
 /// A section for each question that the first run answers.

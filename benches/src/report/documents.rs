@@ -14,6 +14,7 @@ use crate::grid::{Cell, Grid};
 use crate::legend;
 use crate::record::Record;
 use crate::table::{self, Section};
+use crate::vendors;
 
 /// The width of the documents.
 const WIDTH: usize = 88;
@@ -28,10 +29,14 @@ pub fn results(record: &Record, before: &Record) -> Result<String> {
     let results = Results {
         legend: legend::legend(record),
         rows: rows(),
-        questions: table::questions(record),
-        events: events::sections(record, |row| table::is_summary(&row.name)),
-        conditions: table::conditions(record),
-        releases: releases.map(|it| it.summary()).unwrap_or_default(),
+        sections: [
+            table::questions(record),
+            events::sections(record, |row| table::is_summary(&row.name)),
+            table::conditions(record),
+            vendors(record),
+            releases.map(|it| it.summary()).unwrap_or_default(),
+        ]
+        .concat(),
     };
     Ok(results.render()?)
 }
@@ -41,10 +46,7 @@ pub fn results(record: &Record, before: &Record) -> Result<String> {
 struct Results {
     legend: String,
     rows: Grid,
-    questions: Vec<Section>,
-    events: Vec<Section>,
-    conditions: Vec<Section>,
-    releases: Vec<Section>,
+    sections: Vec<Section>,
 }
 
 /// docs/releases.md.
@@ -75,6 +77,13 @@ struct Document {
     interfaces: Vec<Section>,
 }
 
+/// The other vendors, and the cases that failed.
+pub(super) fn vendors(record: &Record) -> Vec<Section> {
+    let mut sections = vendors::sections(record);
+    sections.extend(vendors::failures(record));
+    sections
+}
+
 /// The rows that are not one call, and their work.
 fn rows() -> Grid {
     let mut grid = Grid::new(["row", "work"]);
@@ -101,8 +110,12 @@ pub fn readme(record: &Record) -> Result<String> {
             .iter()
             .map(|sentence| item(sentence))
             .collect(),
-        text: wrap(&table::summary_text(record)),
-        summary: table::summary(record).context("there is no row for the summary")?,
+        text: wrap(&table::summary_text(record.unit)),
+        summary: record
+            .runs
+            .first()
+            .and_then(table::summary)
+            .context("there is no row for the summary")?,
         place: place
             .iter()
             .map(|(name, value)| item(&format!("{name}: {value}")))

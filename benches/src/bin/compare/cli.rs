@@ -71,11 +71,11 @@ pub struct Options {
     #[arg(long, conflicts_with_all = ["mitigations", "accel", "base", "source", "no_criterion"])]
     pub native: bool,
 
-    /// The machine: tcg is an AMD processor that QEMU emulates, and bochs an Intel processor
-    /// that Bochs emulates, and both count instructions; kvm needs hardware with nested
-    /// virtualization and measures time
-    #[arg(long, value_name = "tcg|bochs|kvm", default_value_t = Accel::Tcg, value_parser = accel)]
-    pub accel: Accel,
+    /// Measure in one machine only: in tcg, QEMU emulates an AMD processor; in bochs, Bochs
+    /// emulates an Intel processor; both count instructions. kvm needs hardware with nested
+    /// virtualization and measures time [default: tcg, and bochs beside it]
+    #[arg(long, value_name = "tcg|bochs|kvm", value_parser = accel)]
+    pub accel: Option<Accel>,
 
     /// The release of Linux
     #[arg(long, value_enum, default_value_t, conflicts_with_all = ["native", "tree"])]
@@ -126,6 +126,11 @@ impl Options {
         Ok(())
     }
 
+    /// Whether criterion measures, too. In Bochs, it would take too long.
+    pub fn criterion(&self) -> bool {
+        !self.no_criterion && self.accel != Some(Accel::Bochs)
+    }
+
     /// The kind of run, which names the directory of its results.
     pub fn kind(&self) -> String {
         if self.native {
@@ -133,7 +138,8 @@ impl Options {
         } else if self.profile {
             "profile".into()
         } else {
-            format!("{}-mitigations-{}", self.accel, self.mitigations)
+            let accel = self.accel.unwrap_or_default();
+            format!("{accel}-mitigations-{}", self.mitigations)
         }
     }
 }

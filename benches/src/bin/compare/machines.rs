@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use benches::place::Build;
 use benches::record::Record;
 use benches::{CRITERION, Selection, profiles};
-use kernel_patch::{Kernel, Machine, Progress, call_here, cdylib, lanes};
+use kernel_patch::{Accel, Kernel, Machine, Progress, call_here, cdylib, lanes};
 use profile::{Recording, Symbols};
 use tempfile::TempDir;
 
@@ -23,15 +23,19 @@ pub const MODULES: &str = "modules";
 /// One boot, and the measurements in it.
 struct Boot {
     title: &'static str,
+    accel: Accel,
     mitigations: Switch,
     selection: Selection,
 }
 
 impl Boot {
-    /// The boots that `options` ask for. The first one has the usual condition.
+    /// The boots that `options` ask for. The first one has the usual condition. Unless a
+    /// machine was chosen, the last one has a processor of the other vendor.
     fn plan(options: &Options) -> Vec<Self> {
+        let accel = options.accel.unwrap_or_default();
         let boot = |title, mitigations, exact, criterion| Self {
             title,
+            accel,
             mitigations,
             selection: Selection {
                 filter: options.filter.clone(),
@@ -41,29 +45,39 @@ impl Boot {
                 record: options.profile && exact,
             },
         };
-        let criterion = !options.no_criterion;
-        if !options.profile {
-            return vec![boot("measuring", options.mitigations, true, criterion)];
+        let criterion = options.criterion();
+        let mut plan = Vec::new();
+        if options.profile {
+            plan.push(boot("recording", Switch::On, true, false));
+            let without = "recording without mitigations";
+            plan.push(boot(without, Switch::Off, true, false));
+            // Criterion has a boot without the recorder, which is slow.
+            if criterion {
+                plan.push(boot("measuring by criterion", Switch::On, false, true));
+            }
+        } else {
+            plan.push(boot("measuring", options.mitigations, true, criterion));
         }
-        let mut plan = vec![
-            boot("recording", Switch::On, true, false),
-            boot("recording without mitigations", Switch::Off, true, false),
-        ];
-        // Criterion has a boot without the recorder, which is slow.
-        if criterion {
-            plan.push(boot("measuring by criterion", Switch::On, false, true));
+        if options.accel.is_none() {
+            let mut other = boot("measuring on Intel", options.mitigations, true, false);
+            other.accel = Accel::Bochs;
+            // Only QEMU has the recorder.
+            other.selection.record = false;
+            plan.push(other);
         }
         plan
     }
 }
 
-/// Measures in machines, two at a time, and leaves criterion's files in `out`.
+/// Measures in machines, two at a time, and leaves criterion's files in `out`. The figures
+/// of the vendor that is measured last are missing if its machine fails.
 pub fn measure(options: &Options, out: &Path) -> Result<Record> {
     let kernel = kernel(options)?;
     let recorder = options.profile.then(recorder).transpose()?;
 
     let scratch = scratch()?;
     let plan = Boot::plan(options);
+    let is_other = |boot: &Boot| boot.accel != plan[0].accel;
     let failed = AtomicBool::new(false);
     let done = lanes(2, &plan, |nth, boot| {
         // One error is enough.
@@ -72,26 +86,31 @@ pub fn measure(options: &Options, out: &Path) -> Result<Record> {
         }
         let out = scratch.path().join(nth.to_string());
         let run = run(options, &kernel, boot, recorder.as_deref(), &out);
+        if is_other(boot) {
+            let why = |error: &anyhow::Error| eprintln!("compare: {}: {error:#}", boot.title);
+            return Ok(run.inspect_err(why).ok());
+        }
         failed.fetch_or(run.is_err(), Ordering::Relaxed);
         run.map(Some)
     })?;
     let done: Vec<_> = done.into_iter().collect::<Result<_>>()?;
 
     let mut whole: Option<Record> = None;
-    for (nth, mut record) in done.into_iter().flatten().enumerate() {
-        let selection = &plan[nth].selection;
-        if selection.criterion {
+    for (nth, (boot, record)) in plan.iter().zip(done).enumerate() {
+        let Some(mut record) = record else { continue };
+        if boot.selection.criterion {
             let from = scratch.path().join(nth.to_string()).join(CRITERION);
             fs::rename(&from, out.join(CRITERION)).context("criterion's files")?;
         }
         match &mut whole {
             None => whole = Some(record),
-            Some(whole) if selection.exact => whole.runs.append(&mut record.runs),
+            Some(whole) if is_other(boot) => whole.others.append(&mut record.runs),
+            Some(whole) if boot.selection.exact => whole.runs.append(&mut record.runs),
             Some(_) => {}
         }
     }
     let mut whole = whole.context("nothing was measured")?;
-    if !options.no_criterion {
+    if options.criterion() {
         whole.runs[0].read_estimates(&out.join(CRITERION))?;
     }
     Ok(whole)
@@ -124,7 +143,7 @@ fn run(
     let progress = Progress::start("compare", boot.title);
     fs::create_dir(out).with_context(|| format!("cannot make {}", out.display()))?;
     let mut machine = Machine::new()
-        .accel(options.accel)
+        .accel(boot.accel)
         .mitigations(boot.mitigations == Switch::On)
         .timeout(Duration::from_secs(options.timeout))
         .out(out);
@@ -139,7 +158,7 @@ fn run(
         run.measured_on.build = Some(Build {
             series: kernel.series_id().into(),
             config: kernel.config_id().into(),
-            accelerator: options.accel.describe()?,
+            accelerator: boot.accel.describe()?,
             mitigations: boot.mitigations.to_string(),
         });
     }

@@ -108,7 +108,7 @@ fn run(options: &Options, page: Option<Output>) -> Result<Record> {
     } else {
         println!("{}\n{}", table::tables(&record), legend::legend(&record));
         println!("{:<12} {}", "report", home.join(REPORT).display());
-        if !options.no_criterion {
+        if options.criterion() {
             let plots = home.join(CRITERION).join("report/index.html");
             println!("{:<12} {}", "plots", plots.display());
         }

@@ -1,0 +1,112 @@
+//! The processors of other vendors: their summary, and where the answer is another one.
+
+use crate::grid::{Cell, Grid};
+use crate::interface::INTERFACES;
+use crate::record::{CaseRow, Record, Run};
+use crate::table::{self, KVM_IOCTLS, Section};
+
+/// The least difference of two shares of ioctl that is worth a row.
+const DIFFERENCE: f64 = 0.03;
+
+/// The sections on the other vendors of a record.
+#[must_use]
+pub fn sections(record: &Record) -> Vec<Section> {
+    let Some(usual) = record.runs.first() else {
+        return Vec::new();
+    };
+    let of = |other: &Run| [summary(record, other), differences(usual, other)];
+    record.others.iter().flat_map(of).flatten().collect()
+}
+
+fn summary(record: &Record, other: &Run) -> Option<Section> {
+    let vendor = other.vendor();
+    let text = table::summary_text(record.unit);
+    Some(Section {
+        id: vendor.to_lowercase(),
+        title: format!("The same calls on {vendor}"),
+        text: format!("{}. {text}", other.measured_on.cpu),
+        grid: table::summary(other)?,
+    })
+}
+
+/// The rows and forms with another share of ioctl. A share differs because the form saves
+/// another number of instructions, or because they are saved from another number.
+fn differences(usual: &Run, other: &Run) -> Option<Section> {
+    let vendors = [usual.vendor(), other.vendor()];
+    let mut grid = Grid::new(["call", "form"]);
+    for vendor in vendors {
+        let columns = ["ioctl", "saved", "/ioctl"];
+        grid.head.extend(columns.map(|it| format!("{vendor} {it}")));
+    }
+    for row in usual.rows.iter().filter(|row| row.own_work.is_none()) {
+        let Some(also) = other.row(&row.name) else {
+            continue;
+        };
+        let forms = INTERFACES.into_iter().filter(|form| *form != KVM_IOCTLS);
+        for form in forms {
+            let rows = [row, also];
+            let shares = rows.map(|row| row.share(form, "ioctl"));
+            let [Some(one), Some(two)] = shares else {
+                continue;
+            };
+            if (one - two).abs() < DIFFERENCE {
+                continue;
+            }
+            let numbers = rows
+                .iter()
+                .flat_map(|row| numbers(row, form))
+                .map(Cell::number);
+            let names = [Cell::words(&row.name), Cell::words(form)];
+            grid.rows.push(names.into_iter().chain(numbers).collect());
+        }
+    }
+    let [usual, other] = vendors;
+    (!grid.rows.is_empty()).then(|| Section {
+        id: format!("{}-differs", other.to_lowercase()),
+        title: format!("Where the answer depends on the vendor: {usual} or {other}"),
+        text: format!(
+            "The rows whose share of ioctl differs by at least {DIFFERENCE} between the two. The \
+             share depends on the instructions that the form saves, and on those of the ioctl."
+        ),
+        grid,
+    })
+}
+
+/// The figure of ioctl, what a form saves of it, and the form's share.
+fn numbers(row: &CaseRow, form: &str) -> [Option<String>; 3] {
+    let value = |interface: &str| row.figures.get(interface)?.value();
+    let saved = || Some(value("ioctl")? - value(form)?);
+    [
+        value("ioctl").map(|it| format!("{it:.0}")),
+        saved().map(|it| format!("{it:.0}")),
+        row.share(form, "ioctl").map(|it| format!("{it:.3}")),
+    ]
+}
+
+/// The cases that failed, on all processors.
+#[must_use]
+pub fn failures(record: &Record) -> Option<Section> {
+    let mut grid = Grid::new(["case", "processor", "why"]);
+    for run in record.runs.iter().chain(&record.others) {
+        for row in &run.rows {
+            let mut whys: Vec<(&str, Vec<&str>)> = Vec::new();
+            for (interface, why) in &row.failures {
+                match whys.iter_mut().find(|(it, _)| it == why) {
+                    Some((_, interfaces)) => interfaces.push(interface),
+                    None => whys.push((why, vec![interface])),
+                }
+            }
+            for (why, interfaces) in whys {
+                let why = format!("by {}: {why}", interfaces.join(", "));
+                let cells = [&*row.name, run.vendor(), &*why];
+                grid.rows.push(cells.map(Cell::words).into());
+            }
+        }
+    }
+    (!grid.rows.is_empty()).then(|| Section {
+        id: "failures".into(),
+        title: "Cases that failed".into(),
+        text: "The processor or its emulator does not do what these cases expect.".into(),
+        grid,
+    })
+}
