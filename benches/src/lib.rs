@@ -17,6 +17,7 @@ pub mod exact;
 mod fixture;
 mod form;
 pub mod grid;
+pub mod hosts;
 mod interface;
 mod interfaces;
 pub mod legend;

@@ -22,15 +22,18 @@ use crate::{Case, Column, Interfaces, place};
 pub struct Selection {
     /// Measure only null_syscall and the cases with this text in their names.
     pub filter: Option<String>,
+    /// Measure only null_syscall and the cases with these names.
+    pub only: Option<Vec<String>>,
     /// Count each call by itself, if instructions can be counted.
     pub exact: bool,
     /// Measure with criterion.
     pub criterion: bool,
     /// Measure with criterion, but less precisely and without plots.
     pub quick: bool,
-    /// Measure for the recorder: count the cases of a vCPU's thread again, with a seccomp
-    /// filter.
+    /// Leave the kernel's symbols, for the recorder.
     pub record: bool,
+    /// Count the cases of a vCPU's thread again, with a seccomp filter.
+    pub confined: bool,
 }
 
 /// The name of the directory of criterion's files.
@@ -42,7 +45,9 @@ impl Selection {
     pub fn cases(&self) -> Vec<&'static Case> {
         let wanted = |case: &&Case| {
             let fits = |part: &String| case.name.contains(part);
-            case.name == NULL_SYSCALL.name || self.filter.as_ref().is_none_or(fits)
+            let is_named = |names: &Vec<String>| names.iter().any(|it| it == case.name);
+            case.name == NULL_SYSCALL.name
+                || self.filter.as_ref().is_none_or(fits) && self.only.as_ref().is_none_or(is_named)
         };
         cases::all().filter(wanted).collect()
     }
@@ -102,7 +107,7 @@ pub fn measure(selection: &Selection, out: &Path, progress: impl Fn(&str)) -> Re
     };
     let mut runs = vec![run(Seccomp::None, rows)?];
     // Last, because C libraries behave differently once a second thread has existed.
-    if exact && selection.record {
+    if exact && selection.confined {
         cases.retain(|case| case.is_of_vcpu());
         let mut rows = Vec::new();
         for case in cases {
@@ -124,6 +129,7 @@ pub fn measure(selection: &Selection, out: &Path, progress: impl Fn(&str)) -> Re
         unit,
         runs,
         others: Vec::new(),
+        hosts: Vec::new(),
     })
 }
 

@@ -36,6 +36,9 @@ pub struct Build {
     pub accelerator: String,
     /// `on` or `off`, by the kernel's command line.
     pub mitigations: String,
+    /// The host whose mitigations were forced, if any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<String>,
 }
 
 /// Describes this machine.

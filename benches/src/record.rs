@@ -35,6 +35,9 @@ pub struct Record {
     /// The results on processors of other vendors, under the usual condition.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<Run>,
+    /// The results with the mitigations of hosts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hosts: Vec<Run>,
 }
 
 /// The results under one condition.

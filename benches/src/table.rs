@@ -2,6 +2,7 @@
 
 use crate::counter::Unit;
 use crate::grid::{Cell, Grid};
+use crate::hosts;
 use crate::interface::{Column, INTERFACES};
 use crate::record::{CaseRow, Figure, Record, Run};
 use crate::vendors;
@@ -90,6 +91,7 @@ pub fn tables(record: &Record) -> String {
     }
     let mut all = [questions(record), conditions(record)].concat();
     all.extend(vendors::sections(record));
+    all.extend(hosts::sections(record));
     all.extend(vendors::failures(record));
     let mut text = String::new();
     for Section {

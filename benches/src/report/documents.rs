@@ -11,6 +11,7 @@ use crate::case::{Case, ONE_CALL};
 use crate::cases;
 use crate::chart::{self, Chart};
 use crate::grid::{Cell, Grid};
+use crate::hosts;
 use crate::legend;
 use crate::record::Record;
 use crate::table::{self, Section};
@@ -77,9 +78,10 @@ struct Document {
     interfaces: Vec<Section>,
 }
 
-/// The other vendors, and the cases that failed.
+/// The other vendors, the hosts, and the cases that failed.
 pub(super) fn vendors(record: &Record) -> Vec<Section> {
     let mut sections = vendors::sections(record);
+    sections.extend(hosts::sections(record));
     sections.extend(vendors::failures(record));
     sections
 }

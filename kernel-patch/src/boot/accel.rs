@@ -18,13 +18,13 @@ pub enum Accel {
     Mttcg,
     /// Hardware virtualization, nested for KVM inside
     Kvm,
-    /// Emulation of an Intel processor by Bochs, with VMX, which QEMU does not emulate. It
-    /// counts nothing, and is slow
+    /// Emulation of an Intel processor by Bochs, with VMX, which QEMU does not emulate. Its
+    /// clock counts instructions, too, and it is slow
     Bochs,
 }
 
 impl Accel {
-    /// The processor of the machine, by the emulator's name.
+    /// The usual processor of the machine, by the emulator's name.
     #[must_use]
     pub fn cpu(self) -> &'static str {
         match self {

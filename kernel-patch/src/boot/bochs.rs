@@ -110,7 +110,7 @@ fn config(machine: &Machine, dir: &RunDir, line: &Path, disc: &Path) -> Result<S
          info: action=ignore\n\
          debug: action=ignore\n",
         megabytes(&machine.memory)?,
-        machine.accel.cpu(),
+        machine.model(),
         machine.smp,
         quoted(disc),
         quoted(&dir.console()),

@@ -35,6 +35,11 @@ pub struct Machine {
     #[arg(long, value_enum, default_value_t)]
     pub(crate) accel: Accel,
 
+    /// The model of the processor, by the emulator's name [default: one that has SVM or
+    /// VMX]
+    #[arg(long, value_name = "MODEL")]
+    pub(crate) cpu: Option<String>,
+
     /// The directory for the files that the executable leaves in $KERNEL_PATCH_OUT
     #[arg(long, value_name = "DIR")]
     pub(crate) out: Option<PathBuf>,
@@ -109,6 +114,9 @@ setters! { Machine:
     /// Chooses the emulator or accelerator that executes its instructions.
     accel(machine, accel: Accel) => machine.accel = accel;
 
+    /// Sets the model of the processor, by the emulator's name.
+    cpu(machine, model: impl Into<String>) => machine.cpu = Some(model.into());
+
     /// Sets the number of processors.
     smp(machine, smp: u32) => machine.smp = smp;
 
@@ -167,6 +175,11 @@ impl Machine {
     #[must_use]
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The model of the processor, by the emulator's name.
+    pub(crate) fn model(&self) -> &str {
+        self.cpu.as_deref().unwrap_or(self.accel.cpu())
     }
 
     /// The directory of the host for the files that the executable leaves, if it is set.

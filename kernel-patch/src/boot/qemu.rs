@@ -13,19 +13,19 @@ use crate::host::{needs, process};
 /// The emulator's program.
 pub(crate) const PROGRAM: &str = needs::QEMU.name;
 
-impl Accel {
+impl Machine {
     /// A description for a report: the emulator (with QEMU's version), what executes the
     /// instructions, and the processor.
     ///
     /// # Errors
     ///
     /// QEMU cannot be run.
-    pub fn describe(self) -> Result<String> {
-        let emulator = match self {
-            Self::Bochs => self.emulator().into(),
-            _ => format!("{}, {}", version()?, self.qemu_args().join(" ")),
+    pub fn describe(&self) -> Result<String> {
+        let emulator = match self.accel {
+            Accel::Bochs => self.accel.emulator().into(),
+            accel => format!("{}, {}", version()?, accel.qemu_args().join(" ")),
         };
-        Ok(format!("{emulator}, {}", self.cpu()))
+        Ok(format!("{emulator}, {}", self.model()))
     }
 }
 
@@ -64,7 +64,7 @@ pub(crate) fn command(
         .args(["-M", "pc", "-nodefaults", "-no-user-config", "-no-reboot"])
         .args(["-display", "none"])
         .args(machine.accel.qemu_args())
-        .args(["-cpu", machine.accel.cpu()])
+        .args(["-cpu", machine.model()])
         // The kernel finds processors in SeaBIOS' MP table, which has an entry for
         // each socket, not for each core.
         .args(["-smp", &format!("{0},sockets={0}", machine.smp)])

@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use benches::hosts::{self, Host};
 use benches::place::Build;
 use benches::record::Record;
 use benches::{CRITERION, Selection, profiles};
+use clap::ValueEnum;
 use kernel_patch::{Accel, Kernel, Machine, Progress, call_here, cdylib, lanes};
 use profile::{Recording, Symbols};
 use tempfile::TempDir;
@@ -22,62 +24,114 @@ pub const MODULES: &str = "modules";
 
 /// One boot, and the measurements in it.
 struct Boot {
-    title: &'static str,
+    title: String,
     accel: Accel,
     mitigations: Switch,
+    /// The host whose mitigations are forced, if any.
+    host: Option<Host>,
     selection: Selection,
+    goal: Goal,
+}
+
+/// The part of the record that a boot gives.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Goal {
+    /// Runs under a condition.
+    Runs,
+    /// Criterion's estimates for the first run.
+    Estimates,
+    /// Runs on a processor of the other vendor.
+    Others,
+    /// Runs with the mitigations of a host.
+    Hosts,
 }
 
 impl Boot {
-    /// The boots that `options` ask for. The first one has the usual condition. Unless a
-    /// machine was chosen, the last one has a processor of the other vendor.
-    fn plan(options: &Options) -> Vec<Self> {
-        let accel = options.accel.unwrap_or_default();
-        let boot = |title, mitigations, exact, criterion| Self {
-            title,
-            accel,
-            mitigations,
+    /// The boots that `options` ask for. The first one has the usual condition.
+    fn plan(options: &Options) -> Result<Vec<Self>> {
+        let boot = |title: &str, goal| Self {
+            title: title.into(),
+            accel: options.accel.unwrap_or_default(),
+            mitigations: options.mitigations,
+            host: None,
             selection: Selection {
                 filter: options.filter.clone(),
-                exact,
-                criterion,
-                quick: false,
-                record: options.profile && exact,
+                exact: goal != Goal::Estimates,
+                ..Selection::default()
             },
+            goal,
         };
-        let criterion = options.criterion();
         let mut plan = Vec::new();
         if options.profile {
-            plan.push(boot("recording", Switch::On, true, false));
-            let without = "recording without mitigations";
-            plan.push(boot(without, Switch::Off, true, false));
+            for (title, mitigations) in [
+                ("recording", Switch::On),
+                ("recording without mitigations", Switch::Off),
+            ] {
+                let mut boot = boot(title, Goal::Runs);
+                boot.mitigations = mitigations;
+                boot.selection.record = true;
+                boot.selection.confined = true;
+                plan.push(boot);
+            }
             // Criterion has a boot without the recorder, which is slow.
-            if criterion {
-                plan.push(boot("measuring by criterion", Switch::On, false, true));
+            if options.criterion() {
+                let mut boot = boot("measuring by criterion", Goal::Estimates);
+                boot.selection.criterion = true;
+                plan.push(boot);
             }
         } else {
-            plan.push(boot("measuring", options.mitigations, true, criterion));
+            let mut boot = boot("measuring", Goal::Runs);
+            boot.selection.criterion = options.criterion();
+            plan.push(boot);
         }
+        // Unless one machine was chosen.
         if options.accel.is_none() {
-            let mut other = boot("measuring on Intel", options.mitigations, true, false);
-            other.accel = Accel::Bochs;
-            // Only QEMU has the recorder.
-            other.selection.record = false;
-            plan.push(other);
+            let mut boot = boot("measuring on Intel", Goal::Others);
+            boot.accel = Accel::Bochs;
+            plan.push(boot);
         }
-        plan
+        if options.profile {
+            for host in hosts::all()? {
+                let mut boot = boot(&format!("measuring as on {}", host.name), Goal::Hosts);
+                boot.accel = Accel::from_str(&host.accel, false).map_err(anyhow::Error::msg)?;
+                boot.selection.only = Some(hosts::cases());
+                // Only QEMU has the recorder.
+                boot.selection.record = boot.accel == Accel::Tcg;
+                boot.host = Some(host);
+                if boot.selection.cases().len() > 1 {
+                    plan.push(boot);
+                }
+            }
+        }
+        Ok(plan)
+    }
+
+    /// The machine of the boot.
+    fn machine(&self, options: &Options) -> Machine {
+        let mut machine = Machine::new()
+            .accel(self.accel)
+            .mitigations(self.mitigations == Switch::On)
+            .timeout(Duration::from_secs(options.timeout));
+        if let Some(host) = &self.host {
+            if let Some(model) = &host.cpu {
+                machine = machine.cpu(model);
+            }
+            for parameter in &host.cmdline {
+                machine = machine.cmdline(parameter);
+            }
+        }
+        machine
     }
 }
 
-/// Measures in machines, two at a time, and leaves criterion's files in `out`. The figures
-/// of the vendor that is measured last are missing if its machine fails.
+/// Measures in machines, two at a time, and leaves criterion's files in `out`. If a machine
+/// of another vendor or of a host fails, its figures are missing, and the others are there.
 pub fn measure(options: &Options, out: &Path) -> Result<Record> {
     let kernel = kernel(options)?;
     let recorder = options.profile.then(recorder).transpose()?;
 
     let scratch = scratch()?;
-    let plan = Boot::plan(options);
-    let is_other = |boot: &Boot| boot.accel != plan[0].accel;
+    let plan = Boot::plan(options)?;
     let failed = AtomicBool::new(false);
     let done = lanes(2, &plan, |nth, boot| {
         // One error is enough.
@@ -86,7 +140,7 @@ pub fn measure(options: &Options, out: &Path) -> Result<Record> {
         }
         let out = scratch.path().join(nth.to_string());
         let run = run(options, &kernel, boot, recorder.as_deref(), &out);
-        if is_other(boot) {
+        if matches!(boot.goal, Goal::Others | Goal::Hosts) {
             let why = |error: &anyhow::Error| eprintln!("compare: {}: {error:#}", boot.title);
             return Ok(run.inspect_err(why).ok());
         }
@@ -102,11 +156,15 @@ pub fn measure(options: &Options, out: &Path) -> Result<Record> {
             let from = scratch.path().join(nth.to_string()).join(CRITERION);
             fs::rename(&from, out.join(CRITERION)).context("criterion's files")?;
         }
-        match &mut whole {
-            None => whole = Some(record),
-            Some(whole) if is_other(boot) => whole.others.append(&mut record.runs),
-            Some(whole) if boot.selection.exact => whole.runs.append(&mut record.runs),
-            Some(_) => {}
+        let Some(whole) = &mut whole else {
+            whole = Some(record);
+            continue;
+        };
+        match boot.goal {
+            Goal::Runs => whole.runs.append(&mut record.runs),
+            Goal::Others => whole.others.append(&mut record.runs),
+            Goal::Hosts => whole.hosts.append(&mut record.runs),
+            Goal::Estimates => {}
         }
     }
     let mut whole = whole.context("nothing was measured")?;
@@ -140,26 +198,27 @@ fn run(
     recorder: Option<&Path>,
     out: &Path,
 ) -> Result<Record> {
-    let progress = Progress::start("compare", boot.title);
+    let progress = Progress::start("compare", boot.title.clone());
     fs::create_dir(out).with_context(|| format!("cannot make {}", out.display()))?;
-    let mut machine = Machine::new()
-        .accel(boot.accel)
-        .mitigations(boot.mitigations == Switch::On)
-        .timeout(Duration::from_secs(options.timeout))
-        .out(out);
+    let mut machine = boot.machine(options).out(out);
     let recording = out.join("recording.json");
     if boot.selection.record {
         let recorder = recorder.context("the recorder was not built")?;
         machine = machine.plugin(recorder, &recording);
     }
+    let accelerator = machine.describe()?;
     let mut show = |case: &str| progress.at(case);
-    let mut record: Record = machine.call(kernel, boot.title, &boot.selection, &mut show)?;
+    let mut record: Record = machine.call(kernel, &boot.title, &boot.selection, &mut show)?;
     for run in &mut record.runs {
+        if let Some(host) = &boot.host {
+            host.check(&run.measured_on)?;
+        }
         run.measured_on.build = Some(Build {
             series: kernel.series_id().into(),
             config: kernel.config_id().into(),
-            accelerator: boot.accel.describe()?,
+            accelerator: accelerator.clone(),
             mitigations: boot.mitigations.to_string(),
+            host: boot.host.as_ref().map(|host| host.name.clone()),
         });
     }
     if boot.selection.record {
@@ -200,7 +259,7 @@ pub fn natively(options: &Options, out: &Path, quick: bool) -> Result<Record> {
         exact: true,
         criterion: true,
         quick,
-        record: false,
+        ..Selection::default()
     };
     let timeout = Duration::from_secs(options.timeout);
     let mut show = |case: &str| progress.at(case);

@@ -65,9 +65,7 @@ fn machine(kernel: &TestKernel<'_>) -> Result<Machine> {
         .accel(accel)
         .smp(2)
         .cmdline("maxcpus=1")
-        // A processor that also has PKRU: QEMU takes the last option.
-        .qemu_arg("-cpu")
-        .qemu_arg(format!("{},+pku", accel.cpu())))
+        .cpu(format!("{},+pku", accel.cpu())))
 }
 
 /// The tasks, and the model before the step.
