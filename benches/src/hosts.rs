@@ -129,11 +129,11 @@ fn host(run: &Run) -> &str {
 
 fn forced(hosts: &[Run]) -> Section {
     let known = all().unwrap_or_default();
-    let mut grid = Grid::new(["host", "what is forced", "parameters of the kernel"]);
+    let mut grid = Grid::new(["host", "emulator", "what is forced"]);
     for run in hosts {
         let name = host(run);
         if let Some(host) = known.iter().find(|it| it.name == name) {
-            let cells = [&*host.name, &*host.forces, &*host.cmdline.join(" ")];
+            let cells = [&*host.name, &*host.accel, &*host.forces];
             grid.rows.push(cells.map(Cell::words).into());
         }
     }
@@ -142,7 +142,8 @@ fn forced(hosts: &[Run]) -> Section {
         title: "Mitigations as hosts have them".into(),
         text: "The emulated processors have few vulnerabilities, and few of the features that \
                mitigations need. Here, the kernel is forced to take the paths that it takes on \
-               hosts. An instruction that costs thousands of cycles there counts as one."
+               hosts, by the parameters in benches/hosts.toml. An instruction that costs \
+               thousands of cycles there counts as one."
             .into(),
         grid,
     }

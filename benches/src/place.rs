@@ -34,7 +34,7 @@ pub struct Build {
     pub config: String,
     /// The emulator or hypervisor of the machine.
     pub accelerator: String,
-    /// `on` or `off`, by the kernel's command line.
+    /// `on` or `off`, or `as on` a host, by the kernel's command line.
     pub mitigations: String,
     /// The host whose mitigations were forced, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,12 +1,16 @@
 //! The processors of other vendors: their summary, and where the answer is another one.
 
+use std::collections::BTreeMap;
+
 use crate::grid::{Cell, Grid};
 use crate::interface::INTERFACES;
 use crate::record::{CaseRow, Record, Run};
 use crate::table::{self, KVM_IOCTLS, Section};
 
+/// The width, in characters, of the reasons of failures.
+const WIDTH: usize = 60;
 /// The least difference of two shares of ioctl that is worth a row.
-const DIFFERENCE: f64 = 0.03;
+const DIFFERENCE: f64 = 0.05;
 
 /// The sections on the other vendors of a record.
 #[must_use]
@@ -35,10 +39,16 @@ fn differences(usual: &Run, other: &Run) -> Option<Section> {
     let vendors = [usual.vendor(), other.vendor()];
     let mut grid = Grid::new(["call", "form"]);
     for vendor in vendors {
-        let columns = ["ioctl", "saved", "/ioctl"];
-        grid.head.extend(columns.map(|it| format!("{vendor} {it}")));
+        let ioctl = format!("ioctl, {vendor}");
+        grid.head
+            .extend([&*ioctl, "saved", "/ioctl"].map(String::from));
     }
-    for row in usual.rows.iter().filter(|row| row.own_work.is_none()) {
+    // The rows in real mode repeat the others.
+    let rows = usual
+        .rows
+        .iter()
+        .filter(|row| row.own_work.is_none() && !row.name.ends_with("_real_mode"));
+    for row in rows {
         let Some(also) = other.row(&row.name) else {
             continue;
         };
@@ -87,26 +97,32 @@ fn numbers(row: &CaseRow, form: &str) -> [Option<String>; 3] {
 #[must_use]
 pub fn failures(record: &Record) -> Option<Section> {
     let mut grid = Grid::new(["case", "processor", "why"]);
-    for run in record.runs.iter().chain(&record.others) {
+    for run in record
+        .runs
+        .iter()
+        .chain(&record.others)
+        .chain(&record.hosts)
+    {
         for row in &run.rows {
-            let mut whys: Vec<(&str, Vec<&str>)> = Vec::new();
+            let mut whys: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
             for (interface, why) in &row.failures {
-                match whys.iter_mut().find(|(it, _)| it == why) {
-                    Some((_, interfaces)) => interfaces.push(interface),
-                    None => whys.push((why, vec![interface])),
-                }
+                whys.entry(why).or_default().push(interface);
             }
             for (why, interfaces) in whys {
-                let why = format!("by {}: {why}", interfaces.join(", "));
-                let cells = [&*row.name, run.vendor(), &*why];
-                grid.rows.push(cells.map(Cell::words).into());
+                let why = format!("{} ({})", why, interfaces.join(", "));
+                let mut names = [&*row.name, run.vendor()];
+                for line in textwrap::wrap(&why, WIDTH) {
+                    let cells = [names[0], names[1], &*line];
+                    grid.rows.push(cells.map(Cell::words).into());
+                    names = [""; 2];
+                }
             }
         }
     }
     (!grid.rows.is_empty()).then(|| Section {
         id: "failures".into(),
         title: "Cases that failed".into(),
-        text: "The processor or its emulator does not do what these cases expect.".into(),
+        text: "The processor, or its emulator, does not do what these cases expect.".into(),
         grid,
     })
 }

@@ -3,7 +3,8 @@
 //!
 //! To show another run: `cargo compare --profile --json docs/results.json`, then
 //! `UPDATE_DOCS=1 cargo test -p benches --test readme`. The test also removes the stacks
-//! of functions that no document shows from the record, because they are most of it.
+//! of functions and the events that no document shows from the record, because they are
+//! most of it.
 
 use std::fs;
 use std::path::PathBuf;
@@ -37,28 +38,32 @@ fn update() -> bool {
 const BEFORE: &str = "docs/results-6.12.json";
 const NOW: &str = "docs/results.json";
 
-/// A kept record, with the stacks of functions that the documents show.
+/// A kept record, with the stacks of functions and the events that the documents show.
 fn kept(name: &str) -> Record {
     let kept = file(name);
-    let mut record = Record::read(&kept).unwrap_or_else(|error| panic!("{name}: {error:#}"));
-    let mut profiles = Vec::new();
-    for run in &mut record.runs {
+    let whole = Record::read(&kept).unwrap_or_else(|error| panic!("{name}: {error:#}"));
+    let mut record = whole.clone();
+    let runs = record.runs.iter_mut().chain(&mut record.hosts);
+    for (nth, run) in runs.enumerate() {
         let condition = run.condition();
         for row in &mut run.rows {
             for (interface, figure) in &mut row.figures {
-                let shown = documents::shows_functions(&condition, &row.name, interface);
-                profiles.extend(figure.profile.as_mut().filter(|_| !shown));
+                let Some(profile) = &mut figure.profile else {
+                    continue;
+                };
+                if !documents::shows_functions(&condition, &row.name, interface) {
+                    profile.stacks.clear();
+                }
+                if nth > 0 || !documents::shows_events(&row.name) {
+                    profile.events.clear();
+                }
             }
         }
     }
-    profiles.retain(|profile| !profile.stacks.is_empty());
-    assert!(update() || profiles.is_empty(), "the record has its stacks");
-    if !profiles.is_empty() {
-        for profile in profiles {
-            profile.stacks.clear();
-        }
+    if record != whole {
+        assert!(update(), "{name} has what no document shows");
         let json = serde_json::to_string_pretty(&record).expect("a record becomes JSON");
-        fs::write(&kept, json + "\n").expect("docs/results.json can be written");
+        fs::write(&kept, json + "\n").expect("the record can be written");
     }
     record
 }

@@ -32,7 +32,7 @@ pub fn results(record: &Record, before: &Record) -> Result<String> {
         rows: rows(),
         sections: [
             table::questions(record),
-            events::sections(record, |row| table::is_summary(&row.name)),
+            events::sections(record, |row| shows_events(&row.name)),
             table::conditions(record),
             vendors(record),
             releases.map(|it| it.summary()).unwrap_or_default(),
@@ -40,6 +40,12 @@ pub fn results(record: &Record, before: &Record) -> Result<String> {
         .concat(),
     };
     Ok(results.render()?)
+}
+
+/// Whether a document shows the events of a row of the first run.
+#[must_use]
+pub fn shows_events(row: &str) -> bool {
+    table::is_summary(row)
 }
 
 #[derive(Template)]

@@ -10,8 +10,9 @@ use kernel_patch::{Accel, Base};
 
 /// Compares the cost of each call and each exit for each interface of KVM.
 ///
-/// Builds the patched Linux, boots it in QEMU, measures there, prints tables, and writes
-/// a report for a browser. The first run takes about ten minutes, later runs about one.
+/// Builds the patched Linux, boots it in QEMU (on an AMD processor) and in Bochs (on an
+/// Intel processor), measures there, prints tables, and writes a report for a browser. The
+/// first run takes about ten minutes, later runs about two.
 /// The figures are instructions counted under emulation, not cycles. With --native or
 /// --accel kvm they are nanoseconds on hardware.
 #[derive(Parser)]

@@ -217,7 +217,10 @@ fn run(
             series: kernel.series_id().into(),
             config: kernel.config_id().into(),
             accelerator: accelerator.clone(),
-            mitigations: boot.mitigations.to_string(),
+            mitigations: match &boot.host {
+                Some(host) => format!("as on {}", host.name),
+                None => boot.mitigations.to_string(),
+            },
             host: boot.host.as_ref().map(|host| host.name.clone()),
         });
     }
