@@ -135,11 +135,29 @@ impl Claim {
             [first] => format!("{first} and {last}"),
             more => format!("{}, and {last}", more.join(", ")),
         };
-        let more = match self.after {
-            "bound" => sync_regs(run).unwrap_or_default(),
-            _ => String::new(),
+        let others = record.others.iter();
+        let mut notes: Vec<_> = others.filter_map(|other| self.elsewhere(other)).collect();
+        if self.after == "bound" {
+            notes.extend(sync_regs(run));
+        }
+        let notes = match &notes[..] {
+            [] => String::new(),
+            notes => format!(" ({})", notes.join("; ")),
         };
-        Some(format!("{} {list}{more}.", self.subject))
+        Some(format!("{} {list}{notes}.", self.subject))
+    }
+
+    /// The same figures on the processor of another vendor, if all were measured there.
+    fn elsewhere(&self, other: &Run) -> Option<String> {
+        let share = |name: &&str| other.row(name)?.share(self.after, self.before);
+        let shares: Option<Vec<_>> = self.rows.iter().map(share).collect();
+        let mut words: Vec<_> = shares?.into_iter().map(words).collect();
+        let last = words.pop()?;
+        Some(format!(
+            "on {}, {} and {last}",
+            other.vendor(),
+            words.join(", ")
+        ))
     }
 }
 
@@ -147,7 +165,7 @@ impl Claim {
 fn sync_regs(run: &Run) -> Option<String> {
     let words = words(run.row(LOOP)?.share("sync-regs", "ioctl")?);
     Some(format!(
-        " (KVM_CAP_SYNC_REGS, which Linux has, takes {words} for {})",
+        "KVM_CAP_SYNC_REGS, which Linux has, takes {words} for {}",
         work(LOOP)
     ))
 }

@@ -51,7 +51,7 @@ pub fn render(record: &Record, native: Option<&Record>) -> Result<String> {
         bars: run.rows.iter().filter_map(bars::bars).collect(),
         parts: Part::ALL,
         remains: answer::remains(record).map(|(_, sentence)| sentence),
-        events: events::sections(record, |_| true),
+        events: events::sections(record, |row| row.own_work.is_none()),
         flames: flames::of(run)?,
         conditions: table::conditions(record),
         filtering: matrix::filtering(record),

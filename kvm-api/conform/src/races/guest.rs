@@ -11,6 +11,7 @@ use nix::unistd::Pid;
 
 use super::threads::{Repeating, wait_until};
 use crate::signal::{kick, kick_to_end, spawn};
+use crate::vcpu_state::VcpuState;
 
 /// An interface that threads share.
 pub type SharedKvm = dyn Kvm + Sync;
@@ -104,7 +105,12 @@ impl<'scope> Repeating<'scope, '_> {
             let mut run = guest.run.lock().unwrap();
             while !seen.load(Ordering::Relaxed) {
                 let end = kvm.kvm_run(guest.vcpu.as_fd(), &mut run);
-                look(end.map(|exit| exit.reason()));
+                let end = end.map(|exit| exit.reason());
+                if let Ok(Reason::InternalError { .. }) = end {
+                    // No race expects that, and the state says more.
+                    panic!("{end:?}: {:x?}", VcpuState::of(guest.vcpu.as_fd()));
+                }
+                look(end);
             }
         });
         Running {
