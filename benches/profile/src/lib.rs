@@ -8,6 +8,7 @@
 
 pub mod code;
 mod constants;
+mod costly;
 pub mod events;
 pub mod fold;
 pub mod marker;

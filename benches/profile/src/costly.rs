@@ -1,0 +1,162 @@
+//! The names of costly instructions.
+
+use iced_x86::{Instruction, Mnemonic, Register};
+
+use crate::constants::Constants;
+
+/// The instructions that cost much more than others, or whose number says something about
+/// the way into the kernel, the switch of state or a mitigation.
+const COSTLY: &[Mnemonic] = &[
+    // The way into the kernel and back.
+    Mnemonic::Syscall,
+    Mnemonic::Sysretq,
+    Mnemonic::Iretq,
+    Mnemonic::Swapgs,
+    Mnemonic::Clac,
+    Mnemonic::Stac,
+    Mnemonic::Cli,
+    Mnemonic::Sti,
+    Mnemonic::Pushfq,
+    Mnemonic::Popfq,
+    // Serializing, and fences.
+    Mnemonic::Cpuid,
+    Mnemonic::Serialize,
+    Mnemonic::Lfence,
+    Mnemonic::Mfence,
+    Mnemonic::Sfence,
+    Mnemonic::Pause,
+    Mnemonic::Rdtsc,
+    Mnemonic::Rdtscp,
+    Mnemonic::Rdpmc,
+    Mnemonic::Verw,
+    // The translation of addresses.
+    Mnemonic::Invlpg,
+    Mnemonic::Invpcid,
+    Mnemonic::Invept,
+    Mnemonic::Invvpid,
+    Mnemonic::Invlpga,
+    // Descriptor tables and segments.
+    Mnemonic::Lgdt,
+    Mnemonic::Lidt,
+    Mnemonic::Lldt,
+    Mnemonic::Ltr,
+    Mnemonic::Str,
+    Mnemonic::Sldt,
+    Mnemonic::Sgdt,
+    Mnemonic::Sidt,
+    Mnemonic::Rdfsbase,
+    Mnemonic::Wrfsbase,
+    Mnemonic::Rdgsbase,
+    Mnemonic::Wrgsbase,
+    // The state of the FPU.
+    Mnemonic::Fxsave,
+    Mnemonic::Fxsave64,
+    Mnemonic::Fxrstor,
+    Mnemonic::Fxrstor64,
+    Mnemonic::Fninit,
+    Mnemonic::Fnclex,
+    Mnemonic::Xsave,
+    Mnemonic::Xsave64,
+    Mnemonic::Xsavec,
+    Mnemonic::Xsavec64,
+    Mnemonic::Xsaveopt,
+    Mnemonic::Xsaveopt64,
+    Mnemonic::Xsaves,
+    Mnemonic::Xsaves64,
+    Mnemonic::Xrstor,
+    Mnemonic::Xrstor64,
+    Mnemonic::Xrstors,
+    Mnemonic::Xrstors64,
+    Mnemonic::Xgetbv,
+    Mnemonic::Xsetbv,
+    Mnemonic::Rdpkru,
+    Mnemonic::Wrpkru,
+    // Virtual machines.
+    Mnemonic::Clgi,
+    Mnemonic::Stgi,
+    Mnemonic::Vmload,
+    Mnemonic::Vmsave,
+    Mnemonic::Vmrun,
+    Mnemonic::Vmread,
+    Mnemonic::Vmwrite,
+    Mnemonic::Vmptrld,
+    Mnemonic::Vmclear,
+    Mnemonic::Vmlaunch,
+    Mnemonic::Vmresume,
+    // Ports.
+    Mnemonic::In,
+    Mnemonic::Out,
+];
+
+/// The names of model-specific registers in the kernel's msr-index.h, without `MSR_`.
+const MSRS: &[(u32, &str)] = &[
+    (0x10, "IA32_TSC"),
+    (0x48, "IA32_SPEC_CTRL"),
+    (0x49, "IA32_PRED_CMD"),
+    (0x10b, "IA32_FLUSH_CMD"),
+    (0x174, "IA32_SYSENTER_CS"),
+    (0x1d9, "IA32_DEBUGCTLMSR"),
+    (0x6e0, "IA32_TSC_DEADLINE"),
+    (0x830, "X2APIC_ICR"),
+    (0x838, "X2APIC_TMICT"),
+    (0xda0, "IA32_XSS"),
+    (0xc000_0080, "EFER"),
+    (0xc000_0081, "STAR"),
+    (0xc000_0082, "LSTAR"),
+    (0xc000_0083, "CSTAR"),
+    (0xc000_0084, "SYSCALL_MASK"),
+    (0xc000_0100, "FS_BASE"),
+    (0xc000_0101, "GS_BASE"),
+    (0xc000_0102, "KERNEL_GS_BASE"),
+    (0xc000_0103, "TSC_AUX"),
+    (0xc000_0104, "AMD64_TSC_RATIO"),
+    (0xc001_0117, "VM_HSAVE_PA"),
+    (0xc001_011f, "AMD64_VIRT_SPEC_CTRL"),
+];
+
+/// The name of an instruction, if it is a costly one that accesses no MSR.
+pub fn name(it: &Instruction) -> Option<String> {
+    if COSTLY.contains(&it.mnemonic()) {
+        return Some(mnemonic(it));
+    }
+    if it.mnemonic() != Mnemonic::Mov {
+        return None;
+    }
+    let written = kind(it.op0_register()).map(|kind| format!("write of a {kind} register"));
+    written.or_else(|| Some(format!("read of a {} register", kind(it.op1_register())?)))
+}
+
+/// The kind of a register that is costly to access.
+fn kind(register: Register) -> Option<&'static str> {
+    if register.is_cr() {
+        Some("control")
+    } else if register.is_dr() {
+        Some("debug")
+    } else if register.is_segment_register() {
+        Some("segment")
+    } else {
+        None
+    }
+}
+
+fn mnemonic(it: &Instruction) -> String {
+    format!("{:?}", it.mnemonic()).to_lowercase()
+}
+
+/// Whether an instruction accesses an MSR.
+pub fn accesses_msr(it: &Instruction) -> bool {
+    matches!(it.mnemonic(), Mnemonic::Rdmsr | Mnemonic::Wrmsr)
+}
+
+/// The name of an instruction that accesses an MSR.
+pub fn of_msr(it: &Instruction, constants: &Constants) -> String {
+    let name = mnemonic(it);
+    match constants.low(Register::ECX) {
+        Some(index) => match MSRS.iter().find(|(number, _)| *number == index) {
+            Some((_, msr)) => format!("{name} {msr}"),
+            None => format!("{name} {index:#x}"),
+        },
+        // The index comes from memory.
+        None => format!("{name} of a variable MSR"),
+    }
+}
