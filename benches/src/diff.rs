@@ -53,9 +53,8 @@ impl Diff {
             new.unit
         );
         let mut diff = Self::default();
-        for run in &new.runs {
-            let condition = run.condition();
-            let before = old.run(&condition);
+        for (condition, run) in new.named() {
+            let before = named(old, &condition);
             for (name, interface, value) in figures(run) {
                 match find(before, name, interface) {
                     None => diff.lone(&condition, name, interface, "new"),
@@ -70,9 +69,8 @@ impl Diff {
                 }
             }
         }
-        for run in &old.runs {
-            let condition = run.condition();
-            let after = new.run(&condition);
+        for (condition, run) in old.named() {
+            let after = named(new, &condition);
             for (name, interface, _) in figures(run) {
                 if find(after, name, interface).is_none() {
                     diff.lone(&condition, name, interface, "old");
@@ -137,6 +135,11 @@ impl Diff {
             ..Grid::new(head)
         }
     }
+}
+
+fn named<'a>(record: &'a Record, condition: &str) -> Option<&'a Run> {
+    let mut runs = record.named();
+    runs.find_map(|(name, run)| (name == condition).then_some(run))
 }
 
 fn figures(run: &Run) -> impl Iterator<Item = (&str, &str, f64)> {

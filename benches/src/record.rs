@@ -160,6 +160,14 @@ impl Record {
         self.runs.iter().find(|run| run.condition() == condition)
     }
 
+    /// Each run, on whatever processor, with a name that no other run of the record has.
+    pub fn named(&self) -> impl Iterator<Item = (String, &Run)> {
+        let others = self.others.iter();
+        let others = others.map(|run| (format!("{}, {}", run.vendor(), run.condition()), run));
+        let here = self.runs.iter().chain(&self.hosts);
+        here.map(|run| (run.condition(), run)).chain(others)
+    }
+
     /// Reads a record in JSON.
     ///
     /// # Errors

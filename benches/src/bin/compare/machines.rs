@@ -11,7 +11,7 @@ use benches::place::Build;
 use benches::record::Record;
 use benches::{CRITERION, Selection, profiles};
 use clap::ValueEnum;
-use kernel_patch::{Accel, Kernel, Machine, Progress, call_here, cdylib, lanes};
+use kernel_patch::{Accel, Base, Kernel, Machine, Progress, call_here, cdylib, lanes};
 use profile::{Recording, Symbols};
 use tempfile::TempDir;
 
@@ -90,7 +90,8 @@ impl Boot {
             boot.accel = Accel::Bochs;
             plan.push(boot);
         }
-        if options.profile {
+        // Linux 6.12 has no parameter to set flags of the processor.
+        if options.profile && options.base == Base::default() {
             for host in hosts::all()? {
                 let mut boot = boot(&format!("measuring as on {}", host.name), Goal::Hosts);
                 boot.accel = Accel::from_str(&host.accel, false).map_err(anyhow::Error::msg)?;
