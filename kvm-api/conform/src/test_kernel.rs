@@ -21,6 +21,9 @@ const UPSTREAMS_RACES: &[&str] = &[
     // A page fault reads the number of invalidations before it takes the lock under which
     // the number grows, and compares them later.
     "kvm_mmu_faultin_pfn [kvm] / kvm_mmu_invalidate_end",
+    // A page fault looks up a mapping without a lock, and tries again if the tree of
+    // mappings has changed.
+    "mas_topiary_replace / mas_walk",
 ];
 
 /// The kernel under test.
