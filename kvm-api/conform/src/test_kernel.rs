@@ -24,6 +24,11 @@ const UPSTREAMS_RACES: &[&str] = &[
     // A page fault looks up a mapping without a lock, and tries again if the tree of
     // mappings has changed.
     "mas_topiary_replace / mas_walk",
+    // KVM_ENABLE_CAP writes flags of a VM, a byte each, that a vCPU's events depend on. KVM
+    // reads each flag once and without a lock. With the series, it does so in a function
+    // that KVM_SET_VCPU_EVENTS and kvm_set_state() share.
+    "kvm_arch_vcpu_ioctl [kvm] / kvm_vm_ioctl_enable_cap",
+    "kvm_vcpu_check_all_events [kvm] / kvm_vm_ioctl_enable_cap",
 ];
 
 /// The kernel under test.
