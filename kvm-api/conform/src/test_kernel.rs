@@ -18,6 +18,8 @@ const UPSTREAMS_RACES: &[&str] = &[
     // clears PF_VCPU.
     "__send_signal_locked / vcpu_run",
     "prepare_signal / vcpu_run",
+    // It also sets a flag of the thread, whose flags KVM reads to switch SPEC_CTRL.
+    "complete_signal / x86_virt_spec_ctrl",
     // A page fault reads the number of invalidations before it takes the lock under which
     // the number grows, and compares them later.
     "kvm_mmu_faultin_pfn [kvm] / kvm_mmu_invalidate_end",
@@ -29,6 +31,11 @@ const UPSTREAMS_RACES: &[&str] = &[
     // that KVM_SET_VCPU_EVENTS and kvm_set_state() share.
     "kvm_arch_vcpu_ioctl [kvm] / kvm_vm_ioctl_enable_cap",
     "kvm_vcpu_check_all_events [kvm] / kvm_vm_ioctl_enable_cap",
+    "kvm_vcpu_ioctl_x86_set_vcpu_events.part.0 [kvm] / kvm_vm_ioctl_enable_cap",
+    // A vCPU compares the generation of the memory slots without a lock, and looks the slot
+    // up again if it has changed.
+    "kvm_swap_active_memslots [kvm] / kvm_vcpu_gfn_to_memslot",
+    "kvm_swap_active_memslots [kvm] / vcpu_is_mmio_gpa",
 ];
 
 /// The kernel under test.
