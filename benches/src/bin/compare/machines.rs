@@ -126,8 +126,9 @@ impl Boot {
 }
 
 /// Measures in machines, two at a time, and leaves criterion's files in `out`. If a machine
-/// of another vendor or of a host fails, its figures are missing, and the others are there.
-pub fn measure(options: &Options, out: &Path) -> Result<Record> {
+/// of another vendor or of a host fails, its figures are missing, and the others are there:
+/// also returns the number of these machines.
+pub fn measure(options: &Options, out: &Path) -> Result<(Record, usize)> {
     let kernel = kernel(options)?;
     let recorder = options.profile.then(recorder).transpose()?;
 
@@ -150,6 +151,7 @@ pub fn measure(options: &Options, out: &Path) -> Result<Record> {
     })?;
     let done: Vec<_> = done.into_iter().collect::<Result<_>>()?;
 
+    let missing = done.iter().filter(|record| record.is_none()).count();
     let mut whole: Option<Record> = None;
     for (nth, (boot, record)) in plan.iter().zip(done).enumerate() {
         let Some(mut record) = record else { continue };
@@ -172,7 +174,7 @@ pub fn measure(options: &Options, out: &Path) -> Result<Record> {
     if options.criterion() {
         whole.runs[0].read_estimates(&out.join(CRITERION))?;
     }
-    Ok(whole)
+    Ok((whole, missing))
 }
 
 fn kernel(options: &Options) -> Result<Kernel, kernel_patch::BuildError> {

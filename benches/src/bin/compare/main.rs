@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use benches::diff::Diff;
 use benches::record::Record;
 use benches::{CRITERION, Selection, legend, measure, report, table};
@@ -92,8 +92,8 @@ fn run(options: &Options, page: Option<Output>) -> Result<Record> {
         _ => None,
     };
     let results = Results::begin(&options.kind())?;
-    let mut record = if options.native {
-        machines::natively(options, results.scratch(), false)?
+    let (mut record, missing) = if options.native {
+        (machines::natively(options, results.scratch(), false)?, 0)
     } else {
         machines::measure(options, results.scratch())?
     };
@@ -115,5 +115,9 @@ fn run(options: &Options, page: Option<Output>) -> Result<Record> {
     }
     json.map_or(Ok(()), |output| output.finish(&text))?;
     page.map_or(Ok(()), |output| output.finish(&html))?;
+    ensure!(
+        missing == 0,
+        "{missing} of the machines failed, and their figures are missing"
+    );
     Ok(record)
 }
