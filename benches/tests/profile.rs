@@ -172,11 +172,9 @@ fn stacks_match_the_calls() {
 fn repeating(mut record: Record) -> Record {
     record.time = 0;
     let other = record.others.iter_mut().chain(&mut record.hosts);
-    let is_bochs = |run: &&mut Run| {
-        let build = run.measured_on.build.as_ref().unwrap();
-        build.accelerator.starts_with("Bochs")
-    };
-    let rows = other.filter(is_bochs).flat_map(|run| &mut run.rows);
+    let rows = other
+        .filter(|run| run.is_bochs())
+        .flat_map(|run| &mut run.rows);
     for figure in rows.flat_map(|row| row.figures.values_mut()) {
         let count = figure.exact.as_mut().unwrap();
         (count.at_mode, count.min, count.max) = (0, 0, 0);

@@ -115,6 +115,11 @@ fn run(options: &Options, page: Option<Output>) -> Result<Record> {
     }
     json.map_or(Ok(()), |output| output.finish(&text))?;
     page.map_or(Ok(()), |output| output.finish(&html))?;
+    let failures = record.failures();
+    ensure!(
+        failures == 0,
+        "{failures} figures are missing, because their cases failed"
+    );
     ensure!(
         missing == 0,
         "{missing} of the machines failed, and their figures are missing"
