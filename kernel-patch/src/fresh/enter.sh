@@ -34,6 +34,8 @@ mount --bind "$packages" var/cache/apt/archives
 mount --bind -o ro "$toolchain" opt/rust
 mount --bind -o ro "$registry" var/cache/cargo/registry
 
+# The caller reads standard error. A message about a failure may be in either stream.
+exec >&2
 case $user in
 root) home=/root become= ;;
 *) home=/home/$user become="setpriv --reuid $user --regid $user --init-groups" ;;

@@ -11,7 +11,7 @@ use std::env;
 use std::io::{self, Write};
 use std::num::ParseIntError;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Duration;
 
 use clap::Args;
@@ -194,7 +194,7 @@ impl Sandbox<'_> {
     /// Checks that the ordinary user gets a command line to paste, and returns its packages.
     fn refused(&self) -> Result<Vec<String>> {
         let (success, output) = self.command(USER, CHECKOUT, FIRST, self.timeout)?;
-        let packages = packages::packages_to_paste(&output);
+        let packages = packages::packages_to_paste(&output.text());
         ensure(!success && !packages.is_empty(), || {
             "it did not print which packages to install".into()
         })?;
@@ -206,9 +206,7 @@ impl Sandbox<'_> {
     fn moved(&self) -> Result<()> {
         let [old, new] = [CHECKOUT, ELSEWHERE].map(|it| self.root.outside(it));
         std::fs::rename(&old, &new).cannot("move", &old)?;
-        // Look at its standard output too.
-        let command = format!("output=$({MOVED}) && echo \"$output\" >&2");
-        let output = self.succeeds(ELSEWHERE, &command, self.timeout)?;
+        let output = self.succeeds(ELSEWHERE, MOVED, self.timeout)?;
         ensure(
             output.contains(ELSEWHERE) && !output.contains(CHECKOUT),
             || "it names paths in its old directory".into(),
@@ -220,33 +218,41 @@ impl Sandbox<'_> {
 
     fn succeeds(&self, directory: &str, command: &str, timeout: Duration) -> Result<String> {
         let (success, output) = self.command("root", directory, command, timeout)?;
-        ensure(success, || "it failed".into())?;
-        Ok(output)
+        if success {
+            Ok(output.text())
+        } else {
+            Err(FreshError::StepFailed(output.failure(command)?))
+        }
     }
 
-    /// Runs one command, with its output on this program's. Returns whether it succeeded,
-    /// and its standard error.
+    /// Runs one command, with its output on this program's standard error. Returns whether
+    /// it succeeded, and its output.
     fn command(
         &self,
         user: &str,
         directory: &str,
         command: &str,
         timeout: Duration,
-    ) -> Result<(bool, String)> {
+    ) -> Result<(bool, CommandOutput)> {
         let mut enter = Command::new("unshare");
         enter
             .args(["--mount", "sh", "-c", ENTER, "enter"])
             .args([self.root.path(), &self.toolchain, &self.registry])
             .arg(&self.packages)
-            .args([user, directory, command])
-            .stdout(Stdio::inherit());
-        let mut stderr = Transcript::new(|bytes: &[u8]| {
-            // The result does not depend on what the user can see.
-            let _ = io::stderr().write_all(bytes);
-        });
-        let status = process::run_here(enter, command, timeout, &mut stderr)?;
-        Ok((status.success(), stderr.text()))
+            .args([user, directory, command]);
+        let mut output = CommandOutput::new(show);
+        let status = process::run_here(enter, command, timeout, &mut output)?;
+        Ok((status.success(), output))
     }
+}
+
+/// The output of a command, which is shown while the command runs.
+type CommandOutput = Transcript<fn(&[u8])>;
+
+/// Shows a part of a command's output.
+fn show(bytes: &[u8]) {
+    // The result does not depend on what the user can see.
+    let _ = io::stderr().write_all(bytes);
 }
 
 fn ensure(condition: bool, otherwise: impl FnOnce() -> String) -> Result<()> {

@@ -117,7 +117,8 @@ impl Trial {
             .all(|step| !matches!(step.outcome, StepOutcome::Failed(_)))
     }
 
-    /// The steps as a table, with the duration of each and of all.
+    /// The steps as a table, with the duration of each and of all, and the error of each
+    /// step that failed.
     #[must_use]
     pub fn table(&self) -> String {
         let mut table = Table::new();
@@ -127,10 +128,14 @@ impl Trial {
             table.set_width(WIDTH);
         }
         table.set_header(["on a new machine", "time", ""]);
+        let mut errors = String::new();
         for step in self.steps().iter() {
             let result = match &step.outcome {
                 StepOutcome::Passed => "ok",
-                StepOutcome::Failed(error) => error,
+                StepOutcome::Failed(error) => {
+                    errors += &format!("\n\nFAILED {}: {error}", step.what);
+                    "failed"
+                }
                 StepOutcome::LeftOut => "left out: no time",
             };
             table.add_row([&step.what, &minutes(step.took), result]);
@@ -138,7 +143,8 @@ impl Trial {
         table.add_row(["all", &minutes(self.took()), ""]);
         let time = table.column_mut(1).expect("there is a column of times");
         time.set_cell_alignment(CellAlignment::Right);
-        table.to_string()
+        // Last, where a log that is cut in the middle has them.
+        table.to_string() + &errors
     }
 }
 
