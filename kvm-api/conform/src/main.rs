@@ -26,6 +26,7 @@ mod outcome;
 mod output;
 mod parameters;
 mod passing;
+mod processors;
 mod property;
 mod races;
 mod random;

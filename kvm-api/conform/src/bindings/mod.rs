@@ -14,7 +14,7 @@ mod watch;
 
 use std::fs;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use kernel_patch::{Accel, Machine};
 use kvm_api::Kvm;
 use kvm_api::syscall::Syscall;
@@ -31,7 +31,7 @@ use crate::inside::progress;
 use crate::outcome::Outcome;
 use crate::property::{Kernels, Property, Test};
 use crate::test_kernel::TestKernel;
-use crate::{random, signal};
+use crate::{processors, random, signal};
 
 pub const PROPERTY: Property = Property {
     name: "bindings",
@@ -57,7 +57,7 @@ pub const ON_VMX: Property = Property {
 const STEPS: usize = 40;
 
 /// The second processor, which is initially offline.
-const SECOND: &str = "/sys/devices/system/cpu/cpu1/online";
+const SECOND: u32 = 1;
 
 fn machine(kernel: &TestKernel<'_>) -> Result<Machine> {
     let accel = Accel::Mttcg;
@@ -102,13 +102,13 @@ fn test(options: &Options) -> Result<Outcome> {
     // its code for the first or the last of either. The emulator does not get
     // this right on two processors.
     let kept = (Syscall::open()?.kvm_create_vm()?, Watch::set());
-    fs::write(SECOND, "1").context(SECOND)?;
+    processors::bring_online(SECOND)?;
     let mut outcome = sequences(options, options.cases(200, 200, 20))?;
     if options.debug {
         progress("suspending");
         random::quietly(|| suspend::all(&mut outcome));
     }
-    fs::write(SECOND, "0").context(SECOND)?;
+    processors::take_offline(SECOND)?;
     drop(kept);
     delays::note(options, &mut outcome)?;
     Ok(outcome)

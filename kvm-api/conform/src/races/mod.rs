@@ -27,7 +27,6 @@ mod threads;
 mod torn;
 mod unmapped;
 
-use std::fs;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -42,6 +41,7 @@ use crate::cli::Options;
 use crate::delays;
 use crate::inside::progress;
 use crate::outcome::{Failure, Outcome};
+use crate::processors;
 use crate::property::{Kernels, Property, Test};
 use crate::test_kernel::TestKernel;
 
@@ -113,10 +113,8 @@ fn test(options: &Options) -> Result<Outcome> {
         }),
     };
     // This VM keeps KVM loaded. It also keeps KVM from patching the kernel's
-    // code whenever the first VM is created or the last one destroyed. QEMU
-    // does not get this right with one thread per processor: another processor
-    // may still run into the breakpoint that was there during the patching. So
-    // only one processor is online yet.
+    // code whenever the first VM is created or the last one destroyed, while
+    // other processors are online.
     let kept = Guest::counting(&Syscall::open()?);
     capabilities::keep(kept.vm.as_fd());
     let mut outcome = Outcome::default();
@@ -125,8 +123,7 @@ fn test(options: &Options) -> Result<Outcome> {
     let mut online = 1;
     for &processors in processors(options) {
         for processor in online..processors {
-            let switch = format!("/sys/devices/system/cpu/cpu{processor}/online");
-            fs::write(&switch, "1").context(switch)?;
+            processors::bring_online(processor)?;
         }
         online = processors;
         for race in RACES.iter().copied().flatten() {
