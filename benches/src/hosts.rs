@@ -7,10 +7,9 @@ use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
 use crate::grid::{Cell, Grid};
-use crate::interface::INTERFACES;
 use crate::place::Place;
 use crate::record::{Record, Run};
-use crate::table::{self, KVM_IOCTLS, Section};
+use crate::table::{self, Section};
 use crate::{cases, chart};
 
 /// The profile of one host.
@@ -86,15 +85,12 @@ pub fn sections(record: &Record) -> Vec<Section> {
     }
     let mut sections = vec![forced(&record.hosts)];
     for name in chart::FIRST {
-        let forms = INTERFACES
-            .into_iter()
-            .skip(1)
-            .filter(|form| *form != KVM_IOCTLS);
         let rows = record
             .hosts
             .iter()
             .filter_map(|run| Some((run, run.row(name)?)));
         let rows: Vec<_> = rows.collect();
+        let forms = table::forms();
         let forms =
             forms.filter(|form| rows.iter().any(|(_, row)| row.figures.contains_key(*form)));
         let forms: Vec<_> = forms.collect();

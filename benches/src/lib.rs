@@ -11,6 +11,7 @@ mod case;
 pub mod cases;
 pub mod chart;
 pub mod counter;
+pub mod cycles;
 pub mod diff;
 pub mod estimate;
 pub mod exact;

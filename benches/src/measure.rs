@@ -102,6 +102,7 @@ pub fn measure(selection: &Selection, out: &Path, progress: impl Fn(&str)) -> Re
             measured_on: place::here()?,
             seccomp,
             no_syscalls: interfaces.no_syscalls.clone(),
+            processor: None,
             rows,
         })
     };
@@ -130,6 +131,7 @@ pub fn measure(selection: &Selection, out: &Path, progress: impl Fn(&str)) -> Re
         runs,
         others: Vec::new(),
         hosts: Vec::new(),
+        native: None,
     })
 }
 

@@ -19,6 +19,9 @@ pub struct Place {
     pub cpu: String,
     /// `module` or `built in`.
     pub kvm: String,
+    /// The name of KVM's module for the processor's vendor.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vendor_module: Option<String>,
     /// The kernel's mitigation of each CPU vulnerability, in the kernel's words.
     pub mitigations: BTreeMap<String, String>,
     /// The build, if the kernel was built for this run.
@@ -55,6 +58,7 @@ pub fn here() -> Result<Place> {
         version: text(uts.version()),
         cpu: cpu()?,
         kvm: if module { "module" } else { "built in" }.into(),
+        vendor_module: vendor_module(),
         mitigations: mitigations().unwrap_or_default(),
         build: None,
     })
@@ -67,6 +71,12 @@ fn cpu() -> Result<String> {
         (key.trim() == "model name").then(|| value.trim().to_owned())
     });
     model.context("/proc/cpuinfo names no model")
+}
+
+fn vendor_module() -> Option<String> {
+    let modules = fs::read_dir("/sys/module").ok()?;
+    let names = modules.filter_map(|it| it.ok()?.file_name().into_string().ok());
+    names.filter(|name| name.starts_with("kvm_")).min()
 }
 
 fn mitigations() -> Option<BTreeMap<String, String>> {

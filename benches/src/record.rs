@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Case;
 use crate::counter::Unit;
+use crate::cycles::Plain;
 use crate::estimate::{self, Estimate};
 use crate::exact::Count;
 use crate::parts::Part;
@@ -38,6 +39,18 @@ pub struct Record {
     /// The results with the mitigations of hosts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub hosts: Vec<Run>,
+    /// The times on the machine that ran the emulators.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub native: Option<Native>,
+}
+
+/// Times on the machine that ran the emulators, by its own KVM.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Native {
+    /// The frequency of the processor during the measurement, in GHz.
+    pub gigahertz: f64,
+    /// The times, in nanoseconds.
+    pub run: Run,
 }
 
 /// The results under one condition.
@@ -49,6 +62,9 @@ pub struct Run {
     pub seccomp: Seccomp,
     /// Why the system calls are missing, if they are.
     pub no_syscalls: Option<String>,
+    /// The processor in costs.toml for which the cycles of plain instructions are estimated.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processor: Option<String>,
     /// A row for each case, in the order of the proposal.
     pub rows: Vec<CaseRow>,
 }
@@ -86,12 +102,18 @@ pub struct Profile {
     pub instructions: u64,
     /// The number of calls that executed exactly these instructions.
     pub calls: u64,
+    /// Whether the call loads a vCPU, which is the work of KVM's module for the vendor.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub loads_vcpu: bool,
     /// The number of instructions in each part, if the case is a run up to an exit.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub parts: BTreeMap<Part, u64>,
     /// The events in the kernel.
     #[serde(default, skip_serializing_if = "Events::is_empty")]
     pub events: Events,
+    /// The estimated cycles of the instructions between the events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plain: Option<Plain>,
     /// The number of instructions in each stack of functions, the outermost function first.
     /// Empty in a short record.
     #[serde(default, skip_serializing_if = "Folded::is_empty")]
@@ -295,7 +317,7 @@ mod tests {
             if let Ok(record) = serde_json::from_slice::<Record>(&json) {
                 let _ = table::tables(&record);
                 let _ = legend::legend(&record);
-                let _ = report::render(&record, None);
+                let _ = report::render(&record);
             }
         }
     }

@@ -68,6 +68,12 @@ const QUESTIONS: [Question; 7] = [
 /// The crate makes the same ioctls as the column ioctl, so the summary leaves it out.
 pub(crate) const KVM_IOCTLS: &str = Column::KvmIoctls.name();
 
+/// The interfaces to compare with ioctl, without the crate.
+pub(crate) fn forms() -> impl Iterator<Item = &'static str> {
+    let others = INTERFACES.into_iter().skip(1);
+    others.filter(|it| *it != KVM_IOCTLS)
+}
+
 /// The rows of the summary.
 const SUMMARY: [&str; 6] = [
     "kvm_run_pio_out",
@@ -86,10 +92,10 @@ pub(crate) fn is_summary(row: &str) -> bool {
 /// All tables in Markdown, with the summary last.
 #[must_use]
 pub fn tables(record: &Record) -> String {
-    if record.runs.is_empty() {
+    let Some(first) = record.runs.first() else {
         return "Nothing was measured.\n".into();
-    }
-    let mut all = [questions(record), conditions(record)].concat();
+    };
+    let mut all = [questions(first, record.unit), conditions(record)].concat();
     all.extend(vendors::sections(record));
     all.extend(hosts::sections(record));
     all.extend(vendors::failures(record));
@@ -139,13 +145,9 @@ pub fn summary_text(unit: Unit) -> String {
     format!("The column ioctl has {unit}. The other columns are shares of ioctl.")
 }
 
-/// A section for each question that the first run answers.
+/// A section for each question that a run answers.
 #[must_use]
-pub fn questions(record: &Record) -> Vec<Section> {
-    let Some(run) = record.runs.first() else {
-        return Vec::new();
-    };
-    let unit = record.unit;
+pub fn questions(run: &Run, unit: Unit) -> Vec<Section> {
     let (own_work, calls): (Vec<_>, Vec<_>) =
         run.rows.iter().partition(|row| row.own_work.is_some());
     let mut sections: Vec<_> = QUESTIONS

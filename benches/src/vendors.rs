@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 
 use crate::grid::{Cell, Grid};
-use crate::interface::INTERFACES;
 use crate::record::{CaseRow, Record, Run};
-use crate::table::{self, KVM_IOCTLS, Section};
+use crate::table::{self, Section};
 
 /// The width, in characters, of the reasons of failures.
 const WIDTH: usize = 60;
@@ -52,8 +51,7 @@ fn differences(usual: &Run, other: &Run) -> Option<Section> {
         let Some(also) = other.row(&row.name) else {
             continue;
         };
-        let forms = INTERFACES.into_iter().filter(|form| *form != KVM_IOCTLS);
-        for form in forms {
+        for form in table::forms() {
             let rows = [row, also];
             let shares = rows.map(|row| row.share(form, "ioctl"));
             let [Some(one), Some(two)] = shares else {

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Arc, LazyLock, Mutex};
 
+use benches::cycles::{Costs, Model};
 use benches::hosts;
 use benches::parts::Part;
-use benches::record::{Figure, Record, Run};
+use benches::record::{Figure, Profile, Record, Run};
 use headless_chrome::protocol::cdp::Network;
 use headless_chrome::protocol::cdp::types::Event as PageEvent;
 use headless_chrome::{Browser, LaunchOptions};
@@ -171,6 +172,7 @@ fn stacks_match_the_calls() {
 /// that only the most common count of a case is the same.
 fn repeating(mut record: Record) -> Record {
     record.time = 0;
+    record.native = None;
     let other = record.others.iter_mut().chain(&mut record.hosts);
     let rows = other
         .filter(|run| run.is_bochs())
@@ -370,4 +372,65 @@ fn a_run_without_the_system_calls_shows_the_rest() {
         (2, 1 + 2 * 2, 2 * 2)
     );
     assert_eq!(seen.invisible, 0);
+}
+
+#[test]
+fn the_cycles_of_hosts_are_modelled() {
+    let record = RUN.record();
+    let costs = Costs::read().unwrap();
+    let hosts = record.hosts.iter();
+    let modelled: Vec<_> = hosts.filter(|run| run.processor.is_some()).collect();
+    let processors: Vec<_> = modelled
+        .iter()
+        .filter_map(|it| it.processor.as_deref())
+        .collect();
+    assert_eq!(processors, ["AMD Zen 2", "AMD Zen 3", "AMD Zen 4"]);
+    for run in modelled {
+        let row = run.row("kvm_run_pio_out").unwrap();
+        let profile = |form: &str| row.figures[form].profile.clone().unwrap();
+        let ioctl = profile("ioctl").plain.unwrap();
+        for form in row.figures.keys() {
+            let Profile {
+                plain,
+                events,
+                instructions,
+                ..
+            } = profile(form);
+            let plain = plain.unwrap();
+            // Each is rounded by itself.
+            assert!(
+                ioctl.common.abs_diff(plain.common + plain.removed) <= 1,
+                "{plain:?}"
+            );
+            // The pieces are most of the instructions, and llvm-mca knows them.
+            assert!(
+                plain.common > instructions / 8 && plain.unknown == 0,
+                "{plain:?}"
+            );
+            let processor = run.processor.as_deref().unwrap();
+            for event in events.keys().filter(|event| event.cuts()) {
+                assert!(costs.of(event, processor).is_some(), "{event}");
+            }
+            let ratio = Model::new(row, form, &costs, processor).unwrap().ratio();
+            if form == "ioctl" {
+                assert_eq!((ratio.low, ratio.high), (1.0, 1.0));
+            } else {
+                assert!(
+                    0.0 < ratio.low && ratio.low < ratio.high,
+                    "{form}: {ratio:?}"
+                );
+            }
+        }
+        // Before IBPB, a bound vCPU saves more than the one per cent that is nothing.
+        let barrier = Event::Instruction("wrmsr IA32_PRED_CMD".into());
+        let bound = Model::new(row, "bound", &costs, run.processor.as_deref().unwrap()).unwrap();
+        assert!(bound.threshold(&barrier, 0.01).unwrap() > 0.0);
+    }
+    let html = fs::read_to_string(RUN.path("report.html")).unwrap();
+    for text in [
+        "Modelled cycles of kvm_run_pio_out",
+        "Modelled shares of ioctl",
+    ] {
+        assert!(html.contains(text), "{text}");
+    }
 }

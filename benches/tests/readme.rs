@@ -3,7 +3,7 @@
 //!
 //! To show another run: `cargo compare --profile --json docs/results.json`, then
 //! `UPDATE_DOCS=1 cargo test -p benches --test readme`. The test also removes the stacks
-//! of functions and the events that no document shows from the record, because they are
+//! of functions, the events and the estimates that no document shows from the record, because they are
 //! most of it.
 
 use std::fs;
@@ -46,6 +46,8 @@ fn kept(name: &str) -> Record {
     let runs = record.runs.iter_mut().chain(&mut record.hosts);
     for (nth, run) in runs.enumerate() {
         let condition = run.condition();
+        let build = run.measured_on.build.as_ref();
+        let is_host = build.is_some_and(|build| build.host.is_some());
         for row in &mut run.rows {
             for (interface, figure) in &mut row.figures {
                 let Some(profile) = &mut figure.profile else {
@@ -54,7 +56,12 @@ fn kept(name: &str) -> Record {
                 if !documents::shows_functions(&condition, &row.name, interface) {
                     profile.stacks.clear();
                 }
-                if nth > 0 || !documents::shows_events(&row.name) {
+                let is_modelled =
+                    profile.plain.is_some() && documents::shows_cycles(is_host, interface);
+                if !is_modelled {
+                    profile.plain = None;
+                }
+                if !is_modelled && (nth > 0 || !documents::shows_events(&row.name)) {
                     profile.events.clear();
                 }
             }
@@ -128,6 +135,7 @@ fn documents_show_the_kept_results() {
     tables_fit("docs/releases.md", &releases, SCREEN);
     whole("docs/releases.md", &releases);
     whole("docs/chart.svg", &documents::chart(&record).unwrap());
+    whole("docs/cycles.svg", &documents::intervals(&record).unwrap());
     part("README.md", "answer", &documents::readme(&record).unwrap());
     let forms = INTERFACES.into_iter();
     let forms = forms.filter(|name| !["ioctl", "kvm-ioctls"].contains(name));
@@ -137,6 +145,8 @@ fn documents_show_the_kept_results() {
         tables_fit("docs/forms.md", &table, SCREEN);
         part("docs/forms.md", form, &table);
     }
+    let cycles = documents::cycles(&record).expect("the record has estimates");
+    part("docs/hardware.md", "cycles", &cycles);
     let remains = documents::remains(&record).expect("the record has profiles");
     part("docs/forms.md", "remains", &remains);
     assert_eq!(

@@ -69,6 +69,7 @@ pub use host::cargo::{TARGET, beside, cargo, cdylib, this_program};
 pub use host::error::HostError;
 pub use host::interrupt;
 pub use host::lanes::lanes;
+pub use host::llvm_mca::llvm_mca;
 pub use host::packages::browser;
 pub use host::paths::{target_dir, workspace_dir};
 pub use host::progress::Progress;

@@ -1,6 +1,6 @@
 //! The instructions of a recording.
 
-use iced_x86::{Decoder, DecoderOptions};
+use iced_x86::{Decoder, DecoderOptions, Formatter, GasFormatter};
 use serde::{Deserialize, Serialize};
 
 use crate::stream::{Instruction, Kind, Stream};
@@ -41,6 +41,18 @@ impl Decoded {
     #[must_use]
     pub fn all(&self) -> &[iced_x86::Instruction] {
         &self.0
+    }
+
+    /// An instruction in the GNU assembler's syntax.
+    #[must_use]
+    pub fn assembly(&self, place: u32) -> String {
+        let mut formatter = GasFormatter::new();
+        let options = formatter.options_mut();
+        options.set_rip_relative_addresses(true);
+        options.set_gas_show_mnemonic_size_suffix(true);
+        let mut text = String::new();
+        formatter.format(&self.0[place as usize], &mut text);
+        text
     }
 
     /// The stream of a section.

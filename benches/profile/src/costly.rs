@@ -114,10 +114,18 @@ const MSRS: &[(u32, &str)] = &[
     (0xc001_011f, "AMD64_VIRT_SPEC_CTRL"),
 ];
 
+/// Whether an instruction repeats itself. Each repetition is in a stream.
+pub fn repeats(it: &Instruction) -> bool {
+    it.is_string_instruction() && (it.has_rep_prefix() || it.has_repne_prefix())
+}
+
 /// The name of an instruction, if it is a costly one that accesses no MSR.
 pub fn name(it: &Instruction) -> Option<String> {
     if COSTLY.contains(&it.mnemonic()) {
         return Some(mnemonic(it));
+    }
+    if repeats(it) {
+        return Some(format!("rep {}", mnemonic(it)));
     }
     if it.mnemonic() != Mnemonic::Mov {
         return None;

@@ -1,4 +1,5 @@
-//! The events of a call in the kernel that cost more on a processor than an instruction.
+//! The events of a call in the kernel that cost more on a processor than an instruction, and
+//! the pieces of code between them.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -92,6 +93,40 @@ impl From<String> for Event {
     }
 }
 
+/// The pieces of a call, and how often it executes each. A piece is the places of plain
+/// instructions that the kernel executes one after the other. It ends at an event that
+/// [`Event::cuts`].
+pub type Pieces = BTreeMap<Vec<u32>, u64>;
+
+/// The events and the pieces of a call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// The events.
+    pub events: Events,
+    /// The pieces between them.
+    pub pieces: Pieces,
+}
+
+impl Event {
+    /// Whether a model of the processor's pipeline does not know the cost of the event.
+    #[must_use]
+    pub fn cuts(&self) -> bool {
+        match self {
+            Self::Locked | Self::Retpoline | Self::ReturnThunk | Self::Instruction(_) => true,
+            Self::Load
+            | Self::Store
+            | Self::DataLine
+            | Self::DataPage
+            | Self::CodeLine
+            | Self::CodePage
+            | Self::IndirectJump
+            | Self::IndirectCall
+            | Self::Return
+            | Self::StaticCall => false,
+        }
+    }
+}
+
 /// What an instruction counts as, whenever it is executed.
 #[derive(Clone)]
 struct Counted {
@@ -99,6 +134,16 @@ struct Counted {
     /// The events, but for the MSR of an instruction that accesses one.
     events: Vec<Event>,
     accesses_msr: bool,
+    repeats: bool,
+}
+
+impl Counted {
+    /// Whether the instruction ends a piece and belongs to none.
+    fn cuts(&self) -> bool {
+        self.accesses_msr
+            || self.events.iter().any(Event::cuts)
+            || self.thunk.is_some_and(|thunk| of_thunk(thunk).cuts())
+    }
 }
 
 /// Counts the events of the sections of a recording.
@@ -120,15 +165,17 @@ impl<'a> Counter<'a> {
                 thunk,
                 events,
                 accesses_msr,
+                repeats: costly::repeats(it),
             }
         };
         let counted = code.all().iter().map(counted).collect();
         Self { code, counted }
     }
 
-    /// Counts the events of a section: those in the kernel, not in the program or the guest.
+    /// Counts the events and the pieces of a section: those in the kernel, not in the program
+    /// or the guest.
     #[must_use]
-    pub fn events(&self, section: &Section) -> Events {
+    pub fn count(&self, section: &Section) -> Counts {
         let accesses = section.accesses;
         let mut events = Events::from([
             (Event::Load, accesses.loads),
@@ -140,13 +187,31 @@ impl<'a> Counter<'a> {
         let (mut lines, mut pages) = (BTreeSet::new(), BTreeSet::new());
         let mut constants = Constants::new();
         let mut thunk = None;
+        let mut last = None;
+        let (mut pieces, mut piece) = (Pieces::new(), Vec::new());
+        let mut cut = |piece: &mut Vec<u32>| {
+            if !piece.is_empty() {
+                *pieces.entry(std::mem::take(piece)).or_default() += 1;
+            }
+        };
         for place in &section.stream {
             let instruction = &self.code.all()[*place as usize];
             let counted = &self.counted[*place as usize];
             // The system call itself counts, too.
             if !is_kernel(instruction.ip()) && Kind::of(instruction) != Kind::SystemCall {
                 constants.forget();
+                cut(&mut piece);
+                last = None;
                 continue;
+            }
+            // An instruction that repeats itself is one.
+            if last.replace(place) == Some(place) && counted.repeats {
+                continue;
+            }
+            if counted.cuts() {
+                cut(&mut piece);
+            } else {
+                piece.push(*place);
             }
             counted.events.iter().cloned().for_each(&mut add);
             if counted.accesses_msr {
@@ -163,9 +228,10 @@ impl<'a> Counter<'a> {
                 pages.extend(blocks(at, size, PAGE));
             }
         }
+        cut(&mut piece);
         events.insert(Event::CodeLine, lines.len() as u64);
         events.insert(Event::CodePage, pages.len() as u64);
-        events
+        Counts { events, pieces }
     }
 }
 
@@ -201,6 +267,8 @@ fn of_thunk(thunk: Thunk) -> Event {
 mod tests {
     use super::*;
     use crate::code::Code;
+    use crate::marker::Marker;
+    use crate::recorder::{Recorder, Recording};
 
     const KERNEL: u64 = 0xffff_ffff_8100_0000;
     const SYMBOLS: &str = "\
@@ -209,22 +277,28 @@ mod tests {
         ffffffff81000200 T __x86_return_thunk\n\
         ffffffff81000300 T _etext\n";
 
-    /// Counts the events of instructions at these addresses.
-    fn count(code: &[(u64, &[u8])]) -> BTreeMap<String, u64> {
-        let code: Vec<_> = code
-            .iter()
-            .map(|(pc, bytes)| Code {
+    /// Counts the events and pieces of instructions at these addresses.
+    fn counts(code: &[(u64, &[u8])]) -> Counts {
+        let mut recorder = Recorder::default();
+        recorder.mark(0, Marker::Section);
+        recorder.mark(0, Marker::Begin);
+        for (pc, bytes) in code {
+            let place = recorder.place(Code {
                 pc: *pc,
                 bytes: bytes.to_vec(),
-            })
-            .collect();
-        let section = Section {
-            stream: (0..code.len() as u32).collect(),
-            ..Default::default()
-        };
+            });
+            recorder.execute(0, place);
+        }
+        recorder.mark(0, Marker::End);
+        let Recording { code, sections } = recorder.finish();
         let (code, symbols) = (Decoded::new(&code), Symbols::parse(SYMBOLS, "").unwrap());
-        let events = Counter::new(&code, &symbols).events(&section);
-        let events = events.into_iter().filter(|(_, count)| *count > 0);
+        Counter::new(&code, &symbols).count(&sections[0])
+    }
+
+    /// Counts the events of instructions at these addresses, by name.
+    fn count(code: &[(u64, &[u8])]) -> BTreeMap<String, u64> {
+        let events = counts(code).events.into_iter();
+        let events = events.filter(|(_, count)| *count > 0);
         events.map(|(it, count)| (it.to_string(), count)).collect()
     }
 
@@ -300,6 +374,35 @@ mod tests {
             ("syscall", 1),
             ("vmrun", 1),
         ];
+        assert_eq!(found, expect(&expected));
+    }
+
+    #[test]
+    fn pieces_end_at_events_of_their_own_cost() {
+        let counts = counts(&[
+            // syscall; mov (%rax),%ecx; call *%rax
+            (0x1003, &[0x0f, 0x05]),
+            (KERNEL, &[0x8b, 0x08]),
+            (KERNEL + 2, &[0xff, 0xd0]),
+            // lock incl (%rax); ret
+            (KERNEL + 4, &[0xf0, 0xff, 0x00]),
+            (KERNEL + 7, &[0xc3]),
+            // A return thunk, vmrun, a guest's instruction, and a return to the program.
+            (KERNEL + 0x200, &[0xc3]),
+            (KERNEL + 0x46, &[0x0f, 0x01, 0xd8]),
+            (0x100, &[0x90]),
+            (KERNEL + 0x49, &[0x90]),
+            (0x1005, &[0x90]),
+        ]);
+        let expected = [vec![1, 2], vec![4], vec![8]].map(|piece| (piece, 1));
+        assert_eq!(counts.pieces, Pieces::from(expected));
+    }
+
+    #[test]
+    fn an_instruction_that_repeats_itself_counts_once() {
+        let movs: (u64, &[u8]) = (KERNEL, &[0xf3, 0xa4]);
+        let found = count(&[movs, movs, (KERNEL + 2, &[0x90]), movs]);
+        let expected = [("lines of code", 1), ("pages of code", 1), ("rep movsb", 2)];
         assert_eq!(found, expect(&expected));
     }
 

@@ -48,6 +48,11 @@ pub fn named(name: &str) -> Option<&'static Case> {
     all().find(|case| case.name == name)
 }
 
+/// Whether the case of that name needs another thread.
+pub(crate) fn needs_another_thread(name: &str) -> bool {
+    other_thread::WORK.iter().any(|case| case.name == name)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

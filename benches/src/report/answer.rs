@@ -1,5 +1,6 @@
 //! The answer in words and small tables, made from the figures of the run.
 
+use super::cycles::Cycles;
 use crate::grid::{Cell, Grid};
 use crate::parts::Part;
 use crate::record::{CaseRow, Profile, Record, Run, percent};
@@ -87,7 +88,7 @@ const FORMS: [(&str, &[Compared]); 6] = [
 ];
 
 /// The work of a row, as the end of a sentence.
-fn work(row: &str) -> &str {
+pub(super) fn work(row: &str) -> &str {
     match row {
         EXIT => "an exit to user space",
         REGS => "kvm_get_regs",
@@ -107,14 +108,15 @@ pub fn sentences(record: &Record) -> Vec<String> {
     };
     let missing = run.no_syscalls.as_ref();
     let missing = missing.map(|why| format!("The system calls are missing here: {why}."));
+    let cycles = Cycles::new(record);
     let claims = CLAIMS
         .iter()
-        .filter_map(|claim| claim.sentence(record, run));
+        .filter_map(|claim| claim.sentence(record, run, cycles.as_ref()));
     missing.into_iter().chain(claims).collect()
 }
 
 impl Claim {
-    fn sentence(&self, record: &Record, run: &Run) -> Option<String> {
+    fn sentence(&self, record: &Record, run: &Run, cycles: Option<&Cycles<'_>>) -> Option<String> {
         let rows = self.rows.iter().filter_map(|name| run.row(name));
         let shares = rows.filter_map(|row| Some((row, row.share(self.after, self.before)?)));
         let mut parts: Vec<_> = shares
@@ -137,6 +139,9 @@ impl Claim {
         };
         let others = record.others.iter();
         let mut notes: Vec<_> = others.filter_map(|other| self.elsewhere(other)).collect();
+        if self.before == "ioctl" {
+            notes.extend(cycles.and_then(|it| it.note(self.after)));
+        }
         if self.after == "bound" {
             notes.extend(sync_regs(run));
         }

@@ -4,6 +4,8 @@ use anyhow::{Context, Result};
 use askama::Template;
 use textwrap::Options;
 
+use super::cycles::Cycles;
+use super::intervals::Intervals;
 use super::releases::Releases;
 pub use super::releases::shows_functions;
 use super::{answer, events};
@@ -27,14 +29,17 @@ const WIDTH: usize = 88;
 /// If the template cannot be filled in.
 pub fn results(record: &Record, before: &Record) -> Result<String> {
     let releases = Releases::new(before, record);
+    let first = record.runs.first().context("the record has no run")?;
+    let cycles = Cycles::new(record);
     let results = Results {
         legend: legend::legend(record),
         rows: rows(),
         sections: [
-            table::questions(record),
+            table::questions(first, record.unit),
             events::sections(record, |row| shows_events(&row.name)),
             table::conditions(record),
             vendors(record),
+            cycles.as_ref().map(Cycles::sections).unwrap_or_default(),
             releases.map(|it| it.summary()).unwrap_or_default(),
         ]
         .concat(),
@@ -46,6 +51,13 @@ pub fn results(record: &Record, before: &Record) -> Result<String> {
 #[must_use]
 pub fn shows_events(row: &str) -> bool {
     table::is_summary(row)
+}
+
+/// Whether a document shows the cycles of an interface, in the run of a host or in another.
+#[must_use]
+pub fn shows_cycles(is_host: bool, interface: &str) -> bool {
+    // On a processor, the unpatched kernel has only the ioctls.
+    is_host || interface == "ioctl"
 }
 
 #[derive(Template)]
@@ -151,6 +163,26 @@ pub fn chart(record: &Record) -> Result<String> {
     Chart::new(record, &chart::FIRST)
         .context("there is no row for the chart")?
         .file()
+}
+
+/// docs/cycles.svg.
+///
+/// # Errors
+///
+/// If the record has no estimates of cycles.
+pub fn intervals(record: &Record) -> Result<String> {
+    let cycles = Cycles::new(record).context("no cycles are estimated")?;
+    Intervals::new(&cycles).file()
+}
+
+/// The answer of the model in docs/hardware.md.
+#[must_use]
+pub fn cycles(record: &Record) -> Option<String> {
+    let cycles = Cycles::new(record)?;
+    let sentences: Vec<_> = cycles.answer().iter().map(|it| item(it)).collect();
+    let label = Intervals::new(&cycles).label();
+    let picture = format!("<img src=\"cycles.svg\" width=\"100%\" alt=\"{label}\">");
+    Some(format!("{picture}\n\n{}", sentences.join("\n")))
 }
 
 /// The figures of a form in docs/forms.md.

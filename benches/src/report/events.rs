@@ -6,9 +6,8 @@ use std::collections::BTreeSet;
 use profile::{Event, Events};
 
 use crate::grid::Grid;
-use crate::interface::INTERFACES;
 use crate::record::{CaseRow, Record};
-use crate::table::{KVM_IOCTLS, Section};
+use crate::table::{self, Section};
 
 /// A section for each row of the first run that `show` wants, and whose events were
 /// recorded.
@@ -24,10 +23,9 @@ fn section(row: &CaseRow) -> Option<Section> {
         (!events.is_empty()).then_some(events)
     };
     let ioctl = of("ioctl")?;
-    let forms = INTERFACES.into_iter().skip(1);
-    // The crate makes the same ioctls.
-    let forms = forms.filter(|form| *form != KVM_IOCTLS);
-    let forms: Vec<_> = forms.filter_map(|form| Some((form, of(form)?))).collect();
+    let forms: Vec<_> = table::forms()
+        .filter_map(|form| Some((form, of(form)?)))
+        .collect();
     let mut grid = Grid::new(["event", "ioctl"]);
     grid.head
         .extend(forms.iter().map(|(form, _)| String::from(*form)));

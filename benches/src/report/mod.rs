@@ -2,9 +2,11 @@
 
 mod answer;
 mod bars;
+mod cycles;
 pub mod documents;
 mod events;
 mod flames;
+mod intervals;
 mod matrix;
 mod releases;
 
@@ -13,7 +15,9 @@ use askama::Template;
 use jiff::Timestamp;
 
 use self::bars::Bars;
+use self::cycles::Cycles;
 use self::flames::Flames;
+use self::intervals::Intervals;
 use self::matrix::Filtering;
 use crate::chart::{self, Chart};
 use crate::counter::Unit;
@@ -21,19 +25,20 @@ use crate::grid::Grid;
 use crate::interface::INTERFACES;
 use crate::legend;
 use crate::parts::Part;
-use crate::record::{Figure, Record, Run};
+use crate::record::{self, Figure, Record, Run};
 use crate::table::{self, Section};
 
-/// Renders a record. `native` is the record of the host's own KVM, if there is one.
+/// Renders a record.
 ///
 /// In place of a part that the record lacks, the report has a note.
 ///
 /// # Errors
 ///
 /// If there is nothing to show, or if the stacks are malformed.
-pub fn render(record: &Record, native: Option<&Record>) -> Result<String> {
+pub fn render(record: &Record) -> Result<String> {
     let run = record.runs.first().context("the record has no run")?;
     let ended = Timestamp::from_second(i64::try_from(record.time)?)?;
+    let cycles = Cycles::new(record);
     let report = Report {
         ended: ended.strftime("%-d %B %Y, %H:%M UTC").to_string(),
         answer: answer::sentences(record)
@@ -47,7 +52,7 @@ pub fn render(record: &Record, native: Option<&Record>) -> Result<String> {
         summary_text: table::summary_text(record.unit),
         meaning: legend::meaning(record.unit),
         counted: record.unit == Unit::Instructions,
-        questions: table::questions(record),
+        questions: table::questions(run, record.unit),
         bars: run.rows.iter().filter_map(bars::bars).collect(),
         parts: Part::ALL,
         remains: answer::remains(record).map(|(_, sentence)| sentence),
@@ -56,10 +61,13 @@ pub fn render(record: &Record, native: Option<&Record>) -> Result<String> {
         conditions: table::conditions(record),
         filtering: matrix::filtering(record),
         vendors: documents::vendors(record),
+        intervals: cycles.as_ref().map(Intervals::new),
+        cycles_answer: cycles.as_ref().map(Cycles::answer).unwrap_or_default(),
+        cycles: cycles.as_ref().map(Cycles::sections).unwrap_or_default(),
         place: legend::place(run),
         difference: difference(record),
         criterion: criterion(record, run),
-        native: native.map(Native::new),
+        native: record.native.as_ref().map(Native::new),
     };
     Ok(report.render()?)
 }
@@ -85,6 +93,9 @@ struct Report<'a> {
     conditions: Vec<Section>,
     filtering: Option<Filtering>,
     vendors: Vec<Section>,
+    intervals: Option<Intervals<'a>>,
+    cycles_answer: Vec<String>,
+    cycles: Vec<Section>,
     place: Vec<(&'static str, String)>,
     difference: Option<u64>,
     criterion: Vec<Section>,
@@ -98,11 +109,10 @@ struct Native {
 }
 
 impl Native {
-    fn new(record: &Record) -> Self {
-        let run = record.runs.first();
+    fn new(record::Native { run, .. }: &record::Native) -> Self {
         Self {
-            questions: table::questions(record),
-            place: run.map(legend::place).unwrap_or_default(),
+            questions: table::questions(run, Unit::Nanoseconds),
+            place: legend::place(run),
         }
     }
 }

@@ -9,6 +9,7 @@ pub(crate) mod files;
 pub(crate) mod git;
 pub mod interrupt;
 pub(crate) mod lanes;
+pub(crate) mod llvm_mca;
 pub(crate) mod lock;
 pub(crate) mod needs;
 pub(crate) mod packages;

@@ -110,6 +110,11 @@ pub(crate) const GIT: &[Need] = &[need("git", "git")];
 /// The newest clang of Debian 12. Linux 7.3 does not build with the default one, clang 14.
 pub(crate) const CLANG: Need = need("clang-19", "clang-19");
 
+const LLVM_PACKAGE: &str = "llvm-19";
+
+/// The needs of estimating cycles.
+pub(crate) const LLVM: &[Need] = &[need("llvm-mca-19", LLVM_PACKAGE)];
+
 /// The needs of checking the series, besides [`BUILD`]. The kernel's scripts run
 /// Debian's Python, hence the modules.
 pub(crate) const CHECK: &[Need] = &[
@@ -117,7 +122,7 @@ pub(crate) const CHECK: &[Need] = &[
     need("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
     CLANG,
     need("ld.lld-19", "lld-19"),
-    need("llvm-ar-19", "llvm-19"),
+    need("llvm-ar-19", LLVM_PACKAGE),
     need("/usr/bin/sphinx-build", "python3-sphinx"),
     need("/usr/lib/python3/dist-packages/ply/lex.py", "python3-ply"),
     need(
@@ -146,7 +151,7 @@ pub(crate) const BROWSER: &[Need] = &[CHROMIUM];
 pub(crate) const FRESH: &[Need] = &[need("mmdebstrap", "mmdebstrap")];
 
 /// The needs of all commands in the README.
-pub(crate) const COMMANDS: [&[Need]; 7] = [RUN, BOCHS, BUILD, GIT, MAN, CONFIG, BROWSER];
+pub(crate) const COMMANDS: [&[Need]; 8] = [RUN, BOCHS, BUILD, LLVM, GIT, MAN, CONFIG, BROWSER];
 
 /// The needs of the other commands: the check of the series, and those with `--base 6.12`.
 pub(crate) const OTHERS: [&[Need]; 2] = [CHECK, &[LINUX_SOURCE]];

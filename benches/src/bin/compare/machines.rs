@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use benches::counter;
+use benches::cycles::Costs;
 use benches::hosts::{self, Host};
 use benches::place::Build;
-use benches::record::Record;
+use benches::record::{Native, Record};
 use benches::{CRITERION, Selection, profiles};
 use clap::ValueEnum;
 use kernel_patch::{Accel, Base, Kernel, Machine, Progress, call_here, cdylib, lanes};
@@ -233,18 +235,28 @@ fn run(
         let symbols = Symbols::parse(&text(KALLSYMS)?, &text(MODULES)?)?;
         let recorded = fs::read(&recording).context("the recording")?;
         let recorded: Recording = serde_json::from_slice(&recorded)?;
-        profiles::attach(&mut record.runs, &recorded, &symbols)?;
+        let costs = Costs::read()?;
+        let processor = match &boot.host {
+            Some(host) => costs.of_host(&host.name),
+            None => costs.here(),
+        };
+        profiles::attach(&mut record.runs, &recorded, &symbols, processor, out)?;
     }
     Ok(record)
 }
 
-/// Measures on this machine's own KVM, for the report of measurements in machines. Prints
-/// the reason if that is not possible.
-pub fn beside(options: &Options) -> Option<Record> {
-    let record = scratch().and_then(|scratch| natively(options, scratch.path(), true));
+/// Measures on this machine's own KVM, to have times beside the measurements in machines.
+/// Prints the reason if that is not possible.
+pub fn beside(options: &Options) -> Option<Native> {
+    let measured = scratch().and_then(|scratch| {
+        let mut record = natively(options, scratch.path(), true)?;
+        let gigahertz = counter::gigahertz();
+        let run = record.runs.remove(0);
+        Ok(Native { gigahertz, run })
+    });
     let why =
         |error: &anyhow::Error| eprintln!("compare: no times of this machine's own KVM: {error:#}");
-    record.inspect_err(why).ok()
+    measured.inspect_err(why).ok()
 }
 
 /// Makes a directory on the disk of the target directory, because recordings are large.

@@ -79,7 +79,7 @@ fn show(file: &Path, page: Option<Output>) -> Result<Record> {
     let record = Record::read(file)?;
     println!("{}\n{}", table::tables(&record), legend::legend(&record));
     if let Some(page) = page {
-        page.finish(&report::render(&record, None)?)?;
+        page.finish(&report::render(&record)?)?;
     }
     Ok(record)
 }
@@ -98,9 +98,9 @@ fn run(options: &Options, page: Option<Output>) -> Result<Record> {
         machines::measure(options, results.scratch())?
     };
     record.time = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-    let native = options.profile.then(|| machines::beside(options)).flatten();
+    record.native = options.profile.then(|| machines::beside(options)).flatten();
     let text = serde_json::to_string_pretty(&record)? + "\n";
-    let html = report::render(&record, native.as_ref())?;
+    let html = report::render(&record)?;
     let home = results.finish(&text, &html)?;
 
     if to_stdout {
