@@ -30,7 +30,7 @@ const WIDTH: usize = 88;
 pub fn results(record: &Record, before: &Record) -> Result<String> {
     let releases = Releases::new(before, record);
     let first = record.runs.first().context("the record has no run")?;
-    let cycles = Cycles::new(record);
+    let cycles = Cycles::new(record)?;
     let results = Results {
         legend: legend::legend(record),
         rows: rows(),
@@ -122,11 +122,12 @@ fn rows() -> Grid {
 /// If the record has nothing to show.
 pub fn readme(record: &Record) -> Result<String> {
     let place = record.runs.first().map(legend::place).unwrap_or_default();
+    let cycles = Cycles::new(record)?;
     let readme = Readme {
         label: Chart::new(record, &chart::FIRST)
             .context("there is no row for the chart")?
             .label(),
-        sentences: answer::sentences(record)
+        sentences: answer::sentences(record, cycles.as_ref())
             .iter()
             .map(|sentence| item(sentence))
             .collect(),
@@ -171,18 +172,21 @@ pub fn chart(record: &Record) -> Result<String> {
 ///
 /// If the record has no estimates of cycles.
 pub fn intervals(record: &Record) -> Result<String> {
-    let cycles = Cycles::new(record).context("no cycles are estimated")?;
+    let cycles = Cycles::new(record)?.context("no cycles are estimated")?;
     Intervals::new(&cycles).file()
 }
 
 /// The answer of the model in docs/hardware.md.
-#[must_use]
-pub fn cycles(record: &Record) -> Option<String> {
-    let cycles = Cycles::new(record)?;
+///
+/// # Errors
+///
+/// If the record has no estimates of cycles.
+pub fn cycles(record: &Record) -> Result<String> {
+    let cycles = Cycles::new(record)?.context("no cycles are estimated")?;
     let sentences: Vec<_> = cycles.answer().iter().map(|it| item(it)).collect();
     let label = Intervals::new(&cycles).label();
     let picture = format!("<img src=\"cycles.svg\" width=\"100%\" alt=\"{label}\">");
-    Some(format!("{picture}\n\n{}", sentences.join("\n")))
+    Ok(format!("{picture}\n\n{}", sentences.join("\n")))
 }
 
 /// The figures of a form in docs/forms.md.

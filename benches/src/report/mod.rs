@@ -38,10 +38,10 @@ use crate::table::{self, Section};
 pub fn render(record: &Record) -> Result<String> {
     let run = record.runs.first().context("the record has no run")?;
     let ended = Timestamp::from_second(i64::try_from(record.time)?)?;
-    let cycles = Cycles::new(record);
+    let cycles = Cycles::new(record)?;
     let report = Report {
         ended: ended.strftime("%-d %B %Y, %H:%M UTC").to_string(),
-        answer: answer::sentences(record)
+        answer: answer::sentences(record, cycles.as_ref())
             .iter()
             .map(|sentence| sentence.replace(" %", "\u{a0}%"))
             .collect(),

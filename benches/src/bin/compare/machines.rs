@@ -131,6 +131,8 @@ impl Boot {
 /// of another vendor or of a host fails, its figures are missing, and the others are there:
 /// also returns the number of these machines.
 pub fn measure(options: &Options, out: &Path) -> Result<(Record, usize)> {
+    // First, because a reader may have edited the file.
+    let costs = Costs::read()?;
     let kernel = kernel(options)?;
     let recorder = options.profile.then(recorder).transpose()?;
 
@@ -143,7 +145,7 @@ pub fn measure(options: &Options, out: &Path) -> Result<(Record, usize)> {
             return Ok(None);
         }
         let out = scratch.path().join(nth.to_string());
-        let run = run(options, &kernel, boot, recorder.as_deref(), &out);
+        let run = run(options, &kernel, &costs, boot, recorder.as_deref(), &out);
         if matches!(boot.goal, Goal::Others | Goal::Hosts) {
             let why = |error: &anyhow::Error| eprintln!("compare: {}: {error:#}", boot.title);
             return Ok(run.inspect_err(why).ok());
@@ -199,6 +201,7 @@ fn recorder() -> Result<PathBuf> {
 fn run(
     options: &Options,
     kernel: &Kernel,
+    costs: &Costs,
     boot: &Boot,
     recorder: Option<&Path>,
     out: &Path,
@@ -235,7 +238,6 @@ fn run(
         let symbols = Symbols::parse(&text(KALLSYMS)?, &text(MODULES)?)?;
         let recorded = fs::read(&recording).context("the recording")?;
         let recorded: Recording = serde_json::from_slice(&recorded)?;
-        let costs = Costs::read()?;
         let processor = match &boot.host {
             Some(host) => costs.of_host(&host.name),
             None => costs.here(),
