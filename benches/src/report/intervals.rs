@@ -44,9 +44,9 @@ const GAP: usize = 12;
 const TEXT: usize = 17;
 /// Where the names of the processors begin, where the shares begin, and where they end, in
 /// per cent of the width.
-const LEFT: f64 = 14.0;
-const ZERO: f64 = 26.0;
-const END: f64 = 84.0;
+const LEFT: f64 = 16.0;
+const ZERO: f64 = 33.0;
+const END: f64 = 77.0;
 
 impl<'a> Intervals<'a> {
     /// The chart, as part of a page.
@@ -121,35 +121,30 @@ impl<'a> Intervals<'a> {
         self.height() - GAP - TEXT * (self.caption.len() - 1 - nth)
     }
 
-    /// The intervals in words, for those who do not see the picture.
+    /// The intervals in words, across all processors, for those who do not see the picture.
     pub fn label(&self) -> String {
         let groups = self.groups.iter().map(|group| {
-            let mut form = "";
-            let lines = group.lines.iter().map(|line| {
-                form = if line.form.is_empty() {
-                    form
-                } else {
-                    line.form
-                };
-                format!("{form} on {} {}", line.processor, line.percent())
-            });
-            format!("{}: {}", group.name, lines.collect::<Vec<_>>().join(", "))
+            let mut forms: Vec<(&str, Interval)> = Vec::new();
+            for line in &group.lines {
+                match forms.last_mut() {
+                    Some((_, ratio)) if line.form.is_empty() => *ratio = ratio.hull(line.ratio),
+                    _ => forms.push((line.form, line.ratio)),
+                }
+            }
+            let forms = forms.iter();
+            let forms = forms.map(|(form, ratio)| format!("{form} {}", percent(ratio)));
+            format!("{}: {}", group.name, forms.collect::<Vec<_>>().join(", "))
         });
-        format!(
-            "Modelled shares of ioctl. {}",
-            groups.collect::<Vec<_>>().join("; ")
-        )
+        let groups = groups.collect::<Vec<_>>().join("; ");
+        format!("Modelled shares of ioctl. {groups}")
     }
 }
 
-impl Line<'_> {
-    fn percent(&self) -> String {
-        let Interval { low, high } = self.ratio;
-        let [low, high] = [low, high].map(|share| format!("{:.0}", 100.0 * share));
-        if low == high {
-            format!("{low} %")
-        } else {
-            format!("{low} to {high} %")
-        }
+fn percent(&Interval { low, high }: &Interval) -> String {
+    let [low, high] = [low, high].map(|share| format!("{:.0}", 100.0 * share));
+    if low == high {
+        format!("{low} %")
+    } else {
+        format!("{low} to {high} %")
     }
 }
