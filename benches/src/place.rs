@@ -44,6 +44,14 @@ pub struct Build {
     pub host: Option<String>,
 }
 
+impl Place {
+    /// The release of Linux, without what a distribution appends.
+    #[must_use]
+    pub fn release(&self) -> &str {
+        self.kernel.split('-').next().unwrap_or_default()
+    }
+}
+
 /// Describes this machine.
 ///
 /// # Errors

@@ -16,6 +16,8 @@ struct Compared<'a> {
     loads_vcpu: bool,
     model: Interval,
     measured: f64,
+    /// Half the width of the interval that holds the mean with a probability of 95 %.
+    spread: f64,
 }
 
 impl Compared<'_> {
@@ -53,10 +55,11 @@ impl<'a> Cycles<'a> {
         let mut text = format!(
             "Calls by ioctl that need no guest and no other thread, on {}, Linux {}, at {:.2} GHz. {} of {} measured \
              values lie in the interval of the model for {}, at {fastest:.1} to {slowest:.1} times \
-             its low end. A deviation is from the nearer end. The streams are those of the \
+             its low end. A deviation is from the nearer end. A mean lies with a probability of \
+             95 % in the interval after ±. The streams are those of the \
              patched kernel with mitigations {}, and the times are of this other kernel.",
             here.cpu,
-            here.kernel,
+            here.release(),
             native.gigahertz,
             inside.count(),
             rows.len(),
@@ -77,7 +80,11 @@ impl<'a> Cycles<'a> {
                 0.0 => "inside".to_owned(),
                 percent => format!("{percent:+.0} %"),
             };
-            let numbers = [cycles(it.model), format!("{:.0}", it.measured), deviation];
+            let numbers = [
+                cycles(it.model),
+                format!("{:.0} ± {:.0}", it.measured, it.spread),
+                deviation,
+            ];
             grid.push(it.name, numbers.map(Some));
         }
         (!rows.is_empty()).then(|| Section {
@@ -94,7 +101,7 @@ impl<'a> Cycles<'a> {
         let rows = run.rows.iter().filter_map(|row| {
             let model = Model::new(row, "ioctl", &self.costs, run.processor.as_deref()?)?;
             let profile = row.figures.get("ioctl")?.profile.as_ref()?;
-            let time = native.run.row(&row.name)?.figures.get("ioctl")?.value()?;
+            let time = native.run.row(&row.name)?.figures.get("ioctl")?.criterion?;
             let is_alone = !model.has(&guest)
                 && !row.name.starts_with("kvm_run")
                 && !cases::needs_another_thread(&row.name);
@@ -102,7 +109,8 @@ impl<'a> Cycles<'a> {
                 name: &row.name,
                 loads_vcpu: profile.loads_vcpu,
                 model: model.cycles(),
-                measured: time * native.gigahertz,
+                measured: time.mean * native.gigahertz,
+                spread: (time.interval.1 - time.interval.0) / 2.0 * native.gigahertz,
             })
         });
         rows.collect()
