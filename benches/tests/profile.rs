@@ -313,7 +313,8 @@ fn open(page: &Path, width: u32) -> Seen {
 fn the_report_shows_the_measurements_in_a_browser() {
     for width in [1280, 390] {
         let seen = open(&RUN.path("report.html"), width);
-        assert_eq!(seen.charts, 1);
+        // The shares, and the intervals of cycles.
+        assert_eq!(seen.charts, 2);
         assert_eq!(seen.bars.len(), 2, "{:?}", seen.bars);
         for (bars, row) in seen.bars.iter().zip(&RUN.record().runs[0].rows[1..]) {
             let sums: Vec<_> = ["ioctl", "syscall", "files", "bound", "kvm-ioctls"]
@@ -342,7 +343,7 @@ fn the_report_shows_the_measurements_in_a_browser() {
 #[test]
 fn a_run_without_the_system_calls_shows_the_rest() {
     let mut record = RUN.record();
-    for run in &mut record.runs {
+    for run in record.runs.iter_mut().chain(&mut record.hosts) {
         run.no_syscalls = Some("this kernel lacks them".into());
         for row in &mut run.rows {
             row.figures
