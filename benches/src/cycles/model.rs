@@ -5,7 +5,7 @@
 //! calls, the same unknown cost is the same number in both, so what they have in common
 //! widens the interval only as far as it matters.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use profile::{Event, Events};
 
@@ -59,6 +59,8 @@ struct Share {
 /// The cycles of a call by a form and by the ioctl.
 pub struct Model {
     shares: BTreeMap<Term, Share>,
+    /// The events that have no cost.
+    missing: BTreeSet<Event>,
 }
 
 impl Model {
@@ -93,15 +95,22 @@ impl Model {
             (Term::OfIoctl, share(slow, 0.0, plain.removed as f64)),
         ]);
         let count = |events: &Events, event| events.get(event).map_or(0.0, |it| *it as f64);
+        let mut missing = BTreeSet::new();
         let events = profile.events.keys().chain(ioctl.events.keys());
         for event in events.filter(|event| event.cuts()) {
             let Some(cost) = costs.of(event, processor) else {
+                missing.insert(event.clone());
                 continue;
             };
             let (form, ioctl) = (count(&profile.events, event), count(&ioctl.events, event));
             shares.insert(Term::Event(event.clone()), share(cost.range(), form, ioctl));
         }
-        Self { shares }
+        Self { shares, missing }
+    }
+
+    /// The events that the cycles leave out, because costs.toml has no cost of them.
+    pub fn missing(&self) -> impl Iterator<Item = &Event> {
+        self.missing.iter()
     }
 
     /// The same model, but with all plain instructions equally slow, whichever call executes
@@ -117,7 +126,12 @@ impl Model {
             ..sum
         });
         shares.extend(sum.map(|sum| (Term::Plain, sum)));
-        Self { shares }
+        self.with(shares)
+    }
+
+    fn with(&self, shares: BTreeMap<Term, Share>) -> Self {
+        let missing = self.missing.clone();
+        Self { shares, missing }
     }
 
     /// The events of either call.
@@ -198,9 +212,7 @@ impl Model {
             return None;
         }
         let saves_less = |cost: f64| {
-            let mut with = Self {
-                shares: self.shares.clone(),
-            };
+            let mut with = self.with(self.shares.clone());
             let range = Interval {
                 low: cost,
                 high: cost,
@@ -255,6 +267,7 @@ mod tests {
         };
         Model {
             shares: shares.iter().enumerate().map(share).collect(),
+            missing: BTreeSet::new(),
         }
     }
 
@@ -330,6 +343,7 @@ mod tests {
         ];
         let model = Model {
             shares: shares.into(),
+            missing: BTreeSet::new(),
         };
         assert_eq!(
             model.ratio(),

@@ -3,6 +3,8 @@
 mod reality;
 mod tables;
 
+use std::collections::BTreeSet;
+
 use anyhow::Result;
 use profile::Event;
 
@@ -106,7 +108,15 @@ impl<'a> Cycles<'a> {
         let costs = DECISIVE
             .iter()
             .filter_map(|(event, title)| self.limits(event, title));
-        rows.chain(costs).collect()
+        rows.chain(costs).chain(self.missing()).collect()
+    }
+
+    /// The events that the cycles leave out.
+    fn missing(&self) -> Option<String> {
+        let events = self.modelled.iter().flat_map(|it| it.model.missing());
+        let events: BTreeSet<_> = events.map(ToString::to_string).collect();
+        let events = events.into_iter().collect::<Vec<_>>().join(", ");
+        (!events.is_empty()).then(|| format!("The tables have no cost of these events: {events}."))
     }
 
     /// Which forms save cycles in a row, on all hosts.
@@ -239,5 +249,27 @@ fn cycles(Interval { low, high }: Interval) -> String {
         format!("{low:.0}")
     } else {
         format!("{low:.0} to {high:.0}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_without_a_cost_is_named() {
+        let mut record: Record =
+            serde_json::from_str(include_str!("../../../../docs/results.json")).unwrap();
+        assert!(Cycles::new(&record).unwrap().unwrap().missing().is_none());
+        let figures = record.hosts.iter_mut().flat_map(|run| &mut run.rows);
+        for figure in figures.flat_map(|row| row.figures.values_mut()) {
+            if let Some(profile) = &mut figure.profile {
+                let event = Event::Instruction("wbinvd".into());
+                profile.events.insert(event, 1);
+            }
+        }
+        let answer = Cycles::new(&record).unwrap().unwrap().answer();
+        let last = answer.last().unwrap();
+        assert_eq!(last, "The tables have no cost of these events: wbinvd.");
     }
 }

@@ -53,11 +53,11 @@ impl<'a> Cycles<'a> {
         let slowest = slowdowns.clone().fold(1.0, f64::max);
         let fastest = slowdowns.fold(slowest, f64::min);
         let mut text = format!(
-            "Calls by ioctl that need no guest and no other thread, on {}, Linux {}, at {:.2} GHz. {} of {} measured \
-             values lie in the interval of the model for {}, at {fastest:.1} to {slowest:.1} times \
-             its low end. A deviation is from the nearer end. A mean lies with a probability of \
-             95 % in the interval after ±. The streams are those of the \
-             patched kernel with mitigations {}, and the times are of this other kernel.",
+            "Calls by ioctl that need no guest and no other thread, on {}, Linux {}, at {:.2} GHz. \
+             {} of {} measured values lie in the interval of the model for {}, at {fastest:.1} to \
+             {slowest:.1} times its low end. A deviation is from the nearer end. A mean lies with \
+             a probability of 95 % in the interval after ±. The streams are those of the patched \
+             kernel with mitigations {}, and the times are of this other kernel.",
             here.cpu,
             here.release(),
             native.gigahertz,
