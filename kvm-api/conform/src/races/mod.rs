@@ -118,7 +118,7 @@ fn test(options: &Options) -> Result<Outcome> {
     let kept = Guest::counting(&Syscall::open()?);
     capabilities::keep(kept.vm.as_fd());
     let mut outcome = Outcome::default();
-    let mut refused = 0;
+    let (mut refused, mut lost) = (0, 0);
     let mut held = Vec::new();
     let mut online = 1;
     for &processors in processors(options) {
@@ -140,6 +140,7 @@ fn test(options: &Options) -> Result<Outcome> {
                 .run()?;
                 outcome.cases += report.rounds;
                 refused += report.refused;
+                lost += report.lost;
                 if let Some(what) = report.failure {
                     progress(&format!("{name} fails: {what}"));
                     let what = format!("{name}, after {} rounds: {what}", report.rounds);
@@ -156,6 +157,11 @@ fn test(options: &Options) -> Result<Outcome> {
         format!(", the fewest {rounds}, of: {name}")
     });
     delays::note(options, &mut outcome)?;
+    if lost > 0 {
+        outcome.notes.push(format!(
+            "QEMU lost a guest's state {lost} times, and the races ran again"
+        ));
+    }
     outcome.notes.push(format!(
         "rounds of {races} races in {} ways{fewest}; meanwhile {refused} attempts to unload KVM were refused",
         Pairing::all().count(),

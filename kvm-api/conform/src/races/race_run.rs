@@ -20,6 +20,12 @@ use crate::signal;
 /// How long a race may exceed its time.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The status of a race's process in which the emulator has lost a guest's state.
+pub const LOST: i32 = 3;
+
+/// How often a race is run if the emulator loses a guest's state each time.
+const TRIES: u64 = 3;
+
 /// The interval at which the watchdog looks, and tries to unload KVM.
 const STEP: Duration = Duration::from_millis(5);
 
@@ -44,6 +50,8 @@ pub struct RaceResult {
     pub rounds: u64,
     /// The number of refused attempts to unload KVM.
     pub refused: u64,
+    /// How often the emulator has lost a guest's state.
+    pub lost: u64,
     pub failure: Option<String>,
 }
 
@@ -52,8 +60,20 @@ pub struct RaceResult {
 const ROUND: u8 = 0;
 
 impl RaceRun<'_> {
-    /// Runs the race.
+    /// Runs the race, and again if the emulator loses a guest's state.
     pub fn run(&self) -> Result<RaceResult> {
+        let mut report = RaceResult::default();
+        for lost in 0..TRIES {
+            self.run_once(&mut report)?;
+            if report.lost == lost {
+                return Ok(report);
+            }
+        }
+        report.failure = Some(format!("QEMU has lost a guest's state {TRIES} times"));
+        Ok(report)
+    }
+
+    fn run_once(&self, report: &mut RaceResult) -> Result<()> {
         let (mut reader, writer) = io::pipe()?;
         // SAFETY: this process has no other threads, so the child may do anything.
         let child = match unsafe { fork() }? {
@@ -61,20 +81,19 @@ impl RaceRun<'_> {
             ForkResult::Parent { child } => child,
         };
         drop(writer);
-        let mut report = RaceResult::default();
-        let ended = self.watch(child, &mut report);
+        let ended = self.watch(child, report);
         // Also kill processes that the race has started and left behind.
         let _ = killpg(child, Signal::SIGKILL);
         let ended = ended?;
         let mut output = Vec::new();
         reader.read_to_end(&mut output)?;
-        report.rounds = output.iter().filter(|it| **it == ROUND).count() as u64;
+        report.rounds += output.iter().filter(|it| **it == ROUND).count() as u64;
         output.retain(|it| *it != ROUND);
         report.failure = match output.is_empty() {
             true => ended,
             false => Some(String::from_utf8_lossy(&output).into_owned()),
         };
-        Ok(report)
+        Ok(())
     }
 
     /// The process of the race.
@@ -110,6 +129,10 @@ impl RaceRun<'_> {
             match waitpid(child, Some(WaitPidFlag::WNOHANG))? {
                 WaitStatus::StillAlive => {}
                 WaitStatus::Exited(_, 0) => return Ok(None),
+                WaitStatus::Exited(_, LOST) => {
+                    report.lost += 1;
+                    return Ok(None);
+                }
                 how => return Ok(Some(format!("the race's process: {how:?}"))),
             }
             for module in [VENDOR, KVM] {
