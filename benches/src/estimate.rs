@@ -23,6 +23,15 @@ pub struct Estimate {
     pub std_dev: f64,
 }
 
+impl Estimate {
+    /// Half the width of the interval.
+    #[must_use]
+    pub fn spread(&self) -> f64 {
+        let (low, high) = self.interval;
+        (high - low) / 2.0
+    }
+}
+
 /// Criterion with its unit.
 pub enum Criteria {
     /// In instructions.

@@ -339,6 +339,5 @@ fn spread(figure: &Figure) -> Option<String> {
         let share = 100 * count.at_mode / count.calls;
         return (share < 100).then(|| format!(" ({share} %)"));
     }
-    let (low, high) = figure.criterion?.interval;
-    Some(format!(" ± {:.0}", (high - low) / 2.0))
+    Some(format!(" ± {:.0}", figure.criterion?.spread()))
 }

@@ -149,19 +149,19 @@ impl Costs {
                 ensure!(sources.contains(source), "{source:?} is unknown");
                 used.insert(source.clone());
             }
-            let none = String::new();
-            let of = cost.processors.iter();
-            let of: Vec<_> = if of.len() == 0 {
-                vec![&none]
-            } else {
-                of.collect()
+            // A cost of all others counts as that of a processor without a name.
+            let of = match &cost.processors[..] {
+                [] => &[String::new()],
+                named => named,
             };
             for event in &cost.events {
-                let is_known = !matches!(Event::from(event.clone()), it if !it.cuts());
-                ensure!(is_known, "{event:?} has no cost of its own");
-                for processor in &of {
+                ensure!(
+                    Event::from(event.clone()).cuts(),
+                    "{event:?} has no cost of its own"
+                );
+                for processor in of {
                     ensure!(
-                        found.insert((event.clone(), (*processor).clone())),
+                        found.insert((event, processor.clone())),
                         "{event:?} has two costs on {processor:?}"
                     );
                 }

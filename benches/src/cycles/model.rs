@@ -212,14 +212,13 @@ impl Model {
             return None;
         }
         let saves_less = |cost: f64| {
-            let mut with = self.with(self.shares.clone());
-            let range = Interval {
+            let mut shares = self.shares.clone();
+            let cost = Interval {
                 low: cost,
                 high: cost,
             };
-            with.shares
-                .insert(term.clone(), Share { cost: range, ..*it });
-            with.ratio().low > 1.0 - share
+            shares.insert(term.clone(), Share { cost, ..*it });
+            self.with(shares).ratio().low > 1.0 - share
         };
         let (mut low, mut high) = (0.0, LARGEST);
         if saves_less(low) {

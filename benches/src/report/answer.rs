@@ -1,5 +1,8 @@
 //! The answer in words and small tables, made from the figures of the run.
 
+use std::borrow::Borrow;
+use std::fmt::Display;
+
 use super::cycles::Cycles;
 use crate::grid::{Cell, Grid};
 use crate::parts::Part;
@@ -155,13 +158,8 @@ impl Claim {
     fn elsewhere(&self, other: &Run) -> Option<String> {
         let share = |name: &&str| other.row(name)?.share(self.after, self.before);
         let shares: Option<Vec<_>> = self.rows.iter().map(share).collect();
-        let mut words: Vec<_> = shares?.into_iter().map(words).collect();
-        let last = words.pop()?;
-        Some(format!(
-            "on {}, {} and {last}",
-            other.vendor(),
-            words.join(", ")
-        ))
+        let words: Vec<_> = shares?.into_iter().map(words).collect();
+        Some(format!("on {}, {}", other.vendor(), listed(&words)))
     }
 }
 
@@ -227,6 +225,15 @@ pub fn remains(record: &Record) -> Option<(Grid, String)> {
         100.0 * kept as f64 / bound.instructions as f64,
     );
     Some((grid, sentence))
+}
+
+/// A list in words.
+pub(super) fn listed<S: Borrow<str> + Display>(items: &[S]) -> String {
+    match items {
+        [] => String::new(),
+        [item] => item.to_string(),
+        [rest @ .., last] => format!("{} and {last}", rest.join(", ")),
+    }
 }
 
 /// The change of a figure in words, from its share of the figure before.

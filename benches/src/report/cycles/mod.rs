@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 use profile::Event;
 
-use super::answer::{EXIT, work};
+use super::answer::{EXIT, listed, work};
 use crate::chart;
 use crate::cycles::costs::Cost;
 use crate::cycles::{Costs, Interval, Model};
@@ -126,14 +126,12 @@ impl<'a> Cycles<'a> {
             let forms = table::forms().filter_map(|form| Some((form, self.across(row, form)?)));
             let forms = forms.filter(|(_, ratios)| Verdict::of(*ratios) == verdict);
             let forms: Vec<_> = forms.map(|(form, _)| form).collect();
-            match &forms[..] {
-                [] => {}
-                [form] => parts.push(format!("{form} {}", verdict.words(true))),
-                [rest @ .., last] => parts.push(format!(
-                    "{} and {last} {}",
-                    rest.join(", "),
-                    verdict.words(false)
-                )),
+            if !forms.is_empty() {
+                parts.push(format!(
+                    "{} {}",
+                    listed(&forms),
+                    verdict.words(forms.len() == 1)
+                ));
             }
         }
         (!parts.is_empty()).then(|| format!("For {}, {}.", work(row), parts.join("; ")))

@@ -110,7 +110,7 @@ impl<'a> Cycles<'a> {
                 loads_vcpu: profile.loads_vcpu,
                 model: model.cycles(),
                 measured: time.mean * native.gigahertz,
-                spread: (time.interval.1 - time.interval.0) / 2.0 * native.gigahertz,
+                spread: time.spread() * native.gigahertz,
             })
         });
         rows.collect()
