@@ -1,13 +1,14 @@
 //! Patches that break the series on purpose, in one place each, to test whether the
 //! properties of the suite notice.
 //!
-//! Each begins with lines that tell what it breaks, which property has to notice, and on
-//! which kernel:
+//! Each begins with lines that tell what it breaks, which property has to notice, on which
+//! kernel, and, if the property is long, in which of its cases:
 //!
 //! ```text
-//! Breaks: A call on a vCPU is served to any process.
-//! Caught-by: errors
-//! Kernel: module
+//! Breaks: Calls on a vCPU do not exclude each other.
+//! Caught-by: races
+//! Kernel: debug
+//! Case: calls on a running vCPU wait for it
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -24,6 +25,7 @@ pub struct Mutation {
     breaks: String,
     caught_by: String,
     variant: Variant,
+    case: Option<String>,
 }
 
 impl Mutation {
@@ -47,10 +49,12 @@ impl Mutation {
 
     fn read(path: PathBuf) -> Result<Self> {
         let text = files::text(&path)?;
-        let header = |name: &'static str| {
+        let value = |name: &str| {
             let mut lines = text.lines().take_while(|line| !line.is_empty());
-            let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-            value.ok_or_else(|| BuildError::BadMutation {
+            lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
+        };
+        let header = |name: &'static str| {
+            value(name).ok_or_else(|| BuildError::BadMutation {
                 path: path.clone(),
                 header: name,
             })
@@ -67,6 +71,7 @@ impl Mutation {
             breaks: header("Breaks")?.into(),
             caught_by: header("Caught-by")?.into(),
             variant,
+            case: value("Case").map(str::to_owned),
             path,
         })
     }
@@ -93,6 +98,12 @@ impl Mutation {
     #[must_use]
     pub fn caught_by(&self) -> &str {
         &self.caught_by
+    }
+
+    /// A part of the name of the cases that have to notice, if not all cases are tested.
+    #[must_use]
+    pub fn case(&self) -> Option<&str> {
+        self.case.as_deref()
     }
 
     /// The kernel on which the property notices.
@@ -176,6 +187,9 @@ mod tests {
         assert_eq!(mutation.breaks(), "It is.");
         assert_eq!(mutation.caught_by(), "calls");
         assert_eq!(mutation.variant(), Variant::Debug);
+        assert_eq!(mutation.case(), None);
+        let one = read("Breaks: It is.\nCaught-by: a\nKernel: debug\nCase: b c\n").unwrap();
+        assert_eq!(one.case(), Some("b c"));
         for (text, missing) in [
             ("Breaks: It is.\nKernel: debug\n", "Caught-by"),
             ("Breaks: It is.\nCaught-by: calls\nKernel: tiny\n", "Kernel"),

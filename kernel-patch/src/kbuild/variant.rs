@@ -10,7 +10,7 @@ use crate::kbuild::series::Series;
 use crate::kbuild::tree::{self, Tree};
 
 /// A kernel to build from the source.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, ValueEnum)]
 pub enum Variant {
     /// Patched, with KVM as modules, as distributions build it
     #[default]

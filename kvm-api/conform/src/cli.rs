@@ -40,6 +40,10 @@ pub struct Options {
     #[arg(long, value_name = "PROPERTY")]
     pub only: Vec<String>,
 
+    /// Test only the cases of suite and races whose names contain TEXT
+    #[arg(long, value_name = "TEXT", requires = "only")]
+    pub case: Option<String>,
+
     /// Seed of the random cases
     #[arg(long, value_name = "N", default_value_t = 1, global = true)]
     pub seed: u64,
@@ -101,13 +105,19 @@ impl Options {
     }
 
     /// The same options for other properties, or all, on another kernel.
-    pub fn on(&self, variant: Variant, only: &[&str]) -> Self {
+    pub fn on(&self, variant: Variant, only: &[&str], case: Option<&str>) -> Self {
         Self {
             debug: variant == Variant::Debug,
             kcsan: variant == Variant::Kcsan,
             only: only.iter().map(ToString::to_string).collect(),
+            case: case.map(str::to_owned),
             ..self.clone()
         }
+    }
+
+    /// Whether a case of this name is tested.
+    pub fn wants(&self, name: &str) -> bool {
+        self.case.as_ref().is_none_or(|text| name.contains(text))
     }
 
     /// The number of random cases: the user's choice, or the default of the kind of run.

@@ -1,6 +1,6 @@
 //! Breaks the kernel on purpose, and shows which property notices.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::sync_channel;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -49,7 +49,8 @@ pub struct Caught {
 struct Trial {
     mutation: Mutation,
     expected: &'static Property,
-    /// The options that test the expected property alone, within its limit.
+    /// The options that test the expected property, or the expected cases of it, within
+    /// its limit.
     options: Options,
     /// How the expected property fails without a mutation. Its failures then prove
     /// nothing, and the mutation is not tested.
@@ -127,25 +128,25 @@ fn select(base: Base, names: &[String]) -> Result<Vec<Mutation>> {
 /// Tests the expected properties without a mutation, and derives from that how
 /// long each may take with one.
 fn trials(options: &Options, mutations: Vec<Mutation>) -> Result<Vec<Trial>> {
+    let mut expected = BTreeMap::<_, BTreeSet<_>>::new();
+    for mutation in &mutations {
+        let together = expected.entry((mutation.variant(), mutation.case()));
+        together.or_default().insert(mutation.caught_by());
+    }
     let mut unbroken = BTreeMap::new();
-    for variant in Mutation::VARIANTS {
-        let of_variant = mutations.iter().filter(|it| it.variant() == variant);
-        let mut expected: Vec<_> = of_variant.map(Mutation::caught_by).collect();
-        expected.sort_unstable();
-        expected.dedup();
-        if expected.is_empty() {
-            continue;
-        }
-        let options = options.on(variant, &expected);
+    for ((variant, case), properties) in expected {
+        let properties: Vec<_> = properties.into_iter().collect();
+        let options = options.on(variant, &properties, case);
         let kernel = TestKernel::new(&options)?;
         for row in results(&kernel, &registry::select(&options)?)? {
-            unbroken.insert((variant.name(), row.property), row);
+            unbroken.insert((variant, case.map(str::to_owned), row.property), row);
         }
     }
     let trial = |mutation: Mutation| {
         let expected = registry::find(mutation.caught_by())?;
-        let mut options = options.on(mutation.variant(), &[expected.name]);
-        let row = &unbroken[&(mutation.variant().name(), expected.name)];
+        let (variant, case) = (mutation.variant(), mutation.case());
+        let mut options = options.on(variant, &[expected.name], case);
+        let row = &unbroken[&(variant, case.map(str::to_owned), expected.name)];
         options.timeout = limit(row.seconds).min(options.timeout);
         let fails = |failure| format!("{} fails without a mutation: {failure}", row.property);
         Ok(Trial {
@@ -188,9 +189,10 @@ fn test(options: &Options, trial: &Trial, kernel: TestKernel<'_>) -> Result<Opti
     if caught.is_some() {
         return Ok(caught);
     }
-    let options = options.on(trial.mutation.variant(), &[]);
+    let options = options.on(trial.mutation.variant(), &[], None);
     let mut others = registry::select(&options)?;
-    others.retain(|it| it.name != trial.expected.name);
+    let other = |name| name != trial.expected.name || trial.mutation.case().is_some();
+    others.retain(|it| other(it.name));
     // The kernel is already built, and stays until the first value is dropped.
     let all = TestKernel::mutated(&options, &trial.mutation)?;
     drop(kernel);
@@ -264,7 +266,7 @@ mod tests {
         for mutation in all.concat() {
             let expected = registry::find(mutation.caught_by()).unwrap();
             let options = Cli::parse_from(["conform"]).options;
-            let options = options.on(mutation.variant(), &[expected.name]);
+            let options = options.on(mutation.variant(), &[expected.name], mutation.case());
             assert!(registry::select(&options).is_ok(), "{}", mutation.name());
         }
     }

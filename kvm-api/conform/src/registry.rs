@@ -27,6 +27,9 @@ pub const ALL: &[Property] = &[
     tracking::PROPERTY,
 ];
 
+/// The properties of which [`Options::case`] selects cases.
+const NAMED_CASES: [&str; 2] = [suite::PROPERTY.name, races::PROPERTY.name];
+
 /// The property of that name.
 pub fn find(name: &str) -> Result<&'static Property> {
     let named = ALL.iter().find(|property| property.name == name);
@@ -46,6 +49,11 @@ pub fn select(options: &Options) -> Result<Vec<&'static Property>> {
     let named = options.only.iter().map(|name| find(name));
     let named = named.collect::<Result<Vec<_>>>()?;
     for property in &named {
+        ensure!(
+            options.case.is_none() || NAMED_CASES.contains(&property.name),
+            "the cases of {} have no names that --case could select",
+            property.name
+        );
         ensure!(
             fits(property),
             "{} is not tested on the {} kernel of Linux {}",

@@ -25,7 +25,8 @@ fn test(kernel: &TestKernel<'_>, on_progress: &OnProgress<'_>) -> Result<Outcome
     on_progress("building the suite");
     let suite = executable()?;
     let machine = kernel.machine().env("KVM_API_EXPECT", EXPECT);
-    let args = ["--test-threads=1".into()];
+    let mut args = vec!["--test-threads=1".into()];
+    args.extend(kernel.options.case.clone());
     let captured = kernel.run(PROPERTY.name, machine, &suite, &args, on_progress)?;
     let outcome = outcome(&captured.stdout);
     ensure!(

@@ -126,7 +126,8 @@ fn test(options: &Options) -> Result<Outcome> {
             processors::bring_online(processor)?;
         }
         online = processors;
-        for race in RACES.iter().copied().flatten() {
+        let races = RACES.iter().copied().flatten();
+        for race in races.filter(|race| options.wants(race.name)) {
             for pairing in Pairing::all() {
                 let name = format!("{} ({pairing}, {processors} processors)", race.name);
                 progress(&name);
@@ -144,7 +145,10 @@ fn test(options: &Options) -> Result<Outcome> {
                 if let Some(what) = report.failure {
                     progress(&format!("{name} fails: {what}"));
                     let what = format!("{name}, after {} rounds: {what}", report.rounds);
-                    outcome.failures.push(Failure::of_seed(what, seed));
+                    outcome.failures.push(Failure {
+                        what,
+                        replay: Some(format!("--seed {seed} --case {:?}", race.name)),
+                    });
                 } else {
                     held.push((report.rounds, name));
                 }
