@@ -24,6 +24,7 @@ pub const ALL: &[Property] = &[
     module::PROPERTY,
     access::PROPERTY,
     hook::PROPERTY,
+    hook::IMA,
     tracking::PROPERTY,
 ];
 

@@ -4,6 +4,8 @@
 
 mod attempts;
 mod forms;
+mod ima;
+mod securityfs;
 mod tomoyo;
 
 use std::collections::BTreeSet;
@@ -14,6 +16,7 @@ use kvm_api::syscall::Syscall;
 use kvm_api::{Errno, Kvm};
 
 use self::attempts::{Attempt, DEVICE, answers};
+pub use self::ima::PROPERTY as IMA;
 use self::tomoyo::{LOADER, Rules, TRIGGER};
 use crate::access::create_vm;
 use crate::arguments::{CallResult, machine};

@@ -8,14 +8,14 @@ use std::process::{self, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use libc::c_ulong;
-use nix::mount::{MsFlags, mount};
+
+use super::securityfs::mount_securityfs;
 
 /// A program whose execution enables the policy, for good.
 pub const TRIGGER: &str = "/proc/self/exe";
 /// The program that loads the policy. It only has to exist.
 pub const LOADER: &str = "/proc/version";
 
-const SECURITYFS: &str = "/sys/kernel/security";
 const TOMOYO: &str = "/sys/kernel/security/tomoyo";
 
 /// The rules of this process and of those that it starts.
@@ -24,15 +24,7 @@ pub struct Rules(File);
 impl Rules {
     /// Enables TOMOYO: from now on this process may not make any ioctl.
     pub fn enforce() -> Result<Self> {
-        let none = MsFlags::empty();
-        mount(
-            Some("securityfs"),
-            SECURITYFS,
-            Some("securityfs"),
-            none,
-            None::<&str>,
-        )
-        .context("mount securityfs")?;
+        mount_securityfs()?;
         // Profile 0 applies to all processes and allows everything.
         write(
             "profile",
