@@ -47,8 +47,8 @@ pub(crate) fn command(
     let config = file(dir, "bochsrc", &config(machine, dir, line, &disc)?)?;
     // Debian's build includes a debugger, which waits for this command.
     let debugger = file(dir, "debugger", "continue\n")?;
-    let mut command = Command::new(PROGRAM);
-    process::clean(&mut command).env("TERM", "vt100");
+    let mut command = process::tool(PROGRAM);
+    command.env("TERM", "vt100");
     command.args(["-q", "-f"]).arg(config);
     command.arg("-rc").arg(debugger);
     Ok(command)
@@ -77,14 +77,14 @@ fn disc(image: &Path, cmdline: &str, dir: &RunDir) -> Result<PathBuf> {
         fs::copy(from, &to).cannot("write", &to)?;
     }
     let disc = dir.path().join("disc.iso");
-    let mut command = Command::new(MKISOFS);
-    process::clean(&mut command)
+    let mut command = process::tool(MKISOFS);
+    command
         .args(["-quiet", "-R", "-b", "isolinux.bin", "-c", "boot.cat"])
         .args(["-no-emul-boot", "-boot-load-size", "4", "-boot-info-table"])
         .arg("-o")
         .arg(&disc)
         .arg(&files);
-    process::run(command, MKISOFS, &dir.path().join("genisoimage.log"))?;
+    process::run(&mut command, MKISOFS, &dir.path().join("genisoimage.log"))?;
     Ok(disc)
 }
 

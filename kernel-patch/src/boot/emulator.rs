@@ -147,12 +147,12 @@ const LOOK: Duration = Duration::from_secs(2);
 /// machine has reported a problem: the rest of the run is not worth the time.
 fn run(
     machine: &Machine,
-    command: Command,
+    mut command: Command,
     program: &str,
     dir: &RunDir,
 ) -> Result<Option<ExitStatus>, HostError> {
     let deadline = Instant::now() + machine.timeout;
-    let mut process = Process::spawn(command, program, Signal::SIGKILL)?;
+    let mut process = Process::spawn(&mut command, program, Signal::SIGKILL)?;
     loop {
         let reported = has_complaint(machine, dir)?;
         // Once more after a report, which takes some time to print.

@@ -119,7 +119,7 @@ fn strip(file: &Path, dir: &RunDir) -> Result<PathBuf> {
     let stripped = dir.path().join("stripped");
     let mut command = Command::new("objcopy");
     command.arg("--strip-debug").arg(file).arg(&stripped);
-    process::run(command, "objcopy", &dir.path().join("objcopy.log"))?;
+    process::run(&mut command, "objcopy", &dir.path().join("objcopy.log"))?;
     Ok(stripped)
 }
 

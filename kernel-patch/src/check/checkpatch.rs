@@ -2,11 +2,9 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::process::Command;
 
 use super::error::{CheckError, Result, finding};
-use crate::host::files;
-use crate::host::process::{self, run};
+use crate::host::{files, process};
 
 /// The exceptions' file, beside the patches.
 pub(super) const EXCEPTIONS: &str = "checkpatch.exceptions";
@@ -46,8 +44,8 @@ pub(super) fn check(
     exceptions: &Exceptions,
     log: &Path,
 ) -> Result<Remarks> {
-    let mut command = Command::new("perl");
-    process::clean(&mut command)
+    let mut command = process::tool("perl");
+    command
         // It runs Python scripts with Debian's modules.
         .env("PATH", "/usr/bin:/bin")
         .current_dir(tree)
@@ -55,7 +53,7 @@ pub(super) fn check(
         .args(["--terse", "--show-types", "--showfile", "--color=never"])
         .arg(patch);
     // It fails if it has remarks, which exceptions may cover.
-    finding(run(command, "checkpatch", log))?;
+    finding(process::run(&mut command, "checkpatch", log))?;
     let name = patch.file_name().unwrap_or_default().to_string_lossy();
     Ok(exceptions.apply(&name, &files::text_or_empty(log)?))
 }

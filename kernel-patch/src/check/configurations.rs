@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::Path;
-use std::process::Command;
 
 use super::error::Result;
 use crate::host::{files, needs, process};
@@ -191,9 +190,7 @@ impl Configuration {
         let mut versions = String::new();
         for tool in [&compiler, "sparse"] {
             let _ = fs::remove_file(log);
-            let mut command = Command::new(tool);
-            process::clean(&mut command).arg("--version");
-            process::run(command, tool, log)?;
+            process::run(process::tool(tool).arg("--version"), tool, log)?;
             versions += &files::text(log)?;
         }
         Ok(versions)

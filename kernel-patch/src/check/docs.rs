@@ -4,13 +4,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use super::error::{Result, finding};
 use super::warnings::{Known, Warnings};
 use crate::host::error::IoContext;
 use crate::host::files;
-use crate::host::process::{self, run};
+use crate::host::process;
 use crate::host::progress::Progress;
 use crate::kbuild::make::Make;
 use crate::kbuild::series::Patch;
@@ -82,12 +81,10 @@ impl Docs {
             .filter(|it| it.ends_with(".c") || it.ends_with(".h"));
         let sources: Vec<_> = sources.filter(|it| tree.join(it).exists()).collect();
         if !sources.is_empty() {
-            let mut command = Command::new("perl");
-            process::clean(&mut command)
-                .current_dir(tree)
-                .args(["scripts/kernel-doc", "-none"])
-                .args(sources);
-            error = error.or(finding(run(command, "kernel-doc", log))?);
+            let mut command = process::tool("perl");
+            command.args(["scripts/kernel-doc", "-none"]).args(sources);
+            let result = process::run(command.current_dir(tree), "kernel-doc", log);
+            error = error.or(finding(result)?);
         }
         Ok((error, Warnings::read(&files::text_or_empty(log)?)))
     }

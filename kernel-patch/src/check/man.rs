@@ -2,11 +2,9 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use super::error::{Result, finding};
-use crate::host::process::{self, run};
-use crate::host::{files, paths};
+use crate::host::{files, paths, process};
 
 /// Runs `man` and `mandoc` on each page of a directory, with their remarks in `log`. Each
 /// finds faults that the other misses.
@@ -19,20 +17,17 @@ pub(super) fn lint(dir: &Path, log: &Path) -> Result<Vec<String>> {
     let mut found = Vec::new();
     for page in pages {
         // Drop the formatted page.
-        let mut man = Command::new("sh");
-        process::clean(&mut man)
-            .args(["-c", "exec man --warnings --local-file \"$1\" >/dev/null"])
+        let mut man = process::tool("sh");
+        man.args(["-c", "exec man --warnings --local-file \"$1\" >/dev/null"])
             .arg("man")
             .arg(&page)
             .env("LC_ALL", "C.UTF-8")
             .env("MANWIDTH", "80");
-        let mut mandoc = Command::new("mandoc");
-        process::clean(&mut mandoc)
-            .args(["-T", "lint", "-W", "warning"])
-            .arg(&page);
-        for (what, command) in [("man", man), ("mandoc", mandoc)] {
+        let mut mandoc = process::tool("mandoc");
+        mandoc.args(["-T", "lint", "-W", "warning"]).arg(&page);
+        for (what, mut command) in [("man", man), ("mandoc", mandoc)] {
             let before = files::text_or_empty(log)?.len();
-            let error = finding(run(command, what, log))?;
+            let error = finding(process::run(&mut command, what, log))?;
             let output = files::text_or_empty(log)?;
             let remarks: Vec<_> = output[before..].lines().map(String::from).collect();
             let remarks = if remarks.is_empty() {

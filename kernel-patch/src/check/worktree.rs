@@ -85,10 +85,9 @@ impl Worktree {
         self.checkout(PRISTINE)?;
         let mut commits = vec![self.head()?];
         for (patch, number) in patches.iter().zip(1..) {
-            let patch = patch.to_string_lossy();
             let mut command = self.git.command();
-            command.args(["am", "--quiet", &patch]);
-            if finding(process::run(command, "git am", &log(number)))?.is_some() {
+            command.args(["am", "--quiet"]).arg(patch);
+            if finding(process::run(&mut command, "git am", &log(number)))?.is_some() {
                 self.git.run(&["am", "--abort"])?;
                 break;
             }

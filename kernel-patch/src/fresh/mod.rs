@@ -281,7 +281,7 @@ fn registry() -> Result<PathBuf> {
     fetch.args(["fetch", "--locked", "--target", TARGET]);
     fetch.arg("--manifest-path");
     fetch.arg(paths::workspace_dir()?.join("Cargo.toml"));
-    process::run(fetch, "cargo fetch", &paths::logs()?.join("fetch.log"))?;
+    process::run(&mut fetch, "cargo fetch", &paths::logs()?.join("fetch.log"))?;
     let home = match env::var_os("CARGO_HOME") {
         Some(home) => PathBuf::from(home),
         None => Path::new(&env::var_os("HOME").unwrap_or_default()).join(".cargo"),

@@ -37,7 +37,7 @@ impl RootFs {
         let mut tar = Command::new("tar");
         tar.args(["--extract", "--numeric-owner", "--file"]);
         tar.arg(&base).arg("--directory").arg(&path);
-        run(tar, "unpacking Debian", &log)?;
+        run(&mut tar, "unpacking Debian", &log)?;
         let this = Self { path, log };
         this.connect()?;
         this.add_user()?;
@@ -80,7 +80,7 @@ impl RootFs {
     fn add_user(&self) -> Result<()> {
         let mut useradd = self.chroot("useradd");
         useradd.args(["--create-home", "--shell", "/bin/sh", USER]);
-        Ok(run(useradd, "useradd", &self.log)?)
+        Ok(run(&mut useradd, "useradd", &self.log)?)
     }
 
     /// Clones the current commit to `directory` in the machine, for the ordinary user.
@@ -95,10 +95,10 @@ impl RootFs {
         let mut clone = git();
         clone.args(["clone", "--quiet", "--no-hardlinks"]);
         clone.arg(&checkout).arg(self.outside(directory));
-        run(clone, "git clone", &self.log)?;
+        run(&mut clone, "git clone", &self.log)?;
         let mut chown = self.chroot("chown");
         chown.args(["--recursive", USER, directory]);
-        Ok(run(chown, "chown", &self.log)?)
+        Ok(run(&mut chown, "chown", &self.log)?)
     }
 
     /// The packages that were installed by name, those of the base included.
@@ -122,7 +122,7 @@ fn base(cache: &Path, log: &Path) -> Result<PathBuf> {
     command.args(["--quiet", "--variant=minbase"]);
     command.arg(format!("--include={PACKAGES}"));
     command.arg(SUITE).arg(&base);
-    run(command, "mmdebstrap", log)?;
+    run(&mut command, "mmdebstrap", log)?;
     files::write(&stamp, wanted.as_bytes())?;
     Ok(base)
 }

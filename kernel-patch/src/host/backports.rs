@@ -52,13 +52,13 @@ fn download(package: &str, file: &str, dir: &Path, copy: &Path) -> Result<()> {
         apt.current_dir(scratch).arg("-qq");
         apt.args(options.iter().flat_map(|it| ["-o", it]))
             .args(args);
-        process::run(apt, "apt-get", &log)?;
+        process::run(&mut apt, "apt-get", &log)?;
     }
     for deb in files::list(scratch)? {
         if deb.extension().is_some_and(|it| it == "deb") {
             let mut extract = Command::new("dpkg-deb");
             extract.arg("--extract").arg(deb).arg(scratch);
-            process::run(extract, "dpkg-deb", &log)?;
+            process::run(&mut extract, "dpkg-deb", &log)?;
         }
     }
     fs::rename(scratch.join(file), copy).cannot("make", copy)

@@ -45,7 +45,7 @@ pub fn cdylib(dir: &Path, features: &[&str]) -> Result<PathBuf> {
         .env_remove("CARGO_ENCODED_RUSTFLAGS");
     let what = format!("building {name}");
     let _progress = Progress::ours(what.clone());
-    run(command, &what, &log)?;
+    run(&mut command, &what, &log)?;
     Ok(target.join(TARGET).join("release"))
 }
 

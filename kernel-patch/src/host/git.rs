@@ -33,9 +33,8 @@ impl Git {
 
     /// Runs a command, with its output in the log.
     pub(crate) fn run(&self, args: &[&str]) -> Result<()> {
-        let mut command = self.command();
-        command.args(args);
-        process::run(command, &format!("git {}", args[0]), &self.log)
+        let what = format!("git {}", args[0]);
+        process::run(self.command().args(args), &what, &self.log)
     }
 
     /// Whether a command succeeds.

@@ -1,7 +1,6 @@
 //! llvm-mca, which estimates the cycles of machine code.
 
 use std::path::Path;
-use std::process::Command;
 
 use super::error::Result;
 use super::{needs, packages, paths, process};
@@ -15,8 +14,7 @@ use super::{needs, packages, paths, process};
 /// If LLVM is missing, or if it does not know the processor.
 pub fn llvm_mca(processor: &str, assembly: &Path, json: &Path) -> Result<()> {
     packages::ensure(needs::LLVM)?;
-    let mut command = Command::new("llvm-mca-19");
-    process::clean(&mut command);
+    let mut command = process::tool("llvm-mca-19");
     command
         .arg("-mtriple=x86_64")
         .arg(format!("-mcpu={processor}"))
@@ -26,5 +24,9 @@ pub fn llvm_mca(processor: &str, assembly: &Path, json: &Path) -> Result<()> {
         .arg("-skip-unsupported-instructions=any")
         .arg("-o")
         .args([json, assembly]);
-    process::run(command, "llvm-mca", &paths::logs()?.join("llvm-mca.log"))
+    process::run(
+        &mut command,
+        "llvm-mca",
+        &paths::logs()?.join("llvm-mca.log"),
+    )
 }

@@ -122,10 +122,8 @@ fn install(prefix: &[&str], packages: &[&str]) -> Result<()> {
         command
             .args(&prefix[1..])
             .args(["DEBIAN_FRONTEND=noninteractive", "apt-get"])
-            .args(["-qq", "-o", "DPkg::Lock::Timeout=120"])
-            .args(args)
-            .args(packages);
-        run(command, "apt-get", &log)
+            .args(["-qq", "-o", "DPkg::Lock::Timeout=120"]);
+        run(command.args(args).args(packages), "apt-get", &log)
     };
     let install = &["install", "-y", "--no-install-recommends"];
     // The package lists can be missing, or name versions that the archive no longer

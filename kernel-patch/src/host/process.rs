@@ -38,7 +38,7 @@ impl Process {
     /// Because of the group, a terminal's Ctrl-C does not reach the child: only this
     /// process ends it. `end` is the signal that the kernel sends the child when this
     /// process dies: one that it can catch to clean up, or SIGKILL.
-    pub(crate) fn spawn(mut command: Command, what: &str, end: Signal) -> Result<Self> {
+    pub(crate) fn spawn(command: &mut Command, what: &str, end: Signal) -> Result<Self> {
         let parent = unistd::getpid();
         let before_exec = move || {
             prctl::set_pdeathsig(end)?;
@@ -101,37 +101,40 @@ impl Drop for Process {
     }
 }
 
-/// Removes the variables of the environment that a tool does not need.
-pub(crate) fn clean(command: &mut Command) -> &mut Command {
+/// Returns the command of a tool, with only the variables that it needs.
+pub(crate) fn tool(program: &str) -> Command {
+    let mut command = Command::new(program);
     let passed = PASSED.into_iter();
     command
         .env_clear()
         .envs(passed.filter_map(|name| Some((name, env::var_os(name)?))))
-        .env("LC_ALL", "C")
+        .env("LC_ALL", "C");
+    command
 }
 
 /// Returns `git` with a user name of its own.
 pub(crate) fn git() -> Command {
-    let mut git = Command::new("git");
-    clean(&mut git);
+    let mut git = tool("git");
     git.args(["-c", "user.name=kernel-patch"]);
     git.args(["-c", "user.email=kernel-patch@localhost"]);
     git
 }
 
 /// Runs `command` to its end. Appends its output to `log`.
-pub(crate) fn run(command: Command, what: &str, log: &Path) -> Result<()> {
+pub(crate) fn run(command: &mut Command, what: &str, log: &Path) -> Result<()> {
     run_with(command, what, log, || ())
 }
 
 /// Does the same as [`run`], and calls `tick` while the command runs.
 pub(crate) fn run_with(
-    mut command: Command,
+    command: &mut Command,
     what: &str,
     log: &Path,
     tick: impl FnMut(),
 ) -> Result<()> {
-    let file = append(log)?;
+    let mut options = File::options();
+    let file = options.create(true).append(true).open(log);
+    let file = file.cannot("write", log)?;
     let copy = file.try_clone().cannot("write", log)?;
     command.stdin(Stdio::null()).stdout(file).stderr(copy);
     let status = Process::spawn(command, what, Signal::SIGTERM)?
@@ -168,9 +171,10 @@ pub(crate) fn run_here(
     thread::scope(|scope| {
         let drained = scope.spawn(|| drain(reader, stderr));
         let deadline = Instant::now() + timeout;
-        // After this the command, which holds an end of the pipe, is gone.
-        let status = Process::spawn(command, what, Signal::SIGKILL)
-            .and_then(|mut process| process.wait(Some(deadline), || ()));
+        let process = Process::spawn(&mut command, what, Signal::SIGKILL);
+        // The command holds an end of the pipe.
+        drop(command);
+        let status = process.and_then(|mut process| process.wait(Some(deadline), || ()));
         let drained = drained.join().expect("draining a pipe does not panic");
         let status = status?.ok_or_else(|| HostError::ToolTimedOut {
             what: what.into(),
@@ -210,14 +214,6 @@ pub(crate) fn drain(mut from: PipeReader, to: &mut (dyn Write + Send)) -> io::Re
     }
 }
 
-fn append(log: &Path) -> Result<File> {
-    File::options()
-        .create(true)
-        .append(true)
-        .open(log)
-        .cannot("write", log)
-}
-
 /// Returns the last lines of a file; nothing if it does not exist.
 pub(crate) fn tail(path: &Path, lines: usize) -> String {
     let text = fs::read(path).unwrap_or_default();
@@ -241,7 +237,7 @@ mod tests {
     fn failure_shows_the_end_of_the_log() {
         let dir = tempfile::tempdir().unwrap();
         let log = dir.path().join("log");
-        let error = run(shell("seq 100; exit 3"), "counting", &log).unwrap_err();
+        let error = run(&mut shell("seq 100; exit 3"), "counting", &log).unwrap_err();
         let text = error.to_string();
         assert!(
             text.starts_with("counting failed (exit status: 3)"),
@@ -257,7 +253,7 @@ mod tests {
     fn a_full_disk_has_an_error_of_its_own() {
         let dir = tempfile::tempdir().unwrap();
         let script = "echo 'cc1: No space left on device'; exit 1";
-        let error = run(shell(script), "cc", &dir.path().join("log")).unwrap_err();
+        let error = run(&mut shell(script), "cc", &dir.path().join("log")).unwrap_err();
         assert!(matches!(error, HostError::DiskFull { .. }), "{error}");
     }
 
@@ -278,7 +274,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("pid");
         let script = format!("sleep 1000 & echo $! >{}; wait", file.display());
-        let mut process = Process::spawn(shell(&script), "sh", Signal::SIGKILL).unwrap();
+        let mut process = Process::spawn(&mut shell(&script), "sh", Signal::SIGKILL).unwrap();
         let mut pid = String::new();
         while !pid.ends_with('\n') {
             assert_eq!(process.wait(Some(Instant::now()), || ()).unwrap(), None);

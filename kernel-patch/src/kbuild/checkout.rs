@@ -46,14 +46,13 @@ impl Kernel {
             let half = scratch.path().join("linux");
             let mut git = git();
             git.args(["clone", "--quiet", "--shared", "--no-checkout"]);
-            git.arg(&from).arg(&half);
-            process::run(git, "git clone", &log)?;
+            process::run(git.arg(&from).arg(&half), "git clone", &log)?;
             fs::rename(&half, &clone).cannot("make", &clone)?;
         }
         let mut git = git();
         git.arg("-C").arg(&clone);
         git.args(["checkout", "--quiet", "--force", "--detach", &commit]);
-        process::run(git, "git checkout", &log)?;
+        process::run(&mut git, "git checkout", &log)?;
 
         // Another version is most likely newer than all of ours.
         let base = source::base_of(&clone)?.unwrap_or(Base::ALL[Base::ALL.len() - 1]);

@@ -59,12 +59,17 @@ impl Make<'_> {
         let mut objects = Objects::new(&self.log)?;
         let started = Instant::now();
         let what = format!("make {targets}");
-        Ok(run_with(self.command(targets), &what, &self.log, || {
-            let done = objects.count();
-            if done > 0 {
-                self.progress.at(&share(done, all, started.elapsed()));
-            }
-        })?)
+        Ok(run_with(
+            &mut self.command(targets),
+            &what,
+            &self.log,
+            || {
+                let done = objects.count();
+                if done > 0 {
+                    self.progress.at(&share(done, all, started.elapsed()));
+                }
+            },
+        )?)
     }
 
     /// The number of objects to compile, from a dry run of make.
@@ -73,7 +78,7 @@ impl Make<'_> {
         let _ = fs::remove_file(&log);
         let mut command = self.command(targets);
         command.args(["--dry-run", "--keep-going"]);
-        match run(command, "make --dry-run", &log) {
+        match run(&mut command, "make --dry-run", &log) {
             // A dry run fails at the end, because the objects to link do not exist.
             Ok(()) | Err(HostError::ToolFailed { .. }) => {}
             Err(other) => return Err(other.into()),
@@ -84,16 +89,14 @@ impl Make<'_> {
     }
 
     fn command(&self, targets: &str) -> Command {
-        let mut command = Command::new("make");
         // The user's CFLAGS, CROSS_COMPILE or MAKEFLAGS would change or break the build.
-        process::clean(&mut command)
-            .arg(format!(
-                "-j{}",
-                available_parallelism().map_or(1, usize::from)
-            ))
+        let mut command = process::tool("make");
+        let jobs = available_parallelism().map_or(1, usize::from);
+        command
+            .arg(format!("-j{jobs}"))
             .arg("-C")
             .arg(self.tree)
-            .arg(output_dir(self.build))
+            .arg(format!("O={}", self.build.display()))
             .arg(format!("ARCH={}", self.arch))
             .args(STAMPS)
             .args(self.args)
@@ -120,12 +123,6 @@ fn share(done: usize, all: usize, took: Duration) -> String {
     };
     // A narrow terminal shows only the first two.
     format!("{percent} %, about {left} left ({of})")
-}
-
-fn output_dir(build: &Path) -> std::ffi::OsString {
-    let mut arg = std::ffi::OsString::from("O=");
-    arg.push(build);
-    arg
 }
 
 /// Counts the compiled objects in the log of make.

@@ -105,7 +105,7 @@ impl Series {
                     .arg(dir)
                     .arg("--input")
                     .arg(&input);
-                match process::run(command, "patch", &output) {
+                match process::run(&mut command, "patch", &output) {
                     Err(HostError::ToolFailed { .. }) => {
                         return Err(BuildError::PatchFailed {
                             patch: patch.name.clone(),

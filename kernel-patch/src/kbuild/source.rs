@@ -81,7 +81,7 @@ pub(crate) fn unpack(path: &Path, to: &Path) -> Result<()> {
             .arg("--directory")
             .arg(to);
     }
-    Ok(run(command, "unpacking the source", &log)?)
+    Ok(run(&mut command, "unpacking the source", &log)?)
 }
 
 fn is_git(name: &str) -> bool {

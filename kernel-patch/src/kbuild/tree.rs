@@ -205,10 +205,12 @@ pub(crate) fn stamp(build: &Path) -> PathBuf {
 pub(crate) fn seed(from: &Path, to: &Path, scratch: &Path) -> Result<()> {
     let copy = scratch.join(BUILD);
     let mut cp = Command::new("cp");
-    cp.args(["--archive", "--reflink=auto"])
-        .arg(from)
-        .arg(&copy);
-    process::run(cp, "cp", &paths::logs()?.join("seed.log"))?;
+    cp.args(["--archive", "--reflink=auto"]);
+    process::run(
+        cp.arg(from).arg(&copy),
+        "cp",
+        &paths::logs()?.join("seed.log"),
+    )?;
     Ok(fs::rename(&copy, to).cannot("make", to)?)
 }
 
