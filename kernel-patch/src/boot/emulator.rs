@@ -1,10 +1,9 @@
 //! Runs an emulator, and forwards the machine's ports until it shuts down.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, PipeReader, PipeWriter, Write};
 use std::os::fd::AsRawFd;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio, id};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -29,30 +28,17 @@ const PIPE: i32 = 1 << 20;
 /// The receivers of the ports' bytes.
 pub(crate) type Sinks<'a> = [&'a mut (dyn Write + Send); port::ALL.len()];
 
-/// A pipe that an emulator opens by its path in /proc. It is not inherited, so no other
-/// child can hold it open.
-struct PortPipe {
-    name: &'static str,
-    reader: PipeReader,
-    writer: PipeWriter,
+/// Makes a pipe that an emulator opens by its path in /proc. It is not inherited, so no
+/// other child can hold it open.
+fn port_pipe(name: &str) -> Result<(PipeReader, PipeWriter), HostError> {
+    let (reader, writer) = io::pipe().cannot_named("make a pipe for port", name)?;
+    // A smaller pipe works too, but more slowly.
+    let _ = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(PIPE));
+    Ok((reader, writer))
 }
 
-impl PortPipe {
-    fn new(name: &'static str) -> Result<Self> {
-        let pipe = io::pipe().cannot_named("make a pipe for port", name);
-        let (reader, writer) = pipe?;
-        // A smaller pipe works too, but more slowly.
-        let _ = fcntl(&writer, FcntlArg::F_SETPIPE_SZ(PIPE));
-        Ok(Self {
-            name,
-            reader,
-            writer,
-        })
-    }
-
-    fn path(&self) -> OsString {
-        format!("/proc/{}/fd/{}", id(), self.writer.as_raw_fd()).into()
-    }
+fn path(writer: &PipeWriter) -> PathBuf {
+    format!("/proc/{}/fd/{}", id(), writer.as_raw_fd()).into()
 }
 
 /// Boots QEMU, with a device for each port. Returns its status, `None` after a timeout.
@@ -66,40 +52,21 @@ pub(crate) fn qemu(
     if machine.plugin.is_some() {
         qemu::check_plugins()?;
     }
-    let mut ports = Vec::new();
-    for name in port::ALL {
-        ports.push(PortPipe::new(name)?);
+    let (mut paths, mut ports) = (Vec::new(), Vec::new());
+    for (name, sink) in port::ALL.into_iter().zip(sinks) {
+        let (reader, writer) = port_pipe(name)?;
+        paths.push((name, path(&writer)));
+        let forward = move || drain(reader, sink).cannot_named("forward the port", name);
+        ports.push((writer, forward));
     }
     let log = dir.log();
     let output = File::create(&log).cannot("write", &log)?;
-    let paths: Vec<_> = ports.iter().map(|port| (port.name, port.path())).collect();
     let mut command = qemu::command(machine, &kernel.image(), cmdline, dir, &paths);
     command
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(output);
-
-    thread::scope(|scope| {
-        let mut writers = Vec::new();
-        let mut readers = Vec::new();
-        for (port, sink) in ports.into_iter().zip(sinks) {
-            writers.push(port.writer);
-            readers.push(scope.spawn(move || {
-                let drained = drain(port.reader, sink);
-                drained.cannot_named("forward the port", port.name)
-            }));
-        }
-        let status = run(machine, command, qemu::PROGRAM, dir);
-        // The readers end when no process has the pipes open for writing.
-        drop(writers);
-        let drained = readers
-            .into_iter()
-            .map(|reader| reader.join().expect("draining a pipe does not panic"))
-            .fold(Ok(()), Result::and);
-        let status = status?;
-        drained?;
-        Ok(status)
-    })
+    run(machine, command, qemu::PROGRAM, dir, ports)
 }
 
 /// Boots Bochs, with all ports on one serial line. Returns its status, `None` after a
@@ -117,9 +84,8 @@ pub(crate) fn bochs(
     if !machine.qemu_args.is_empty() {
         return Err(BootError::NotByBochs("QEMU's arguments"));
     }
-    let port = PortPipe::new("line")?;
-    let path = port.path();
-    let mut command = bochs::command(machine, &kernel.image(), cmdline, dir, Path::new(&path))?;
+    let (reader, writer) = port_pipe("line")?;
+    let mut command = bochs::command(machine, &kernel.image(), cmdline, dir, &path(&writer))?;
     let terminal = bochs::terminal()?;
     let end = || {
         let copy = terminal.try_clone();
@@ -127,25 +93,49 @@ pub(crate) fn bochs(
     };
     command.stdin(end()?).stdout(end()?).stderr(end()?);
     drop(terminal);
-
-    thread::scope(|scope| {
-        let PortPipe { reader, writer, .. } = port;
-        let reader = scope.spawn(|| line::receive(reader, &mut sinks));
-        let status = run(machine, command, bochs::PROGRAM, dir);
-        drop(writer);
-        let received = reader.join().expect("receiving frames does not panic");
-        let status = status?;
-        received.cannot_named("forward", "the ports")?;
-        Ok(status)
-    })
+    let forward = || line::receive(reader, &mut sinks).cannot_named("forward", "the ports");
+    run(
+        machine,
+        command,
+        bochs::PROGRAM,
+        dir,
+        vec![(writer, forward)],
+    )
 }
 
 /// The interval at which the console of a strict machine is searched for reports.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// Runs an emulator, and forwards the bytes of its pipes until it ends. Each of `ports` is
+/// the end for the emulator, and the work of forwarding.
+fn run(
+    machine: &Machine,
+    command: Command,
+    program: &str,
+    dir: &RunDir,
+    ports: Vec<(PipeWriter, impl FnOnce() -> Result<(), HostError> + Send)>,
+) -> Result<Option<ExitStatus>> {
+    thread::scope(|scope| {
+        let (writers, readers): (Vec<_>, Vec<_>) = ports
+            .into_iter()
+            .map(|(writer, forward)| (writer, scope.spawn(forward)))
+            .unzip();
+        let status = supervise(machine, command, program, dir);
+        // The readers end when no process has the pipes open for writing.
+        drop(writers);
+        let forwarded = readers
+            .into_iter()
+            .map(|reader| reader.join().expect("forwarding does not panic"))
+            .fold(Ok(()), Result::and);
+        let status = status?;
+        forwarded?;
+        Ok(status)
+    })
+}
+
 /// Runs an emulator to its end, or until the time limit, or until the kernel of a strict
 /// machine has reported a problem: the rest of the run is not worth the time.
-fn run(
+fn supervise(
     machine: &Machine,
     mut command: Command,
     program: &str,

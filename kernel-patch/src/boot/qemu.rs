@@ -1,7 +1,6 @@
 //! QEMU: its command line and its version.
 
-use std::ffi::{OsStr, OsString};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::error::{BootError, Result};
@@ -57,7 +56,7 @@ pub(crate) fn command(
     image: &Path,
     cmdline: &str,
     dir: &RunDir,
-    ports: &[(&str, OsString)],
+    ports: &[(&str, PathBuf)],
 ) -> Command {
     let mut command = Command::new(PROGRAM);
     command
@@ -77,7 +76,7 @@ pub(crate) fn command(
         .arg(dir.initramfs())
         .args(["-append", cmdline])
         .arg("-chardev")
-        .arg(to_file("console", dir.console().as_os_str()))
+        .arg(to_file("console", &dir.console()))
         .args(["-serial", "chardev:console"])
         // Without ioeventfd a write ends with the instruction that notifies the
         // device, and nothing depends on the host's threads.
@@ -88,22 +87,18 @@ pub(crate) fn command(
         command.args(["-device", &device]);
     }
     if let Some((library, out)) = &machine.plugin {
-        let mut arg = escaped(library);
-        arg.push(",out=");
-        arg.push(escaped(out));
-        command.arg("-plugin").arg(arg);
+        let (library, out) = (escaped(library), escaped(out));
+        command.args(["-plugin", &format!("{library},out={out}")]);
     }
     command.args(&machine.qemu_args);
     command
 }
 
-fn to_file(id: &str, path: &OsStr) -> OsString {
-    let mut text = OsString::from(format!("file,id={id},path="));
-    text.push(escaped(Path::new(path)));
-    text
+fn to_file(id: &str, path: &Path) -> String {
+    format!("file,id={id},path={}", escaped(path))
 }
 
 /// Doubles commas, which would otherwise end the path.
-fn escaped(path: &Path) -> OsString {
-    path.to_string_lossy().replace(',', ",,").into()
+fn escaped(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
 }

@@ -5,6 +5,7 @@ use std::fmt::Display;
 use std::path::Path;
 use std::{env, fs, process};
 
+use anyhow::Context;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -30,7 +31,7 @@ where
     let code = match answer(args.next(), function) {
         Ok(()) => 0,
         Err(error) => {
-            eprintln!("error: {error}");
+            eprintln!("error: {error:#}");
             1
         }
     };
@@ -40,18 +41,17 @@ where
 fn answer<I, O, E>(
     input: Option<OsString>,
     function: impl FnOnce(I, &Path) -> Result<O, E>,
-) -> Result<(), String>
+) -> anyhow::Result<()>
 where
     I: DeserializeOwned,
     O: Serialize,
     E: Display,
 {
-    let out = env::var_os(OUT_VARIABLE).ok_or("no directory for the output")?;
+    let out = env::var_os(OUT_VARIABLE).context("no directory for the output")?;
     let out = Path::new(&out);
-    let input = input.ok_or("no file with the input")?;
-    let input = fs::read(input).map_err(|error| format!("the input: {error}"))?;
-    let input = serde_json::from_slice(&input).map_err(|error| format!("the input: {error}"))?;
-    let output = function(input, out).map_err(|error| format!("{error:#}"))?;
-    let output = serde_json::to_vec(&output).map_err(|error| format!("the output: {error}"))?;
-    fs::write(out.join(OUTPUT), output).map_err(|error| format!("the output: {error}"))
+    let input = fs::read(input.context("no file with the input")?).context("the input")?;
+    let input = serde_json::from_slice(&input).context("the input")?;
+    let output = function(input, out).map_err(|error| anyhow::anyhow!("{error:#}"))?;
+    let output = serde_json::to_vec(&output).context("the output")?;
+    fs::write(out.join(OUTPUT), output).context("the output")
 }

@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::io;
 use std::process::{self, Command, Stdio};
 
+use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::mount::{MsFlags, mount};
@@ -18,7 +19,7 @@ use nix::unistd::Pid;
 
 use crate::inside::counts;
 use crate::inside::ports::OutputPorts;
-use crate::wire::job::{Exit, JOB, Job, JobResult, OUT, WORK, port};
+use crate::wire::job::{Exit, JOB, Job, OUT, WORK, port};
 
 /// Becomes the machine's init if this process is the first of a machine, and returns
 /// otherwise. A program that boots machines calls this before anything else.
@@ -27,24 +28,24 @@ pub fn init_if_first() {
         // If the first process ends, the kernel panics, and the host shows the console with
         // this message.
         let Err(error) = init();
-        panic!("init: {error}");
+        panic!("init: {error:#}");
     }
 }
 
-fn init() -> Result<Infallible, String> {
+fn init() -> Result<Infallible> {
     mount_all()?;
     let ports = OutputPorts::open()?;
-    let report = run(&ports);
-    counts::leave().map_err(|error| format!("{:#}", anyhow::Error::from(error)))?;
+    let report = run(&ports).map_err(|error| format!("{error:#}"));
+    counts::leave()?;
     ports
         .send_files()
         .and_then(|()| ports.send(&report))
         .and_then(|()| ports.close())
-        .map_err(|error| format!("cannot send the results: {error}"))?;
-    reboot(RebootMode::RB_AUTOBOOT).map_err(|errno| format!("reboot: {errno}"))
+        .context("cannot send the results")?;
+    reboot(RebootMode::RB_AUTOBOOT).context("reboot")
 }
 
-fn mount_all() -> Result<(), String> {
+fn mount_all() -> Result<()> {
     for (kind, at) in [
         ("proc", "/proc"),
         ("sysfs", "/sys"),
@@ -53,38 +54,31 @@ fn mount_all() -> Result<(), String> {
         ("tmpfs", "/tmp"),
         ("tmpfs", WORK),
     ] {
-        fs::create_dir_all(at)
-            .and_then(|()| {
-                Ok(mount(
-                    Some(kind),
-                    at,
-                    Some(kind),
-                    MsFlags::empty(),
-                    None::<&str>,
-                )?)
-            })
-            .map_err(|error| format!("mount {kind}: {error}"))?;
+        let context = || format!("mount {kind}");
+        fs::create_dir_all(at).with_context(context)?;
+        let none = None::<&str>;
+        mount(Some(kind), at, Some(kind), MsFlags::empty(), none).with_context(context)?;
     }
-    fs::create_dir(OUT).map_err(|error| format!("{OUT}: {error}"))
+    fs::create_dir(OUT).context(OUT)
 }
 
-fn run(ports: &OutputPorts) -> JobResult {
-    let job = fs::read(JOB).map_err(|error| format!("{JOB}: {error}"))?;
-    let job: Job = serde_json::from_slice(&job).map_err(|error| format!("{JOB}: {error}"))?;
+fn run(ports: &OutputPorts) -> Result<Exit> {
+    let job = fs::read(JOB).context(JOB)?;
+    let job: Job = serde_json::from_slice(&job).context(JOB)?;
     for module in &job.modules {
         load(module)?;
     }
     start(&job, ports)
         .and_then(reap)
-        .map_err(|error| format!("{}: {error}", job.program))
+        .with_context(|| job.program.clone())
 }
 
-fn load(module: &str) -> Result<(), String> {
-    let file = File::open(module).map_err(|error| format!("{module}: {error}"))?;
+fn load(module: &str) -> Result<()> {
+    let file = File::open(module).with_context(|| module.to_owned())?;
     match finit_module(file, c"", ModuleInitFlags::empty()) {
         // The processor is of the other vendor than KVM's module.
         Ok(()) | Err(Errno::EOPNOTSUPP) => Ok(()),
-        Err(errno) => Err(format!("{module} does not load: {errno}")),
+        error => error.with_context(|| format!("{module} does not load")),
     }
 }
 

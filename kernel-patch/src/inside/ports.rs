@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::env;
-use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, PipeReader, Read, Write};
 use std::os::fd::OwnedFd;
@@ -12,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use anyhow::{Context, Result, ensure};
 use nix::libc::B115200;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::termios::{ControlFlags, SetArg, cfmakeraw, tcdrain, tcgetattr, tcsetattr};
@@ -29,29 +29,29 @@ pub(crate) struct OutputPorts {
 
 impl OutputPorts {
     /// Opens the ports: over the line that the kernel's command line names, or as devices.
-    pub(crate) fn open() -> Result<Self, String> {
+    pub(crate) fn open() -> Result<Self> {
         match env::var_os(line::VARIABLE) {
-            Some(device) => Self::by_line(&device)
-                .map_err(|error| format!("cannot open the line {}: {error}", device.display())),
+            Some(device) => {
+                let opened = Line::open(&Path::new("/dev").join(&device));
+                let (line, files) =
+                    opened.with_context(|| format!("cannot open the line {}", device.display()))?;
+                let line = Some(line);
+                Ok(Self { files, line })
+            }
             None => Self::devices(),
         }
     }
 
     /// Waits for the devices, which the kernel sets up in the background.
-    fn devices() -> Result<Self, String> {
+    fn devices() -> Result<Self> {
         const LONG: Duration = Duration::from_secs(10);
         const STEP: Duration = Duration::from_millis(1);
         let mut waited = Duration::ZERO;
         let mut files = BTreeMap::new();
         while files.len() < port::ALL.len() {
-            if waited > LONG {
-                return Err(format!(
-                    "only these serial ports came up: {:?}",
-                    files.keys()
-                ));
-            }
-            Self::open_new(&mut files)
-                .map_err(|error| format!("cannot open a serial port: {error}"))?;
+            let found = files.keys();
+            ensure!(waited <= LONG, "only these serial ports came up: {found:?}");
+            Self::open_new(&mut files).context("cannot open a serial port")?;
             thread::sleep(STEP);
             waited += STEP;
         }
@@ -76,14 +76,6 @@ impl OutputPorts {
             }
         }
         Ok(())
-    }
-
-    fn by_line(device: &OsStr) -> io::Result<Self> {
-        let (line, files) = Line::open(&Path::new("/dev").join(device))?;
-        Ok(Self {
-            files,
-            line: Some(line),
-        })
     }
 
     /// Returns a port as a child's standard output.
