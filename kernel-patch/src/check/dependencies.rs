@@ -12,35 +12,32 @@ use crate::host::files;
 /// The files that decide what is built from which files are always part of a build. A
 /// new file is part of it only if one of those, or a file that includes it, changes too.
 pub(super) fn include(build: &Path, changed: &BTreeSet<String>) -> Result<bool> {
-    if changed.iter().any(|file| is_rule(file)) {
-        return Ok(true);
-    }
-    let mut found = false;
-    files::walk(build, |_| false, &mut |file, metadata| {
-        let name = file.file_name().unwrap_or_default().to_string_lossy();
-        if !found && metadata.is_file() && name.ends_with(".cmd") {
-            found = names(&files::text_or_empty(&build.join(file))?, changed);
-        }
-        Ok(())
-    })?;
-    Ok(found)
+    Ok(changed.iter().any(|file| is_rule(file)) || !sources(build, changed)?.is_empty())
 }
 
 /// The files of KVM for x86 among `files` that no object in `build` was made from.
 pub(super) fn without_object(build: &Path, files: BTreeSet<String>) -> Result<BTreeSet<String>> {
-    let mut missing = files;
+    let mut missing = &files - &sources(build, &files)?;
     missing.retain(|file| {
         let kvm = ["virt/", "arch/x86/kvm/"];
         kvm.iter().any(|it| file.starts_with(it)) && file.ends_with(".c")
     });
+    Ok(missing)
+}
+
+/// The files among `files` that an object in `build` was made from. The words of a `.cmd`
+/// file are relative to the build directory, which is below the source.
+fn sources(build: &Path, files: &BTreeSet<String>) -> Result<BTreeSet<String>> {
+    let mut found = BTreeSet::new();
     files::walk(build, |_| false, &mut |file, _| {
         if file.extension().is_some_and(|it| it == "cmd") {
             let text = files::text_or_empty(&build.join(file))?;
-            missing.retain(|it| !names(&text, &BTreeSet::from([it.clone()])));
+            let words = text.split_whitespace().filter(|word| word.contains('/'));
+            found.extend(words.map(without_parents).filter(|it| files.contains(it)));
         }
         Ok(())
     })?;
-    Ok(missing)
+    Ok(found)
 }
 
 /// Whether a file tells make or its scripts what to build.
@@ -53,13 +50,6 @@ fn is_rule(file: &str) -> bool {
         || name.ends_with(".sh")
         || dir.starts_with("scripts")
         || dir.ends_with("/scripts")
-}
-
-/// Whether one of the words of a `.cmd` file is one of `changed`. The words are
-/// relative to the build directory, which is below the source.
-fn names(text: &str, changed: &BTreeSet<String>) -> bool {
-    text.split_whitespace()
-        .any(|word| word.contains('/') && changed.contains(&without_parents(word)))
 }
 
 #[cfg(test)]
