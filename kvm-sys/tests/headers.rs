@@ -156,7 +156,7 @@ fn fields_are_where_the_headers_say() {
 #[test]
 fn table_matches_the_kernels_table() {
     let table = kernel()
-        .source_dir()
+        .source_dir
         .join("arch/x86/entry/syscalls/syscall_64.tbl");
     let table = fs::read_to_string(table).unwrap();
     let dispatched: Vec<_> = table

@@ -90,10 +90,8 @@ impl Machine {
         let scratch = paths::scratch()?;
         let file = scratch.path().join("input");
         write_input(&file, input)?;
-        let out = match self.out_dir() {
-            Some(out) => out.to_owned(),
-            None => scratch.path().join("out"),
-        };
+        let out = self.out.clone();
+        let out = out.unwrap_or_else(|| scratch.path().join("out"));
         let machine = self.clone().file(file, INPUT).out(&out);
         let args = [CALL, INPUT].map(String::from);
         let ran = machine.capture(kernel, what, &this_program()?, &args, on_line)?;
@@ -151,10 +149,7 @@ fn read_output<O: DeserializeOwned>(what: &str, out: &Path) -> Result<O> {
     let file = out.join(OUTPUT);
     let json = fs::read(&file).cannot("read", &file)?;
     fs::remove_file(&file).cannot("remove", &file)?;
-    serde_json::from_slice(&json).map_err(|source| BootError::BadOutput {
-        what: what.into(),
-        source,
-    })
+    serde_json::from_slice(&json).map_err(|error| BootError::BadOutput(what.into(), error))
 }
 
 #[cfg(test)]
@@ -187,6 +182,6 @@ mod tests {
         assert!(!file.exists());
         write_input(&file, "text").unwrap();
         let error = read_output::<u8>("counting", dir.path()).unwrap_err();
-        assert!(matches!(error, BootError::BadOutput { .. }), "{error}");
+        assert!(matches!(error, BootError::BadOutput(..)), "{error}");
     }
 }

@@ -17,23 +17,13 @@ pub enum BootError {
     #[error(transparent)]
     Host(#[from] HostError),
 
-    /// A file is not an executable that the machine can run.
-    #[error("{} {why}", path.display())]
-    NotRunnable {
-        /// The file.
-        path: PathBuf,
-        /// Why not.
-        why: &'static str,
-    },
+    /// A file is not an executable that the machine can run, for this reason.
+    #[error("{} {}", .0.display(), .1)]
+    NotRunnable(PathBuf, &'static str),
 
-    /// The dynamic linker does not find the libraries of a program.
-    #[error("the dynamic linker cannot start {}:\n{output}", program.display())]
-    LibraryMissing {
-        /// The program.
-        program: PathBuf,
-        /// The output of the dynamic linker.
-        output: String,
-    },
+    /// The dynamic linker does not find the libraries of a program. It says which.
+    #[error("the dynamic linker cannot start {}:\n{}", .0.display(), .1)]
+    LibraryMissing(PathBuf, String),
 
     /// The kernel inside panicked.
     #[error("the kernel panicked; its last lines {0}")]
@@ -117,14 +107,9 @@ pub enum BootError {
         failure: String,
     },
 
-    /// The output of a called program has another type.
-    #[error("the output of {what} is not of the expected type")]
-    BadOutput {
-        /// The work of the program.
-        what: String,
-        /// The reason.
-        source: serde_json::Error,
-    },
+    /// The output of a called program, which did this work, has another type.
+    #[error("the output of {0} is not of the expected type")]
+    BadOutput(String, #[source] serde_json::Error),
 }
 
 /// The end of a machine's console.

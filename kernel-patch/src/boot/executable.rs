@@ -18,12 +18,7 @@ use crate::host::error::IoContext;
 /// read.
 pub fn check(path: &Path) -> Result<()> {
     let data = fs::read(path).cannot("read", path)?;
-    let because = |why| {
-        Err(BootError::NotRunnable {
-            path: path.into(),
-            why,
-        })
-    };
+    let because = |why| Err(BootError::NotRunnable(path.into(), why));
     let Ok(file) = ElfBytes::<AnyEndian>::minimal_parse(&data) else {
         return because("is not an ELF executable, and the machine has no interpreters");
     };

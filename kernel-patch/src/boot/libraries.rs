@@ -37,10 +37,9 @@ pub fn libraries(program: &Path, preloaded: &Path) -> Result<BTreeMap<PathBuf, P
         .collect();
     let complete = output.status.success() && output.stderr.is_empty();
     if !complete || list.contains("not found") {
-        return Err(BootError::LibraryMissing {
-            program: program.into(),
-            output: String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into(),
-        });
+        let output = [output.stdout, output.stderr].concat();
+        let output = String::from_utf8_lossy(&output).into_owned();
+        return Err(BootError::LibraryMissing(program.into(), output));
     }
     let name = preloaded.file_name().unwrap_or_default();
     libraries.insert(Path::new(INSIDE).join(name), preloaded.into());
@@ -68,10 +67,8 @@ fn linker(program: &Path) -> Result<PathBuf> {
             let name = str::from_utf8(name).ok()?;
             Some(name.trim_end_matches('\0').to_owned())
         });
-    name.map(PathBuf::from).ok_or(BootError::NotRunnable {
-        path: program.into(),
-        why: "has no dynamic linker",
-    })
+    name.map(PathBuf::from)
+        .ok_or_else(|| BootError::NotRunnable(program.into(), "has no dynamic linker"))
 }
 
 #[cfg(test)]
@@ -85,7 +82,7 @@ mod tests {
         let program = Path::new("/bin/true");
         let error = libraries(program, Path::new("/dev/null")).unwrap_err();
         assert!(
-            matches!(&error, BootError::LibraryMissing { output, .. } if output.contains("/dev/null")),
+            matches!(&error, BootError::LibraryMissing(_, output) if output.contains("/dev/null")),
             "{error}"
         );
 

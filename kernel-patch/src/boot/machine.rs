@@ -181,10 +181,4 @@ impl Machine {
     pub(crate) fn model(&self) -> &str {
         self.cpu.as_deref().unwrap_or(self.accel.cpu())
     }
-
-    /// The directory of the host for the files that the executable leaves, if it is set.
-    #[must_use]
-    pub fn out_dir(&self) -> Option<&Path> {
-        self.out.as_deref()
-    }
 }

@@ -91,7 +91,7 @@ fn pack(
     initramfs.copy(&strip(program, dir)?, &inside)?;
 
     let mut modules = Vec::new();
-    for module in modules::in_order(kernel.build_dir())? {
+    for module in modules::in_order(&kernel.build_dir)? {
         let inside = Path::new("/lib/modules").join(module.file_name().unwrap_or_default());
         initramfs.copy(&strip(&module, dir)?, &inside)?;
         modules.push(inside.to_string_lossy().into_owned());

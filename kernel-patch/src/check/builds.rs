@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::configurations::Configuration;
 use super::dependencies;
 use super::error::{Result, finding};
-use super::names::{EXTRA, SPARSE};
+use super::review::{EXTRA, SPARSE};
 use super::warnings::{Known, Warnings, is_sparse};
 use crate::host::error::IoContext;
 use crate::host::progress::Progress;
@@ -27,11 +27,12 @@ const SPARSE_FLAGS: &str = "CF=-fdiagnostic-prefix -fmax-warnings=unlimited";
 
 /// The builds of one configuration.
 pub(super) struct ConfigurationBuild {
-    configuration: &'static Configuration,
+    pub(super) configuration: &'static Configuration,
     targets: &'static str,
     /// Whether the compiler's warnings are read.
     warns: bool,
-    build: PathBuf,
+    /// The build directory.
+    pub(super) build: PathBuf,
     known: Known,
     /// The identifier of the kernel configuration in the directory.
     config: Option<String>,
@@ -102,20 +103,11 @@ impl ConfigurationBuild {
         })
     }
 
-    pub(super) fn configuration(&self) -> &'static Configuration {
-        self.configuration
-    }
-
     /// The columns of the table that a build has a result for, beside its own.
     pub(super) fn checks(&self) -> impl Iterator<Item = &'static str> {
         let sparse = self.warns && self.configuration.runs_sparse;
         let checks = [self.warns.then_some(EXTRA), sparse.then_some(SPARSE)];
         checks.into_iter().flatten()
-    }
-
-    /// The build directory.
-    pub(super) fn dir(&self) -> &Path {
-        &self.build
     }
 
     /// Builds the source itself, unless its warnings are known or ignored. A

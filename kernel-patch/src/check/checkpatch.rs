@@ -62,10 +62,8 @@ impl Exceptions {
     /// Reads the exceptions of a directory of patches. Without the file there are none.
     pub(super) fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(EXCEPTIONS);
-        Self::parse(&files::text_or_empty(&path)?).map_err(|line| CheckError::BadException {
-            path: path.clone(),
-            line,
-        })
+        let text = files::text_or_empty(&path)?;
+        Self::parse(&text).map_err(|line| CheckError::BadException(path, line))
     }
 
     /// Each line contains the number of a patch, the type of a remark, its file, and the

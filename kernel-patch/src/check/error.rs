@@ -38,14 +38,9 @@ pub enum CheckError {
         known: Vec<&'static str>,
     },
 
-    /// A line of checkpatch's exceptions is incomplete.
-    #[error("{}: not PATCH TYPE FILE REASON: {line}", path.display())]
-    BadException {
-        /// The file.
-        path: PathBuf,
-        /// The line.
-        line: String,
-    },
+    /// A line in the file of checkpatch's exceptions is incomplete.
+    #[error("{}: not PATCH TYPE FILE REASON: {}", .0.display(), .1)]
+    BadException(PathBuf, String),
 }
 
 /// Turns the failure of a tool into a finding. Other errors keep the series from being

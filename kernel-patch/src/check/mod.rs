@@ -7,7 +7,6 @@ mod dependencies;
 mod docs;
 mod error;
 mod man;
-mod names;
 mod review;
 mod selftests;
 mod warnings;
@@ -22,7 +21,7 @@ use self::checkpatch::Exceptions;
 use self::configurations::Configuration;
 use self::docs::Docs;
 pub use self::error::{CheckError, Result};
-use self::names::{AM, CHECKPATCH, DOCS, EXTRA, MAN, PAGES, SELFTESTS, SPARSE};
+use self::review::{AM, CHECKPATCH, DOCS, EXTRA, MAN, PAGES, SELFTESTS, SPARSE};
 pub use self::review::{CheckOutcome, Finding, PatchReview, Review};
 use self::worktree::Worktree;
 use crate::host::error::IoContext;
@@ -84,7 +83,7 @@ impl Check {
         let dir = std::path::absolute(&dir).cannot("find", &dir)?;
         let series = Series::read(&dir)?;
         let exceptions = Exceptions::read(&dir)?;
-        self.validate(series.patches().len())?;
+        self.validate(series.patches.len())?;
         for needs in [needs::BUILD, needs::CHECK, needs::MAN] {
             packages::ensure(needs)?;
         }
@@ -120,11 +119,8 @@ impl Check {
             return Err(CheckError::NoSuchPatch { number, count });
         }
         let known = configurations::ALL.each_ref().map(|it| it.name);
-        match self
-            .configurations
-            .iter()
-            .find(|it| !known.contains(&it.as_str()))
-        {
+        let mut names = self.configurations.iter();
+        match names.find(|it| !known.contains(&it.as_str())) {
             None => Ok(()),
             Some(name) => Err(CheckError::NoSuchConfiguration {
                 name: name.clone(),
@@ -156,7 +152,7 @@ struct CheckRun<'a> {
 
 impl CheckRun<'_> {
     fn patch(&self, number: usize) -> &Patch {
-        &self.series.patches()[number - 1]
+        &self.series.patches[number - 1]
     }
 
     fn log(&self, number: usize, what: &str) -> PathBuf {
@@ -164,7 +160,7 @@ impl CheckRun<'_> {
     }
 
     fn numbers(&self) -> std::ops::RangeInclusive<usize> {
-        1..=self.series.patches().len()
+        1..=self.series.patches.len()
     }
 
     /// Commits the patches as far as they apply, and compares the result with the files
@@ -172,8 +168,8 @@ impl CheckRun<'_> {
     fn apply(&mut self, work: &Path) -> Result<Vec<String>> {
         let scratch = paths::scratch_in(work)?;
         self.series.copy_files(self.tree.root(), scratch.path())?;
-        let patches = self.series.patches().iter();
-        let patches: Vec<_> = patches.map(|patch| self.dir.join(patch.name())).collect();
+        let patches = self.series.patches.iter();
+        let patches: Vec<_> = patches.map(|patch| self.dir.join(&patch.name)).collect();
         let commits = self.tree.apply(&patches, |number| self.log(number, AM))?;
         let applied = commits.len() - 1;
         for number in 1..=applied {
@@ -210,11 +206,11 @@ impl CheckRun<'_> {
     }
 
     fn checkpatch(&mut self, exceptions: &Exceptions) -> Result<()> {
-        let all: Vec<_> = self.series.patches().iter().map(Patch::name).collect();
+        let all: Vec<_> = self.series.patches.iter().map(|it| &*it.name).collect();
         let missing = exceptions.of_missing_patches(&all);
         for number in self.numbers().filter(|it| self.check.includes(*it)) {
             let log = self.log(number, CHECKPATCH);
-            let path = self.dir.join(self.patch(number).name());
+            let path = self.dir.join(&self.patch(number).name);
             let mut remarks = checkpatch::check(self.tree.root(), &path, exceptions, &log)?;
             if number == all.len() {
                 remarks.unexpected.extend(missing.clone());
@@ -235,23 +231,21 @@ impl CheckRun<'_> {
         self.tree.checkout(&commits[0])?;
         for n in 0..all.len() {
             let (done, rest) = all.split_at_mut(n);
-            let toolchain = |it: &ConfigurationBuild| {
-                let configuration = it.configuration();
-                (configuration.arch, configuration.compiler)
-            };
+            let toolchain =
+                |it: &ConfigurationBuild| (it.configuration.arch, it.configuration.compiler);
             let same = |it: &&ConfigurationBuild| toolchain(it) == toolchain(&rest[0]);
             let other = done.iter().find(same);
-            let log = self.log(0, &rest[0].configuration().slug());
+            let log = self.log(0, &rest[0].configuration.slug());
             rest[0].begin(tree, other, &log)?;
         }
-        let mut docs = Docs::new(tree, self.series.patches());
+        let mut docs = Docs::new(tree, &self.series.patches);
         for (number, commit) in self.numbers().zip(&commits[1..]) {
             let wanted = self.check.includes(number);
             // The patch before a wanted one is built too, for the warnings that are its.
             if !wanted && !self.check.includes(number + 1) {
                 continue;
             }
-            let what = format!("patch {number} of {}", self.series.patches().len());
+            let what = format!("patch {number} of {}", self.series.patches.len());
             if wanted {
                 let patch = self.patch(number);
                 docs.before(tree, patch, &self.log(number, "docs-before"), &what)?;
@@ -264,12 +258,11 @@ impl CheckRun<'_> {
             }
             let calls = self.tree.offer()?;
             self.build_all(&mut all, number, calls, &what)?;
-            let x86 = all
-                .iter()
-                .find(|it| it.configuration().arch == selftests::ARCH);
+            let is_x86 = |it: &&ConfigurationBuild| it.configuration.arch == selftests::ARCH;
+            let x86 = all.iter().find(is_x86);
             if wanted && let Some(x86) = x86 {
                 let log = self.log(number, SELFTESTS);
-                let found = selftests::check(tree, x86.dir(), self.patch(number), &log, &what)?;
+                let found = selftests::check(tree, &x86.build, self.patch(number), &log, &what)?;
                 self.review.record(number, SELFTESTS, found, log);
             } else {
                 self.review.set(number, SELFTESTS, CheckOutcome::LeftOut);
@@ -306,13 +299,13 @@ impl CheckRun<'_> {
         calls: bool,
         what: &str,
     ) -> Result<()> {
-        let last = self.check.only.unwrap_or(self.series.patches().len());
+        let last = self.check.only.unwrap_or(self.series.patches.len());
         let changed = self.patch(number).files().map(String::from).collect();
         let mut sound = true;
         let mut warned = Vec::new();
         let mut looked = Vec::new();
         for builds in all {
-            let configuration = builds.configuration();
+            let configuration = builds.configuration;
             let name = configuration.name;
             if number < last && !configuration.is_by_patch(self.check.sample) {
                 self.review.set(number, name, CheckOutcome::LeftOut);
@@ -327,11 +320,9 @@ impl CheckRun<'_> {
             let built = builds.build(self.tree.root(), calls, &log, what)?;
             sound &= built.error.is_none();
             let mut error = Vec::from_iter(built.error);
-            if configuration.has_all_code
-                && number == self.series.patches().len()
-                && error.is_empty()
-            {
-                let missing = dependencies::without_object(builds.dir(), self.series.files())?;
+            let is_last = number == self.series.patches.len();
+            if configuration.has_all_code && is_last && error.is_empty() {
+                let missing = dependencies::without_object(&builds.build, self.series.files())?;
                 error.extend(missing.iter().map(|it| format!("{it} is not compiled")));
             }
             self.review.record(number, name, error, log.clone());
@@ -342,10 +333,8 @@ impl CheckRun<'_> {
                 }
             }
         }
-        for check in [EXTRA, SPARSE]
-            .into_iter()
-            .filter(|it| !warned.contains(it))
-        {
+        let silent = [EXTRA, SPARSE].into_iter();
+        for check in silent.filter(|it| !warned.contains(it)) {
             if !looked.contains(&check) {
                 self.review.set(number, check, CheckOutcome::LeftOut);
             } else if sound {

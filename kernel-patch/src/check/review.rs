@@ -7,8 +7,19 @@ use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{Cell, Color, ContentArrangement, Table};
 
 use super::configurations;
-use super::names::{AM, CHECKPATCH, DOCS, EXTRA, MAN, PAGES, SELFTESTS, SPARSE};
 use crate::kbuild::series::Series;
+
+// The names of the checks, which are columns of the table beside the configurations.
+pub(super) const AM: &str = "am";
+pub(super) const CHECKPATCH: &str = "checkpatch";
+pub(super) const EXTRA: &str = "W=1";
+pub(super) const SPARSE: &str = "sparse";
+pub(super) const DOCS: &str = "docs";
+pub(super) const SELFTESTS: &str = "selftests";
+pub(super) const MAN: &str = "man";
+
+/// The number of the row of the manual pages, which is above the patches.
+pub(super) const PAGES: usize = 0;
 
 /// The most lines of one finding that the table quotes from its log.
 const LINES: usize = 10;
@@ -83,8 +94,8 @@ impl Review {
             checks: checks.iter().map(|it| (*it, CheckOutcome::Void)).collect(),
             excepted: 0,
         };
-        let patches = series.patches().iter().zip(1..);
-        let patches = patches.map(|(patch, number)| row(number, patch.name(), &columns));
+        let patches = series.patches.iter().zip(1..);
+        let patches = patches.map(|(patch, number)| row(number, &patch.name, &columns));
         let rows: Vec<_> = [row(PAGES, "docs/man", &[MAN])]
             .into_iter()
             .chain(patches)

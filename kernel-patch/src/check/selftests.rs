@@ -9,14 +9,12 @@ use crate::host::error::IoContext;
 use crate::host::files;
 use crate::host::progress::Progress;
 use crate::kbuild::make::Make;
+use crate::kbuild::selftests::SOURCES;
 use crate::kbuild::series::Patch;
 use crate::kbuild::tree::BUILD;
 
 /// The architecture that the tests are built for.
 pub(super) const ARCH: &str = "x86_64";
-
-/// Their directory in the source.
-const SELFTESTS: &str = "tools/testing/selftests/kvm";
 
 /// Compiles and links the tests that `patch` changes with the user-space headers of the
 /// kernel in `build`. Returns the errors and warnings.
@@ -56,7 +54,7 @@ pub(super) fn check(
         format!("KHDR_INCLUDES=-isystem {usr}/include"),
     ];
     let made = make(tree, build, &[], "headers")
-        .and_then(|()| make(&tree.join(SELFTESTS), &out, &args, &programs.join(" ")));
+        .and_then(|()| make(&tree.join(SOURCES), &out, &args, &programs.join(" ")));
     let error = finding(made)?;
     let warnings = Warnings::read(&files::text_or_empty(log)?);
     let none = Known::default();
@@ -66,7 +64,7 @@ pub(super) fn check(
 
 /// The program that is built from a file, if it is a test.
 fn program(file: &str) -> Option<&str> {
-    let inside = file.strip_prefix(SELFTESTS)?.strip_prefix('/')?;
+    let inside = file.strip_prefix(SOURCES)?.strip_prefix('/')?;
     inside
         .ends_with("_test.c")
         .then(|| inside.strip_suffix(".c"))?

@@ -59,7 +59,7 @@ impl Worktree {
     }
 
     pub(super) fn root(&self) -> &Path {
-        self.git.root()
+        &self.git.root
     }
 
     /// Removes what an interrupted run has left, and checks the first commit out.

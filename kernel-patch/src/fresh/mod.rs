@@ -1,7 +1,8 @@
 //! A trial on a new machine: a bare Debian 12 with Rust and git, in which a clone of the
 //! current commit runs the README's commands.
 //!
-//! Packages that were installed by hand hide that this project fails to ask for them. The new machine has only the packages that the project asks for.
+//! On a host with many packages, the project may forget to ask for one without notice. The
+//! new machine has only the packages that the project asks for.
 
 mod error;
 mod root;
@@ -46,7 +47,8 @@ const ELSEWHERE: &str = "/home/user/elsewhere";
 /// The script that enters the machine.
 const ENTER: &str = include_str!("enter.sh");
 
-/// The commands to try on a new machine, and how to try them. The settings are options of a command line.
+/// The commands to try on a new machine, and how to try them. The settings are options of a
+/// command line.
 #[derive(Args, Clone, Debug)]
 #[group(skip)]
 pub struct Fresh {
@@ -237,7 +239,7 @@ impl Sandbox<'_> {
         let mut enter = Command::new("unshare");
         enter
             .args(["--mount", "sh", "-c", ENTER, "enter"])
-            .args([self.root.path(), &self.toolchain, &self.registry])
+            .args([&self.root.path, &self.toolchain, &self.registry])
             .arg(&self.packages)
             .args([user, directory, command]);
         let mut output = CommandOutput::new(show);

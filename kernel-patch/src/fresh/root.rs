@@ -22,7 +22,7 @@ pub(super) const USER: &str = "user";
 
 /// An unused root file system.
 pub(super) struct RootFs {
-    path: PathBuf,
+    pub(super) path: PathBuf,
     log: PathBuf,
 }
 
@@ -42,10 +42,6 @@ impl RootFs {
         this.connect()?;
         this.add_user()?;
         Ok(this)
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.path
     }
 
     /// The host's path for a path in the machine.

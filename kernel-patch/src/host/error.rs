@@ -25,12 +25,9 @@ pub enum HostError {
         source: io::Error,
     },
 
-    /// The disk is full, or has too little space at the start.
-    #[error("the disk of {} is full; {NEED}", path.display())]
-    DiskFull {
-        /// The file that was being written.
-        path: PathBuf,
-    },
+    /// The disk of a file is full, or has too little space at the start.
+    #[error("the disk of {} is full; {NEED}", .0.display())]
+    DiskFull(PathBuf),
 
     /// Programs or files are missing, and the user may not install packages.
     #[error(
@@ -104,9 +101,7 @@ pub(crate) trait IoContext<T>: Sized {
 impl<T, E: Into<io::Error>> IoContext<T> for Result<T, E> {
     fn cannot(self, doing: &'static str, path: &Path) -> Result<T> {
         self.map_err(|error| match error.into() {
-            full if full.kind() == io::ErrorKind::StorageFull => {
-                HostError::DiskFull { path: path.into() }
-            }
+            full if full.kind() == io::ErrorKind::StorageFull => HostError::DiskFull(path.into()),
             source => HostError::Io {
                 doing,
                 what: path.display().to_string(),

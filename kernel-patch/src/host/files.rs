@@ -80,6 +80,11 @@ pub(crate) fn write(path: &Path, content: &[u8]) -> Result<()> {
     fs::rename(&new, path).cannot("write", path)
 }
 
+/// Copies a file, if it exists.
+pub(crate) fn copy(from: &Path, to: &Path) -> Result<()> {
+    read(from)?.map_or(Ok(()), |content| write(to, &content))
+}
+
 /// Removes a tree, if it exists.
 pub(crate) fn remove(path: &Path) -> Result<()> {
     match fs::remove_dir_all(path) {

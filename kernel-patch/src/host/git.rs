@@ -1,6 +1,6 @@
 //! A git repository of a source tree.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 
 use super::error::Result;
@@ -8,7 +8,7 @@ use crate::host::process;
 
 /// A repository that this program makes.
 pub(crate) struct Git {
-    root: PathBuf,
+    pub(crate) root: PathBuf,
     log: PathBuf,
 }
 
@@ -17,10 +17,6 @@ impl Git {
     /// `log`.
     pub(crate) fn new(root: PathBuf, log: PathBuf) -> Self {
         Self { root, log }
-    }
-
-    pub(crate) fn root(&self) -> &Path {
-        &self.root
     }
 
     /// Makes the repository: the files of the directory are one commit on a branch.

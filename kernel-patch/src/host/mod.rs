@@ -3,7 +3,6 @@
 
 pub(crate) mod backports;
 pub(crate) mod cargo;
-pub(crate) mod disk;
 pub(crate) mod error;
 pub(crate) mod files;
 pub(crate) mod git;

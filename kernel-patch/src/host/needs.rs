@@ -63,6 +63,7 @@ pub(crate) const LINUX_CONFIG: Need = need(
     "/usr/src/linux-config-6.12/config.amd64_none_amd64.xz",
     "linux-config-6.12",
 );
+/// The browser of a test that opens a report.
 pub(crate) const CHROMIUM: Need = need("/usr/bin/chromium", "chromium");
 
 /// The needs of booting a machine in QEMU.
@@ -144,14 +145,11 @@ pub(crate) const MAN: &[Need] = &[need("man", "man-db"), need("mandoc", "mandoc"
 #[cfg_attr(not(test), allow(dead_code))]
 pub(crate) const CONFIG: &[Need] = &[need("xz", "xz-utils"), LINUX_CONFIG];
 
-/// The needs of a test that opens a report in a browser.
-pub(crate) const BROWSER: &[Need] = &[CHROMIUM];
-
 /// The needs of making a root file system.
 pub(crate) const FRESH: &[Need] = &[need("mmdebstrap", "mmdebstrap")];
 
 /// The needs of all commands in the README.
-pub(crate) const COMMANDS: [&[Need]; 8] = [RUN, BOCHS, BUILD, LLVM, GIT, MAN, CONFIG, BROWSER];
+pub(crate) const COMMANDS: [&[Need]; 8] = [RUN, BOCHS, BUILD, LLVM, GIT, MAN, CONFIG, &[CHROMIUM]];
 
 /// The needs of the other commands: the check of the series, and those with `--base 6.12`.
 pub(crate) const OTHERS: [&[Need]; 2] = [CHECK, &[LINUX_SOURCE]];

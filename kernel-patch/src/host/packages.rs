@@ -9,7 +9,7 @@ use nix::unistd::Uid;
 
 use super::error::{HostError, Result};
 use super::lock::Lock;
-use super::needs::{BROWSER, CHROMIUM, COMMANDS, Need, OTHERS};
+use super::needs::{CHROMIUM, COMMANDS, Need, OTHERS};
 use super::paths;
 use super::process::run;
 use super::progress::Progress;
@@ -21,8 +21,14 @@ use super::progress::Progress;
 ///
 /// The browser is still missing.
 pub fn browser() -> Result<&'static Path> {
-    ensure(BROWSER)?;
-    Ok(Path::new(CHROMIUM.name))
+    file(CHROMIUM)
+}
+
+/// Returns the file of a package. Installs the package if the file is missing and the user
+/// may install packages.
+pub(crate) fn file(need: Need) -> Result<&'static Path> {
+    ensure(&[need])?;
+    Ok(Path::new(need.name))
 }
 
 /// Installs the packages of missing `needs`, if the user may. Otherwise the error

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::{env, fs};
 
+use nix::sys::statvfs::statvfs;
 use tempfile::TempDir;
 
 use super::error::{HostError, IoContext, Result};
@@ -13,6 +14,9 @@ const MARK: &str = "kernel-patch/mutations";
 
 /// The prefix of the names of scratch directories.
 const SCRATCH: &str = "scratch-";
+
+/// The free space that a command needs at its start.
+const NEEDED: u64 = 5 << 30;
 
 /// Returns the top directory of the checkout that this program belongs to.
 ///
@@ -53,6 +57,16 @@ pub fn target_dir() -> Result<PathBuf> {
 /// The directory of everything that this crate unpacks or builds.
 pub(crate) fn work_dir() -> Result<PathBuf> {
     create(target_dir()?.join("kernel"))
+}
+
+/// Fails unless the disk of [`work_dir`] has enough free space.
+pub(crate) fn check_space() -> Result<()> {
+    let dir = work_dir()?;
+    let room = statvfs(&dir).cannot("look at", &dir)?;
+    if room.blocks_available() * room.fragment_size() < NEEDED {
+        return Err(HostError::DiskFull(dir));
+    }
+    Ok(())
 }
 
 /// The directory of the logs.

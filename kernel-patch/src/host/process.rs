@@ -145,7 +145,7 @@ pub(crate) fn run_with(
     }
     let tail = tail(log, 25);
     if tail.contains("No space left on device") {
-        return Err(HostError::DiskFull { path: log.into() });
+        return Err(HostError::DiskFull(log.into()));
     }
     Err(HostError::ToolFailed {
         what: what.into(),
@@ -254,7 +254,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let script = "echo 'cc1: No space left on device'; exit 1";
         let error = run(&mut shell(script), "cc", &dir.path().join("log")).unwrap_err();
-        assert!(matches!(error, HostError::DiskFull { .. }), "{error}");
+        assert!(matches!(error, HostError::DiskFull(_)), "{error}");
     }
 
     #[test]

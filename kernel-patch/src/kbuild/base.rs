@@ -6,8 +6,7 @@ use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
 use super::error::{BuildError, Result};
-use crate::host::needs::{self, Need};
-use crate::host::{self, backports, files, packages, paths};
+use crate::host::{backports, files, needs, packages, paths};
 
 /// A release of Linux that the series is kept for, in a directory of its own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
@@ -19,30 +18,6 @@ pub enum Base {
     #[default]
     #[value(name = "7.3")]
     V7_3,
-}
-
-/// Where Debian has a file.
-enum Debian {
-    /// In a package for this host, which installs it.
-    Installed(Need),
-    /// In a package for another Debian, which is unpacked and not installed.
-    Backported {
-        package: &'static str,
-        file: &'static str,
-    },
-}
-
-impl Debian {
-    /// The file. Gets it if it is missing.
-    fn get(self) -> host::error::Result<PathBuf> {
-        match self {
-            Self::Installed(file) => {
-                packages::ensure(&[file])?;
-                Ok(file.name.into())
-            }
-            Self::Backported { package, file } => backports::file(package, file),
-        }
-    }
 }
 
 impl Base {
@@ -58,37 +33,25 @@ impl Base {
         }
     }
 
-    /// The base of this version.
-    pub(super) fn of_version(version: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|it| it.version() == version)
-    }
-
     /// Debian's tarball of the source. Gets it if it is missing.
     pub(super) fn debians_source(self) -> Result<PathBuf> {
         let tarball = match self {
-            Self::V6_12 => Debian::Installed(needs::LINUX_SOURCE),
-            Self::V7_3 => Debian::Backported {
-                package: "linux-source-7.3",
-                file: "usr/src/linux-source-7.3.tar.xz",
-            },
+            Self::V6_12 => packages::file(needs::LINUX_SOURCE).map(PathBuf::from),
+            Self::V7_3 => backports::file("linux-source-7.3", "usr/src/linux-source-7.3.tar.xz"),
         };
-        tarball.get().map_err(|source| BuildError::NoSource {
-            version: self.version(),
-            source,
-        })
+        tarball.map_err(|error| BuildError::NoSource(self.version(), error))
     }
 
     /// The compressed configuration of Debian's amd64 kernel. Gets it if it is missing.
     #[cfg(test)]
-    pub(super) fn debians_config(self) -> host::error::Result<PathBuf> {
-        let config = match self {
-            Self::V6_12 => Debian::Installed(needs::LINUX_CONFIG),
-            Self::V7_3 => Debian::Backported {
-                package: "linux-config-7.3",
-                file: "usr/src/linux-config-7.3/config.amd64_none_amd64.xz",
-            },
-        };
-        config.get()
+    pub(super) fn debians_config(self) -> crate::host::error::Result<PathBuf> {
+        match self {
+            Self::V6_12 => packages::file(needs::LINUX_CONFIG).map(PathBuf::from),
+            Self::V7_3 => backports::file(
+                "linux-config-7.3",
+                "usr/src/linux-config-7.3/config.amd64_none_amd64.xz",
+            ),
+        }
     }
 
     /// The file or directory `name` of this base.

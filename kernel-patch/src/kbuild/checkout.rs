@@ -70,7 +70,8 @@ impl Kernel {
         make.build("bzImage modules")?;
         drop(lock);
         let lock = Lock::shared(&root, false)?;
-        Self::built(clone, build, commit[..12].into(), &config, lock)
+        let name = commit[..12].into();
+        Ok(Self::built(clone, build, name, &config, lock))
     }
 }
 
@@ -82,8 +83,7 @@ fn commit(tree: &Path) -> Result<String> {
         if output.status.success() {
             Ok(text(&output.stdout))
         } else {
-            let (path, detail) = (tree.into(), text(&output.stderr));
-            Err(BuildError::NoCommit { path, detail })
+            Err(BuildError::NoCommit(tree.into(), text(&output.stderr)))
         }
     };
     let head = git_output(&["rev-parse", "--verify", "HEAD"])?;

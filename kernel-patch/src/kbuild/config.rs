@@ -73,38 +73,32 @@ pub(crate) struct Config {
     text: String,
     /// Options that are set if the source has them.
     optional: &'static str,
-    counted: Vec<String>,
+    /// The objects that count how often their lines are reached.
+    pub(crate) counted: Vec<String>,
 }
 
 impl Config {
     pub(crate) fn read(base: Base, variant: Variant) -> Result<Self> {
         let mut fragments = FRAGMENTS.to_vec();
-        fragments.extend(match variant {
-            Variant::Debug => Some(DEBUG),
-            Variant::Kcsan => Some(KCSAN),
-            Variant::Module | Variant::BuiltIn | Variant::Stock => None,
-        });
-        let syscalls = match variant {
-            Variant::Stock => "",
-            _ => SYSCALLS,
-        };
-        let built_in = match variant {
-            Variant::BuiltIn => BUILT_IN,
-            _ => "",
-        };
-        let counted = match variant {
-            Variant::Debug => counted(&Series::read(&base.patches()?)?),
-            _ => Vec::new(),
-        };
         let mut more = base.options("base.config")?;
-        if variant == Variant::Debug {
-            more += &base.options(DEBUG)?;
+        let mut objects = Vec::new();
+        match variant {
+            Variant::Debug => {
+                fragments.push(DEBUG);
+                more += &base.options(DEBUG)?;
+                objects = counted(&Series::read(&base.patches()?)?);
+            }
+            Variant::Kcsan => fragments.push(KCSAN),
+            Variant::BuiltIn => more += BUILT_IN,
+            Variant::Module | Variant::Stock => {}
         }
-        more += syscalls;
-        more += built_in;
+        if variant != Variant::Stock {
+            more += SYSCALLS;
+        }
+        let config = Self::of(&fragments, &more)?;
         Ok(Self {
-            counted,
-            ..Self::of(&fragments, &more)?
+            counted: objects,
+            ..config
         })
     }
 
@@ -137,11 +131,6 @@ impl Config {
 
     fn wanted(&self) -> String {
         format!("{}{}", self.text, self.optional)
-    }
-
-    /// The objects that count how often their lines are reached.
-    pub(crate) fn counted(&self) -> &[String] {
-        &self.counted
     }
 
     /// An identifier of the options.

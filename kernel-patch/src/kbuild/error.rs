@@ -26,17 +26,12 @@ pub enum BuildError {
         wanted: &'static str,
     },
 
-    /// Debian's source cannot be downloaded.
+    /// The source of this version cannot be downloaded from Debian.
     #[error(
-        "cannot get the source of Linux {version} from Debian; pass a tree or a tarball of \
-         it with --source"
+        "cannot get the source of Linux {0} from Debian; pass a tree or a tarball of it with \
+         --source"
     )]
-    NoSource {
-        /// The version.
-        version: &'static str,
-        /// The reason.
-        source: HostError,
-    },
+    NoSource(&'static str, #[source] HostError),
 
     /// A directory contains no patches.
     #[error("no patches in {}", .0.display())]
@@ -53,23 +48,13 @@ pub enum BuildError {
         detail: String,
     },
 
-    /// A mutation lacks a line of its header.
-    #[error("{} has no valid line {header:?}", path.display())]
-    BadMutation {
-        /// The mutation's patch.
-        path: PathBuf,
-        /// The beginning of the line.
-        header: &'static str,
-    },
+    /// A mutation's patch lacks a line of the header.
+    #[error("{} has no valid line {:?}", .0.display(), .1)]
+    BadMutation(PathBuf, &'static str),
 
-    /// The tree to build is not a git work tree with a commit.
-    #[error("{} is not a git work tree with a commit: {detail}", path.display())]
-    NoCommit {
-        /// The tree.
-        path: PathBuf,
-        /// The output of git.
-        detail: String,
-    },
+    /// The tree to build is not a git work tree with a commit, according to git.
+    #[error("{} is not a git work tree with a commit: {}", .0.display(), .1)]
+    NoCommit(PathBuf, String),
 
     /// The kernel's configuration lacks options of the fragments.
     #[error("the kernel's configuration lost these options:\n{}", .0.join("\n"))]

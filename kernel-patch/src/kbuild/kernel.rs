@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::error::Result;
-use crate::host::error::IoContext;
 use crate::host::lock::Lock;
 use crate::host::progress::Progress;
 use crate::host::{files, needs, packages, paths};
@@ -80,7 +79,7 @@ impl KernelBuilder {
         let mut series = self.variant.series(self.base)?;
         let config = Config::read(self.base, self.variant)?;
         if let Some(mutation) = &self.mutation {
-            series.push(mutation.path())?;
+            series.push(&mutation.path)?;
             return self.build_mutation(&series, &config);
         }
         let tree = self.variant.tree(self.base)?;
@@ -146,7 +145,8 @@ impl KernelBuilder {
         if !files::has(&stamp(&build), &wanted(&source, series, config))? {
             return Ok(None);
         }
-        Kernel::built(tree.root().into(), build, series.id(), config, lock).map(Some)
+        let root = tree.root.clone();
+        Ok(Some(Kernel::built(root, build, series.id(), config, lock)))
     }
 
     fn make(&self, tree: &Tree, series: &Series, config: &Config) -> Result<()> {
@@ -173,13 +173,13 @@ impl KernelBuilder {
         }
         let stamp = stamp(build);
         let _ = fs::remove_file(&stamp);
-        let name = tree.root().file_name().unwrap_or_default();
+        let name = tree.root.file_name().unwrap_or_default();
         let log = format!("build-{}-{}.log", name.display(), self.variant.name());
         let log = paths::new_log(&log)?;
-        let counted = config.counted().iter();
+        let counted = config.counted.iter();
         let counted: Vec<_> = counted.map(|it| config::count_variable(it)).collect();
         let make = Make {
-            tree: tree.root(),
+            tree: &tree.root,
             build,
             log,
             arch: "x86_64",
@@ -192,8 +192,13 @@ impl KernelBuilder {
             )),
         };
         if self.mutation.is_some() {
-            // Mutations do not change the configuration.
-            configure_as(build, &proper)?;
+            // Mutations do not change the configuration. Leave an equal file alone, because
+            // make would check everything again after a change.
+            let wanted = files::text(&proper.join(".config"))?;
+            let config = build.join(".config");
+            if !files::has(&config, wanted.as_bytes())? {
+                files::write(&config, wanted.as_bytes())?;
+            }
             make.build("bzImage modules")?;
         } else {
             config.make(&make)?;
@@ -213,17 +218,6 @@ fn seed(build: &Path, other: &Path) -> Result<()> {
     }
     let scratch = paths::scratch()?;
     tree::seed(other, build, scratch.path())
-}
-
-/// Gives a build the configuration of another. Leaves an equal file alone, because make
-/// would check everything again after a change.
-fn configure_as(build: &Path, other: &Path) -> Result<()> {
-    let (ours, theirs) = (build.join(".config"), other.join(".config"));
-    let wanted = fs::read(&theirs).cannot("read", &theirs)?;
-    if !files::has(&ours, &wanted)? {
-        files::write(&ours, &wanted)?;
-    }
-    Ok(())
 }
 
 /// Returns the current state of the source, or `None` if it is not installed yet.
@@ -255,11 +249,14 @@ fn wanted(source: &Source, series: &Series, config: &Config) -> Vec<u8> {
 /// A built kernel. No other process rebuilds it while the value exists.
 #[derive(Debug)]
 pub struct Kernel {
-    source: PathBuf,
-    build: PathBuf,
-    release: String,
-    series: String,
-    config: String,
+    /// The directory of the source, with the series applied.
+    pub source_dir: PathBuf,
+    /// The build directory.
+    pub build_dir: PathBuf,
+    /// The identifier of the series, `stock` without one; the commit of a checkout.
+    pub series_id: String,
+    /// The identifier of the configuration.
+    pub config_id: String,
     counted: Vec<String>,
     /// The lock of the unbroken kernel, if this one is a mutation.
     _proper: Option<Lock>,
@@ -275,60 +272,27 @@ impl Kernel {
 
     /// Opens the kernel that was built from `source` in `build`. `name` identifies the source.
     pub(crate) fn built(
-        source: PathBuf,
-        build: PathBuf,
+        source_dir: PathBuf,
+        build_dir: PathBuf,
         name: String,
         config: &Config,
         lock: Lock,
-    ) -> Result<Self> {
-        let release = build.join("include/config/kernel.release");
-        let release = files::text(&release)?;
-        Ok(Self {
-            source,
-            build,
-            release: release.trim().into(),
-            series: name,
-            config: config.id(),
-            counted: config.counted().to_vec(),
+    ) -> Self {
+        Self {
+            source_dir,
+            build_dir,
+            series_id: name,
+            config_id: config.id(),
+            counted: config.counted.clone(),
             _proper: None,
             _lock: lock,
-        })
-    }
-
-    /// The build directory.
-    #[must_use]
-    pub fn build_dir(&self) -> &Path {
-        &self.build
-    }
-
-    /// The directory of the source, with the series applied.
-    #[must_use]
-    pub fn source_dir(&self) -> &Path {
-        &self.source
+        }
     }
 
     /// The boot image.
     #[must_use]
     pub fn image(&self) -> PathBuf {
-        self.build.join("arch/x86/boot/bzImage")
-    }
-
-    /// The release (`uname -r`).
-    #[must_use]
-    pub fn release(&self) -> &str {
-        &self.release
-    }
-
-    /// The identifier of the series, `stock` without one; the commit of a checkout.
-    #[must_use]
-    pub fn series_id(&self) -> &str {
-        &self.series
-    }
-
-    /// The identifier of the configuration.
-    #[must_use]
-    pub fn config_id(&self) -> &str {
-        &self.config
+        self.build_dir.join("arch/x86/boot/bzImage")
     }
 
     /// The objects that count how often their lines are reached, relative to the build
@@ -344,13 +308,19 @@ impl Kernel {
     ///
     /// A file of the source cannot be read.
     pub fn added_lines(&self) -> Result<BTreeMap<PathBuf, BTreeSet<u32>>> {
-        Tree::new(self.source_dir().into()).added_lines()
+        self.tree().added_lines()
     }
 
     /// The directory of the headers for user space.
     #[must_use]
     pub fn headers(&self) -> PathBuf {
-        self.build.join("usr/include")
+        self.build_dir.join("usr/include")
+    }
+
+    /// The source, with the series applied.
+    pub(super) fn tree(&self) -> Tree {
+        let root = self.source_dir.clone();
+        Tree { root }
     }
 }
 

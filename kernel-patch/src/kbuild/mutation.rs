@@ -11,7 +11,7 @@
 //! Case: calls on a running vCPU wait for it
 //! ```
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::error::{BuildError, Result};
 use crate::host::{files, paths};
@@ -21,11 +21,15 @@ use crate::kbuild::variant::Variant;
 /// A patch that breaks the series.
 #[derive(Clone, Debug)]
 pub struct Mutation {
-    path: PathBuf,
-    breaks: String,
-    caught_by: String,
-    variant: Variant,
-    case: Option<String>,
+    pub(crate) path: PathBuf,
+    /// What it breaks, in a sentence.
+    pub breaks: String,
+    /// The property that has to notice.
+    pub caught_by: String,
+    /// The kernel on which the property notices.
+    pub variant: Variant,
+    /// A part of the name of the cases that have to notice, if not all cases are tested.
+    pub case: Option<String>,
 }
 
 impl Mutation {
@@ -54,19 +58,11 @@ impl Mutation {
             lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
         };
         let header = |name: &'static str| {
-            value(name).ok_or_else(|| BuildError::BadMutation {
-                path: path.clone(),
-                header: name,
-            })
+            value(name).ok_or_else(|| BuildError::BadMutation(path.clone(), name))
         };
         let kernel = header("Kernel")?;
         let variant = Self::VARIANTS.into_iter().find(|it| it.name() == kernel);
-        let Some(variant) = variant else {
-            return Err(BuildError::BadMutation {
-                path,
-                header: "Kernel",
-            });
-        };
+        let variant = variant.ok_or_else(|| BuildError::BadMutation(path.clone(), "Kernel"))?;
         Ok(Self {
             breaks: header("Breaks")?.into(),
             caught_by: header("Caught-by")?.into(),
@@ -76,40 +72,11 @@ impl Mutation {
         })
     }
 
-    /// The patch.
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Its name: the file name without the extension.
     #[must_use]
     pub fn name(&self) -> String {
         let stem = self.path.file_stem().unwrap_or_default();
         stem.to_string_lossy().into_owned()
-    }
-
-    /// What it breaks, in a sentence.
-    #[must_use]
-    pub fn breaks(&self) -> &str {
-        &self.breaks
-    }
-
-    /// The property that has to notice.
-    #[must_use]
-    pub fn caught_by(&self) -> &str {
-        &self.caught_by
-    }
-
-    /// A part of the name of the cases that have to notice, if not all cases are tested.
-    #[must_use]
-    pub fn case(&self) -> Option<&str> {
-        self.case.as_deref()
-    }
-
-    /// The kernel on which the property notices.
-    #[must_use]
-    pub fn variant(&self) -> Variant {
-        self.variant
     }
 }
 
@@ -121,7 +88,6 @@ mod tests {
     use super::*;
     use crate::kbuild::kernel::Kernel;
     use crate::kbuild::series::Series;
-    use crate::kbuild::tree::Tree;
 
     /// Each changes only files of the series, and differs from the others.
     #[test]
@@ -130,7 +96,7 @@ mod tests {
             let mut ids = BTreeSet::new();
             for mutation in Mutation::all(base).unwrap() {
                 let (name, alone) = (mutation.name(), alone(&mutation));
-                let series = mutation.variant().series(base).unwrap();
+                let series = mutation.variant.series(base).unwrap();
                 assert!(alone.files().is_subset(&series.files()), "{base:?}: {name}");
                 assert!(ids.insert(alone.id()), "{base:?}: {name}");
             }
@@ -153,12 +119,12 @@ mod tests {
     /// Applies each mutation on top of the series.
     fn apply(base: Base) {
         let kernel = Kernel::builder().base(base).wait(true).build().unwrap();
-        let tree = Tree::new(kernel.source_dir().into());
+        let tree = kernel.tree();
         let mutations = Mutation::all(base).unwrap();
         for variant in Mutation::VARIANTS {
             // Apply the long series once, not again for each mutation.
             let patched = tree.patched(&variant.series(base).unwrap()).unwrap();
-            for mutation in mutations.iter().filter(|it| it.variant() == variant) {
+            for mutation in mutations.iter().filter(|it| it.variant == variant) {
                 let alone = alone(mutation);
                 let copy = tempfile::tempdir().unwrap();
                 alone.copy_files(patched.path(), copy.path()).unwrap();
@@ -170,7 +136,7 @@ mod tests {
     /// The mutation without the series.
     fn alone(mutation: &Mutation) -> Series {
         let mut alone = Series::default();
-        alone.push(mutation.path()).unwrap();
+        alone.push(&mutation.path).unwrap();
         alone
     }
 
@@ -184,12 +150,12 @@ mod tests {
         };
         let mutation = read("Breaks: It is.\nCaught-by: calls\nKernel: debug\n\ndiff").unwrap();
         assert_eq!(mutation.name(), "a-name");
-        assert_eq!(mutation.breaks(), "It is.");
-        assert_eq!(mutation.caught_by(), "calls");
-        assert_eq!(mutation.variant(), Variant::Debug);
-        assert_eq!(mutation.case(), None);
+        assert_eq!(mutation.breaks, "It is.");
+        assert_eq!(mutation.caught_by, "calls");
+        assert_eq!(mutation.variant, Variant::Debug);
+        assert_eq!(mutation.case, None);
         let one = read("Breaks: It is.\nCaught-by: a\nKernel: debug\nCase: b c\n").unwrap();
-        assert_eq!(one.case(), Some("b c"));
+        assert_eq!(one.case.as_deref(), Some("b c"));
         for (text, missing) in [
             ("Breaks: It is.\nKernel: debug\n", "Caught-by"),
             ("Breaks: It is.\nCaught-by: calls\nKernel: tiny\n", "Kernel"),

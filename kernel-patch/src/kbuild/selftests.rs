@@ -11,10 +11,10 @@ use crate::host::progress::Progress;
 use crate::host::{files, needs, packages, paths};
 use crate::kbuild::kernel::Kernel;
 use crate::kbuild::make::Make;
-use crate::kbuild::tree::{self, Tree};
+use crate::kbuild::tree;
 
 /// Their directory in the source.
-const SOURCES: &str = "tools/testing/selftests/kvm";
+pub(crate) const SOURCES: &str = "tools/testing/selftests/kvm";
 
 /// One of the tests.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -34,15 +34,13 @@ pub struct Selftest {
 ///
 /// See [`BuildError`].
 pub fn selftests(kernel: &Kernel) -> Result<Vec<Selftest>> {
-    let out = kernel
-        .source_dir()
-        .join(format!("{}-selftests", tree::BUILD));
-    paths::create(out.clone())?;
+    let out = format!("{}-selftests", tree::BUILD);
+    let out = paths::create(kernel.source_dir.join(out))?;
     let _lock = Lock::exclusive(&out, true)?;
     let built = out.join("kvm");
     let stamp = out.join("stamp");
-    let source = Tree::new(kernel.source_dir().into()).source()?;
-    let wanted = format!("{source:?} {}", kernel.series_id()).into_bytes();
+    let source = kernel.tree().source()?;
+    let wanted = format!("{source:?} {}", kernel.series_id).into_bytes();
     if !files::has(&stamp, &wanted)? {
         packages::ensure(needs::BUILD)?;
         // A build from scratch takes half a minute, and leaves no removed tests.
@@ -57,7 +55,7 @@ pub fn selftests(kernel: &Kernel) -> Result<Vec<Selftest>> {
 fn build(kernel: &Kernel, built: &Path) -> Result<()> {
     let log = paths::new_log("build-selftests.log")?;
     let make = Make {
-        tree: &kernel.source_dir().join(SOURCES),
+        tree: &kernel.source_dir.join(SOURCES),
         build: built,
         arch: "x86_64",
         args: &[
@@ -69,7 +67,7 @@ fn build(kernel: &Kernel, built: &Path) -> Result<()> {
         log,
         progress: Progress::ours(format!(
             "building KVM's selftests (series {})",
-            kernel.series_id()
+            kernel.series_id
         )),
     };
     make.run("all")

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::digest;
@@ -17,12 +17,13 @@ const HEADER: &str = "diff --git a/";
 /// Patches in the order of their numbers.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Series {
-    patches: Vec<Patch>,
+    pub(crate) patches: Vec<Patch>,
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Patch {
-    name: String,
+    /// Its file name.
+    pub(crate) name: String,
     diffs: Vec<Diff>,
 }
 
@@ -37,11 +38,8 @@ impl Series {
     /// Reads the patches of a directory, without the cover letter.
     pub(crate) fn read(dir: &Path) -> Result<Self> {
         let mut series = Self::default();
-        for path in files::list(dir)? {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name.ends_with(".patch") && !name.starts_with("0000-") {
-                series.push(&path)?;
-            }
+        for path in patch_files(dir)? {
+            series.push(&path)?;
         }
         if series.patches.is_empty() {
             return Err(BuildError::NoPatches(dir.into()));
@@ -69,11 +67,6 @@ impl Series {
         digest::short(diffs.map(|diff| &diff.text))
     }
 
-    /// Its patches, in their order.
-    pub(crate) fn patches(&self) -> &[Patch] {
-        &self.patches
-    }
-
     /// The files that it changes, makes or removes.
     pub(crate) fn files(&self) -> BTreeSet<String> {
         let files = self.patches.iter().flat_map(Patch::files);
@@ -83,9 +76,7 @@ impl Series {
     /// Copies the files that it changes, as far as they exist.
     pub(crate) fn copy_files(&self, from: &Path, to: &Path) -> Result<()> {
         for file in self.files() {
-            if let Some(content) = files::read(&from.join(&file))? {
-                files::write(&to.join(&file), &content)?;
-            }
+            files::copy(&from.join(&file), &to.join(&file))?;
         }
         Ok(())
     }
@@ -123,15 +114,20 @@ impl Series {
 }
 
 impl Patch {
-    /// Its file name.
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
     /// The files that it changes, makes or removes.
     pub(crate) fn files(&self) -> impl Iterator<Item = &str> {
         self.diffs.iter().map(|diff| diff.file.as_str())
     }
+}
+
+/// The files of a directory with patches, in their order, without the cover letter.
+pub(crate) fn patch_files(dir: &Path) -> Result<Vec<PathBuf>> {
+    let mut paths = files::list(dir)?;
+    paths.retain(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.ends_with(".patch") && !name.starts_with("0000-")
+    });
+    Ok(paths)
 }
 
 /// Splits a patch into its files.

@@ -12,7 +12,7 @@ use super::error::{BuildError, Result};
 use crate::host::error::IoContext;
 use crate::host::process::run;
 use crate::host::progress::Progress;
-use crate::host::{disk, files, paths};
+use crate::host::{files, paths};
 
 /// A tree or a tarball, with an identity that changes with its content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,7 +51,7 @@ impl Source {
 
     /// Unpacks the source to `to`, which does not exist before it is complete.
     pub(crate) fn unpack(&self, to: &Path) -> Result<()> {
-        disk::check(&paths::work_dir()?)?;
+        paths::check_space()?;
         // Unpack beside it, in the directory that the caller has locked.
         let scratch = paths::scratch_in(to.parent().expect("a tree lies in a directory"))?;
         let tree = scratch.path().join("linux");
@@ -90,13 +90,14 @@ fn is_git(name: &str) -> bool {
 
 /// The base that `tree` is a version of.
 pub(super) fn base_of(tree: &Path) -> Result<Option<Base>> {
-    let version = version(&files::text_or_empty(&tree.join("Makefile"))?);
-    Ok(version.and_then(|it| Base::of_version(&it)))
+    let version = version(tree)?;
+    let is_of = |base: &Base| version.as_deref() == Some(base.version());
+    Ok(Base::ALL.into_iter().find(is_of))
 }
 
 /// Fails unless `tree`, which came from `path`, is of `base`.
 fn check_version(tree: &Path, path: &Path, base: Base) -> Result<()> {
-    match version(&files::text_or_empty(&tree.join("Makefile"))?) {
+    match version(tree)? {
         Some(version) if version == base.version() => Ok(()),
         other => Err(BuildError::WrongSource {
             path: path.into(),
@@ -106,14 +107,16 @@ fn check_version(tree: &Path, path: &Path, base: Base) -> Result<()> {
     }
 }
 
-fn version(makefile: &str) -> Option<String> {
+/// The version of Linux that a tree has, if it is one.
+fn version(tree: &Path) -> Result<Option<String>> {
+    let makefile = files::text_or_empty(&tree.join("Makefile"))?;
     let field = |name: &str| {
-        makefile
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix('='))
-            .map(str::trim)
+        let mut lines = makefile.lines();
+        lines.find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix('='))
     };
-    Some(format!("{}.{}", field("VERSION")?, field("PATCHLEVEL")?))
+    let (version, level) = (field("VERSION"), field("PATCHLEVEL"));
+    let both = version.zip(level);
+    Ok(both.map(|(version, level)| format!("{}.{}", version.trim(), level.trim())))
 }
 
 #[cfg(test)]

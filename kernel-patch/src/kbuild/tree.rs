@@ -23,7 +23,7 @@ use crate::kbuild::source::Source;
 /// the kernel's make then calls the sources `..`, and a build does not depend on the path
 /// of the tree.
 pub(crate) struct Tree {
-    root: PathBuf,
+    pub(crate) root: PathBuf,
 }
 
 /// The beginning of a build directory's name.
@@ -37,18 +37,11 @@ const TOUCHED: &str = "touched";
 const PRISTINE: &str = "pristine";
 
 impl Tree {
-    pub(crate) fn new(root: PathBuf) -> Self {
-        Self { root }
-    }
-
     /// The tree `name` of a base, unpacked or not.
     pub(crate) fn of(base: Base, name: &str) -> Result<Self> {
         let dir = format!("linux-{}-{name}", base.version());
-        Ok(Self::new(paths::work_dir()?.join(dir)))
-    }
-
-    pub(crate) fn root(&self) -> &Path {
-        &self.root
+        let root = paths::work_dir()?.join(dir);
+        Ok(Self { root })
     }
 
     /// The source that the tree was made from, if it exists.
@@ -115,9 +108,7 @@ impl Tree {
             } else {
                 self.root.join(&file)
             };
-            if let Some(content) = files::read(&from)? {
-                files::write(&scratch.path().join(&file), &content)?;
-            }
+            files::copy(&from, &scratch.path().join(&file))?;
         }
         series.apply(scratch.path())?;
         Ok(scratch)
@@ -167,10 +158,7 @@ impl Tree {
     }
 
     fn save(&self, file: &str) -> Result<()> {
-        if let Some(content) = files::read(&self.root.join(file))? {
-            files::write(&self.pristine(file), &content)?;
-        }
-        Ok(())
+        Ok(files::copy(&self.root.join(file), &self.pristine(file))?)
     }
 
     /// Gives a file of the tree the content of `wanted`, or removes it.
@@ -185,11 +173,10 @@ impl Tree {
         };
         files::write(&path, &new)?;
         if old.is_none() {
-            let permissions = fs::metadata(wanted).and_then(|it| {
-                // Scripts of the series are executable.
-                fs::set_permissions(&path, it.permissions())
-            });
-            permissions.cannot("write", &path)?;
+            // Scripts of the series are executable.
+            let permissions = fs::metadata(wanted).map(|it| it.permissions());
+            let set = permissions.and_then(|it| fs::set_permissions(&path, it));
+            set.cannot("write", &path)?;
         }
         Ok(())
     }
@@ -240,7 +227,8 @@ mod tests {
         for file in ["a", "b", "c"] {
             fs::write(dir.path().join(file), "old\n").unwrap();
         }
-        Tree::new(dir.path().into())
+        let root = dir.path().into();
+        Tree { root }
     }
 
     fn contents(dir: &tempfile::TempDir) -> Vec<String> {
@@ -277,7 +265,8 @@ mod tests {
     fn added_lines_are_those_that_the_source_lacks() {
         let dir = tempfile::tempdir().unwrap();
         fs::write(dir.path().join("a"), "old\n2\n3\n4\n5\n").unwrap();
-        let tree = Tree::new(dir.path().into());
+        let root = dir.path().into();
+        let tree = Tree { root };
         let diff = "diff --git a/a b/a\n--- a/a\n+++ b/a\n@@ -1,5 +1,6 @@\n\
             -old\n+first\n+second\n 2\n-3\n 4\n 5\n+last\n";
         tree.apply(&series(&(diff.to_owned() + &make("d/e"))))

@@ -52,7 +52,7 @@ impl Variant {
     }
 
     pub(crate) fn build_dir(self, tree: &Tree) -> PathBuf {
-        tree.root().join(match self {
+        tree.root.join(match self {
             Self::BuiltIn | Self::Debug | Self::Kcsan => {
                 format!("{}-{}", tree::BUILD, self.name())
             }

@@ -1,4 +1,4 @@
-//! What can go wrong with a move of the series.
+//! The errors of a move of the series.
 
 use std::path::PathBuf;
 
@@ -24,15 +24,10 @@ pub enum PortError {
     #[error("{} exists already; name a new directory", .0.display())]
     Exists(PathBuf),
 
-    /// The directory is not a repository with the commits of an import.
+    /// The directory is not a repository of an import: it lacks this commit.
     #[error(
-        "{} has no commit {commit:?}; make the repository with kernel-patch import",
-        path.display()
+        "{} has no commit {:?}; make the repository with kernel-patch import",
+        .0.display(), .1
     )]
-    NotImported {
-        /// The directory.
-        path: PathBuf,
-        /// The commit that is missing.
-        commit: &'static str,
-    },
+    NotImported(PathBuf, &'static str),
 }

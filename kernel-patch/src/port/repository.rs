@@ -8,7 +8,7 @@ use crate::host::error::IoContext;
 use crate::host::git::Git;
 use crate::host::progress::Progress;
 use crate::host::{files, needs, packages, paths, process};
-use crate::kbuild::series::Series;
+use crate::kbuild::series::{self, Series};
 use crate::kbuild::source::{self, Source};
 
 /// The tag of the source that the series is for.
@@ -47,7 +47,7 @@ impl Repository {
         packages::ensure(needs::GIT)?;
         let this = Self::at(root)?;
         if let Err(error) = this.fill(source, dir) {
-            files::remove(this.git.root())?;
+            files::remove(&this.git.root)?;
             return Err(error);
         }
         Ok(this)
@@ -55,12 +55,12 @@ impl Repository {
 
     fn fill(&self, source: &Source, dir: &Path) -> Result<()> {
         let series = Series::read(dir)?;
-        source.unpack(self.git.root())?;
+        source.unpack(&self.git.root)?;
         let _progress = Progress::ours("making a git repository of the source and the series");
         self.git.init(SERIES, BASE)?;
         self.git.run(&["tag", BASE])?;
-        for patch in series.patches() {
-            let path = dir.join(patch.name());
+        for patch in &series.patches {
+            let path = dir.join(&patch.name);
             self.git.run(&["am", "--quiet", &path.to_string_lossy()])?;
         }
         Ok(())
@@ -71,12 +71,9 @@ impl Repository {
         packages::ensure(needs::GIT)?;
         let this = Self::at(root)?;
         for commit in [BASE, SERIES] {
-            if !this
-                .git
-                .succeeds(&["rev-parse", "--quiet", "--verify", commit])?
-            {
-                let path = root.into();
-                return Err(PortError::NotImported { path, commit });
+            let verify = ["rev-parse", "--quiet", "--verify", commit];
+            if !this.git.succeeds(&verify)? {
+                return Err(PortError::NotImported(root.into(), commit));
             }
         }
         Ok(this)
@@ -109,17 +106,15 @@ impl Repository {
         let commit = ["commit-tree", "-p", BASE, "-m", ONTO, content.trim()];
         let commit = self.git.output(&commit)?;
         self.git.run(&["tag", "--force", ONTO, &commit])?;
-        Ok(self
-            .git
-            .run(&["checkout", "--quiet", "--force", "-B", MOVED, ONTO])?)
+        let checkout = ["checkout", "--quiet", "--force", "-B", MOVED, ONTO];
+        Ok(self.git.run(&checkout)?)
     }
 
     /// The commits of the series, with their subjects.
     pub(super) fn commits(&self) -> Result<Vec<(String, String)>> {
         let range = format!("{BASE}..{SERIES}");
-        let list = self
-            .git
-            .output(&["log", "--reverse", "--format=%H %s", &range])?;
+        let log = ["log", "--reverse", "--format=%H %s", &range];
+        let list = self.git.output(&log)?;
         let lines = list.lines().filter_map(|line| line.split_once(' '));
         Ok(lines
             .map(|(id, subject)| (id.into(), subject.into()))
@@ -138,15 +133,12 @@ impl Repository {
 
     /// Applies a commit by a three-way merge, or leaves its conflicts in the files.
     pub(super) fn pick(&self, commit: &str) -> Result<Picked> {
-        if self
-            .git
-            .succeeds(&["cherry-pick", "--allow-empty", commit])?
-        {
+        let pick = ["cherry-pick", "--allow-empty", commit];
+        if self.git.succeeds(&pick)? {
             return Ok(Picked::Clean);
         }
-        let files = self
-            .git
-            .output(&["diff", "--name-only", "--diff-filter=U"])?;
+        let unmerged = ["diff", "--name-only", "--diff-filter=U"];
+        let files = self.git.output(&unmerged)?;
         let files: Vec<_> = files.lines().map(String::from).collect();
         if files.is_empty() {
             self.git.run(&["cherry-pick", "--skip"])?;
@@ -159,30 +151,27 @@ impl Repository {
     /// find the lines that they change.
     pub(super) fn force(&self, commit: &str) -> Result<()> {
         self.git.run(&["cherry-pick", "--abort"])?;
-        if !self
-            .git
-            .succeeds(&["cherry-pick", "-X", "theirs", commit])?
-        {
+        let pick = ["cherry-pick", "-X", "theirs", commit];
+        if !self.git.succeeds(&pick)? {
             // A file was removed on one side.
             self.git.run(&["add", "--all"])?;
-            self.git
-                .run(&["-c", "core.editor=true", "cherry-pick", "--continue"])?;
+            let go_on = ["-c", "core.editor=true", "cherry-pick", "--continue"];
+            self.git.run(&go_on)?;
         }
         Ok(())
     }
 
     /// A file as it is checked out; empty if there is none.
     pub(super) fn text(&self, file: &str) -> Result<String> {
-        Ok(files::text_or_empty(&self.git.root().join(file))?)
+        Ok(files::text_or_empty(&self.git.root.join(file))?)
     }
 
     /// The files of the other source that contain a line, apart from blanks at its ends.
     pub(super) fn files_with(&self, line: &str, below: &[&str]) -> Result<Vec<String>> {
         // git grep fails if it finds nothing.
         let grep = ["grep", "--fixed-strings", "--files-with-matches", "-e"];
-        let output = self
-            .git
-            .output(&[&grep[..], &[line, ONTO, "--"], below].concat())?;
+        let grep = [&grep[..], &[line, ONTO, "--"], below].concat();
+        let output = self.git.output(&grep)?;
         let files = output.lines().filter_map(|it| it.split_once(':'));
         Ok(files.map(|(_, file)| file.into()).collect())
     }
@@ -190,11 +179,8 @@ impl Repository {
     /// Writes the commits since the source into `dir`, in the form that patches are kept
     /// in, in place of those that are there. The cover letter stays.
     pub(super) fn export(&self, dir: &Path) -> Result<()> {
-        for path in files::list(dir)? {
-            let name = path.file_name().unwrap_or_default().to_string_lossy();
-            if name.ends_with(".patch") && !name.starts_with("0000-") {
-                fs::remove_file(&path).cannot("remove", &path)?;
-            }
+        for path in series::patch_files(dir)? {
+            fs::remove_file(&path).cannot("remove", &path)?;
         }
         let dir = dir.to_string_lossy();
         Ok(self.git.run(&[

@@ -57,7 +57,7 @@ impl Counts {
     fn object(&mut self, kernel: &Kernel, object: &Path, counts: &Path, dir: &Path) -> Result<()> {
         // gcov expects both files in one directory.
         let stem = dir.join(object.file_stem().context("an object has a name")?);
-        let notes = kernel.build_dir().join(object).with_extension("gcno");
+        let notes = kernel.build_dir.join(object).with_extension("gcno");
         symlink(&notes, stem.with_extension("gcno"))?;
         symlink(counts, stem.with_extension("gcda"))?;
         let output = Command::new("gcov")
@@ -97,7 +97,7 @@ impl Counts {
             if counts().next().is_none() {
                 continue;
             }
-            let source = kernel.source_dir().join(&path);
+            let source = kernel.source_dir.join(&path);
             let source = fs::read_to_string(&source).with_context(|| path.display().to_string())?;
             let text = |line: u32| source.lines().nth(line as usize - 1).unwrap_or_default();
             let missed = counts().filter(|(_, count)| **count == 0);

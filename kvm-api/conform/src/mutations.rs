@@ -130,8 +130,8 @@ fn select(base: Base, names: &[String]) -> Result<Vec<Mutation>> {
 fn trials(options: &Options, mutations: Vec<Mutation>) -> Result<Vec<Trial>> {
     let mut expected = BTreeMap::<_, BTreeSet<_>>::new();
     for mutation in &mutations {
-        let together = expected.entry((mutation.variant(), mutation.case()));
-        together.or_default().insert(mutation.caught_by());
+        let together = expected.entry((mutation.variant, mutation.case.as_deref()));
+        together.or_default().insert(&*mutation.caught_by);
     }
     let mut unbroken = BTreeMap::new();
     for ((variant, case), properties) in expected {
@@ -143,8 +143,8 @@ fn trials(options: &Options, mutations: Vec<Mutation>) -> Result<Vec<Trial>> {
         }
     }
     let trial = |mutation: Mutation| {
-        let expected = registry::find(mutation.caught_by())?;
-        let (variant, case) = (mutation.variant(), mutation.case());
+        let expected = registry::find(&mutation.caught_by)?;
+        let (variant, case) = (mutation.variant, mutation.case.as_deref());
         let mut options = options.on(variant, &[expected.name], case);
         let row = &unbroken[&(variant, case.map(str::to_owned), expected.name)];
         options.timeout = limit(row.seconds).min(options.timeout);
@@ -189,9 +189,9 @@ fn test(options: &Options, trial: &Trial, kernel: TestKernel<'_>) -> Result<Opti
     if caught.is_some() {
         return Ok(caught);
     }
-    let options = options.on(trial.mutation.variant(), &[], None);
+    let options = options.on(trial.mutation.variant, &[], None);
     let mut others = registry::select(&options)?;
-    let other = |name| name != trial.expected.name || trial.mutation.case().is_some();
+    let other = |name| name != trial.expected.name || trial.mutation.case.is_some();
     others.retain(|it| other(it.name));
     // The kernel is already built, and stays until the first value is dropped.
     let all = TestKernel::mutated(&options, &trial.mutation)?;
@@ -221,8 +221,8 @@ impl Trial {
         };
         MutationResult {
             mutation: self.mutation.name(),
-            breaks: self.mutation.breaks().into(),
-            kernel: self.mutation.variant().name(),
+            breaks: self.mutation.breaks.clone(),
+            kernel: self.mutation.variant.name(),
             expected: self.expected.name.into(),
             caught,
             error,
@@ -264,9 +264,9 @@ mod tests {
     fn every_catcher_exists() {
         let all = Base::ALL.map(|base| Mutation::all(base).unwrap());
         for mutation in all.concat() {
-            let expected = registry::find(mutation.caught_by()).unwrap();
+            let expected = registry::find(&mutation.caught_by).unwrap();
             let options = Cli::parse_from(["conform"]).options;
-            let options = options.on(mutation.variant(), &[expected.name], mutation.case());
+            let options = options.on(mutation.variant, &[expected.name], mutation.case.as_deref());
             assert!(registry::select(&options).is_ok(), "{}", mutation.name());
         }
     }

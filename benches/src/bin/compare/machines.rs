@@ -222,8 +222,8 @@ fn run(
             host.check(&run.measured_on)?;
         }
         run.measured_on.build = Some(Build {
-            series: kernel.series_id().into(),
-            config: kernel.config_id().into(),
+            series: kernel.series_id.clone(),
+            config: kernel.config_id.clone(),
             accelerator: accelerator.clone(),
             mitigations: match &boot.host {
                 Some(host) => format!("as on {}", host.name),
