@@ -11,8 +11,7 @@ use nix::pty::openpty;
 use super::error::{BootError, Result};
 use crate::boot::machine::Machine;
 use crate::boot::run_dir::RunDir;
-use crate::host::error::IoContext;
-use crate::host::{needs, process};
+use crate::host::{IoContext, needs, process};
 
 /// The program of the emulator.
 pub(crate) const PROGRAM: &str = needs::BOCHS_PROGRAM.name;

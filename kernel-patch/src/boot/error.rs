@@ -4,7 +4,7 @@ use std::fmt::{self, Display};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::host::error::HostError;
+use crate::host::HostError;
 
 /// The result of a run.
 pub type Result<T, E = BootError> = std::result::Result<T, E>;

@@ -8,7 +8,7 @@ use elf::abi::{EM_X86_64, ET_DYN, ET_EXEC, PT_INTERP};
 use elf::endian::AnyEndian;
 
 use super::error::{BootError, Result};
-use crate::host::error::IoContext;
+use crate::host::IoContext;
 
 /// Checks that a machine can run a file.
 ///

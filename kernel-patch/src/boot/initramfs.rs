@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use cpio::newc::{self, Builder};
 
-use crate::host::error::{IoContext, Result};
+use crate::host::IoContext;
+use crate::host::error::Result;
 
 const DIRECTORY: u32 = 0o040_755;
 const EXECUTABLE: u32 = 0o100_755;

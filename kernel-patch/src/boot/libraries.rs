@@ -10,8 +10,7 @@ use elf::abi::PT_INTERP;
 use elf::endian::AnyEndian;
 
 use super::error::{BootError, Result};
-use crate::host::error::IoContext;
-use crate::host::process;
+use crate::host::{IoContext, process};
 
 /// The directory for libraries in the machine. `LD_LIBRARY_PATH` has to name it, because
 /// the default directories depend on the distribution.

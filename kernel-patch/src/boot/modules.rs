@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use elf::ElfBytes;
 use elf::endian::AnyEndian;
 
-use crate::host::error::{IoContext, Result};
-use crate::host::files;
+use crate::host::error::Result;
+use crate::host::{IoContext, files};
 
 /// Returns all modules of the build, each after those that it depends on.
 pub(crate) fn in_order(build: &Path) -> Result<Vec<PathBuf>> {

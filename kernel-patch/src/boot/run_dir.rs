@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use crate::host::error::{IoContext, Result};
-use crate::host::paths;
+use crate::host::error::Result;
+use crate::host::{IoContext, paths};
 
 /// The temporary directory of one run, and the names of the files in it.
 pub(crate) struct RunDir(TempDir);

@@ -6,8 +6,7 @@ use super::error::{BootError, Console, Result};
 use crate::boot::accel::Accel;
 use crate::boot::machine::Machine;
 use crate::boot::run_dir::RunDir;
-use crate::host::error::HostError;
-use crate::host::{files, process};
+use crate::host::{HostError, files, process};
 use crate::wire::job::{Exit, JobResult};
 
 /// The number of console lines that an error shows.

@@ -13,9 +13,7 @@ use super::dependencies;
 use super::error::{Result, finding};
 use super::review::{EXTRA, SPARSE};
 use super::warnings::{Known, Warnings, is_sparse};
-use crate::host::error::IoContext;
-use crate::host::progress::Progress;
-use crate::host::{files, paths};
+use crate::host::{IoContext, Progress, files, paths};
 use crate::kbuild::make::Make;
 use crate::kbuild::tree::{self, BUILD, stamp};
 

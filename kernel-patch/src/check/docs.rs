@@ -7,10 +7,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::{Result, finding};
 use super::warnings::{Known, Warnings};
-use crate::host::error::IoContext;
-use crate::host::files;
-use crate::host::process;
-use crate::host::progress::Progress;
+use crate::host::{IoContext, Progress, files, process};
 use crate::kbuild::make::Make;
 use crate::kbuild::series::Patch;
 use crate::kbuild::tree::BUILD;

@@ -24,9 +24,7 @@ pub use self::error::{CheckError, Result};
 use self::review::{AM, CHECKPATCH, DOCS, EXTRA, MAN, PAGES, SELFTESTS, SPARSE};
 pub use self::review::{CheckOutcome, Finding, PatchReview, Review};
 use self::worktree::Worktree;
-use crate::host::error::IoContext;
-use crate::host::lock::Lock;
-use crate::host::{files, needs, packages, paths, process};
+use crate::host::{IoContext, Lock, files, needs, packages, paths, process};
 use crate::kbuild::base::Base;
 use crate::kbuild::error::BuildError;
 use crate::kbuild::kernel;
@@ -333,8 +331,10 @@ impl CheckRun<'_> {
                 }
             }
         }
-        let silent = [EXTRA, SPARSE].into_iter();
-        for check in silent.filter(|it| !warned.contains(it)) {
+        let quiet = [EXTRA, SPARSE]
+            .into_iter()
+            .filter(|it| !warned.contains(it));
+        for check in quiet {
             if !looked.contains(&check) {
                 self.review.set(number, check, CheckOutcome::LeftOut);
             } else if sound {

@@ -5,9 +5,7 @@ use std::path::Path;
 
 use super::error::{Result, finding};
 use super::warnings::{Known, Warnings};
-use crate::host::error::IoContext;
-use crate::host::files;
-use crate::host::progress::Progress;
+use crate::host::{IoContext, Progress, files};
 use crate::kbuild::make::Make;
 use crate::kbuild::selftests::SOURCES;
 use crate::kbuild::series::Patch;

@@ -5,8 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::{Result, finding};
 use crate::host::git::Git;
-use crate::host::progress::Progress;
-use crate::host::{files, needs, packages, process};
+use crate::host::{Progress, files, needs, packages, process};
 use crate::kbuild::series::Series;
 use crate::kbuild::source::Source;
 use crate::kbuild::tree::BUILD;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::host::error::HostError;
+use crate::host::HostError;
 
 /// The result of a trial that was made.
 pub type Result<T, E = FreshError> = std::result::Result<T, E>;

@@ -22,12 +22,9 @@ pub use self::error::{FreshError, Result};
 use self::root::{RootFs, USER};
 pub use self::trial::Trial;
 use crate::host::cargo::{TARGET, cargo};
-use crate::host::error::IoContext;
 use crate::host::lanes::lanes;
-use crate::host::lock::Lock;
-use crate::host::progress::Progress;
 use crate::host::transcript::Transcript;
-use crate::host::{files, needs, packages, paths, process};
+use crate::host::{IoContext, Lock, Progress, files, needs, packages, paths, process};
 
 /// The commands that the README promises.
 const README: [&str; 3] = ["cargo compare", "cargo test", "cargo conform"];

@@ -5,10 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::error::Result;
-use crate::host::error::IoContext;
 use crate::host::process::{git, run, stdout};
-use crate::host::progress::Progress;
-use crate::host::{files, needs, packages, paths};
+use crate::host::{IoContext, Progress, files, needs, packages, paths};
 
 /// Debian's release.
 const SUITE: &str = "bookworm";

@@ -7,7 +7,7 @@ use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 
 use super::error::{FreshError, Result};
-use crate::host::error::HostError;
+use crate::host::HostError;
 
 /// The width of the table without a terminal.
 const WIDTH: u16 = 100;

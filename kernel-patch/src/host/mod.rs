@@ -16,3 +16,8 @@ pub(crate) mod paths;
 pub(crate) mod process;
 pub(crate) mod progress;
 pub(crate) mod transcript;
+
+pub use self::error::HostError;
+pub(crate) use self::error::IoContext;
+pub(crate) use self::lock::Lock;
+pub use self::progress::Progress;

@@ -3,8 +3,8 @@
 use std::fs;
 use std::path::Path;
 
-use crate::host::error::{IoContext, Result};
-use crate::host::files;
+use crate::host::error::Result;
+use crate::host::{IoContext, files};
 use crate::wire::job::{COUNTS, OUT};
 
 /// The directory in which the kernel shows them.

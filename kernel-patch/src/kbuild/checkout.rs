@@ -6,11 +6,8 @@ use std::path::Path;
 
 use super::digest;
 use super::error::{BuildError, Result};
-use crate::host::error::IoContext;
-use crate::host::lock::Lock;
 use crate::host::process::git;
-use crate::host::progress::Progress;
-use crate::host::{needs, packages, paths, process};
+use crate::host::{IoContext, Lock, Progress, needs, packages, paths, process};
 use crate::kbuild::base::Base;
 use crate::kbuild::config::Config;
 use crate::kbuild::kernel::Kernel;

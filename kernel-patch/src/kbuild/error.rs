@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::host::error::HostError;
+use crate::host::HostError;
 
 /// The result of a build.
 pub type Result<T, E = BuildError> = std::result::Result<T, E>;

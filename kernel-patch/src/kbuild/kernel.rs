@@ -7,9 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use super::error::Result;
-use crate::host::lock::Lock;
-use crate::host::progress::Progress;
-use crate::host::{files, needs, packages, paths};
+use crate::host::{Lock, Progress, files, needs, packages, paths};
 use crate::kbuild::base::Base;
 use crate::kbuild::config::{self, Config};
 use crate::kbuild::make::Make;

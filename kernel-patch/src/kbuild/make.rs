@@ -8,10 +8,8 @@ use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
 use super::error::Result;
-use crate::host::error::{HostError, IoContext};
-use crate::host::files;
 use crate::host::process::{self, run, run_with};
-use crate::host::progress::Progress;
+use crate::host::{HostError, IoContext, Progress, files};
 
 /// The variables that make a build reproducible.
 const STAMPS: [&str; 5] = [

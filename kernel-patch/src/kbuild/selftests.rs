@@ -5,10 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use super::error::Result;
-use crate::host::error::IoContext;
-use crate::host::lock::Lock;
-use crate::host::progress::Progress;
-use crate::host::{files, needs, packages, paths};
+use crate::host::{IoContext, Lock, Progress, files, needs, packages, paths};
 use crate::kbuild::kernel::Kernel;
 use crate::kbuild::make::Make;
 use crate::kbuild::tree;

@@ -7,9 +7,8 @@ use std::process::Command;
 
 use super::digest;
 use super::error::{BuildError, Result};
-use crate::host::error::{HostError, IoContext};
 use crate::host::process::tail;
-use crate::host::{files, process};
+use crate::host::{HostError, IoContext, files, process};
 
 /// The beginning of a file's diff in git's format.
 const HEADER: &str = "diff --git a/";

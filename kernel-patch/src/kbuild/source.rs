@@ -9,10 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::base::Base;
 use super::error::{BuildError, Result};
-use crate::host::error::IoContext;
 use crate::host::process::run;
-use crate::host::progress::Progress;
-use crate::host::{files, paths};
+use crate::host::{IoContext, Progress, files, paths};
 
 /// A tree or a tarball, with an identity that changes with its content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,9 +112,8 @@ fn version(tree: &Path) -> Result<Option<String>> {
         let mut lines = makefile.lines();
         lines.find_map(|line| line.strip_prefix(name)?.trim_start().strip_prefix('='))
     };
-    let (version, level) = (field("VERSION"), field("PATCHLEVEL"));
-    let both = version.zip(level);
-    Ok(both.map(|(version, level)| format!("{}.{}", version.trim(), level.trim())))
+    let numbers = field("VERSION").zip(field("PATCHLEVEL"));
+    Ok(numbers.map(|(version, level)| format!("{}.{}", version.trim(), level.trim())))
 }
 
 #[cfg(test)]

@@ -13,8 +13,7 @@ use similar::{ChangeTag, TextDiff};
 use tempfile::TempDir;
 
 use super::error::Result;
-use crate::host::error::IoContext;
-use crate::host::{files, paths, process};
+use crate::host::{IoContext, files, paths, process};
 use crate::kbuild::base::Base;
 use crate::kbuild::series::Series;
 use crate::kbuild::source::Source;

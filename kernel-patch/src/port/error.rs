@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use crate::host::error::HostError;
+use crate::host::HostError;
 use crate::kbuild::error::BuildError;
 
 /// The result of a step of a move.

@@ -13,9 +13,7 @@ use serde::Serialize;
 pub use self::conflicts::{FileConflicts, Found};
 pub use self::error::{PortError, Result};
 use self::repository::{BASE, MOVED, Picked, Repository, SERIES};
-use crate::host::lock::Lock;
-use crate::host::paths;
-use crate::host::progress::Progress;
+use crate::host::{Lock, Progress, paths};
 use crate::kbuild::base::Base;
 use crate::kbuild::kernel;
 

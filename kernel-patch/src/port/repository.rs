@@ -4,10 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use super::error::{PortError, Result};
-use crate::host::error::IoContext;
 use crate::host::git::Git;
-use crate::host::progress::Progress;
-use crate::host::{files, needs, packages, paths, process};
+use crate::host::{IoContext, Progress, files, needs, packages, paths, process};
 use crate::kbuild::series::{self, Series};
 use crate::kbuild::source::{self, Source};
 
