@@ -35,39 +35,15 @@ impl Docs {
         }
     }
 
-    /// Reads the files of `patch` before it is applied. It did not cause their remarks.
-    pub(super) fn before(
+    /// Reads the files that `patch` changes. Returns the remarks that were not there when
+    /// they were last read.
+    pub(super) fn read(
         &mut self,
         tree: &Path,
         patch: &Patch,
         log: &Path,
         what: &str,
-    ) -> Result<()> {
-        let (_, warnings) = self.read(tree, patch, log, what)?;
-        self.known.learn(&warnings);
-        Ok(())
-    }
-
-    /// Reads the files with the patch applied. Returns the new remarks.
-    pub(super) fn after(
-        &self,
-        tree: &Path,
-        patch: &Patch,
-        log: &Path,
-        what: &str,
     ) -> Result<Vec<String>> {
-        let (error, warnings) = self.read(tree, patch, log, what)?;
-        let new = warnings.new_to(&self.known).map(String::from);
-        Ok(error.into_iter().chain(new).collect())
-    }
-
-    fn read(
-        &self,
-        tree: &Path,
-        patch: &Patch,
-        log: &Path,
-        what: &str,
-    ) -> Result<(Option<String>, Warnings)> {
         let _ = fs::remove_file(log);
         let mut error = None;
         if patch.files().any(|file| book(file).is_some()) {
@@ -83,7 +59,11 @@ impl Docs {
             let result = process::run(command.current_dir(tree), "kernel-doc", log);
             error = error.or(finding(result)?);
         }
-        Ok((error, Warnings::read(&files::text_or_empty(log)?)))
+        let warnings = Warnings::read(&files::text_or_empty(log)?);
+        let new = warnings.new_to(&self.known).map(String::from);
+        let found = error.into_iter().chain(new).collect();
+        self.known.learn(&warnings);
+        Ok(found)
     }
 
     fn sphinx(&self, tree: &Path, log: &Path, what: &str) -> Result<()> {

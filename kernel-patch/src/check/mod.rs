@@ -245,13 +245,14 @@ impl CheckRun<'_> {
             }
             let what = format!("patch {number} of {}", self.series.patches.len());
             if wanted {
-                let patch = self.patch(number);
-                docs.before(tree, patch, &self.log(number, "docs-before"), &what)?;
+                // The patch did not cause these remarks.
+                let log = self.log(number, "docs-before");
+                docs.read(tree, self.patch(number), &log, &what)?;
             }
             self.tree.checkout(commit)?;
             if wanted {
                 let log = self.log(number, DOCS);
-                let found = docs.after(tree, self.patch(number), &log, &what)?;
+                let found = docs.read(tree, self.patch(number), &log, &what)?;
                 self.review.record(number, DOCS, found, log);
             }
             let calls = self.tree.offer()?;
