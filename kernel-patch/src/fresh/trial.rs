@@ -47,7 +47,7 @@ impl Trial {
     /// Makes one step. Its failure is a result of the trial. Only an interruption is an
     /// error.
     pub(super) fn step(&self, what: &str, work: impl FnOnce() -> Result<()>) -> Result<()> {
-        self.take(what, work, |error| StepOutcome::Failed(message(error)))
+        self.take(what, None, work)
     }
 
     /// Makes one step in the time that is left. A step that is stopped at the end of that
@@ -62,26 +62,24 @@ impl Trial {
             self.add(what, Duration::ZERO, StepOutcome::LeftOut);
             return Ok(());
         }
-        self.take(what, work, |error| match error {
-            FreshError::Host(HostError::ToolTimedOut { after, .. }) if after == left => {
-                StepOutcome::LeftOut
-            }
-            error => StepOutcome::Failed(message(error)),
-        })
+        self.take(what, Some(left), work)
     }
 
     fn take(
         &self,
         what: &str,
+        left: Option<Duration>,
         work: impl FnOnce() -> Result<()>,
-        failed: impl FnOnce(FreshError) -> StepOutcome,
     ) -> Result<()> {
         eprintln!("\nkernel-patch: on a new machine: {what}");
         let started = Instant::now();
         let outcome = match work() {
             Ok(()) => StepOutcome::Passed,
             Err(error @ FreshError::Host(HostError::Interrupted)) => return Err(error),
-            Err(error) => failed(error),
+            Err(FreshError::Host(HostError::ToolTimedOut { after, .. })) if Some(after) == left => {
+                StepOutcome::LeftOut
+            }
+            Err(error) => StepOutcome::Failed(format!("{:#}", anyhow::Error::from(error))),
         };
         let took = started.elapsed();
         eprintln!(
@@ -146,11 +144,6 @@ impl Trial {
         // Last, where a log that is cut in the middle has them.
         table.to_string() + &errors
     }
-}
-
-/// The error and its causes in one text.
-fn message(error: FreshError) -> String {
-    format!("{:#}", anyhow::Error::from(error))
 }
 
 fn minutes(time: Duration) -> String {
