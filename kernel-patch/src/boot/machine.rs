@@ -68,8 +68,6 @@ pub struct Machine {
     #[arg(skip)]
     pub(crate) accepted: Vec<String>,
     #[arg(skip)]
-    pub(crate) init: Option<PathBuf>,
-    #[arg(skip)]
     pub(crate) plugin: Option<(PathBuf, PathBuf)>,
     #[arg(skip)]
     pub(crate) qemu_args: Vec<OsString>,
@@ -156,11 +154,6 @@ setters! { Machine:
     /// Sets the directory of the host for the files that the executable leaves in
     /// [`OUT`](crate::OUT).
     out(machine, dir: impl Into<PathBuf>) => machine.out = Some(dir.into());
-
-    /// Sets the executable of the machine's first process, which calls
-    /// [`init_if_first`](crate::init_if_first) before anything else. The default is this
-    /// program.
-    init(machine, program: impl Into<PathBuf>) => machine.init = Some(program.into());
 
     /// Loads a plugin into QEMU, which writes its results to the file `out` of the host.
     plugin(machine, library: impl Into<PathBuf>, out: impl Into<PathBuf>) =>

@@ -80,10 +80,8 @@ fn pack(
     dir: &RunDir,
 ) -> Result<()> {
     let mut initramfs = Initramfs::create(&dir.initramfs())?;
-    let init = match &machine.init {
-        Some(init) => init.clone(),
-        None => this_program()?,
-    };
+    // The first process calls init_if_first() of this library.
+    let init = this_program()?;
     executable::check(&init)?;
     initramfs.copy(&strip(&init, dir)?, Path::new("/init"))?;
     let inside = Path::new("/bin").join(program.file_name().unwrap_or_default());
