@@ -8,7 +8,7 @@ use kvm_api::{GuestMemory, RunMapping, Vcpu};
 use kvm_bindings::{kvm_regs, kvm_sregs};
 
 use crate::form::StaticForm;
-use crate::guest::{Exit, Mode, Program};
+use crate::guest::{CODE, Exit, Mode, Program};
 
 /// The guest of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,8 +36,8 @@ impl<'b, B: StaticForm> Fixture<'b, B> {
 
     /// Makes a virtual machine that is ready to run the program of `guest`.
     pub fn with_guest(form: &'b B, guest: Guest) -> Result<Self> {
-        let machine = TestVm::with_program(form.kvm(), guest.exit, guest.mode)?;
-        Self::of(form, machine)
+        let program = [(CODE, guest.exit.program())];
+        Self::of(form, TestVm::with_code(form.kvm(), &program, guest.mode)?)
     }
 
     /// Makes a virtual machine that is ready to run a program in real mode.

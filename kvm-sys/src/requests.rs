@@ -1,7 +1,5 @@
 //! The ioctls of KVM that no call replaces, with the kernel's names.
 
-use std::mem::size_of;
-
 use kvm_bindings::{
     kvm_clear_dirty_log, kvm_cpuid2, kvm_create_device, kvm_create_guest_memfd, kvm_debugregs,
     kvm_enable_cap, kvm_lapic_state, kvm_mp_state, kvm_nested_state, kvm_pit_state2,

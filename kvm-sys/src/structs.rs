@@ -3,8 +3,6 @@
 // The kernel's names are kept.
 #![allow(non_camel_case_types)]
 
-use std::mem::size_of;
-
 pub use kvm_bindings::{
     CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MAX_MSR_ENTRIES, MsrList, Msrs, kvm_cpuid_entry2, kvm_cpuid2,
     kvm_debugregs, kvm_dirty_log, kvm_fpu, kvm_guest_debug, kvm_interrupt, kvm_msr_entry,

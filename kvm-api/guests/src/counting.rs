@@ -154,15 +154,6 @@ impl<'k> TestVm<'k> {
         Self::with_memory(kvm, None, vm, memory)
     }
 
-    /// Makes a virtual machine that is ready to run the program of `exit`.
-    ///
-    /// # Errors
-    ///
-    /// If a call fails.
-    pub fn with_program(kvm: &'k dyn Kvm, exit: Exit, mode: Mode) -> Result<Self> {
-        Self::with_code(kvm, &[(CODE, exit.program())], mode)
-    }
-
     /// Makes a virtual machine that is ready to run a program.
     ///
     /// # Errors

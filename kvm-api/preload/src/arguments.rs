@@ -1,6 +1,6 @@
 //! The arguments of a call, from the argument of its ioctl.
 
-use std::mem::{offset_of, size_of};
+use std::mem::offset_of;
 
 use kvm_sys::{
     Call, KVM_CREATE_VCPU, KVM_CREATE_VM, KVM_GET_DIRTY_LOG, KVM_GET_VCPU_MMAP_SIZE, KVM_INTERRUPT,
