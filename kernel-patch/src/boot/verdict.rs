@@ -29,7 +29,9 @@ pub(crate) fn judge(
     if console.contains("Kernel panic - not syncing") {
         return Err(BootError::Panicked(end()?));
     }
-    if let Some(report) = complaint_of(machine, &console) {
+    if machine.strict
+        && let Some(report) = complaint(&console, &machine.accepted)
+    {
         return Err(BootError::Complained {
             console: dir.keep_console()?,
             report,
@@ -63,29 +65,18 @@ pub(super) fn has_complaint(machine: &Machine, dir: &RunDir) -> Result<bool, Hos
         return Ok(false);
     }
     let console = files::text_or_empty(&dir.console())?;
-    Ok(complaint_of(machine, &console).is_some())
-}
-
-/// The first report that is an error: on a strict machine only.
-fn complaint_of(machine: &Machine, console: &str) -> Option<String> {
-    let strict = machine.strict.then_some(console)?;
-    complaint(strict, &machine.accepted)
+    Ok(complaint(&console, &machine.accepted).is_some())
 }
 
 /// The first report of a problem that panic_on_warn does not cover, with the lines that
 /// follow it: of lockdep, of RCU, of sleeping in atomic context, or of a data race. Those
 /// that begin like one of `accepted` do not count.
 fn complaint(console: &str, accepted: &[String]) -> Option<String> {
-    let text = |line: &str| {
-        line.split_once("] ")
-            .map_or("", |(_, text)| text)
-            .to_owned()
-    };
-    let mut lines = console.lines().map(text);
-    let begins = |line: &String| {
-        ["WARNING: ", "BUG: ", "INFO: "]
-            .iter()
-            .any(|it| line.starts_with(it))
+    let marks = ["WARNING: ", "BUG: ", "INFO: "];
+    let lines = console.lines().map(|line| line.split_once("] "));
+    let mut lines = lines.map(|parts| parts.map_or("", |(_, text)| text));
+    let begins = |line: &&str| {
+        marks.iter().any(|it| line.starts_with(it))
             && !accepted.iter().any(|it| line.starts_with(it))
     };
     let first = lines.find(begins)?;

@@ -8,12 +8,12 @@ mod error;
 mod root;
 mod trial;
 
-use std::env;
 use std::io::{self, Write};
 use std::num::ParseIntError;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
+use std::{env, fs};
 
 use clap::Args;
 use nix::unistd::Uid;
@@ -119,20 +119,14 @@ impl Fresh {
         for checkout in [CHECKOUT, ELSEWHERE] {
             let from = root.outside(checkout).join("target/kernel/logs");
             if from.exists() {
-                files::replicate(
-                    &from,
-                    &logs,
-                    |_| false,
-                    |from, to| std::fs::copy(from, to).map(drop),
-                )?;
+                let copy = |from: &Path, to: &Path| fs::copy(from, to);
+                files::replicate(&from, &logs, |_| false, copy)?;
             }
         }
         if self.keep {
             let kept = scratch.keep();
-            eprintln!(
-                "kernel-patch: the machine's files are in {}",
-                kept.display()
-            );
+            let kept = kept.display();
+            eprintln!("kernel-patch: the machine's files are in {kept}");
         }
         trial
     }
@@ -180,11 +174,9 @@ impl Sandbox<'_> {
                 .filter(|it| !before.contains(it) && !line.contains(it))
                 .filter(|it| !packages::is_for_others(it))
                 .collect();
+            let unnamed = unnamed.join(", ");
             ensure(unnamed.is_empty(), || {
-                format!(
-                    "the printed command does not install {}",
-                    unnamed.join(", ")
-                )
+                format!("the printed command does not install {unnamed}")
             })
         })?;
         Ok(trial)
@@ -204,7 +196,7 @@ impl Sandbox<'_> {
     /// there and names only paths in its new directory.
     fn moved(&self) -> Result<()> {
         let [old, new] = [CHECKOUT, ELSEWHERE].map(|it| self.root.outside(it));
-        std::fs::rename(&old, &new).cannot("move", &old)?;
+        fs::rename(&old, &new).cannot("move", &old)?;
         let output = self.succeeds(ELSEWHERE, MOVED, self.timeout)?;
         ensure(
             output.contains(ELSEWHERE) && !output.contains(CHECKOUT),

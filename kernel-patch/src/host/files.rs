@@ -36,11 +36,11 @@ pub(crate) fn walk(
 }
 
 /// Copies a tree. Calls `file` to copy each file.
-pub(crate) fn replicate(
+pub(crate) fn replicate<T>(
     from: &Path,
     to: &Path,
     skip: impl Fn(&str) -> bool,
-    file: impl Fn(&Path, &Path) -> io::Result<()>,
+    file: impl Fn(&Path, &Path) -> io::Result<T>,
 ) -> Result<()> {
     fs::create_dir_all(to).cannot("make", to)?;
     walk(from, skip, &mut |relative, metadata| {
@@ -50,7 +50,7 @@ pub(crate) fn replicate(
         } else if metadata.is_symlink() {
             fs::read_link(&from).and_then(|target| symlink(target, &to))
         } else {
-            file(&from, &to)
+            file(&from, &to).map(drop)
         };
         done.cannot("make", &to)
     })

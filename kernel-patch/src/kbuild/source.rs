@@ -65,7 +65,7 @@ pub(crate) fn unpack(path: &Path, to: &Path) -> Result<()> {
     let _progress = Progress::ours(format!("unpacking {}", path.display()));
     let mut command;
     if path.is_dir() {
-        files::replicate(path, to, is_git, |from, to| fs::copy(from, to).map(drop))?;
+        files::replicate(path, to, is_git, |from, to| fs::copy(from, to))?;
         // make rejects a build directory of its own if the tree was built in.
         command = Command::new("make");
         command.args(["-s", "mrproper", "-C"]).arg(to);

@@ -17,7 +17,7 @@ use crate::host::{Lock, Progress, paths};
 use crate::kbuild::base::Base;
 use crate::kbuild::kernel;
 
-/// What becomes of a patch on another source.
+/// The result of a patch on another source.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Fate {
@@ -25,7 +25,7 @@ pub enum Fate {
     Applies,
     /// A three-way merge applies it.
     Merges,
-    /// Nothing of it is left to do.
+    /// The source has all of it already.
     Empty,
     /// It has conflicts.
     Conflicts,
@@ -38,7 +38,7 @@ pub struct Moved {
     pub number: usize,
     /// Its subject.
     pub subject: String,
-    /// What became of it.
+    /// The result.
     pub fate: Fate,
     /// Its conflicts by file.
     pub conflicts: Vec<FileConflicts>,
@@ -48,7 +48,7 @@ pub struct Moved {
 ///
 /// # Errors
 ///
-/// `root` exists, the source cannot be had, or a patch does not apply.
+/// `root` exists, there is no source, or a patch does not apply.
 pub fn import(root: &Path, base: Base, source: Option<&Path>) -> Result<()> {
     let _lock = Lock::exclusive(&paths::work_dir()?, false)?;
     let source = kernel::find_source(base, source)?;

@@ -21,7 +21,7 @@ pub(super) const ONTO: &str = "onto";
 /// The branch of the series as far as git can move it.
 pub(super) const MOVED: &str = "moved";
 
-/// What became of a commit that git applied on another one.
+/// The result of a commit that git applied on another one.
 pub(super) enum Picked {
     /// The commit applies.
     Clean,

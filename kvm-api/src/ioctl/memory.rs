@@ -1,5 +1,5 @@
-//! What replaces the calls that Linux has removed: memory that the kernel
-//! allocates, and aliases of it.
+//! A replacement for the ioctls that Linux has removed: memory that the kernel allocates,
+//! and aliases of it.
 //!
 //! Both are memory slots over memory of this process, as KVM has them today. A region
 //! is a memfd, mapped once for KVM and again for each caller that asks for it. An alias
