@@ -32,7 +32,7 @@
 //! | `wire` | define the protocol between the host and the machine |
 //! | `host` | run processes, write files, take locks, install packages |
 
-/// Defines a method for each setting of a type, with its arguments and what it does.
+/// Defines a method for each setting of a type, with its arguments and its effect.
 macro_rules! setters {
     ($type:ty: $(
         $(#[$doc:meta])*

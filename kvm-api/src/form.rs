@@ -85,8 +85,8 @@ enum Flat {
 
 /// A form that is open.
 ///
-/// It makes the calls of [`Kvm`] through the interface that the form builds on. It names
-/// vCPUs, and the memory of VMs, in the way of the form.
+/// It makes the calls of [`Kvm`] through the interface that the form builds on. The form
+/// decides how it names vCPUs and the memory of VMs.
 pub struct Backend {
     form: Form,
     flat: Flat,
@@ -99,7 +99,7 @@ impl Backend {
         self.form
     }
 
-    /// Names a vCPU in the way of the form. The form `bound` binds it to this thread.
+    /// Names a vCPU as the form does. The form `bound` binds it to this thread.
     ///
     /// # Errors
     ///
@@ -114,7 +114,7 @@ impl Backend {
         })
     }
 
-    /// Names the memory of a VM in the way of the form.
+    /// Names the memory of a VM as the form does.
     pub fn memory<'a>(&'a self, vm: impl AsFd + 'a) -> Box<dyn VmMemory + 'a> {
         match (&self.flat, self.form) {
             (Flat::Syscall(flat), Form::Ranges) => Box::new(RangeMemory::new(*flat, vm)),

@@ -22,8 +22,6 @@ const PLUGINS: [&str; 4] = ["unmapped", "biosdev", "extfpuirq", "serial"];
 const DISPLAY: &str = "term";
 const BIOS: &str = needs::BOCHS_BIOS.name;
 const VGA_BIOS: &str = needs::BOCHS_VGA_BIOS.name;
-const ISOLINUX: &str = needs::ISOLINUX.name;
-const LDLINUX: &str = needs::LDLINUX.name;
 const MKISOFS: &str = needs::GENISOIMAGE.name;
 
 /// The kernel's name of the serial line that carries the ports.
@@ -67,8 +65,8 @@ fn disc(image: &Path, cmdline: &str, dir: &RunDir) -> Result<PathBuf> {
         format!("default linux\nlabel linux\nkernel linux\ninitrd initrd\nappend {cmdline}\n");
     file(dir, "disc/isolinux.cfg", &config)?;
     for (from, name) in [
-        (Path::new(ISOLINUX), "isolinux.bin"),
-        (Path::new(LDLINUX), "ldlinux.c32"),
+        (Path::new(needs::ISOLINUX.name), "isolinux.bin"),
+        (Path::new(needs::LDLINUX.name), "ldlinux.c32"),
         (image, "linux"),
         (&dir.initramfs(), "initrd"),
     ] {

@@ -36,7 +36,7 @@ pub(super) struct ConfigurationBuild {
     config: Option<String>,
     /// Whether the warnings of the source itself are not known yet.
     fresh: bool,
-    /// What the directory is built from, and with.
+    /// An identifier of the source, the configuration and the tools of the directory.
     inputs: String,
     /// Whether the last build in this check succeeded. A build of an earlier check does
     /// not count.

@@ -29,12 +29,10 @@ pub(super) fn lint(dir: &Path, log: &Path) -> Result<Vec<String>> {
             let before = files::text_or_empty(log)?.len();
             let error = finding(process::run(&mut command, what, log))?;
             let output = files::text_or_empty(log)?;
-            let remarks: Vec<_> = output[before..].lines().map(String::from).collect();
-            let remarks = if remarks.is_empty() {
-                Vec::from_iter(error)
-            } else {
-                remarks
-            };
+            let mut remarks: Vec<_> = output[before..].lines().map(String::from).collect();
+            if remarks.is_empty() {
+                remarks.extend(error);
+            }
             let name = page.file_name().unwrap_or_default().to_string_lossy();
             found.extend(remarks.iter().map(|remark| format!("{name}: {remark}")));
         }

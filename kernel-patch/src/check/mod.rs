@@ -186,13 +186,10 @@ impl CheckRun<'_> {
             }
             other => other?,
         };
-        if !differ.is_empty() {
-            let found = differ.into_iter();
-            let found = found.map(|it| format!("git am and patch do not agree: {it}"));
-            let last = patches.len();
-            let log = self.log(last, AM);
-            self.review.record(last, AM, found.collect(), log);
-        }
+        let found = differ.into_iter();
+        let found = found.map(|it| format!("git am and patch do not agree: {it}"));
+        let log = self.log(applied, AM);
+        self.review.record(applied, AM, found.collect(), log);
         Ok(commits)
     }
 

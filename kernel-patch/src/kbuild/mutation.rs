@@ -1,8 +1,8 @@
 //! Patches that break the series on purpose, in one place each, to test whether the
 //! properties of the suite notice.
 //!
-//! Each begins with lines that tell what it breaks, which property has to notice, on which
-//! kernel, and, if the property is long, in which of its cases:
+//! Each begins with a sentence about the fault, the property that has to notice it, the
+//! kernel to test, and, if the property takes long, the cases of it that have to notice:
 //!
 //! ```text
 //! Breaks: Calls on a vCPU do not exclude each other.

@@ -31,8 +31,8 @@ pub struct FileConflicts {
     pub file: String,
     /// The number of places with a conflict; 0 if the file was removed or renamed.
     pub places: usize,
-    /// Where the other source has the lines that the patch expects there, most of them
-    /// first.
+    /// The files of the other source with lines that the patch expects, those with most
+    /// lines first.
     pub found_in: Vec<Found>,
 }
 
@@ -74,7 +74,7 @@ impl FileConflicts {
     }
 }
 
-/// What the patch expects at each conflict: the middle part of the three.
+/// The lines that the patch expects at each conflict: the middle part of the three.
 fn expected(text: &str) -> Vec<Vec<&str>> {
     let mut places = Vec::new();
     let mut inside = None;

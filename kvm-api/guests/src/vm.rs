@@ -58,7 +58,7 @@ impl<'k> TestVm<'k> {
         Self::make(kvm, None, vm, flags)
     }
 
-    /// Makes a virtual machine in the way of a form, with flags for its memory.
+    /// Makes a virtual machine of a form, with flags for its memory.
     pub fn of_form(backend: &'k Backend, flags: u32) -> Self {
         let vm = backend.kvm_create_vm().unwrap();
         Self::make(&**backend, Some(backend), vm, flags)
@@ -254,7 +254,7 @@ fn make_ready(vcpu: &dyn Vcpu) {
     vcpu.kvm_set_regs(&regs_at(ENTRY)).unwrap();
 }
 
-/// Makes a vCPU, in the way of the form if there is one.
+/// Makes a vCPU, named as the form does if there is one.
 fn form_vcpu<'k>(
     kvm: &'k dyn Kvm,
     backend: Option<&'k Backend>,
