@@ -223,7 +223,7 @@ fn complaint() {
     let (exit, _, _) = run(&Machine::new(), "complain").unwrap();
     assert!(exit.success());
     let error = run(&Machine::new().strict(true), "complain").unwrap_err();
-    let BootError::Complained { console, report } = &error else {
+    let BootError::Complained(console, report) = &error else {
         panic!("{error}");
     };
     assert!(
@@ -235,7 +235,7 @@ fn complaint() {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     let machine = Machine::new().strict(true);
     let ended = run_to(&machine, "complain and go on", &mut out, &mut err);
-    let Err(BootError::Complained { console, .. }) = &ended else {
+    let Err(BootError::Complained(console, _)) = &ended else {
         panic!("{ended:?}");
     };
     assert_eq!(String::from_utf8_lossy(&out), "");
@@ -251,7 +251,7 @@ fn hang() {
         .qemu_arg("-name")
         .qemu_arg(&name);
     let error = run(&machine, "hang").unwrap_err();
-    let BootError::TimedOut { console, .. } = &error else {
+    let BootError::TimedOut(_, console) = &error else {
         panic!("{error}");
     };
     fs::remove_file(&console.log).unwrap();

@@ -57,13 +57,10 @@ impl Machine {
         };
         match exit {
             Err(error @ BootError::Host(_)) => Err(error),
-            Err(error) => Err(BootError::CutShort {
-                machine: error.into(),
-                program: LastLines {
-                    what: what.into(),
-                    lines: failure,
-                },
-            }),
+            Err(error) => {
+                let (what, lines) = (what.into(), failure);
+                Err(BootError::CutShort(error.into(), LastLines { what, lines }))
+            }
             Ok(exit) => Ok(Captured {
                 exit,
                 stdout: String::from_utf8_lossy(&stdout).into_owned(),
@@ -158,13 +155,12 @@ mod tests {
     /// A table shows only the first line of an error.
     #[test]
     fn the_error_of_the_machine_comes_first() {
-        let error = BootError::CutShort {
-            machine: BootError::NotStarted("no".into()).into(),
-            program: LastLines {
-                what: "adding".into(),
-                lines: "one\ntwo".into(),
-            },
+        let program = LastLines {
+            what: "adding".into(),
+            lines: "one\ntwo".into(),
         };
+        let machine = BootError::NotStarted("no".into());
+        let error = BootError::CutShort(machine.into(), program);
         assert_eq!(
             format!("{:#}", anyhow::Error::from(error)),
             "the machine could not run the executable: no: the last lines of adding: one\ntwo"

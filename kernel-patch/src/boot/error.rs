@@ -29,29 +29,14 @@ pub enum BootError {
     #[error("the kernel panicked; its last lines {0}")]
     Panicked(Console),
 
-    /// The kernel inside reported a problem, and went on.
-    #[error(
-        "the kernel reported a problem (the whole report is in {}):\n{report}",
-        console.display()
-    )]
-    Complained {
-        /// The console's log.
-        console: PathBuf,
-        /// The report, and some lines that follow it.
-        report: String,
-    },
+    /// The kernel inside reported a problem, and went on. The console's log has the whole
+    /// report, and the text its first lines.
+    #[error("the kernel reported a problem (the whole report is in {}):\n{}", .0.display(), .1)]
+    Complained(PathBuf, String),
 
-    /// The machine exceeded its time limit.
-    #[error(
-        "the machine timed out after {} s; the console's last lines {console}",
-        after.as_secs()
-    )]
-    TimedOut {
-        /// The limit.
-        after: Duration,
-        /// The end of the console.
-        console: Console,
-    },
+    /// The machine exceeded this time limit.
+    #[error("the machine timed out after {} s; the console's last lines {}", .0.as_secs(), .1)]
+    TimedOut(Duration, Console),
 
     /// The emulator failed.
     #[error("{name} failed ({status}):\n{output}")]
@@ -86,15 +71,9 @@ pub enum BootError {
     #[error("the machine could not run the executable: {0}")]
     NotStarted(String),
 
-    /// The machine shut down before the program in it ended.
-    #[error("{machine}")]
-    CutShort {
-        /// How the machine ended.
-        machine: Box<Self>,
-        /// The last lines of the program.
-        #[source]
-        program: LastLines,
-    },
+    /// The machine ended, in this way, before the program in it did.
+    #[error("{0}")]
+    CutShort(Box<Self>, #[source] LastLines),
 
     /// A called program failed.
     #[error("{what} ended with {status}: {failure}")]

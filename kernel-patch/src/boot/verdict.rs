@@ -32,16 +32,10 @@ pub(crate) fn judge(
     if machine.strict
         && let Some(report) = complaint(&console, &machine.accepted)
     {
-        return Err(BootError::Complained {
-            console: dir.keep_console()?,
-            report,
-        });
+        return Err(BootError::Complained(dir.keep_console()?, report));
     }
     let Some(status) = status else {
-        return Err(BootError::TimedOut {
-            after: machine.timeout,
-            console: end()?,
-        });
+        return Err(BootError::TimedOut(machine.timeout, end()?));
     };
     // Bochs ends with an error when the machine goes down.
     let went_down = machine.accel == Accel::Bochs && !report.is_empty();

@@ -29,14 +29,9 @@ pub enum CheckError {
         count: usize,
     },
 
-    /// No configuration has this name.
-    #[error("no configuration is named {name:?}; there are {}", known.join(", "))]
-    NoSuchConfiguration {
-        /// The name.
-        name: String,
-        /// The names of all.
-        known: Vec<&'static str>,
-    },
+    /// No configuration has this name; there are others.
+    #[error("no configuration is named {:?}; there are {}", .0, .1.join(", "))]
+    NoSuchConfiguration(String, Vec<&'static str>),
 
     /// A line in the file of checkpatch's exceptions is incomplete.
     #[error("{}: not PATCH TYPE FILE REASON: {}", .0.display(), .1)]

@@ -120,10 +120,10 @@ impl Check {
         let mut names = self.configurations.iter();
         match names.find(|it| !known.contains(&it.as_str())) {
             None => Ok(()),
-            Some(name) => Err(CheckError::NoSuchConfiguration {
-                name: name.clone(),
-                known: known.into(),
-            }),
+            Some(name) => {
+                let known = known.into();
+                Err(CheckError::NoSuchConfiguration(name.clone(), known))
+            }
         }
     }
 

@@ -76,7 +76,7 @@ impl Trial {
         let outcome = match work() {
             Ok(()) => StepOutcome::Passed,
             Err(error @ FreshError::Host(HostError::Interrupted)) => return Err(error),
-            Err(FreshError::Host(HostError::ToolTimedOut { after, .. })) if Some(after) == left => {
+            Err(FreshError::Host(HostError::ToolTimedOut(_, after))) if Some(after) == left => {
                 StepOutcome::LeftOut
             }
             Err(error) => StepOutcome::Failed(format!("{:#}", anyhow::Error::from(error))),
@@ -187,14 +187,7 @@ mod tests {
         let trial = Trial::default();
         trial.spare_step("none", Duration::ZERO, fail).unwrap();
         let minute = Duration::from_secs(60);
-        let stopped = || {
-            let what = "some".into();
-            Err(HostError::ToolTimedOut {
-                what,
-                after: minute,
-            }
-            .into())
-        };
+        let stopped = || Err(HostError::ToolTimedOut("some".into(), minute).into());
         trial.spare_step("some", minute, stopped).unwrap();
         assert!(trial.holds());
         // It is one in other steps. An error before the end of the time is one too.

@@ -45,14 +45,9 @@ pub enum HostError {
     #[error("apt knows no mirror of Debian; run apt-get update")]
     NoMirror,
 
-    /// A tool exceeded its time limit.
-    #[error("{what} timed out after {} s", after.as_secs())]
-    ToolTimedOut {
-        /// The work of the tool.
-        what: String,
-        /// The limit.
-        after: Duration,
-    },
+    /// A tool, which did this work, exceeded this time limit.
+    #[error("{} timed out after {} s", .0, .1.as_secs())]
+    ToolTimedOut(String, Duration),
 
     /// A tool failed.
     #[error("{what} failed ({status}); the end of {}:\n{tail}", log.display())]
@@ -75,14 +70,9 @@ pub enum HostError {
     )]
     NoCheckout,
 
-    /// Another process holds the lock on a directory.
-    #[error("{holder} in {}; wait until it ends, or pass --wait", path.display())]
-    Locked {
-        /// The process, and its work.
-        holder: String,
-        /// The directory.
-        path: PathBuf,
-    },
+    /// Another process, with this work, holds the lock on a directory.
+    #[error("{} in {}; wait until it ends, or pass --wait", .0, .1.display())]
+    Locked(String, PathBuf),
 
     /// A signal asked this program to end.
     #[error("interrupted")]

@@ -59,10 +59,7 @@ impl Lock {
                 Err(TryLockError::WouldBlock) => {}
             }
             if !wait {
-                return Err(HostError::Locked {
-                    holder: holder(&mut file),
-                    path: dir.into(),
-                });
+                return Err(HostError::Locked(holder(&mut file), dir.into()));
             }
             if is_first {
                 let holder = holder(&mut file);
@@ -79,7 +76,7 @@ impl Lock {
 fn unless_locked(lock: Result<Lock>) -> Result<Option<Lock>> {
     match lock {
         Ok(lock) => Ok(Some(lock)),
-        Err(HostError::Locked { .. }) => Ok(None),
+        Err(HostError::Locked(..)) => Ok(None),
         Err(error) => Err(error),
     }
 }

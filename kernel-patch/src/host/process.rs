@@ -176,10 +176,7 @@ pub(crate) fn run_here(
         drop(command);
         let status = process.and_then(|mut process| process.wait(Some(deadline), || ()));
         let drained = drained.join().expect("draining a pipe does not panic");
-        let status = status?.ok_or_else(|| HostError::ToolTimedOut {
-            what: what.into(),
-            after: timeout,
-        })?;
+        let status = status?.ok_or_else(|| HostError::ToolTimedOut(what.into(), timeout))?;
         drained.cannot_named("forward the output of", what)?;
         Ok(status)
     })
