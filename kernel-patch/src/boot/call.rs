@@ -13,7 +13,7 @@ use crate::boot::machine::Machine;
 use crate::host::cargo::this_program;
 use crate::host::process::run_here;
 use crate::host::{HostError, IoContext, paths, transcript};
-use crate::kbuild::kernel::Kernel;
+use crate::kbuild::Kernel;
 use crate::wire::call::{CALL, INPUT, OUTPUT};
 use crate::wire::job::{Exit, OUT_VARIABLE};
 

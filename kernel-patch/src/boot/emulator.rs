@@ -18,7 +18,7 @@ use crate::boot::verdict::has_complaint;
 use crate::boot::{bochs, qemu};
 use crate::host::process::{Process, drain};
 use crate::host::{HostError, IoContext};
-use crate::kbuild::kernel::Kernel;
+use crate::kbuild::Kernel;
 use crate::wire::job::port;
 use crate::wire::line;
 

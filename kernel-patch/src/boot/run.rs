@@ -18,7 +18,7 @@ use crate::boot::verdict::judge;
 use crate::boot::{bochs, emulator, executable, modules};
 use crate::host::cargo::this_program;
 use crate::host::{IoContext, needs, packages, paths, process};
-use crate::kbuild::kernel::Kernel;
+use crate::kbuild::Kernel;
 use crate::wire::job::{Exit, JOB, Job, OUT, OUT_VARIABLE, WORK};
 use crate::wire::line;
 

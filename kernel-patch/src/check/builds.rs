@@ -14,7 +14,7 @@ use super::error::{Result, finding};
 use super::review::{EXTRA, SPARSE};
 use super::warnings::{Known, Warnings, is_sparse};
 use crate::host::{IoContext, Progress, files, paths};
-use crate::kbuild::make::Make;
+use crate::kbuild::Make;
 use crate::kbuild::tree::{self, BUILD, stamp};
 
 /// The targets of a whole kernel.

@@ -8,9 +8,7 @@ use std::path::{Path, PathBuf};
 use super::error::{Result, finding};
 use super::warnings::{Known, Warnings};
 use crate::host::{IoContext, Progress, files, process};
-use crate::kbuild::make::Make;
-use crate::kbuild::series::Patch;
-use crate::kbuild::tree::BUILD;
+use crate::kbuild::{BUILD, Make, Patch};
 
 /// The directory of the documentation in the source.
 const DOCUMENTATION: &str = "Documentation/";

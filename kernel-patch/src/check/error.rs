@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::host::HostError;
-use crate::kbuild::error::BuildError;
+use crate::kbuild::BuildError;
 
 /// The result of a check that was made.
 pub type Result<T, E = CheckError> = std::result::Result<T, E>;

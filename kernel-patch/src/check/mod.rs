@@ -25,11 +25,7 @@ use self::review::{AM, CHECKPATCH, DOCS, EXTRA, MAN, PAGES, SELFTESTS, SPARSE};
 pub use self::review::{CheckOutcome, Finding, PatchReview, Review};
 use self::worktree::Worktree;
 use crate::host::{IoContext, Lock, files, needs, packages, paths, process};
-use crate::kbuild::base::Base;
-use crate::kbuild::error::BuildError;
-use crate::kbuild::kernel;
-use crate::kbuild::series::{Patch, Series};
-use crate::kbuild::source::Source;
+use crate::kbuild::{Base, BuildError, Patch, Series, Source, kernel};
 
 /// The part of the series to check. The default is the whole series of this crate, on the
 /// source that was last built from. The settings are also options of a command line.

@@ -7,7 +7,7 @@ use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{Cell, Color, ContentArrangement, Table};
 
 use super::configurations;
-use crate::kbuild::series::Series;
+use crate::kbuild::Series;
 
 // The names of the checks, which are columns of the table beside the configurations.
 pub(super) const AM: &str = "am";

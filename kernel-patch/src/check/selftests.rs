@@ -6,10 +6,8 @@ use std::path::Path;
 use super::error::{Result, finding};
 use super::warnings::{Known, Warnings};
 use crate::host::{IoContext, Progress, files};
-use crate::kbuild::make::Make;
 use crate::kbuild::selftests::SOURCES;
-use crate::kbuild::series::Patch;
-use crate::kbuild::tree::BUILD;
+use crate::kbuild::{BUILD, Make, Patch};
 
 /// The architecture that the tests are built for.
 pub(super) const ARCH: &str = "x86_64";

@@ -6,9 +6,7 @@ use std::path::{Path, PathBuf};
 use super::error::{Result, finding};
 use crate::host::git::Git;
 use crate::host::{Progress, files, needs, packages, process};
-use crate::kbuild::series::Series;
-use crate::kbuild::source::Source;
-use crate::kbuild::tree::BUILD;
+use crate::kbuild::{BUILD, Series, Source};
 
 /// The file that marks a complete repository.
 const STAMP: &str = ".git/kernel-patch";

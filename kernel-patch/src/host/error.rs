@@ -29,17 +29,13 @@ pub enum HostError {
     #[error("the disk of {} is full; {NEED}", .0.display())]
     DiskFull(PathBuf),
 
-    /// Programs or files are missing, and the user may not install packages.
+    /// These programs or files are missing, and the user may not install packages. The
+    /// command line is for the user to paste.
     #[error(
-        "missing: {missing}\n\
-         this command installs everything that the README's commands need:\n    {line}"
+        "missing: {0}\n\
+         this command installs everything that the README's commands need:\n    {1}"
     )]
-    PackagesMissing {
-        /// The names of the programs and files.
-        missing: String,
-        /// The command line to paste.
-        line: String,
-    },
+    PackagesMissing(String, String),
 
     /// apt has no package lists of Debian, which would name a mirror.
     #[error("apt knows no mirror of Debian; run apt-get update")]

@@ -92,13 +92,9 @@ pub(crate) fn packages_to_paste(output: &str) -> Vec<String> {
 
 fn refusal(missing: &[Need], packages: &[&str]) -> HostError {
     let names: Vec<_> = missing.iter().map(|need| need.name).collect();
-    HostError::PackagesMissing {
-        missing: names.join(", "),
-        line: format!(
-            "sudo apt-get update && sudo {INSTALL}{}",
-            packages.join(" ")
-        ),
-    }
+    let packages = packages.join(" ");
+    let line = format!("sudo apt-get update && sudo {INSTALL}{packages}");
+    HostError::PackagesMissing(names.join(", "), line)
 }
 
 /// The words to put before `apt-get`; `None` if the user may not install packages.

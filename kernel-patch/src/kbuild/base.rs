@@ -55,7 +55,7 @@ impl Base {
     }
 
     /// The file or directory `name` of this base.
-    fn path(self, name: &str) -> Result<PathBuf> {
+    pub(super) fn path(self, name: &str) -> Result<PathBuf> {
         let dir = format!("kernel-patch/linux-{}", self.version());
         Ok(paths::workspace_dir()?.join(dir).join(name))
     }
@@ -63,16 +63,6 @@ impl Base {
     /// The directory of the series.
     pub(crate) fn patches(self) -> Result<PathBuf> {
         self.path("patches")
-    }
-
-    /// The patch of the debug kernel.
-    pub(super) fn debug_patch(self) -> Result<PathBuf> {
-        self.path("debug.patch")
-    }
-
-    /// The directory of the mutations that apply to this base only.
-    pub(super) fn mutations(self) -> Result<PathBuf> {
-        self.path("mutations")
     }
 
     /// The options that a fragment of all bases needs in addition on this one.

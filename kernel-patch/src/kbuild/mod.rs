@@ -14,3 +14,13 @@ pub(crate) mod series;
 pub(crate) mod source;
 pub(crate) mod tree;
 pub(crate) mod variant;
+
+pub use self::base::Base;
+pub use self::error::BuildError;
+pub use self::kernel::{Kernel, KernelBuilder, build_dir};
+pub(crate) use self::make::Make;
+pub use self::mutation::Mutation;
+pub(crate) use self::series::{Patch, Series};
+pub(crate) use self::source::Source;
+pub(crate) use self::tree::BUILD;
+pub use self::variant::Variant;

@@ -45,7 +45,7 @@ impl Mutation {
     pub fn all(base: Base) -> Result<Vec<Self>> {
         let common = paths::workspace_dir()?.join("kernel-patch/mutations");
         let mut patches = files::list(&common)?;
-        patches.extend(files::list(&base.mutations()?)?);
+        patches.extend(files::list(&base.path("mutations")?)?);
         patches.retain(|it| it.extension().is_some_and(|it| it == "patch"));
         patches.sort_by(|a, b| a.file_name().cmp(&b.file_name()));
         patches.into_iter().map(Self::read).collect()

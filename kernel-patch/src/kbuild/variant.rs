@@ -67,7 +67,7 @@ impl Variant {
         }
         let mut series = Series::read(&base.patches()?)?;
         if self == Self::Debug {
-            series.push(&base.debug_patch()?)?;
+            series.push(&base.path("debug.patch")?)?;
         }
         Ok(series)
     }

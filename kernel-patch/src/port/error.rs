@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::host::HostError;
-use crate::kbuild::error::BuildError;
+use crate::kbuild::BuildError;
 
 /// The result of a step of a move.
 pub type Result<T, E = PortError> = std::result::Result<T, E>;

@@ -14,8 +14,7 @@ pub use self::conflicts::{FileConflicts, Found};
 pub use self::error::{PortError, Result};
 use self::repository::{BASE, MOVED, Picked, Repository, SERIES};
 use crate::host::{Lock, Progress, paths};
-use crate::kbuild::base::Base;
-use crate::kbuild::kernel;
+use crate::kbuild::{Base, kernel};
 
 /// The result of a patch on another source.
 #[derive(Debug, PartialEq, Eq, Serialize)]

@@ -6,8 +6,7 @@ use std::path::Path;
 use super::error::{PortError, Result};
 use crate::host::git::Git;
 use crate::host::{IoContext, Progress, files, needs, packages, paths, process};
-use crate::kbuild::series::{self, Series};
-use crate::kbuild::source::{self, Source};
+use crate::kbuild::{Series, Source, series, source};
 
 /// The tag of the source that the series is for.
 pub(super) const BASE: &str = "base";
