@@ -48,17 +48,9 @@ impl GuestMemory {
         let len = NonZeroUsize::new(len).ok_or(Errno::EINVAL)?;
         // The kernel takes the offset as unsigned and checks it.
         let offset = offset as off_t;
+        let flags = MapFlags::MAP_SHARED;
         // SAFETY: no address is given, so no memory in use is replaced.
-        let start = unsafe {
-            mmap(
-                None,
-                len,
-                Self::PROTECTION,
-                MapFlags::MAP_SHARED,
-                fd,
-                offset,
-            )
-        }?;
+        let start = unsafe { mmap(None, len, Self::PROTECTION, flags, fd, offset) }?;
         Ok(Self {
             start: start.cast(),
             len,

@@ -17,9 +17,6 @@ use crate::host::{IoContext, Progress, files, paths};
 use crate::kbuild::Make;
 use crate::kbuild::tree::{self, BUILD, stamp};
 
-/// The targets of a whole kernel.
-const WHOLE: &str = "vmlinux modules";
-
 /// Makes sparse mark its warnings, and go on after the hundredth of a file.
 const SPARSE_FLAGS: &str = "CF=-fdiagnostic-prefix -fmax-warnings=unlimited";
 
@@ -70,11 +67,7 @@ impl ConfigurationBuild {
         sample: bool,
         log: &Path,
     ) -> Result<Self> {
-        let targets = if sample {
-            configuration.sampled_targets()
-        } else {
-            WHOLE
-        };
+        let targets = configuration.targets(sample);
         let warns = configuration.is_by_patch(sample);
         let tools = configuration.tools(log)?;
         let config = configuration.config(false)?.id();

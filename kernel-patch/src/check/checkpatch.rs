@@ -29,7 +29,7 @@ struct Exception {
 pub(super) struct Exceptions(BTreeSet<Exception>);
 
 /// The remarks of checkpatch about one patch.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Remarks {
     /// The remarks that no exception covers, and the exceptions that cover none.
     pub(super) unexpected: Vec<String>,
@@ -88,10 +88,7 @@ impl Exceptions {
 
     fn apply(&self, patch: &str, output: &str) -> Remarks {
         let mut stale: BTreeSet<_> = self.0.iter().filter(|it| it.is_of(patch)).collect();
-        let mut remarks = Remarks {
-            unexpected: Vec::new(),
-            excepted: 0,
-        };
+        let mut remarks = Remarks::default();
         for line in output.lines().filter(|line| !line.trim().is_empty()) {
             let remark = parse(line);
             let covers = |it: &&Exception| it.is_of(patch) && remark.as_ref() == Some(&it.remark);

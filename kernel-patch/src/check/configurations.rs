@@ -196,9 +196,11 @@ impl Configuration {
         Ok(versions)
     }
 
-    /// The targets of a sample: the directories of the files that the series changes.
-    pub(super) fn sampled_targets(&self) -> &'static str {
+    /// The targets: a whole kernel, or in a sample the directories of the files that the
+    /// series changes.
+    pub(super) fn targets(&self, sample: bool) -> &'static str {
         match self.arch {
+            _ if !sample => "vmlinux modules",
             "arm64" => "prepare virt/ arch/arm64/kvm/ kernel/sys_ni.o",
             _ => "prepare virt/ arch/x86/kvm/ arch/x86/entry/ kernel/sys_ni.o",
         }

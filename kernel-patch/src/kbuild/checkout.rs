@@ -6,7 +6,6 @@ use std::path::Path;
 
 use super::digest;
 use super::error::{BuildError, Result};
-use crate::host::process::git;
 use crate::host::{IoContext, Lock, Progress, needs, packages, paths, process};
 use crate::kbuild::base::Base;
 use crate::kbuild::config::Config;
@@ -41,12 +40,12 @@ impl Kernel {
         if !clone.exists() {
             let scratch = paths::scratch()?;
             let half = scratch.path().join("linux");
-            let mut git = git();
+            let mut git = process::git();
             git.args(["clone", "--quiet", "--shared", "--no-checkout"]);
             process::run(git.arg(&from).arg(&half), "git clone", &log)?;
             fs::rename(&half, &clone).cannot("make", &clone)?;
         }
-        let mut git = git();
+        let mut git = process::git();
         git.arg("-C").arg(&clone);
         git.args(["checkout", "--quiet", "--force", "--detach", &commit]);
         process::run(&mut git, "git checkout", &log)?;
@@ -75,7 +74,7 @@ impl Kernel {
 /// Returns the current commit, or one without a branch for the uncommitted changes.
 fn commit(tree: &Path) -> Result<String> {
     let git_output = |args: &[&str]| {
-        let output = process::output(git().arg("-C").arg(tree).args(args), "git")?;
+        let output = process::output(process::git().arg("-C").arg(tree).args(args), "git")?;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
         if output.status.success() {
             Ok(text(&output.stdout))
@@ -93,7 +92,12 @@ mod tests {
     use super::*;
 
     fn run(tree: &Path, args: &[&str]) {
-        let status = git().arg("-C").arg(tree).args(args).status().unwrap();
+        let status = process::git()
+            .arg("-C")
+            .arg(tree)
+            .args(args)
+            .status()
+            .unwrap();
         assert!(status.success(), "{args:?}");
     }
 

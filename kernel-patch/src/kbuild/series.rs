@@ -7,7 +7,6 @@ use std::process::Command;
 
 use super::digest;
 use super::error::{BuildError, Result};
-use crate::host::process::tail;
 use crate::host::{HostError, IoContext, files, process};
 
 /// The beginning of a file's diff in git's format.
@@ -100,7 +99,7 @@ impl Series {
                         return Err(BuildError::PatchFailed {
                             patch: patch.name.clone(),
                             file: diff.file.clone(),
-                            detail: tail(&output, 10),
+                            detail: process::tail(&output, 10),
                         });
                     }
                     other => other?,
