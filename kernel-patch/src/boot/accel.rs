@@ -44,18 +44,13 @@ impl Accel {
         }
     }
 
-    /// The options of QEMU; none for Bochs.
-    pub(crate) fn qemu_args(self) -> &'static [&'static str] {
+    /// The options of QEMU, separated by blanks; none for Bochs.
+    pub(crate) fn qemu_args(self) -> &'static str {
         match self {
-            Self::Tcg => &[
-                "-accel",
-                "tcg,thread=single",
-                "-icount",
-                "shift=0,sleep=off",
-            ],
-            Self::Mttcg => &["-accel", "tcg,thread=multi"],
-            Self::Kvm => &["-accel", "kvm"],
-            Self::Bochs => &[],
+            Self::Tcg => "-accel tcg,thread=single -icount shift=0,sleep=off",
+            Self::Mttcg => "-accel tcg,thread=multi",
+            Self::Kvm => "-accel kvm",
+            Self::Bochs => "",
         }
     }
 }

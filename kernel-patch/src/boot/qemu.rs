@@ -22,7 +22,7 @@ impl Machine {
     pub fn describe(&self) -> Result<String> {
         let emulator = match self.accel {
             Accel::Bochs => self.accel.emulator().into(),
-            accel => format!("{}, {}", version()?, accel.qemu_args().join(" ")),
+            accel => format!("{}, {}", version()?, accel.qemu_args()),
         };
         Ok(format!("{emulator}, {}", self.model()))
     }
@@ -39,14 +39,11 @@ fn output(option: &str) -> Result<String> {
 
 /// Fails unless QEMU supports plugins, which some builds of it do not.
 pub(crate) fn check_plugins() -> Result<()> {
-    if output("--help")?
-        .lines()
-        .any(|it| it.starts_with("-plugin "))
-    {
-        Ok(())
-    } else {
-        Err(BootError::NoPlugins(version()?))
+    let help = output("--help")?;
+    if help.lines().any(|it| it.starts_with("-plugin ")) {
+        return Ok(());
     }
+    Err(BootError::NoPlugins(version()?))
 }
 
 /// Returns the command that boots `image` in QEMU. Each of `ports` has its name and the
@@ -62,7 +59,7 @@ pub(crate) fn command(
     command
         .args(["-M", "pc", "-nodefaults", "-no-user-config", "-no-reboot"])
         .args(["-display", "none"])
-        .args(machine.accel.qemu_args())
+        .args(machine.accel.qemu_args().split(' '))
         .args(["-cpu", machine.model()])
         // The kernel finds processors in SeaBIOS' MP table, which has an entry for
         // each socket, not for each core.

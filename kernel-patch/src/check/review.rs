@@ -150,8 +150,12 @@ impl Review {
     /// Whether nothing is wrong.
     #[must_use]
     pub fn holds(&self) -> bool {
+        self.failures.is_empty() && !self.has(CheckOutcome::Void)
+    }
+
+    fn has(&self, outcome: CheckOutcome) -> bool {
         let mut outcomes = self.rows.iter().flat_map(|row| row.checks.values());
-        self.failures.is_empty() && !outcomes.any(|it| *it == CheckOutcome::Void)
+        outcomes.any(|it| *it == outcome)
     }
 
     /// The table and the findings as text.
@@ -178,17 +182,13 @@ impl Review {
             table.add_row([head].into_iter().chain(cells));
         }
         let mut text = table.to_string();
-        let all = |outcome| {
-            let mut all = self.rows.iter().flat_map(|row| row.checks.values());
-            all.any(|it| *it == outcome)
-        };
-        if all(CheckOutcome::Unchanged) {
+        if self.has(CheckOutcome::Unchanged) {
             text += "\n=: the patch changes no file that this kernel is built from";
         }
-        if all(CheckOutcome::LeftOut) {
+        if self.has(CheckOutcome::LeftOut) {
             text += "\n-: left out: not in a sample, not asked for, or not before the last patch";
         }
-        if all(CheckOutcome::Void) {
+        if self.has(CheckOutcome::Void) {
             text += "\nvoid: not known, because an earlier check failed";
         }
         let excepted: usize = self.rows.iter().map(|row| row.excepted).sum();

@@ -38,7 +38,9 @@ impl RootFs {
         run(&mut tar, "unpacking Debian", &log)?;
         let this = Self { path, log };
         this.connect()?;
-        this.add_user()?;
+        let mut useradd = this.chroot("useradd");
+        useradd.args(["--create-home", "--shell", "/bin/sh", USER]);
+        run(&mut useradd, "useradd", &this.log)?;
         Ok(this)
     }
 
@@ -68,13 +70,6 @@ impl RootFs {
             .collect();
         let file = self.outside("/etc/apt/apt.conf.d/80host");
         Ok(files::write(&file, acquire.as_bytes())?)
-    }
-
-    /// Adds the ordinary user.
-    fn add_user(&self) -> Result<()> {
-        let mut useradd = self.chroot("useradd");
-        useradd.args(["--create-home", "--shell", "/bin/sh", USER]);
-        Ok(run(&mut useradd, "useradd", &self.log)?)
     }
 
     /// Clones the current commit to `directory` in the machine, for the ordinary user.

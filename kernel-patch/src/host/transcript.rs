@@ -80,10 +80,8 @@ fn important(text: &str) -> String {
         let line = line.to_ascii_lowercase();
         line.contains(" panicked at ") || line.contains("error") || line.contains("failed")
     };
-    let first = match lines.iter().rposition(is_error) {
-        Some(first) => first,
-        None => lines.len().saturating_sub(LAST),
-    };
+    let first = lines.iter().rposition(is_error);
+    let first = first.unwrap_or(lines.len().saturating_sub(LAST));
     let lines = lines[first..].iter().take(LINES);
     lines.copied().collect::<Vec<_>>().join("\n")
 }

@@ -174,10 +174,8 @@ fn options(text: &str) -> BTreeMap<&str, &str> {
 }
 
 fn parse(line: &str) -> Option<(&str, &str)> {
-    match line
-        .strip_prefix("# ")
-        .and_then(|it| it.strip_suffix(" is not set"))
-    {
+    let comment = line.strip_prefix("# ");
+    match comment.and_then(|it| it.strip_suffix(" is not set")) {
         Some(option) => Some((option, "n")),
         None => line.starts_with("CONFIG_").then(|| line.split_once('='))?,
     }

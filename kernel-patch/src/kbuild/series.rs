@@ -134,10 +134,8 @@ fn diffs(text: &str) -> Vec<Diff> {
     let text = text.rsplit_once("\n-- \n").map_or(text, |(body, _)| body);
     let mut diffs: Vec<Diff> = Vec::new();
     for line in text.lines() {
-        if let Some((_, file)) = line
-            .strip_prefix(HEADER)
-            .and_then(|it| it.split_once(" b/"))
-        {
+        let header = line.strip_prefix(HEADER);
+        if let Some((_, file)) = header.and_then(|it| it.split_once(" b/")) {
             diffs.push(Diff {
                 file: file.into(),
                 text: String::new(),
