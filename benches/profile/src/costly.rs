@@ -6,87 +6,38 @@ use crate::constants::Constants;
 
 /// The instructions that cost much more than others, or whose number says something about
 /// the way into the kernel, the switch of state or a mitigation.
-const COSTLY: &[Mnemonic] = &[
-    // The way into the kernel and back.
-    Mnemonic::Syscall,
-    Mnemonic::Sysretq,
-    Mnemonic::Iretq,
-    Mnemonic::Swapgs,
-    Mnemonic::Clac,
-    Mnemonic::Stac,
-    Mnemonic::Cli,
-    Mnemonic::Sti,
-    Mnemonic::Pushfq,
-    Mnemonic::Popfq,
-    // Serializing, and fences.
-    Mnemonic::Cpuid,
-    Mnemonic::Serialize,
-    Mnemonic::Lfence,
-    Mnemonic::Mfence,
-    Mnemonic::Sfence,
-    Mnemonic::Pause,
-    Mnemonic::Rdtsc,
-    Mnemonic::Rdtscp,
-    Mnemonic::Rdpmc,
-    Mnemonic::Verw,
-    // The translation of addresses.
-    Mnemonic::Invlpg,
-    Mnemonic::Invpcid,
-    Mnemonic::Invept,
-    Mnemonic::Invvpid,
-    Mnemonic::Invlpga,
-    // Descriptor tables and segments.
-    Mnemonic::Lgdt,
-    Mnemonic::Lidt,
-    Mnemonic::Lldt,
-    Mnemonic::Ltr,
-    Mnemonic::Str,
-    Mnemonic::Sldt,
-    Mnemonic::Sgdt,
-    Mnemonic::Sidt,
-    Mnemonic::Rdfsbase,
-    Mnemonic::Wrfsbase,
-    Mnemonic::Rdgsbase,
-    Mnemonic::Wrgsbase,
-    // The state of the FPU.
-    Mnemonic::Fxsave,
-    Mnemonic::Fxsave64,
-    Mnemonic::Fxrstor,
-    Mnemonic::Fxrstor64,
-    Mnemonic::Fninit,
-    Mnemonic::Fnclex,
-    Mnemonic::Xsave,
-    Mnemonic::Xsave64,
-    Mnemonic::Xsavec,
-    Mnemonic::Xsavec64,
-    Mnemonic::Xsaveopt,
-    Mnemonic::Xsaveopt64,
-    Mnemonic::Xsaves,
-    Mnemonic::Xsaves64,
-    Mnemonic::Xrstor,
-    Mnemonic::Xrstor64,
-    Mnemonic::Xrstors,
-    Mnemonic::Xrstors64,
-    Mnemonic::Xgetbv,
-    Mnemonic::Xsetbv,
-    Mnemonic::Rdpkru,
-    Mnemonic::Wrpkru,
-    // Virtual machines.
-    Mnemonic::Clgi,
-    Mnemonic::Stgi,
-    Mnemonic::Vmload,
-    Mnemonic::Vmsave,
-    Mnemonic::Vmrun,
-    Mnemonic::Vmread,
-    Mnemonic::Vmwrite,
-    Mnemonic::Vmptrld,
-    Mnemonic::Vmclear,
-    Mnemonic::Vmlaunch,
-    Mnemonic::Vmresume,
-    // Ports.
-    Mnemonic::In,
-    Mnemonic::Out,
-];
+const COSTLY: [&[Mnemonic]; 7] = {
+    use Mnemonic::*;
+    [
+        // The way into the kernel and back.
+        &[
+            Syscall, Sysretq, Iretq, Swapgs, Clac, Stac, Cli, Sti, Pushfq, Popfq,
+        ],
+        // Serializing, and fences.
+        &[
+            Cpuid, Serialize, Lfence, Mfence, Sfence, Pause, Rdtsc, Rdtscp, Rdpmc, Verw,
+        ],
+        // The translation of addresses.
+        &[Invlpg, Invpcid, Invept, Invvpid, Invlpga],
+        // Descriptor tables and segments.
+        &[
+            Lgdt, Lidt, Lldt, Ltr, Str, Sldt, Sgdt, Sidt, Rdfsbase, Wrfsbase, Rdgsbase, Wrgsbase,
+        ],
+        // The state of the FPU.
+        &[
+            Fxsave, Fxsave64, Fxrstor, Fxrstor64, Fninit, Fnclex, Xsave, Xsave64, Xsavec, Xsavec64,
+            Xsaveopt, Xsaveopt64, Xsaves, Xsaves64, Xrstor, Xrstor64, Xrstors, Xrstors64, Xgetbv,
+            Xsetbv, Rdpkru, Wrpkru,
+        ],
+        // Virtual machines.
+        &[
+            Clgi, Stgi, Vmload, Vmsave, Vmrun, Vmread, Vmwrite, Vmptrld, Vmclear, Vmlaunch,
+            Vmresume,
+        ],
+        // Ports.
+        &[In, Out],
+    ]
+};
 
 /// The names of model-specific registers in the kernel's msr-index.h, without `MSR_`.
 const MSRS: &[(u32, &str)] = &[
@@ -121,7 +72,7 @@ pub fn repeats(it: &Instruction) -> bool {
 
 /// The name of an instruction, if it is a costly one that accesses no MSR.
 pub fn name(it: &Instruction) -> Option<String> {
-    if COSTLY.contains(&it.mnemonic()) {
+    if COSTLY.iter().any(|group| group.contains(&it.mnemonic())) {
         return Some(mnemonic(it));
     }
     if repeats(it) {

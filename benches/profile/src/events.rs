@@ -111,19 +111,10 @@ impl Event {
     /// Whether a model of the processor's pipeline does not know the cost of the event.
     #[must_use]
     pub fn cuts(&self) -> bool {
-        match self {
-            Self::Locked | Self::Retpoline | Self::ReturnThunk | Self::Instruction(_) => true,
-            Self::Load
-            | Self::Store
-            | Self::DataLine
-            | Self::DataPage
-            | Self::CodeLine
-            | Self::CodePage
-            | Self::IndirectJump
-            | Self::IndirectCall
-            | Self::Return
-            | Self::StaticCall => false,
-        }
+        matches!(
+            self,
+            Self::Locked | Self::Retpoline | Self::ReturnThunk | Self::Instruction(_)
+        )
     }
 }
 
@@ -159,12 +150,10 @@ impl<'a> Counter<'a> {
         let counted = |it: &Instruction| {
             let function = symbols.find(it.ip()).map(|(name, _)| name);
             let thunk = function.and_then(Thunk::of);
-            let events = events(it, thunk.is_some());
-            let accesses_msr = costly::accesses_msr(it);
             Counted {
                 thunk,
-                events,
-                accesses_msr,
+                events: events(it, thunk.is_some()),
+                accesses_msr: costly::accesses_msr(it),
                 repeats: costly::repeats(it),
             }
         };

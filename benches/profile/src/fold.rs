@@ -164,11 +164,7 @@ impl Walk<'_> {
     /// Continues the function, or replaces it after a tail call.
     fn replace(&mut self, name: &str) {
         match self.stack.0.last_mut() {
-            Some(frame) => {
-                if frame.name != name {
-                    name.clone_into(&mut frame.name);
-                }
-            }
+            Some(frame) => name.clone_into(&mut frame.name),
             None => self.push(name, None, false),
         }
     }
@@ -188,20 +184,14 @@ impl Walk<'_> {
             self.parked.push(std::mem::take(&mut self.stack));
             self.push(ELSEWHERE, None, false);
             let name = self.symbols.find(pc).map_or(BPF, |(name, _)| name);
-            let name = name.to_owned();
-            self.push(&name, None, false);
+            self.push(name, None, false);
         }
         true
     }
 
     fn shown(&self) -> String {
-        let names: Vec<_> = self
-            .stack
-            .0
-            .iter()
-            .map(|frame| frame.name.as_str())
-            .collect();
-        names.join(";")
+        let names = self.stack.0.iter().map(|frame| &*frame.name);
+        names.collect::<Vec<_>>().join(";")
     }
 }
 

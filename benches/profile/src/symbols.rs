@@ -4,17 +4,11 @@ use std::ops::Range;
 
 use anyhow::{Result, ensure};
 
-/// A function of the kernel or of a module.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Symbol {
-    address: u64,
-    name: String,
-}
-
 /// The functions in `/proc/kallsyms`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Symbols {
-    functions: Vec<Symbol>,
+    /// The address and the name of each function of the kernel and its modules, sorted.
+    functions: Vec<(u64, String)>,
     /// The address ranges of functions: the kernel and its modules.
     places: Vec<Range<u64>>,
 }
@@ -69,14 +63,14 @@ impl Symbols {
         let mut functions: Vec<_> = kallsyms.lines().filter_map(function).collect();
         ensure!(!functions.is_empty(), "/proc/kallsyms names no function");
         ensure!(
-            functions.iter().any(|symbol| symbol.address != 0),
+            functions.iter().any(|(address, _)| *address != 0),
             "/proc/kallsyms hides its addresses (kernel.kptr_restrict)"
         );
-        functions.sort_by(|a, b| (a.address, &a.name).cmp(&(b.address, &b.name)));
+        functions.sort();
         // The kernel has no functions after the end of its text.
-        let end = functions.iter().find(|symbol| symbol.name == "_etext");
-        let end = end.map_or(u64::MAX, |symbol| symbol.address);
-        functions.dedup_by_key(|symbol| symbol.address);
+        let end = functions.iter().find(|(_, name)| name == "_etext");
+        let end = end.map_or(u64::MAX, |(address, _)| *address);
+        functions.dedup_by_key(|(address, _)| *address);
         let mut places: Vec<_> = modules.lines().filter_map(place).collect();
         places.push(KERNEL..end);
         Ok(Self { functions, places })
@@ -87,23 +81,20 @@ impl Symbols {
     pub fn find(&self, address: u64) -> Option<(&str, bool)> {
         let functions = &self.functions;
         self.places.iter().find(|place| place.contains(&address))?;
-        let after = functions.partition_point(|symbol| symbol.address <= address);
-        let symbol = &functions[after.checked_sub(1)?];
-        Some((&symbol.name, symbol.address == address))
+        let after = functions.partition_point(|(start, _)| *start <= address);
+        let (start, name) = &functions[after.checked_sub(1)?];
+        Some((name, *start == address))
     }
 }
 
 /// Parses the function in a line, if there is one.
-fn function(line: &str) -> Option<Symbol> {
+fn function(line: &str) -> Option<(u64, String)> {
     let mut words = line.split_ascii_whitespace();
     let address = u64::from_str_radix(words.next()?, 16).ok()?;
     let kind = words.next()?;
     let name = words.next()?;
     let is_function = matches!(kind, "t" | "T" | "w" | "W");
-    is_function.then(|| Symbol {
-        address,
-        name: whole(name).to_owned(),
-    })
+    is_function.then(|| (address, whole(name).to_owned()))
 }
 
 /// Parses the address range of the module in a line.
