@@ -21,8 +21,8 @@ use qemu_plugin_sys::*;
 #[unsafe(no_mangle)]
 pub static qemu_plugin_version: c_int = QEMU_PLUGIN_VERSION as c_int;
 
-static RECORDER: Mutex<Option<Recorder>> = Mutex::new(None);
-static OUT: Mutex<String> = Mutex::new(String::new());
+/// The recorder, and the name of the file for its recording.
+static RECORDER: Mutex<Option<(Recorder, String)>> = Mutex::new(None);
 /// Whether the plugin watches all instructions.
 static WATCHING: AtomicBool = AtomicBool::new(false);
 
@@ -47,8 +47,7 @@ pub unsafe extern "C" fn qemu_plugin_install(
         say("recorder: no out=FILE");
         return 1;
     };
-    *OUT.lock().expect("it is not poisoned") = out;
-    *RECORDER.lock().expect("it is not poisoned") = Some(Recorder::default());
+    *RECORDER.lock().expect("it is not poisoned") = Some((Recorder::default(), out));
     // SAFETY: the id is this plugin's, and the functions live as long as the plugin.
     unsafe { register(id) };
     0
@@ -150,16 +149,17 @@ fn place(pc: u64, bytes: &[u8]) -> u64 {
 
 fn with_recorder<T>(f: impl FnOnce(&mut Recorder) -> T) -> Option<T> {
     let mut recorder = RECORDER.lock().expect("it is not poisoned");
-    recorder.as_mut().map(f)
+    recorder.as_mut().map(|(recorder, _)| f(recorder))
 }
 
 unsafe extern "C" fn finish(_id: qemu_plugin_id_t, _: *mut c_void) {
     let recorder = RECORDER.lock().expect("it is not poisoned").take();
-    let out = OUT.lock().expect("it is not poisoned");
-    let recording = recorder.map(Recorder::finish).unwrap_or_default();
-    let written = File::create(&*out).and_then(|file| {
+    let Some((recorder, out)) = recorder else {
+        return;
+    };
+    let written = File::create(&out).and_then(|file| {
         let mut file = BufWriter::new(file);
-        serde_json::to_writer(&mut file, &recording)?;
+        serde_json::to_writer(&mut file, &recorder.finish())?;
         file.flush()
     });
     if let Err(error) = written {
