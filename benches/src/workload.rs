@@ -81,10 +81,14 @@ impl<'a, S, F: FnMut(&mut S)> Steps<'a, S, F> {
         self
     }
 
-    /// Checks the effect of all calls by `check`.
-    pub fn check(mut self, check: impl FnMut(&mut S, u64) -> Result<()> + 'a) -> Self {
+    /// Checks the effect of all calls by `check`, which completes the workload.
+    pub fn check(mut self, check: impl FnMut(&mut S, u64) -> Result<()> + 'a) -> Prepared<'a>
+    where
+        S: 'a,
+        F: 'a,
+    {
         self.check = Some(Box::new(check));
-        self
+        Ok(Box::new(self))
     }
 }
 

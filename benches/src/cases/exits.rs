@@ -8,48 +8,24 @@ use kvm_ioctls::VcpuExit;
 use crate::case::Case;
 use crate::fixture::{Fixture, Guest};
 use crate::form::StaticForm;
-use crate::guest::{Exit, Mode};
+use crate::guest::Exit::{self, Hlt, MmioRead, MmioWrite, PioIn, PioOut};
+use crate::guest::Mode::{self, Long, Real};
 use crate::interface::ways;
 use crate::peer::KvmIoctls;
 use crate::workload::{Prepared, Steps};
 
 /// `kvm_run`, by kind of exit.
 pub const RUNS: &[Case] = &[
-    run("kvm_run_pio_out", WRITES_PORT, Exit::PioOut, Mode::Long),
-    run("kvm_run_pio_in", READS_PORT, Exit::PioIn, Mode::Long),
-    run(
-        "kvm_run_mmio_write",
-        WRITES_MMIO,
-        Exit::MmioWrite,
-        Mode::Long,
-    ),
-    run("kvm_run_mmio_read", READS_MMIO, Exit::MmioRead, Mode::Long),
-    run("kvm_run_hlt", HALTS, Exit::Hlt, Mode::Long),
-    run(
-        "kvm_run_pio_out_real_mode",
-        WRITES_PORT,
-        Exit::PioOut,
-        Mode::Real,
-    ),
-    run(
-        "kvm_run_pio_in_real_mode",
-        READS_PORT,
-        Exit::PioIn,
-        Mode::Real,
-    ),
-    run(
-        "kvm_run_mmio_write_real_mode",
-        WRITES_MMIO,
-        Exit::MmioWrite,
-        Mode::Real,
-    ),
-    run(
-        "kvm_run_mmio_read_real_mode",
-        READS_MMIO,
-        Exit::MmioRead,
-        Mode::Real,
-    ),
-    run("kvm_run_hlt_real_mode", HALTS, Exit::Hlt, Mode::Real),
+    run("kvm_run_pio_out", WRITES_PORT, PioOut, Long),
+    run("kvm_run_pio_in", READS_PORT, PioIn, Long),
+    run("kvm_run_mmio_write", WRITES_MMIO, MmioWrite, Long),
+    run("kvm_run_mmio_read", READS_MMIO, MmioRead, Long),
+    run("kvm_run_hlt", HALTS, Hlt, Long),
+    run("kvm_run_pio_out_real_mode", WRITES_PORT, PioOut, Real),
+    run("kvm_run_pio_in_real_mode", READS_PORT, PioIn, Real),
+    run("kvm_run_mmio_write_real_mode", WRITES_MMIO, MmioWrite, Real),
+    run("kvm_run_mmio_read_real_mode", READS_MMIO, MmioRead, Real),
+    run("kvm_run_hlt_real_mode", HALTS, Hlt, Real),
     IMMEDIATE_EXIT,
 ];
 
@@ -61,15 +37,10 @@ const HALTS: &str = "a run to an exit: the guest halts";
 
 /// The work of a VMM that emulates an instruction.
 pub const LOOPS: &[Case] = &[
-    emulation_loop("emulation_loop", PORT, Exit::PioIn, Mode::Long),
-    emulation_loop("emulation_loop_real_mode", PORT, Exit::PioIn, Mode::Real),
-    emulation_loop("mmio_emulation_loop", MMIO, Exit::MmioRead, Mode::Long),
-    emulation_loop(
-        "mmio_emulation_loop_real_mode",
-        MMIO,
-        Exit::MmioRead,
-        Mode::Real,
-    ),
+    emulation_loop("emulation_loop", PORT, PioIn, Long),
+    emulation_loop("emulation_loop_real_mode", PORT, PioIn, Real),
+    emulation_loop("mmio_emulation_loop", MMIO, MmioRead, Long),
+    emulation_loop("mmio_emulation_loop_real_mode", MMIO, MmioRead, Real),
 ];
 
 const PORT: &str = "a port exit, registers read and written";
@@ -78,9 +49,9 @@ const MMIO: &str = "an MMIO exit, registers read and written";
 /// Returns KVM's reason for an exit of this kind.
 fn reason(exit: Exit) -> u32 {
     match exit {
-        Exit::PioOut | Exit::PioIn => KVM_EXIT_IO,
-        Exit::MmioWrite | Exit::MmioRead => KVM_EXIT_MMIO,
-        Exit::Hlt => KVM_EXIT_HLT,
+        PioOut | PioIn => KVM_EXIT_IO,
+        MmioWrite | MmioRead => KVM_EXIT_MMIO,
+        Hlt => KVM_EXIT_HLT,
     }
 }
 
@@ -98,26 +69,22 @@ const fn run(name: &'static str, work: &'static str, exit: Exit, mode: Mode) -> 
         let steps = Steps::new(Fixture::with_guest(form, guest)?, move |f| {
             run_to(&f.vcpu, &mut f.run, exit)
         });
-        Ok(Box::new(
-            steps.check(move |f, calls| f.check_rounds(guest.mode, calls)),
-        ))
+        steps.check(move |f, calls| f.check_rounds(guest.mode, calls))
     }
 
     fn by_kvm_ioctls(kvm: &KvmIoctls, guest: Guest) -> Prepared<'_> {
         let steps = Steps::new(kvm.with_guest(guest)?, move |peer| {
             let exit = match peer.vcpu.run().unwrap() {
-                VcpuExit::IoOut(..) => Exit::PioOut,
-                VcpuExit::IoIn(..) => Exit::PioIn,
-                VcpuExit::MmioWrite(..) => Exit::MmioWrite,
-                VcpuExit::MmioRead(..) => Exit::MmioRead,
-                VcpuExit::Hlt => Exit::Hlt,
+                VcpuExit::IoOut(..) => PioOut,
+                VcpuExit::IoIn(..) => PioIn,
+                VcpuExit::MmioWrite(..) => MmioWrite,
+                VcpuExit::MmioRead(..) => MmioRead,
+                VcpuExit::Hlt => Hlt,
                 other => panic!("{other:?}"),
             };
             assert!(exit == guest.exit);
         });
-        Ok(Box::new(steps.check(move |peer, calls| {
-            peer.fixture.check_rounds(guest.mode, calls)
-        })))
+        steps.check(move |peer, calls| peer.fixture.check_rounds(guest.mode, calls))
     }
 
     Case {
@@ -140,9 +107,7 @@ const IMMEDIATE_EXIT: Case = {
             let result = f.vcpu.kvm_run(&mut f.run);
             assert!(matches!(result, Err(Errno::EINTR)));
         });
-        Ok(Box::new(
-            steps.check(move |f, _| f.check_rounds(guest.mode, 0)),
-        ))
+        steps.check(move |f, _| f.check_rounds(guest.mode, 0))
     }
 
     fn by_kvm_ioctls(kvm: &KvmIoctls, guest: Guest) -> Prepared<'_> {
@@ -152,9 +117,7 @@ const IMMEDIATE_EXIT: Case = {
             let result = peer.vcpu.run();
             assert!(matches!(result, Err(e) if e.errno() == Errno::EINTR as i32));
         });
-        Ok(Box::new(steps.check(move |peer, _| {
-            peer.fixture.check_rounds(guest.mode, 0)
-        })))
+        steps.check(move |peer, _| peer.fixture.check_rounds(guest.mode, 0))
     }
 
     Case {
@@ -178,10 +141,10 @@ const fn emulation_loop(name: &'static str, work: &'static str, exit: Exit, mode
             regs.r8 += 1;
             f.vcpu.kvm_set_regs(&regs).unwrap();
         });
-        Ok(Box::new(steps.check(move |f, calls| {
+        steps.check(move |f, calls| {
             f.check_rounds(guest.mode, calls)?;
             f.check_changes(calls)
-        })))
+        })
     }
 
     /// The registers come with the exit, in the run mapping, and go back with the next
@@ -197,11 +160,11 @@ const fn emulation_loop(name: &'static str, work: &'static str, exit: Exit, mode
             f.run.set_regs(&regs);
             f.run.set_dirty_regs(KVM_SYNC_X86_REGS.into());
         });
-        Ok(Box::new(steps.check(move |f, calls| {
+        steps.check(move |f, calls| {
             f.check_rounds(guest.mode, calls)?;
             // The last change goes back with the next run.
             f.check_changes(calls - 1)
-        })))
+        })
     }
 
     fn by_kvm_ioctls(kvm: &KvmIoctls, guest: Guest) -> Prepared<'_> {
@@ -213,10 +176,10 @@ const fn emulation_loop(name: &'static str, work: &'static str, exit: Exit, mode
             regs.r8 += 1;
             vcpu.set_regs(&regs).unwrap();
         });
-        Ok(Box::new(steps.check(move |peer, calls| {
+        steps.check(move |peer, calls| {
             peer.fixture.check_rounds(guest.mode, calls)?;
             peer.fixture.check_changes(calls)
-        })))
+        })
     }
 
     Case {

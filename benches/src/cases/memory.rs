@@ -51,9 +51,7 @@ pub const CALLS: &[Case] = &[
             let kvm = f.kvm();
             set_alias(&f, MEMORY);
             let mut alias = kvm_memory_alias::default();
-            Plain(move || {
-                kvm.kvm_get_memory_alias(f.vm(), &mut alias).unwrap();
-            })
+            Plain(move || kvm.kvm_get_memory_alias(f.vm(), &mut alias).unwrap())
         })
     },
     Case {

@@ -27,9 +27,7 @@ pub const CALLS: &[Case] = &[
             kvm_get_regs,
             |f| {
                 let mut regs = f.regs()?;
-                Plain(move || {
-                    f.vcpu.kvm_get_regs(&mut regs).unwrap();
-                })
+                Plain(move || f.vcpu.kvm_get_regs(&mut regs).unwrap())
             },
             |peer| Plain(move || {
                 peer.vcpu.get_regs().unwrap();
@@ -54,9 +52,7 @@ pub const CALLS: &[Case] = &[
         kvm_get_sregs,
         |f| {
             let mut sregs = f.sregs()?;
-            Plain(move || {
-                f.vcpu.kvm_get_sregs(&mut sregs).unwrap();
-            })
+            Plain(move || f.vcpu.kvm_get_sregs(&mut sregs).unwrap())
         },
         |peer| Plain(move || {
             peer.vcpu.get_sregs().unwrap();
@@ -107,9 +103,7 @@ pub const CALLS: &[Case] = &[
         kvm_get_fpu,
         |f| {
             let mut fpu = kvm_fpu::default();
-            Plain(move || {
-                f.vcpu.kvm_get_fpu(&mut fpu).unwrap();
-            })
+            Plain(move || f.vcpu.kvm_get_fpu(&mut fpu).unwrap())
         },
         |peer| Plain(move || {
             peer.vcpu.get_fpu().unwrap();
@@ -160,7 +154,7 @@ fn by_calls<B: StaticForm>(form: &B, guest: Guest) -> Prepared<'_> {
         f.vcpu.kvm_set_sregs(&sregs).unwrap();
         f.vcpu.kvm_set_fpu(&fpu).unwrap();
     });
-    Ok(Box::new(steps.check(|f, calls| f.check_changes(calls))))
+    steps.check(|f, calls| f.check_changes(calls))
 }
 
 fn by_merged_calls<B: StaticForm>(form: &B, guest: Guest) -> Prepared<'_>
@@ -177,7 +171,7 @@ where
         let set = SetState::new().regs(&regs).sregs(&sregs).fpu(&fpu);
         f.vcpu.kvm_set_state(&set).unwrap();
     });
-    Ok(Box::new(steps.check(|f, calls| f.check_changes(calls))))
+    steps.check(|f, calls| f.check_changes(calls))
 }
 
 /// The registers that pass with a run.
@@ -203,10 +197,10 @@ fn by_sync_regs(kvm: &Ioctl, guest: Guest) -> Prepared<'_> {
         f.vcpu.kvm_set_fpu(&fpu).unwrap();
         sync(f);
     });
-    Ok(Box::new(steps.check(|f, calls| {
+    steps.check(|f, calls| {
         f.check_changes(calls)?;
         check_sregs(f)
-    })))
+    })
 }
 
 /// Runs without entering the guest, which loads dirty registers and stores valid ones.
@@ -243,9 +237,7 @@ fn by_kvm_ioctls(kvm: &KvmIoctls, guest: Guest) -> Prepared<'_> {
         vcpu.set_sregs(&sregs).unwrap();
         vcpu.set_fpu(&fpu).unwrap();
     });
-    Ok(Box::new(
-        steps.check(|peer, calls| peer.fixture.check_changes(calls)),
-    ))
+    steps.check(|peer, calls| peer.fixture.check_changes(calls))
 }
 
 /// A list of one MSR.

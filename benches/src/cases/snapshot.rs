@@ -149,7 +149,7 @@ fn by_calls<B: StaticForm>(form: &B, guest: Guest) -> Prepared<'_> {
         saved.regs.r8 += 1;
         saved.restore(&f.vcpu);
     });
-    Ok(Box::new(steps.check(|f, calls| f.check_changes(calls))))
+    steps.check(|f, calls| f.check_changes(calls))
 }
 
 /// By two merged calls.
@@ -164,5 +164,5 @@ where
         saved.regs.r8 += 1;
         saved.restore_merged(&f.vcpu);
     });
-    Ok(Box::new(steps.check(|f, calls| f.check_changes(calls))))
+    steps.check(|f, calls| f.check_changes(calls))
 }

@@ -48,9 +48,7 @@ pub const CALLS: &[Case] = &[
             |f| {
                 let (kvm, dev) = (f.kvm(), dev_kvm()?);
                 let mut list = MsrList::new(KVM_MAX_MSR_ENTRIES).context("a list of MSRs")?;
-                Plain(move || {
-                    kvm.kvm_get_msr_index_list(dev.as_fd(), &mut list).unwrap();
-                })
+                Plain(move || kvm.kvm_get_msr_index_list(dev.as_fd(), &mut list).unwrap())
             },
             |peer| {
                 let kvm = peer.kvm;

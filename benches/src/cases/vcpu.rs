@@ -88,9 +88,7 @@ fn step<B: StaticForm>(form: &B, _: Guest) -> Prepared<'_> {
         f.vcpu.kvm_get_regs(&mut regs).unwrap();
     });
     // A round has two instructions. The first counts it.
-    Ok(Box::new(steps.check(|f, calls| {
-        f.check_rounds(Mode::Real, calls.div_ceil(2))
-    })))
+    steps.check(|f, calls| f.check_rounds(Mode::Real, calls.div_ceil(2)))
 }
 
 fn debug(control: u32) -> kvm_guest_debug {

@@ -68,13 +68,13 @@ fn mapped<'b, B: StaticForm>(window: Window<'b, B>, how: impl Show<B> + 'b) -> P
         how.show(window, 0);
         how.hide(window);
     });
-    Ok(Box::new(steps.check(|(how, window), _| {
+    steps.check(|(how, window), _| {
         window.check("hidden", None)?;
         how.show(window, 0);
         window.check("shown", Some(MIDDLE))?;
         how.hide(window);
         window.check("hidden again", None)
-    })))
+    })
 }
 
 fn page_replaced<'b, B: StaticForm>(window: Window<'b, B>, how: impl Show<B> + 'b) -> Prepared<'b> {
@@ -83,13 +83,13 @@ fn page_replaced<'b, B: StaticForm>(window: Window<'b, B>, how: impl Show<B> + '
         how.replace(window);
         how.restore(window);
     });
-    Ok(Box::new(steps.check(|(how, window), _| {
+    steps.check(|(how, window), _| {
         window.check("put back", Some(MIDDLE))?;
         how.replace(window);
         window.check("replaced", Some(OTHER))?;
         how.restore(window);
         window.check("put back again", Some(MIDDLE))
-    })))
+    })
 }
 
 fn dirty_pages_fetched<'b, B: StaticForm>(
@@ -103,11 +103,11 @@ fn dirty_pages_fetched<'b, B: StaticForm>(
     let steps = steps
         .before(|(_, window, _)| assert!(window.run() == KVM_EXIT_HLT))
         .after(|(_, _, written)| assert!(*written == 1 << MIDDLE, "{written:#x}"));
-    Ok(Box::new(steps.check(|(how, window, _), _| {
+    steps.check(|(how, window, _), _| {
         let left = how.written(window);
         ensure!(left == 0, "{left:#x} is still marked as written");
         Ok(())
-    })))
+    })
 }
 
 /// The size of a page, in bytes.
