@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Result, ensure};
 use benches::Selection;
-use clap::{Args, Parser, ValueEnum};
+use clap::{Parser, ValueEnum};
 use kernel_patch::{Accel, Base};
 
 /// Compares the cost of each call and each exit for each interface of KVM.
@@ -17,12 +17,6 @@ use kernel_patch::{Accel, Base};
 /// --accel kvm they are nanoseconds on hardware.
 #[derive(Parser)]
 #[command(name = "cargo compare", bin_name = "cargo compare", version)]
-pub struct Cli {
-    #[command(flatten)]
-    pub options: Options,
-}
-
-#[derive(Args)]
 pub struct Options {
     /// Measure only null_syscall and the cases with TEXT in their names
     #[arg(long, value_name = "TEXT")]
@@ -199,8 +193,8 @@ mod tests {
         #[test]
         fn any_command_line(words in prop::collection::vec(word(), 0..8)) {
             let line = ["compare".to_owned()].into_iter().chain(words);
-            if let Ok(cli) = Cli::try_parse_from(line) {
-                let _ = cli.options.check();
+            if let Ok(options) = Options::try_parse_from(line) {
+                let _ = options.check();
             }
         }
     }

@@ -16,7 +16,7 @@ use benches::record::Record;
 use benches::{CRITERION, Selection, legend, measure, report, table};
 use clap::Parser;
 
-use crate::cli::{Cli, Options};
+use crate::cli::Options;
 use crate::files::{Output, REPORT, Results};
 use crate::machines::{KALLSYMS, MODULES};
 
@@ -26,11 +26,11 @@ const SKIP: u8 = 125;
 fn main() -> ExitCode {
     kernel_patch::init_if_first();
     kernel_patch::answer_if_called(inside);
-    let cli = Cli::parse();
-    outside(&cli.options).unwrap_or_else(|error| {
+    let options = Options::parse();
+    outside(&options).unwrap_or_else(|error| {
         eprintln!("compare: {error:#}");
         match kernel_patch::interrupt::exit_code() {
-            1 if cli.options.diff.is_some() => SKIP,
+            1 if options.diff.is_some() => SKIP,
             code => code,
         }
         .into()
@@ -74,10 +74,15 @@ fn outside(options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
+/// Prints the tables of a record, and what they were measured on.
+fn print(record: &Record) {
+    println!("{}\n{}", table::tables(record), legend::legend(record));
+}
+
 /// Shows a saved record.
 fn show(file: &Path, page: Option<Output>) -> Result<Record> {
     let record = Record::read(file)?;
-    println!("{}\n{}", table::tables(&record), legend::legend(&record));
+    print(&record);
     if let Some(page) = page {
         page.finish(&report::render(&record)?)?;
     }
@@ -87,10 +92,8 @@ fn show(file: &Path, page: Option<Output>) -> Result<Record> {
 /// Measures, and shows the record.
 fn run(options: &Options, page: Option<Output>) -> Result<Record> {
     let to_stdout = options.json.as_deref() == Some(Path::new("-"));
-    let json = match options.json.as_deref() {
-        Some(path) if !to_stdout => Some(Output::begin(path)?),
-        _ => None,
-    };
+    let json = options.json.as_deref().filter(|_| !to_stdout);
+    let json = json.map(Output::begin).transpose()?;
     let results = Results::begin(&options.kind())?;
     let (mut record, missing) = if options.native {
         (machines::natively(options, results.scratch(), false)?, 0)
@@ -106,7 +109,7 @@ fn run(options: &Options, page: Option<Output>) -> Result<Record> {
     if to_stdout {
         print!("{text}");
     } else {
-        println!("{}\n{}", table::tables(&record), legend::legend(&record));
+        print(&record);
         println!("{:<12} {}", "report", home.join(REPORT).display());
         if options.criterion() {
             let plots = home.join(CRITERION).join("report/index.html");
