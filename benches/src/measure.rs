@@ -73,17 +73,19 @@ pub fn measure(selection: &Selection, out: &Path, progress: impl Fn(&str)) -> Re
 
     let mut cases = selection.cases();
     cases.retain(|case| interfaces.can(case));
+    let figure = |exact| Figure {
+        exact,
+        ..Figure::default()
+    };
     let mut rows = Vec::new();
     for case in &cases {
         progress(case.name);
         let mut row = CaseRow::new(case);
         // One at a time, so that no other VM exists during the count.
         for (interface, prepared) in interfaces.workloads(case) {
-            let count = |mut it: Box<dyn Workload>| match exact {
-                true => exact::count(&mut *it).map(Some),
-                false => Ok(None),
-            };
-            row.add(interface, prepared.and_then(count).map(Figure::new));
+            let count =
+                |mut it: Box<dyn Workload>| exact.then(|| exact::count(&mut *it)).transpose();
+            row.add(interface, prepared.and_then(count).map(figure));
         }
         if let Some(criteria) = &mut criteria {
             let workloads = interfaces.workloads(case);
@@ -116,8 +118,7 @@ pub fn measure(selection: &Selection, out: &Path, progress: impl Fn(&str)) -> Re
             let mut row = CaseRow::new(case);
             for interface in &interfaces.open {
                 if let Some(count) = confined(interface.column(), case).transpose() {
-                    let figure = count.map(|count| Figure::new(Some(count)));
-                    row.add(interface.column().name(), figure);
+                    row.add(interface.column().name(), count.map(Some).map(figure));
                 }
             }
             rows.push(row);

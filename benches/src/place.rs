@@ -74,11 +74,16 @@ pub fn here() -> Result<Place> {
 
 fn cpu() -> Result<String> {
     let info = fs::read_to_string("/proc/cpuinfo").context("/proc/cpuinfo")?;
-    let model = info.lines().find_map(|line| {
+    let model = cpuinfo(&info, "model name").context("/proc/cpuinfo names no model")?;
+    Ok(model.into())
+}
+
+/// A value in /proc/cpuinfo, of the first processor.
+pub(crate) fn cpuinfo<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| {
         let (key, value) = line.split_once(':')?;
-        (key.trim() == "model name").then(|| value.trim().to_owned())
-    });
-    model.context("/proc/cpuinfo names no model")
+        (key.trim() == name).then(|| value.trim())
+    })
 }
 
 fn vendor_module() -> Option<String> {

@@ -40,58 +40,46 @@ pub fn attach(
         "the recorder has seen {} sections, for {figures} figures",
         sections.len()
     );
-    let mut pairs = pairs.iter();
     let code = Decoded::new(&recording.code);
     let counter = Counter::new(&code, symbols);
-    // The pieces of each figure, in the same order.
-    let mut all_pieces = Vec::new();
-    for run in &mut *runs {
+    let count = |[_, section]: &[Section; 2]| counter.count(section);
+    let counts: Vec<_> = pairs.iter().map(count).collect();
+    let estimate = |it: &Processor| {
+        let pieces = counts.iter().map(|it| &it.pieces);
+        Estimates::new(pieces, &code, &it.llvm, scratch)
+    };
+    let estimates = processor.map(estimate).transpose()?;
+    let mut recorded = pairs.iter().zip(&counts);
+    for run in runs {
+        run.processor = processor.map(|it| it.name.clone());
         let mut floor = None;
         for row in &mut run.rows {
             let is_run = row.name.starts_with("kvm_run");
-            for (_, figure) in in_order(row) {
-                let [overhead, section] = pairs.next().expect("there is a pair for each figure");
-                let stacks = stacks(overhead, section, &code, symbols)?;
+            let mut ioctl = None;
+            for (name, figure) in in_order(row) {
+                let (pair, Counts { events, pieces }) =
+                    recorded.next().expect("there is a pair for each figure");
+                let stacks = stacks(pair, &code, symbols)?;
                 let floor = floor.get_or_insert_with(|| stacks.clone());
+                let mut functions = stacks.keys().flat_map(|stack| stack.split(';'));
+                let loads_vcpu = functions.any(|it| it == VCPU_LOAD);
+                if name == "ioctl" {
+                    ioctl = Some(pieces);
+                }
                 let parts = if is_run {
                     parts(&stacks, floor)
                 } else {
                     BTreeMap::new()
                 };
-                let loads_vcpu = stacks
-                    .keys()
-                    .any(|stack| stack.split(';').any(|it| it == VCPU_LOAD));
-                let Counts { events, pieces } = counter.count(section);
-                all_pieces.push(pieces);
                 figure.profile = Some(Profile {
                     instructions: stacks.values().sum(),
-                    calls: section.calls,
+                    calls: pair[1].calls,
                     loads_vcpu,
                     parts,
-                    events,
-                    plain: None,
+                    events: events.clone(),
+                    plain: estimates.as_ref().map(|it| it.plain(pieces, ioctl)),
                     stacks,
                 });
-            }
-        }
-    }
-    let Some(processor) = processor else {
-        return Ok(());
-    };
-    let estimates = Estimates::new(all_pieces.iter(), &code, &processor.llvm, scratch)?;
-    let mut all_pieces = all_pieces.iter();
-    for run in runs {
-        run.processor = Some(processor.name.clone());
-        for row in &mut run.rows {
-            let mut ioctl = None;
-            for (name, figure) in in_order(row) {
-                let pieces = all_pieces.next().expect("each figure has pieces");
-                if name == "ioctl" {
-                    ioctl = Some(pieces);
-                }
-                if let Some(profile) = &mut figure.profile {
-                    profile.plain = Some(estimates.plain(pieces, ioctl));
-                }
             }
         }
     }
@@ -106,12 +94,7 @@ fn in_order(row: &mut CaseRow) -> Vec<(&String, &mut Figure)> {
     figures
 }
 
-fn stacks(
-    overhead: &Section,
-    section: &Section,
-    code: &Decoded,
-    symbols: &Symbols,
-) -> Result<Folded> {
+fn stacks([overhead, section]: &[Section; 2], code: &Decoded, symbols: &Symbols) -> Result<Folded> {
     let mut stacks = fold(&code.stream(&section.stream), symbols)?;
     let calling = stacks
         .get_mut(PROGRAM)

@@ -70,7 +70,7 @@ pub struct Run {
 }
 
 /// The results of one case.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct CaseRow {
     /// The name of the case, which begins with the name of the call.
     pub name: String,
@@ -84,7 +84,7 @@ pub struct CaseRow {
 }
 
 /// The cost of a case by one interface.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
     /// The exact count, if instructions can be counted.
     pub exact: Option<Count>,
@@ -121,17 +121,6 @@ pub struct Profile {
 }
 
 impl Figure {
-    /// Makes a figure of a count.
-    #[must_use]
-    pub fn new(exact: Option<Count>) -> Self {
-        let (criterion, profile) = (None, None);
-        Self {
-            exact,
-            criterion,
-            profile,
-        }
-    }
-
     /// The value to show and to compare.
     #[must_use]
     pub fn value(&self) -> Option<f64> {
@@ -144,12 +133,10 @@ impl CaseRow {
     /// Makes the row of a case, without a figure.
     #[must_use]
     pub fn new(case: &Case) -> Self {
-        let (name, own_work) = (case.name.into(), case.own_work.map(Into::into));
         Self {
-            name,
-            own_work,
-            figures: BTreeMap::new(),
-            failures: BTreeMap::new(),
+            name: case.name.into(),
+            own_work: case.own_work.map(Into::into),
+            ..Self::default()
         }
     }
 
@@ -161,11 +148,22 @@ impl CaseRow {
         }
     }
 
+    /// The value of an interface.
+    #[must_use]
+    pub fn value(&self, interface: &str) -> Option<f64> {
+        self.figures.get(interface)?.value()
+    }
+
+    /// The profile of an interface.
+    #[must_use]
+    pub fn profile(&self, interface: &str) -> Option<&Profile> {
+        self.figures.get(interface)?.profile.as_ref()
+    }
+
     /// The figure of `interface` divided by the figure of `base`.
     #[must_use]
     pub fn share(&self, interface: &str, base: &str) -> Option<f64> {
-        let value = |name: &str| self.figures.get(name)?.value();
-        Some(value(interface)? / value(base)?)
+        Some(self.value(interface)? / self.value(base)?)
     }
 }
 
@@ -182,6 +180,11 @@ impl Record {
         self.runs.iter().find(|run| run.condition() == condition)
     }
 
+    /// All runs, under whatever condition and on whatever processor.
+    pub fn all_runs(&self) -> impl Iterator<Item = &Run> {
+        self.runs.iter().chain(&self.others).chain(&self.hosts)
+    }
+
     /// Each run, on whatever processor, with a name that no other run of the record has.
     pub fn named(&self) -> impl Iterator<Item = (String, &Run)> {
         let others = self.others.iter();
@@ -194,8 +197,8 @@ impl Record {
     /// cases, so its failures do not count.
     #[must_use]
     pub fn failures(&self) -> usize {
-        let runs = self.runs.iter().chain(&self.others).chain(&self.hosts);
-        let rows = runs.filter(|run| !run.is_bochs()).flat_map(|run| &run.rows);
+        let runs = self.all_runs().filter(|run| !run.is_bochs());
+        let rows = runs.flat_map(|run| &run.rows);
         rows.map(|row| row.failures.len()).sum()
     }
 

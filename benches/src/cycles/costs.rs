@@ -8,6 +8,7 @@ use profile::Event;
 use serde::Deserialize;
 
 use super::Interval;
+use crate::place::cpuinfo;
 
 /// The data.
 const FILE: &str = include_str!("../../costs.toml");
@@ -93,17 +94,8 @@ impl Cost {
     /// From the lowest to the highest cost.
     #[must_use]
     pub fn range(&self) -> Interval {
-        let Self { low, high, .. } = *self;
-        Interval { low, high }
+        Interval::new(self.low, self.high)
     }
-}
-
-/// The numbers by which a processor is known.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Cpuid {
-    vendor: String,
-    family: u32,
-    model: u32,
 }
 
 impl Costs {
@@ -179,12 +171,10 @@ impl Costs {
         let name = event.to_string();
         let kind = name.split(' ').next().unwrap_or_default();
         [&*name, kind].into_iter().find_map(|name| {
-            let named = || {
-                let costs = self.costs.iter();
-                costs.filter(|cost| cost.events.iter().any(|it| it == name))
-            };
-            let own = named().find(|cost| cost.processors.iter().any(|it| it == processor));
-            own.or_else(|| named().find(|cost| cost.processors.is_empty()))
+            let has = |list: &[String], name: &str| list.iter().any(|it| it == name);
+            let mut named = self.costs.iter().filter(|cost| has(&cost.events, name));
+            let own = named.clone().find(|cost| has(&cost.processors, processor));
+            own.or_else(|| named.find(|cost| cost.processors.is_empty()))
         })
     }
 
@@ -204,33 +194,19 @@ impl Costs {
     /// The processor of this machine, if it is one of them.
     #[must_use]
     pub fn here(&self) -> Option<&Processor> {
-        self.by_number(&Cpuid::parse(&fs::read_to_string("/proc/cpuinfo").ok()?)?)
+        self.by_number(&fs::read_to_string("/proc/cpuinfo").ok()?)
     }
 
-    fn by_number(&self, cpuid: &Cpuid) -> Option<&Processor> {
+    /// The processor whose numbers are in /proc/cpuinfo.
+    fn by_number(&self, info: &str) -> Option<&Processor> {
+        let vendor = cpuinfo(info, "vendor_id")?;
+        let family: u32 = cpuinfo(info, "cpu family")?.parse().ok()?;
+        let model: u32 = cpuinfo(info, "model")?.parse().ok()?;
         self.processors.iter().find(|it| {
             let mut models = it.models.iter();
-            it.vendor == cpuid.vendor
-                && models.any(|[family, first, last]| {
-                    *family == cpuid.family && (first..=last).contains(&&cpuid.model)
-                })
-        })
-    }
-}
-
-impl Cpuid {
-    /// Parses /proc/cpuinfo.
-    fn parse(info: &str) -> Option<Self> {
-        let value = |name: &str| {
-            info.lines().find_map(|line| {
-                let (key, value) = line.split_once(':')?;
-                (key.trim() == name).then(|| value.trim())
-            })
-        };
-        Some(Self {
-            vendor: value("vendor_id")?.into(),
-            family: value("cpu family")?.parse().ok()?,
-            model: value("model")?.parse().ok()?,
+            let is_one =
+                |&[of, first, last]: &[u32; 3]| of == family && (first..=last).contains(&model);
+            it.vendor == vendor && models.any(is_one)
         })
     }
 }
@@ -280,7 +256,7 @@ mod tests {
     fn a_processor_is_known_by_its_numbers() {
         let costs = Costs::read().unwrap();
         let info = "vendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 1\n";
-        let name = |info: &str| Some(costs.by_number(&Cpuid::parse(info)?)?.name.clone());
+        let name = |info: &str| Some(costs.by_number(info)?.name.clone());
         assert_eq!(name(info).as_deref(), Some("AMD Zen 3"));
         assert_eq!(name(&info.replace("25", "6")), None);
         assert_eq!(name(""), None);

@@ -10,8 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use profile::{Event, Events};
 
 use super::costs::Costs;
-use super::plain::Plain;
-use crate::record::{CaseRow, Profile};
+use crate::record::CaseRow;
 
 /// A range of cycles, or of a ratio.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -23,13 +22,16 @@ pub struct Interval {
 }
 
 impl Interval {
+    /// From `low` to `high`.
+    #[must_use]
+    pub const fn new(low: f64, high: f64) -> Self {
+        Self { low, high }
+    }
+
     /// The smallest interval that contains both.
     #[must_use]
     pub fn hull(self, other: Self) -> Self {
-        Self {
-            low: self.low.min(other.low),
-            high: self.high.max(other.high),
-        }
+        Self::new(self.low.min(other.low), self.high.max(other.high))
     }
 }
 
@@ -57,6 +59,7 @@ struct Share {
 }
 
 /// The cycles of a call by a form and by the ioctl.
+#[derive(Clone)]
 pub struct Model {
     shares: BTreeMap<Term, Share>,
     /// The events that have no cost.
@@ -68,25 +71,9 @@ impl Model {
     /// not recorded with estimates of plain instructions.
     #[must_use]
     pub fn new(row: &CaseRow, form: &str, costs: &Costs, processor: &str) -> Option<Self> {
-        let of = |interface: &str| {
-            let profile = row.figures.get(interface)?.profile.as_ref()?;
-            Some((profile, profile.plain?))
-        };
-        let ((profile, plain), (ioctl, _)) = (of(form)?, of("ioctl")?);
-        Some(Self::of(plain, profile, ioctl, costs, processor))
-    }
-
-    fn of(
-        plain: Plain,
-        profile: &Profile,
-        ioctl: &Profile,
-        costs: &Costs,
-        processor: &str,
-    ) -> Self {
-        let slow = Interval {
-            low: 1.0,
-            high: costs.slowdown.high,
-        };
+        let (profile, ioctl) = (row.profile(form)?, row.profile("ioctl")?);
+        let (plain, _) = (profile.plain?, ioctl.plain?);
+        let slow = Interval::new(1.0, costs.slowdown.high);
         let common = plain.common as f64;
         let share = |cost, form, ioctl| Share { cost, form, ioctl };
         let mut shares = BTreeMap::from([
@@ -105,7 +92,7 @@ impl Model {
             let (form, ioctl) = (count(&profile.events, event), count(&ioctl.events, event));
             shares.insert(Term::Event(event.clone()), share(cost.range(), form, ioctl));
         }
-        Self { shares, missing }
+        Some(Self { shares, missing })
     }
 
     /// The events that the cycles leave out, because costs.toml has no cost of them.
@@ -117,21 +104,16 @@ impl Model {
     /// them.
     #[must_use]
     pub fn equally_slow(&self) -> Self {
-        let mut shares = self.shares.clone();
+        let mut model = self.clone();
         let plain = [Term::Common, Term::OfForm, Term::OfIoctl];
-        let plain = plain.iter().filter_map(|term| shares.remove(term));
+        let plain = plain.iter().filter_map(|term| model.shares.remove(term));
         let sum = plain.reduce(|sum, it| Share {
             form: sum.form + it.form,
             ioctl: sum.ioctl + it.ioctl,
             ..sum
         });
-        shares.extend(sum.map(|sum| (Term::Plain, sum)));
-        self.with(shares)
-    }
-
-    fn with(&self, shares: BTreeMap<Term, Share>) -> Self {
-        let missing = self.missing.clone();
-        Self { shares, missing }
+        model.shares.extend(sum.map(|sum| (Term::Plain, sum)));
+        model
     }
 
     /// The events of either call.
@@ -142,31 +124,18 @@ impl Model {
         })
     }
 
-    /// Whether either call has an event.
-    #[must_use]
-    pub fn has(&self, event: &Event) -> bool {
-        self.events().any(|it| it == event)
-    }
-
     /// The cycles of the form.
     #[must_use]
     pub fn cycles(&self) -> Interval {
-        let sum = |end: &dyn Fn(&Interval) -> f64| {
-            self.shares.values().map(|it| it.form * end(&it.cost)).sum()
-        };
-        Interval {
-            low: sum(&|it| it.low),
-            high: sum(&|it| it.high),
-        }
+        let shares = self.shares.values();
+        let low = shares.clone().map(|it| it.form * it.cost.low).sum();
+        Interval::new(low, shares.map(|it| it.form * it.cost.high).sum())
     }
 
     /// The cycles of the form divided by those of the ioctl.
     #[must_use]
     pub fn ratio(&self) -> Interval {
-        Interval {
-            low: self.extreme(false),
-            high: self.extreme(true),
-        }
+        Interval::new(self.extreme(false), self.extreme(true))
     }
 
     /// The largest or the smallest ratio. Each step begins with a ratio that is possible. Each
@@ -212,13 +181,10 @@ impl Model {
             return None;
         }
         let saves_less = |cost: f64| {
-            let mut shares = self.shares.clone();
-            let cost = Interval {
-                low: cost,
-                high: cost,
-            };
-            shares.insert(term.clone(), Share { cost, ..*it });
-            self.with(shares).ratio().low > 1.0 - share
+            let mut model = self.clone();
+            let cost = Interval::new(cost, cost);
+            model.shares.insert(term.clone(), Share { cost, ..*it });
+            model.ratio().low > 1.0 - share
         };
         let (mut low, mut high) = (0.0, LARGEST);
         if saves_less(low) {
@@ -250,10 +216,7 @@ mod tests {
 
     fn model(shares: &[(f64, f64, f64, f64)]) -> Model {
         let share = |(nth, (low, width, form, ioctl)): (usize, &(f64, f64, f64, f64))| {
-            let cost = Interval {
-                low: *low,
-                high: low + width,
-            };
+            let cost = Interval::new(*low, low + width);
             let event = Event::Instruction(nth.to_string());
             (
                 Term::Event(event),
@@ -330,10 +293,7 @@ mod tests {
 
     #[test]
     fn equal_slowness_leaves_less_open() {
-        let cost = Interval {
-            low: 1.0,
-            high: 4.0,
-        };
+        let cost = Interval::new(1.0, 4.0);
         let share = |form, ioctl| Share { cost, form, ioctl };
         let shares = [
             (Term::Common, share(100.0, 100.0)),
@@ -344,50 +304,20 @@ mod tests {
             shares: shares.into(),
             missing: BTreeSet::new(),
         };
-        assert_eq!(
-            model.ratio(),
-            Interval {
-                low: 120.0 / 220.0,
-                high: 180.0 / 130.0
-            }
-        );
+        assert_eq!(model.ratio(), Interval::new(120.0 / 220.0, 180.0 / 130.0));
         let tied = model.equally_slow();
-        assert_eq!(
-            tied.ratio(),
-            Interval {
-                low: 120.0 / 130.0,
-                high: 120.0 / 130.0
-            }
-        );
+        assert_eq!(tied.ratio(), Interval::new(120.0 / 130.0, 120.0 / 130.0));
         assert_eq!(tied.cycles(), model.cycles());
     }
 
     #[test]
     fn what_both_have_cancels() {
         let same = model(&[(1.0, 1000.0, 3.0, 3.0), (5.0, 7.0, 1.0, 1.0)]);
-        assert_eq!(
-            same.ratio(),
-            Interval {
-                low: 1.0,
-                high: 1.0
-            }
-        );
-        assert_eq!(
-            same.cycles(),
-            Interval {
-                low: 8.0,
-                high: 3015.0
-            }
-        );
+        assert_eq!(same.ratio(), Interval::new(1.0, 1.0));
+        assert_eq!(same.cycles(), Interval::new(8.0, 3015.0));
         // One has an event more.
         let more = model(&[(100.0, 0.0, 1.0, 1.0), (10.0, 10.0, 1.0, 0.0)]);
-        assert_eq!(
-            more.ratio(),
-            Interval {
-                low: 1.1,
-                high: 1.2
-            }
-        );
+        assert_eq!(more.ratio(), Interval::new(1.1, 1.2));
         let event = |nth: &str| Event::Instruction(nth.into());
         assert_eq!(more.threshold(&event("1"), 0.01), None);
         assert_eq!(more.threshold(&event("0"), 0.01), Some(0.0));

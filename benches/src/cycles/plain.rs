@@ -48,7 +48,7 @@ struct Region {
     summary_view: Summary,
 }
 
-#[derive(Deserialize)]
+#[derive(Clone, Copy, Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 struct Summary {
     instructions: u64,
@@ -88,16 +88,10 @@ impl Estimates {
         let floor = regions.get(FLOOR).context("llvm-mca knows no nop")?;
         let estimate = |(nth, piece): (usize, &Vec<u32>)| {
             let length = piece.len() as u64;
-            let region = regions.get(&nth.to_string());
-            let estimate = match region {
-                Some(it) => Estimate {
-                    cycles: it.total_cycles.saturating_sub(floor.total_cycles),
-                    unknown: length.saturating_sub(it.instructions),
-                },
-                None => Estimate {
-                    cycles: 0,
-                    unknown: length,
-                },
+            let region = regions.get(&nth.to_string()).copied().unwrap_or_default();
+            let estimate = Estimate {
+                cycles: region.total_cycles.saturating_sub(floor.total_cycles),
+                unknown: length.saturating_sub(region.instructions),
             };
             (piece.clone(), estimate)
         };

@@ -102,7 +102,7 @@ impl<'a> Cycles<'a> {
             let model = Model::new(row, "ioctl", &self.costs, run.processor.as_deref()?)?;
             let profile = row.figures.get("ioctl")?.profile.as_ref()?;
             let time = native.run.row(&row.name)?.figures.get("ioctl")?.criterion?;
-            let is_alone = !model.has(&guest)
+            let is_alone = !model.events().any(|it| *it == guest)
                 && !row.name.starts_with("kvm_run")
                 && !cases::needs_another_thread(&row.name);
             is_alone.then(|| Compared {
