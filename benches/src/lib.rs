@@ -21,6 +21,7 @@ pub mod grid;
 pub mod hosts;
 mod interface;
 mod interfaces;
+mod layout;
 pub mod legend;
 mod measure;
 pub mod parts;

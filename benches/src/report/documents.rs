@@ -124,9 +124,7 @@ pub fn readme(record: &Record) -> Result<String> {
     let place = record.runs.first().map(legend::place).unwrap_or_default();
     let cycles = Cycles::new(record)?;
     let readme = Readme {
-        label: Chart::new(record, &chart::FIRST)
-            .context("there is no row for the chart")?
-            .label(),
+        label: first_chart(record)?.label(),
         sentences: answer::sentences(record, cycles.as_ref())
             .iter()
             .map(|sentence| item(sentence))
@@ -161,9 +159,13 @@ struct Readme {
 ///
 /// If the record has nothing to show.
 pub fn chart(record: &Record) -> Result<String> {
-    Chart::new(record, &chart::FIRST)
-        .context("there is no row for the chart")?
-        .file()
+    let mut chart = first_chart(record)?;
+    chart.alone = true;
+    Ok(chart.render()?)
+}
+
+fn first_chart(record: &Record) -> Result<Chart<'_>> {
+    Chart::new(record, &chart::FIRST).context("there is no row for the chart")
 }
 
 /// docs/cycles.svg.
@@ -173,7 +175,9 @@ pub fn chart(record: &Record) -> Result<String> {
 /// If the record has no estimates of cycles.
 pub fn intervals(record: &Record) -> Result<String> {
     let cycles = Cycles::new(record)?.context("no cycles are estimated")?;
-    Intervals::new(&cycles).file()
+    let mut chart = Intervals::new(&cycles);
+    chart.alone = true;
+    Ok(chart.render()?)
 }
 
 /// The answer of the model in docs/hardware.md.
