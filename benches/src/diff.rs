@@ -2,7 +2,7 @@
 
 use anyhow::{Result, ensure};
 
-use crate::grid::{Cell, Grid};
+use crate::grid::Grid;
 use crate::record::{Record, Run, percent};
 
 /// The difference of two comparisons.
@@ -110,30 +110,20 @@ impl Diff {
     }
 
     fn grid(&self) -> Grid {
-        let row = |change: &Change| {
-            vec![
-                Cell::words(&change.name),
-                Cell::words(&change.interface),
-                Cell::words(&change.condition),
-                Cell::number(Some(format!("{:.0}", change.old))),
-                Cell::number(Some(format!("{:.0}", change.new))),
-                Cell::number(Some(format!("{:+.0}", change.new - change.old))),
-                Cell::number(Some(format!("{:+.2}", change.percent()))),
-            ]
-        };
-        let head = [
-            "call",
-            "interface",
-            "condition",
-            "old",
-            "new",
-            "change",
-            "in %",
-        ];
-        Grid {
-            rows: self.changed.iter().map(row).collect(),
-            ..Grid::new(head)
+        let words = ["call", "interface", "condition"];
+        let numbers = ["old", "new", "change", "in %"];
+        let mut grid = Grid::new(words.into_iter().chain(numbers));
+        for it in &self.changed {
+            let numbers = [
+                format!("{:.0}", it.old),
+                format!("{:.0}", it.new),
+                format!("{:+.0}", it.new - it.old),
+                format!("{:+.2}", it.percent()),
+            ];
+            let words = [&it.name, &it.interface, &it.condition];
+            grid.push(words, numbers.map(Some));
         }
+        grid
     }
 }
 
@@ -150,7 +140,7 @@ fn figures(run: &Run) -> impl Iterator<Item = (&str, &str, f64)> {
 }
 
 fn find(run: Option<&Run>, name: &str, interface: &str) -> Option<f64> {
-    run?.row(name)?.figures.get(interface)?.value()
+    run?.row(name)?.value(interface)
 }
 
 #[cfg(test)]

@@ -42,6 +42,37 @@ impl Cell {
     }
 }
 
+/// A table with a title.
+#[derive(Clone, Debug)]
+pub struct Section {
+    /// The name of the section in links.
+    pub id: String,
+    /// The title, often a question.
+    pub title: String,
+    /// The text above the table.
+    pub text: String,
+    /// The table.
+    pub grid: Grid,
+}
+
+impl Section {
+    /// A section with a table. `None` if the table has no rows.
+    pub fn new(
+        id: impl Into<String>,
+        title: impl Into<String>,
+        text: impl Into<String>,
+        grid: Grid,
+    ) -> Option<Self> {
+        let (id, title, text) = (id.into(), title.into(), text.into());
+        (!grid.rows.is_empty()).then_some(Self {
+            id,
+            title,
+            text,
+            grid,
+        })
+    }
+}
+
 impl Grid {
     /// A table with these columns, and no rows yet.
     pub fn new<S: Into<String>>(head: impl IntoIterator<Item = S>) -> Self {
@@ -51,11 +82,15 @@ impl Grid {
         }
     }
 
-    /// Adds a row of a name and numbers. A missing number is an empty cell.
-    pub fn push(&mut self, name: &str, numbers: impl IntoIterator<Item = Option<String>>) {
-        let name = [Cell::words(name)].into_iter();
+    /// Adds a row of words and numbers. A missing number is an empty cell.
+    pub fn push<S: Into<String>>(
+        &mut self,
+        words: impl IntoIterator<Item = S>,
+        numbers: impl IntoIterator<Item = Option<String>>,
+    ) {
+        let words = words.into_iter().map(Cell::words);
         let numbers = numbers.into_iter().map(Cell::number);
-        self.rows.push(name.chain(numbers).collect());
+        self.rows.push(words.chain(numbers).collect());
     }
 
     /// Whether a column has numbers in it.
@@ -93,7 +128,7 @@ mod tests {
     #[test]
     fn both_forms_have_the_cells_in_place() {
         let mut grid = Grid::new(["call", "ioctl"]);
-        grid.push("kvm_get_regs", [Some("1248".into())]);
+        grid.push(["kvm_get_regs"], [Some("1248".into())]);
         assert_eq!(
             grid.markdown(),
             "| call         | ioctl |\n|--------------|-------|\n| kvm_get_regs |  1248 |\n"

@@ -6,10 +6,10 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
-use crate::grid::{Cell, Grid};
+use crate::grid::{Grid, Section};
 use crate::place::Place;
 use crate::record::{Record, Run};
-use crate::table::{self, Section};
+use crate::table::{self, ratio};
 use crate::{cases, chart};
 
 /// The profile of one host.
@@ -62,10 +62,8 @@ impl Host {
     /// If it has not.
     pub fn check(&self, place: &Place) -> Result<()> {
         for (vulnerability, expected) in &self.shows {
-            let state = place
-                .mitigations
-                .get(vulnerability)
-                .map_or("nothing", |it| it);
+            let state = place.mitigations.get(vulnerability);
+            let state = state.map_or("nothing", |it| it);
             ensure!(
                 state.contains(&**expected),
                 "the kernel does not take the paths of {}: {vulnerability} is {state:?}, not {expected:?}",
@@ -80,42 +78,33 @@ impl Host {
 /// The first section says what was forced.
 #[must_use]
 pub fn sections(record: &Record) -> Vec<Section> {
-    if record.hosts.is_empty() {
-        return Vec::new();
+    let rows = chart::FIRST.iter().filter_map(|name| shares(record, name));
+    forced(&record.hosts).into_iter().chain(rows).collect()
+}
+
+/// A case on each host.
+fn shares(record: &Record, name: &str) -> Option<Section> {
+    let hosts = record.hosts.iter();
+    let rows: Vec<_> = hosts
+        .filter_map(|run| Some((run, run.row(name)?)))
+        .collect();
+    let has = |form: &&str| rows.iter().any(|(_, row)| row.figures.contains_key(*form));
+    let forms: Vec<_> = table::forms().filter(has).collect();
+    if forms.is_empty() {
+        return None;
     }
-    let mut sections = vec![forced(&record.hosts)];
-    for name in chart::FIRST {
-        let rows = record
-            .hosts
-            .iter()
-            .filter_map(|run| Some((run, run.row(name)?)));
-        let rows: Vec<_> = rows.collect();
-        let forms = table::forms();
-        let forms =
-            forms.filter(|form| rows.iter().any(|(_, row)| row.figures.contains_key(*form)));
-        let forms: Vec<_> = forms.collect();
-        if forms.is_empty() {
-            continue;
-        }
-        let mut grid = Grid::new([&["host", "ioctl"], &forms[..]].concat());
-        for (run, row) in rows {
-            let shares = forms.iter().map(|form| {
-                let share = row.share(form, "ioctl")?;
-                Some(format!("{share:.3}"))
-            });
-            grid.push(
-                host(run),
-                [table::value(row, "ioctl")].into_iter().chain(shares),
-            );
-        }
-        sections.push(Section {
-            id: format!("hosts-{name}"),
-            title: format!("{name} with the mitigations of hosts"),
-            text: table::summary_text(record.unit),
-            grid,
-        });
+    let mut grid = Grid::new([&["host", "ioctl"], &forms[..]].concat());
+    for (run, row) in rows {
+        let ioctl = [table::value(row, "ioctl")].into_iter();
+        let shares = forms.iter().map(|form| ratio(row, form, "ioctl"));
+        grid.push([host(run)], ioctl.chain(shares));
     }
-    sections
+    Section::new(
+        format!("hosts-{name}"),
+        format!("{name} with the mitigations of hosts"),
+        table::summary_text(record.unit),
+        grid,
+    )
 }
 
 fn host(run: &Run) -> &str {
@@ -123,26 +112,24 @@ fn host(run: &Run) -> &str {
     build.and_then(|it| it.host.as_deref()).unwrap_or_default()
 }
 
-fn forced(hosts: &[Run]) -> Section {
+fn forced(hosts: &[Run]) -> Option<Section> {
     let known = all().unwrap_or_default();
     let mut grid = Grid::new(["host", "emulator", "what is forced"]);
     for run in hosts {
         let name = host(run);
         if let Some(host) = known.iter().find(|it| it.name == name) {
-            let cells = [&*host.name, &*host.accel, &*host.forces];
-            grid.rows.push(cells.map(Cell::words).into());
+            grid.push([&host.name, &host.accel, &host.forces], []);
         }
     }
-    Section {
-        id: "hosts".into(),
-        title: "Mitigations as hosts have them".into(),
-        text: "The emulated processors have few vulnerabilities, and few of the features that \
-               mitigations need. Here, the kernel is forced to take the paths that it takes on \
-               hosts, by the parameters in benches/hosts.toml. An instruction that costs \
-               thousands of cycles there counts as one."
-            .into(),
+    Section::new(
+        "hosts",
+        "Mitigations as hosts have them",
+        "The emulated processors have few vulnerabilities, and few of the features that \
+         mitigations need. Here, the kernel is forced to take the paths that it takes on \
+         hosts, by the parameters in benches/hosts.toml. An instruction that costs \
+         thousands of cycles there counts as one.",
         grid,
-    }
+    )
 }
 
 #[cfg(test)]

@@ -74,13 +74,9 @@ pub fn machine(run: &Run) -> String {
     let indent = " ".repeat(13);
     let options = textwrap::Options::new(88).subsequent_indent(&indent);
     let lines = place(run).into_iter();
+    let lines = lines.map(|(name, value)| format!("{name:<12} {value}"));
     lines
-        .map(|(name, value)| {
-            format!(
-                "\n{}",
-                textwrap::fill(&format!("{name:<12} {value}"), &options)
-            )
-        })
+        .map(|line| format!("\n{}", textwrap::fill(&line, &options)))
         .collect()
 }
 
@@ -91,11 +87,8 @@ fn mitigations(run: &Run) -> String {
         Some(build) => format!("{}: ", build.mitigations),
         None => String::new(),
     };
-    let affected: Vec<_> = place
-        .mitigations
-        .iter()
-        .filter(|(_, state)| *state != "Not affected")
-        .map(|(name, state)| format!("{name} ({state})"))
-        .collect();
-    format!("{requested}{}", affected.join(", "))
+    let affected = place.mitigations.iter();
+    let affected = affected.filter(|(_, state)| *state != "Not affected");
+    let affected = affected.map(|(name, state)| format!("{name} ({state})"));
+    requested + &affected.collect::<Vec<_>>().join(", ")
 }

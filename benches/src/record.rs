@@ -275,7 +275,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{legend, report, table};
+    use crate::{legend, report};
 
     /// The kept record.
     const RECORD: &str = include_str!("../../docs/results.json");
@@ -318,7 +318,7 @@ mod tests {
                 json[at] = byte;
             }
             if let Ok(record) = serde_json::from_slice::<Record>(&json) {
-                let _ = table::tables(&record);
+                let _ = report::documents::tables(&record);
                 let _ = legend::legend(&record);
                 let _ = report::render(&record);
             }

@@ -1,24 +1,9 @@
 //! The tables of a comparison, one for each question. Each fits on a screen.
 
 use crate::counter::Unit;
-use crate::grid::{Cell, Grid};
-use crate::hosts;
+use crate::grid::{Grid, Section};
 use crate::interface::{Column, INTERFACES};
 use crate::record::{CaseRow, Figure, Record, Run};
-use crate::vendors;
-
-/// A question, and the table that answers it.
-#[derive(Clone, Debug)]
-pub struct Section {
-    /// The name of the section in links.
-    pub id: String,
-    /// The question.
-    pub title: String,
-    /// The text above the table.
-    pub text: String,
-    /// The table.
-    pub grid: Grid,
-}
 
 /// One interface compared with others.
 struct Question {
@@ -89,44 +74,12 @@ pub(crate) fn is_summary(row: &str) -> bool {
     SUMMARY.contains(&row)
 }
 
-/// All tables in Markdown, with the summary last.
-#[must_use]
-pub fn tables(record: &Record) -> String {
-    let Some(first) = record.runs.first() else {
-        return "Nothing was measured.\n".into();
-    };
-    let mut all = [questions(first, record.unit), conditions(record)].concat();
-    all.extend(vendors::sections(record));
-    all.extend(hosts::sections(record));
-    all.extend(vendors::failures(record));
-    let mut text = String::new();
-    for Section {
-        title,
-        text: what,
-        grid,
-        ..
-    } in all
-    {
-        text.push_str(&format!("{title}. {what}\n\n{}\n", grid.markdown()));
-    }
-    if let Some(grid) = record.runs.first().and_then(summary) {
-        text.push_str(&format!(
-            "Summary. {}\n\n{}",
-            summary_text(record.unit),
-            grid.markdown()
-        ));
-    }
-    text
-}
-
 /// A few rows that stand for all, if they were measured.
 #[must_use]
 pub fn summary(run: &Run) -> Option<Grid> {
     let rows: Vec<_> = SUMMARY.iter().filter_map(|name| run.row(name)).collect();
-    let columns: Vec<_> = columns(&rows)
-        .into_iter()
-        .filter(|name| *name != KVM_IOCTLS)
-        .collect();
+    let mut columns = columns(&rows);
+    columns.retain(|name| *name != KVM_IOCTLS);
     if columns.len() < 2 {
         return None;
     }
@@ -134,7 +87,7 @@ pub fn summary(run: &Run) -> Option<Grid> {
     for row in rows {
         let first = [value_and_spread(row, columns[0])].into_iter();
         let others = columns[1..].iter().map(|name| percent(row, name));
-        grid.push(&row.name, first.chain(others));
+        grid.push([&row.name], first.chain(others));
     }
     Some(grid)
 }
@@ -150,20 +103,12 @@ pub fn summary_text(unit: Unit) -> String {
 pub fn questions(run: &Run, unit: Unit) -> Vec<Section> {
     let (own_work, calls): (Vec<_>, Vec<_>) =
         run.rows.iter().partition(|row| row.own_work.is_some());
-    let mut sections: Vec<_> = QUESTIONS
-        .iter()
-        .filter_map(|question| {
-            // The tables below have ioctl, syscall and kvm-ioctls for these rows.
-            let rows = if question.beside().is_some() {
-                [&calls[..], &own_work[..]].concat()
-            } else {
-                calls.clone()
-            };
-            question.section(unit, &rows)
-        })
-        .collect();
-    sections.extend(own_work_sections(unit, &own_work));
-    sections
+    let sections = QUESTIONS.iter().filter_map(|question| {
+        // The tables below have ioctl, syscall and kvm-ioctls for these rows.
+        let also = question.beside().map_or(&[][..], |_| &own_work[..]);
+        question.section(unit, &[&calls[..], also].concat())
+    });
+    sections.chain(own_work_sections(unit, &own_work)).collect()
 }
 
 impl Question {
@@ -180,10 +125,8 @@ impl Question {
             return None;
         }
         // The first question has the calls that no form replaces, too.
-        let rows: Vec<_> = rows
-            .iter()
-            .filter(|row| self.column == Column::Syscall || has(row))
-            .collect();
+        let rows = rows.iter();
+        let rows = rows.filter(|row| self.column == Column::Syscall || has(row));
         let mut grid = Grid::new([format!("call, {unit}"), "ioctl".into()]);
         grid.head.extend(beside.map(String::from));
         grid.head.push(form.into());
@@ -194,23 +137,16 @@ impl Question {
             let figures = bases.clone().chain([form]);
             let figures = figures.map(|name| value_and_spread(row, name));
             let ratios = bases.map(|base| ratio(row, form, base));
-            grid.push(&row.name, figures.chain(ratios));
+            grid.push([&row.name], figures.chain(ratios));
         }
-        Some(Section {
-            id: form.into(),
-            title: self.title.into(),
-            text: self.text.into(),
-            grid,
-        })
+        Section::new(form, self.title, self.text, grid)
     }
 }
 
 /// The calls whose own work outweighs the interface: their figures, and the work.
 fn own_work_sections(unit: Unit, rows: &[&CaseRow]) -> Vec<Section> {
-    let columns: Vec<_> = columns(rows)
-        .into_iter()
-        .filter(|name| ["ioctl", "syscall", KVM_IOCTLS].contains(name))
-        .collect();
+    let mut columns = columns(rows);
+    columns.retain(|name| ["ioctl", "syscall", KVM_IOCTLS].contains(name));
     if columns.is_empty() {
         return Vec::new();
     }
@@ -230,26 +166,22 @@ fn own_work_sections(unit: Unit, rows: &[&CaseRow]) -> Vec<Section> {
                 cells.push(ratio(row, name, "ioctl"));
             }
         }
-        figures.push(&row.name, cells);
+        figures.push([&row.name], cells);
         let own = row.own_work.as_deref().unwrap_or_default();
-        work.rows
-            .push(vec![Cell::words(&row.name), Cell::words(own)]);
+        work.push([&*row.name, own], []);
     }
     let title = "Calls whose own work outweighs the interface";
-    vec![
-        Section {
-            id: "own-work".into(),
-            title: title.into(),
-            text: "The ratio of such a row says little about the interface.".into(),
-            grid: figures,
-        },
-        Section {
-            id: "the-work".into(),
-            title: format!("{title}: the work"),
-            text: "This work dominates the cost of the call.".into(),
-            grid: work,
-        },
-    ]
+    let says_little = "The ratio of such a row says little about the interface.";
+    let sections = [
+        Section::new("own-work", title, says_little, figures),
+        Section::new(
+            "the-work",
+            format!("{title}: the work"),
+            "This work dominates the cost of the call.",
+            work,
+        ),
+    ];
+    sections.into_iter().flatten().collect()
 }
 
 /// If there is more than one condition: the figures under each, and the ratios of each
@@ -262,49 +194,42 @@ pub fn conditions(record: &Record) -> Vec<Section> {
     let everywhere = |row: &&CaseRow| record.runs.iter().all(|run| run.row(&row.name).is_some());
     let rows: Vec<_> = first.rows.iter().filter(everywhere).collect();
     let columns = columns(&rows);
-    let mut sections = Vec::new();
-    for form in columns.iter().skip(1) {
-        sections.push(under_all(record, &rows, form));
-    }
-    for run in &record.runs {
-        sections.push(under_one(record.unit, run, &rows, &columns));
-    }
-    sections
+    let forms = columns.iter().skip(1);
+    let forms = forms.filter_map(|form| under_all(record, &rows, form));
+    let runs = record.runs.iter();
+    let runs = runs.filter_map(|run| under_one(record.unit, run, &rows, &columns));
+    forms.chain(runs).collect()
 }
 
-fn under_all(record: &Record, rows: &[&CaseRow], form: &str) -> Section {
+fn under_all(record: &Record, rows: &[&CaseRow], form: &str) -> Option<Section> {
     let conditions = record.runs.iter().map(Run::condition);
     let conditions = conditions.map(|it| it.replace("mitigations ", "").replace("seccomp ", ""));
     let mut grid = Grid::new([format!("{form} / ioctl")].into_iter().chain(conditions));
     for row in rows.iter().filter(|row| row.figures.contains_key(form)) {
-        let ratios = record.runs.iter().map(|run| {
-            let row = run.row(&row.name)?;
-            ratio(row, form, "ioctl")
-        });
-        grid.push(&row.name, ratios);
+        let runs = record.runs.iter();
+        let ratios = runs.map(|run| ratio(run.row(&row.name)?, form, "ioctl"));
+        grid.push([&row.name], ratios);
     }
-    Section {
-        id: format!("conditions-{form}"),
-        title: format!("Mitigations and seccomp: {form}"),
-        text: format!(
-            "The columns have {form} as a share of ioctl, by mitigations and seccomp filter."
-        ),
+    Section::new(
+        format!("conditions-{form}"),
+        format!("Mitigations and seccomp: {form}"),
+        format!("The columns have {form} as a share of ioctl, by mitigations and seccomp filter."),
         grid,
-    }
+    )
 }
 
-fn under_one(unit: Unit, run: &Run, rows: &[&CaseRow], columns: &[&str]) -> Section {
+fn under_one(unit: Unit, run: &Run, rows: &[&CaseRow], columns: &[&str]) -> Option<Section> {
     let mut grid = Grid::new([format!("call, {unit}")]);
     grid.head.extend(columns.iter().map(|it| String::from(*it)));
     for row in rows.iter().filter_map(|row| run.row(&row.name)) {
-        grid.push(&row.name, columns.iter().map(|it| value(row, it)));
+        grid.push([&row.name], columns.iter().map(|it| value(row, it)));
     }
-    Section {
-        id: run.condition().replace(", ", "-").replace(' ', "-"),
-        title: format!("Figures with {}", run.condition()),
-        text: "Every interface, on the calls that a vCPU's thread makes.".into(),
+    Section::new(
+        run.condition().replace(", ", "-").replace(' ', "-"),
+        format!("Figures with {}", run.condition()),
+        "Every interface, on the calls that a vCPU's thread makes.",
         grid,
-    }
+    )
 }
 
 /// The interfaces that have a figure in any of these rows.
@@ -315,8 +240,7 @@ fn columns(rows: &[&CaseRow]) -> Vec<&'static str> {
 
 /// The figure of an interface, without a unit.
 pub fn value(row: &CaseRow, interface: &str) -> Option<String> {
-    let value = row.figures.get(interface)?.value()?;
-    Some(format!("{value:.0}"))
+    Some(format!("{:.0}", row.value(interface)?))
 }
 
 fn value_and_spread(row: &CaseRow, interface: &str) -> Option<String> {
@@ -324,7 +248,8 @@ fn value_and_spread(row: &CaseRow, interface: &str) -> Option<String> {
     Some(value(row, interface)? + &spread)
 }
 
-fn ratio(row: &CaseRow, interface: &str, base: &str) -> Option<String> {
+/// The figure of an interface divided by the figure of another.
+pub(crate) fn ratio(row: &CaseRow, interface: &str, base: &str) -> Option<String> {
     Some(format!("{:.3}", row.share(interface, base)?))
 }
 

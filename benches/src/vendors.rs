@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use crate::grid::{Cell, Grid};
+use crate::grid::{Grid, Section};
 use crate::record::{CaseRow, Record, Run};
-use crate::table::{self, Section};
+use crate::table::{self, ratio, value};
 
 /// The width, in characters, of the reasons of failures.
 const WIDTH: usize = 60;
@@ -24,12 +24,12 @@ pub fn sections(record: &Record) -> Vec<Section> {
 fn summary(record: &Record, other: &Run) -> Option<Section> {
     let vendor = other.vendor();
     let text = table::summary_text(record.unit);
-    Some(Section {
-        id: vendor.to_lowercase(),
-        title: format!("The same calls on {vendor}"),
-        text: format!("{}. {text}", other.measured_on.cpu),
-        grid: table::summary(other)?,
-    })
+    Section::new(
+        vendor.to_lowercase(),
+        format!("The same calls on {vendor}"),
+        format!("{}. {text}", other.measured_on.cpu),
+        table::summary(other)?,
+    )
 }
 
 /// The rows and forms with another share of ioctl. A share differs because the form saves
@@ -43,51 +43,37 @@ fn differences(usual: &Run, other: &Run) -> Option<Section> {
             .extend([&*ioctl, "saved", "/ioctl"].map(String::from));
     }
     // The rows in real mode repeat the others.
-    let rows = usual
-        .rows
-        .iter()
-        .filter(|row| row.own_work.is_none() && !row.name.ends_with("_real_mode"));
-    for row in rows {
-        let Some(also) = other.row(&row.name) else {
-            continue;
-        };
+    let rows = usual.rows.iter();
+    let rows = rows.filter(|row| row.own_work.is_none() && !row.name.ends_with("_real_mode"));
+    for both in rows.filter_map(|row| Some([row, other.row(&row.name)?])) {
         for form in table::forms() {
-            let rows = [row, also];
-            let shares = rows.map(|row| row.share(form, "ioctl"));
-            let [Some(one), Some(two)] = shares else {
-                continue;
-            };
-            if (one - two).abs() < DIFFERENCE {
-                continue;
+            if let [Some(one), Some(two)] = both.map(|row| row.share(form, "ioctl"))
+                && (one - two).abs() >= DIFFERENCE
+            {
+                let numbers = both.iter().flat_map(|row| numbers(row, form));
+                grid.push([&*both[0].name, form], numbers);
             }
-            let numbers = rows
-                .iter()
-                .flat_map(|row| numbers(row, form))
-                .map(Cell::number);
-            let names = [Cell::words(&row.name), Cell::words(form)];
-            grid.rows.push(names.into_iter().chain(numbers).collect());
         }
     }
     let [usual, other] = vendors;
-    (!grid.rows.is_empty()).then(|| Section {
-        id: format!("{}-differs", other.to_lowercase()),
-        title: format!("Where the answer depends on the vendor: {usual} or {other}"),
-        text: format!(
+    Section::new(
+        format!("{}-differs", other.to_lowercase()),
+        format!("Where the answer depends on the vendor: {usual} or {other}"),
+        format!(
             "The rows whose share of ioctl differs by at least {DIFFERENCE} between the two. The \
              share depends on the instructions that the form saves, and on those of the ioctl."
         ),
         grid,
-    })
+    )
 }
 
 /// The figure of ioctl, what a form saves of it, and the form's share.
 fn numbers(row: &CaseRow, form: &str) -> [Option<String>; 3] {
-    let value = |interface: &str| row.figures.get(interface)?.value();
-    let saved = || Some(value("ioctl")? - value(form)?);
+    let saved = || Some(row.value("ioctl")? - row.value(form)?);
     [
-        value("ioctl").map(|it| format!("{it:.0}")),
+        value(row, "ioctl"),
         saved().map(|it| format!("{it:.0}")),
-        row.share(form, "ioctl").map(|it| format!("{it:.3}")),
+        ratio(row, form, "ioctl"),
     ]
 }
 
@@ -95,12 +81,7 @@ fn numbers(row: &CaseRow, form: &str) -> [Option<String>; 3] {
 #[must_use]
 pub fn failures(record: &Record) -> Option<Section> {
     let mut grid = Grid::new(["case", "processor", "why"]);
-    for run in record
-        .runs
-        .iter()
-        .chain(&record.others)
-        .chain(&record.hosts)
-    {
+    for run in record.all_runs() {
         for row in &run.rows {
             let mut whys: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
             for (interface, why) in &row.failures {
@@ -110,17 +91,16 @@ pub fn failures(record: &Record) -> Option<Section> {
                 let why = format!("{} ({})", why, interfaces.join(", "));
                 let mut names = [&*row.name, run.vendor()];
                 for line in textwrap::wrap(&why, WIDTH) {
-                    let cells = [names[0], names[1], &*line];
-                    grid.rows.push(cells.map(Cell::words).into());
+                    grid.push([names[0], names[1], &*line], []);
                     names = [""; 2];
                 }
             }
         }
     }
-    (!grid.rows.is_empty()).then(|| Section {
-        id: "failures".into(),
-        title: "Cases that failed".into(),
-        text: "The processor, or its emulator, does not do what these cases expect.".into(),
+    Section::new(
+        "failures",
+        "Cases that failed",
+        "The processor, or its emulator, does not do what these cases expect.",
         grid,
-    })
+    )
 }

@@ -2,9 +2,10 @@
 
 use std::borrow::Borrow;
 use std::fmt::Display;
+use std::mem::take;
 
 use super::cycles::Cycles;
-use crate::grid::{Cell, Grid};
+use crate::grid::Grid;
 use crate::parts::Part;
 use crate::record::{CaseRow, Profile, Record, Run, percent};
 use crate::table::value;
@@ -67,27 +68,16 @@ const CLAIMS: [Claim; 5] = [
     },
 ];
 
-/// Rows of a form, and the form that they are compared with.
-type Compared = (&'static str, &'static [&'static str]);
-
-/// The comparisons of each form.
-const FORMS: [(&str, &[Compared]); 6] = [
-    (
-        "syscall",
-        &[("ioctl", &[EXIT, REGS, REGISTERS, LOOP, SAVED])],
-    ),
-    ("merged", &[("syscall", &[REGISTERS, LOOP, SAVED])]),
-    ("ranges", &[("syscall", &[REPLACED, MAPPED, FETCHED])]),
-    ("files", &[("syscall", &[REGS, REGISTERS, LOOP, SAVED])]),
-    (
-        "bound",
-        &[
-            ("syscall", &[EXIT, REGS]),
-            ("merged", &[REGISTERS, LOOP, SAVED]),
-            ("ioctl", &["kick", "interrupt_by_another_thread"]),
-        ],
-    ),
-    ("sync-regs", &[("ioctl", &[LOOP, REGISTERS])]),
+/// The comparisons of each form: the form, the form that it is compared with, and the rows.
+const FORMS: [(&str, &str, &[&str]); 8] = [
+    ("syscall", "ioctl", &[EXIT, REGS, REGISTERS, LOOP, SAVED]),
+    ("merged", "syscall", &[REGISTERS, LOOP, SAVED]),
+    ("ranges", "syscall", &[REPLACED, MAPPED, FETCHED]),
+    ("files", "syscall", &[REGS, REGISTERS, LOOP, SAVED]),
+    ("bound", "syscall", &[EXIT, REGS]),
+    ("bound", "merged", &[REGISTERS, LOOP, SAVED]),
+    ("bound", "ioctl", &["kick", "interrupt_by_another_thread"]),
+    ("sync-regs", "ioctl", &[LOOP, REGISTERS]),
 ];
 
 /// The work of a row, as the end of a sentence.
@@ -119,20 +109,15 @@ pub fn sentences(record: &Record, cycles: Option<&Cycles<'_>>) -> Vec<String> {
 
 impl Claim {
     fn sentence(&self, record: &Record, run: &Run, cycles: Option<&Cycles<'_>>) -> Option<String> {
-        let rows = self.rows.iter().filter_map(|name| run.row(name));
-        let shares = rows.filter_map(|row| Some((row, row.share(self.after, self.before)?)));
-        let mut parts: Vec<_> = shares
-            .enumerate()
-            .map(|(nth, (row, share))| {
-                let (words, work) = (words(share), work(&row.name));
-                if nth == 0 {
-                    let Self { than, .. } = self;
-                    format!("{words} {} than {than} for {work}", record.unit)
-                } else {
-                    format!("{words} for {work}")
-                }
-            })
-            .collect();
+        // Only the first figure has its unit, and the form that it is compared with.
+        let mut than = format!(" {} than {}", record.unit, self.than);
+        let mut parts = Vec::new();
+        for row in self.rows.iter().filter_map(|name| run.row(name)) {
+            if let Some(share) = row.share(self.after, self.before) {
+                let (words, than) = (words(share), take(&mut than));
+                parts.push(format!("{words}{than} for {}", work(&row.name)));
+            }
+        }
         let last = parts.pop()?;
         let list = match &parts[..] {
             [] => last,
@@ -175,21 +160,15 @@ fn sync_regs(run: &Run) -> Option<String> {
 /// The figures of a form, each compared with the form that differs from it in the least.
 pub fn form(record: &Record, form: &str) -> Option<Grid> {
     let run = record.runs.first()?;
-    let (_, compared) = FORMS.iter().find(|(name, _)| *name == form)?;
     let title = format!("row, {}", record.unit);
     let mut grid = Grid::new([&*title, "compared with", "before", form, "change"]);
-    for (before, rows) in *compared {
+    for (_, before, rows) in FORMS.into_iter().filter(|(name, ..)| *name == form) {
         for row in rows.iter().filter_map(|name| run.row(name)) {
-            let Some(share) = row.share(form, before) else {
-                continue;
-            };
-            grid.rows.push(vec![
-                Cell::words(&row.name),
-                Cell::words(*before),
-                Cell::number(value(row, before)),
-                Cell::number(value(row, form)),
-                Cell::number(Some(format!("{:+.1} %", percent(share)))),
-            ]);
+            if let Some(share) = row.share(form, before) {
+                let change = Some(format!("{:+.1} %", percent(share)));
+                let numbers = [value(row, before), value(row, form), change];
+                grid.push([&*row.name, before], numbers);
+            }
         }
     }
     (!grid.rows.is_empty()).then_some(grid)
@@ -205,16 +184,15 @@ pub(super) fn exit(run: &Run) -> Option<&CaseRow> {
 /// remove.
 pub fn remains(record: &Record) -> Option<(Grid, String)> {
     let row = exit(record.runs.first()?)?;
-    let profile = |name| row.figures.get(name)?.profile.as_ref();
-    let (ioctl, bound) = (profile("ioctl")?, profile("bound")?);
+    let (ioctl, bound) = (row.profile("ioctl")?, row.profile("bound")?);
     let count = |profile: &Profile, part| profile.parts.get(&part).copied();
     let mut grid = Grid::new([&*format!("part of {}", row.name), "ioctl", "bound"]);
     for part in Part::ALL {
         let of = |profile| Some(count(profile, part).unwrap_or_default().to_string());
-        grid.push(part.title(), [of(ioctl), of(bound)]);
+        grid.push([part.title()], [of(ioctl), of(bound)]);
     }
     let sum = |profile: &Profile| Some(profile.instructions.to_string());
-    grid.push("sum", [sum(ioctl), sum(bound)]);
+    grid.push(["sum"], [sum(ioctl), sum(bound)]);
     let kept = bound
         .instructions
         .checked_sub(count(bound, Part::Entry)?)?

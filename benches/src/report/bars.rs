@@ -12,7 +12,6 @@ use crate::record::{CaseRow, Profile};
 #[derive(Template)]
 #[template(path = "bars.svg")]
 pub struct Bars<'a> {
-    /// The name of the case.
     pub name: &'a str,
     /// The name of each interface, and its profile.
     pub profiles: Vec<(&'static str, &'a Profile)>,
@@ -39,7 +38,7 @@ const FITS: f64 = 7.0;
 
 /// The bars of a row, if it has parts.
 pub fn bars(row: &CaseRow) -> Option<Bars<'_>> {
-    let profile = |name| Some((name, row.figures.get(name)?.profile.as_ref()?));
+    let profile = |name| Some((name, row.profile(name)?));
     let mut profiles: Vec<_> = INTERFACES.into_iter().filter_map(profile).collect();
     profiles.retain(|(_, profile)| !profile.parts.is_empty());
     Some(Bars {

@@ -1,4 +1,5 @@
-//! The parts of README.md and docs/ that are made from a record, in Markdown.
+//! The documents that are made from a record: the printed tables, and parts of README.md
+//! and docs/.
 
 use anyhow::{Context, Result};
 use askama::Template;
@@ -12,15 +13,31 @@ use super::{answer, events};
 use crate::case::{Case, ONE_CALL};
 use crate::cases;
 use crate::chart::{self, Chart};
-use crate::grid::{Cell, Grid};
-use crate::hosts;
-use crate::legend;
+use crate::grid::{Grid, Section};
 use crate::record::Record;
-use crate::table::{self, Section};
-use crate::vendors;
+use crate::{hosts, legend, table, vendors};
 
 /// The width of the documents.
 const WIDTH: usize = 88;
+
+/// All tables of a record in Markdown, with the summary last.
+#[must_use]
+pub fn tables(record: &Record) -> String {
+    let Some(first) = record.runs.first() else {
+        return "Nothing was measured.\n".into();
+    };
+    let questions = table::questions(first, record.unit);
+    let all = [questions, table::conditions(record), vendors(record)].concat();
+    let mut text: String = all
+        .iter()
+        .map(|it| format!("{}. {}\n\n{}\n", it.title, it.text, it.grid.markdown()))
+        .collect();
+    if let Some(grid) = table::summary(first) {
+        let summary = table::summary_text(record.unit);
+        text += &format!("Summary. {summary}\n\n{}", grid.markdown());
+    }
+    text
+}
 
 /// docs/results.md. `before` is the record of the release of Linux before.
 ///
@@ -109,7 +126,7 @@ fn rows() -> Grid {
     let mut grid = Grid::new(["row", "work"]);
     for Case { name, work, .. } in cases::all() {
         if *work != ONE_CALL && !name.ends_with("_real_mode") {
-            grid.rows.push(vec![Cell::words(*name), Cell::words(*work)]);
+            grid.push([*name, *work], []);
         }
     }
     grid
@@ -121,7 +138,8 @@ fn rows() -> Grid {
 ///
 /// If the record has nothing to show.
 pub fn readme(record: &Record) -> Result<String> {
-    let place = record.runs.first().map(legend::place).unwrap_or_default();
+    let run = record.runs.first().context("the record has no run")?;
+    let place = legend::place(run);
     let cycles = Cycles::new(record)?;
     let readme = Readme {
         label: first_chart(record)?.label(),
@@ -130,11 +148,7 @@ pub fn readme(record: &Record) -> Result<String> {
             .map(|sentence| item(sentence))
             .collect(),
         text: wrap(&table::summary_text(record.unit)),
-        summary: record
-            .runs
-            .first()
-            .and_then(table::summary)
-            .context("there is no row for the summary")?,
+        summary: table::summary(run).context("there is no row for the summary")?,
         place: place
             .iter()
             .map(|(name, value)| item(&format!("{name}: {value}")))

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 
 use profile::{Event, Events};
 
-use crate::grid::Grid;
+use crate::grid::{Grid, Section};
 use crate::record::{CaseRow, Record};
-use crate::table::{self, Section};
+use crate::table;
 
 /// A section for each row of the first run that `show` wants, and whose events were
 /// recorded.
@@ -19,7 +19,7 @@ pub fn sections(record: &Record, show: impl Fn(&CaseRow) -> bool) -> Vec<Section
 
 fn section(row: &CaseRow) -> Option<Section> {
     let of = |interface: &str| {
-        let events = &row.figures.get(interface)?.profile.as_ref()?.events;
+        let events = &row.profile(interface)?.events;
         (!events.is_empty()).then_some(events)
     };
     let ioctl = of("ioctl")?;
@@ -38,16 +38,15 @@ fn section(row: &CaseRow) -> Option<Section> {
             (change != 0).then(|| format!("{change:+}"))
         });
         let before = [Some(before.to_string())].into_iter();
-        grid.push(&event.to_string(), before.chain(changes));
+        grid.push([event.to_string()], before.chain(changes));
     }
-    Some(Section {
-        id: format!("events-{}", row.name),
-        title: format!("Events of {}", row.name),
-        text: "The column ioctl has the number of events in the kernel during one call. The other \
-               columns have the difference from it; a cell is empty where there is none."
-            .into(),
+    Section::new(
+        format!("events-{}", row.name),
+        format!("Events of {}", row.name),
+        "The column ioctl has the number of events in the kernel during one call. The other \
+         columns have the difference from it; a cell is empty where there is none.",
         grid,
-    })
+    )
 }
 
 fn number(events: &Events, event: &Event) -> i64 {

@@ -1,43 +1,37 @@
 //! Flame graphs and differential flame graphs.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use anyhow::{Context, Result};
 use inferno::{differential, flamegraph};
 use profile::Folded;
 use roxmltree::{Document, ParsingOptions};
 
+use super::functions::{by_function, change};
 use crate::grid::Grid;
 use crate::interface::INTERFACES;
-use crate::record::Run;
+use crate::record::{Profile, Run};
 
 /// The graphs of one call.
 pub struct Flames<'a> {
-    /// The case's name.
     pub name: &'a str,
     /// One for each interface.
-    pub graphs: Vec<Graph>,
+    pub graphs: Vec<Graph<'a>>,
     /// One for each interface but the first, compared with the first.
     pub differences: Vec<Difference>,
 }
 
 /// The instructions of one call by one interface.
-pub struct Graph {
-    /// The interface.
+pub struct Graph<'a> {
     pub name: &'static str,
-    /// The number of instructions.
-    pub instructions: u64,
-    /// The number of calls that executed exactly these instructions.
-    pub calls: u64,
+    pub profile: &'a Profile,
     /// The number of calls in total.
     pub of: u64,
-    /// The picture.
     pub svg: String,
 }
 
 /// The difference between another interface and the first.
 pub struct Difference {
-    /// The interface.
     pub name: &'static str,
     /// The picture of the first, with the instructions that go away.
     pub gone: String,
@@ -56,30 +50,24 @@ pub fn of(run: &Run) -> Result<Vec<Flames<'_>>> {
     let mut flames = Vec::new();
     for row in &run.rows {
         let mut graphs = Vec::new();
-        let mut stacks = Vec::new();
         for name in INTERFACES {
-            let Some(figure) = row.figures.get(name) else {
-                continue;
-            };
-            let Some(profile) = figure.profile.as_ref().filter(|it| !it.stacks.is_empty()) else {
-                continue;
-            };
-            graphs.push(Graph {
-                name,
-                instructions: profile.instructions,
-                calls: profile.calls,
-                of: figure.exact.as_ref().map_or(0, |count| count.calls),
-                svg: draw(&lines(&profile.stacks), false)?,
-            });
-            stacks.push((name, &profile.stacks));
+            if let Some(figure) = row.figures.get(name)
+                && let Some(profile) = &figure.profile
+                && !profile.stacks.is_empty()
+            {
+                graphs.push(Graph {
+                    name,
+                    profile,
+                    of: figure.exact.as_ref().map_or(0, |count| count.calls),
+                    svg: draw(&lines(&profile.stacks), false)?,
+                });
+            }
         }
-        let differences = match &stacks[..] {
+        let differences = match &graphs[..] {
             [] => continue,
-            [("ioctl", first), others @ ..] => {
+            [first, others @ ..] if first.name == "ioctl" => {
                 let others = others.iter();
-                others
-                    .map(|(name, other)| difference(name, first, other))
-                    .collect()
+                others.map(|it| difference(first.profile, it)).collect()
             }
             _ => Ok(Vec::new()),
         };
@@ -92,7 +80,8 @@ pub fn of(run: &Run) -> Result<Vec<Flames<'_>>> {
     Ok(flames)
 }
 
-fn difference(name: &'static str, first: &Folded, other: &Folded) -> Result<Difference> {
+fn difference(first: &Profile, other: &Graph<'_>) -> Result<Difference> {
+    let (name, first, other) = (other.name, &first.stacks, &other.profile.stacks);
     let (a, b) = (aligned(first, other), aligned(other, first));
     let picture = |from, to, negated| -> Result<String> {
         let mut both = Vec::new();
@@ -126,23 +115,11 @@ fn aligned(stacks: &Folded, other: &Folded) -> Folded {
 
 /// The functions whose own instructions differ, the largest difference first.
 fn functions(name: &str, first: &Folded, other: &Folded) -> Grid {
-    let mut functions: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
-    let leaf = |stack: &str| stack.rfind(';').map_or(0, |at| at + 1);
-    for (stack, count) in first {
-        functions.entry(&stack[leaf(stack)..]).or_default().0 += count;
-    }
-    for (stack, count) in other {
-        functions.entry(&stack[leaf(stack)..]).or_default().1 += count;
-    }
-    let mut changed: Vec<_> = functions.into_iter().filter(|(_, (a, b))| a != b).collect();
-    changed.sort_by_key(|(_, (a, b))| std::cmp::Reverse(a.abs_diff(*b)));
     let mut grid = Grid::new(["function", "ioctl", name, "difference"]);
-    for (function, (a, b)) in changed {
-        let difference = format!("{:+}", i128::from(b) - i128::from(a));
-        grid.push(
-            function,
-            [a.to_string(), b.to_string(), difference].map(Some),
-        );
+    for (function, counts @ [before, after]) in by_function(first, other) {
+        if before != after {
+            grid.push([function], change(counts));
+        }
     }
     grid
 }

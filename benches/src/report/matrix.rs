@@ -9,7 +9,6 @@ use crate::seccomp::Seccomp;
 
 /// The cost of seccomp for one exit.
 pub struct Filtering {
-    /// The case.
     pub name: String,
     /// The instructions of seccomp for the ioctl, and those of the filter's program.
     pub ioctl: (u64, u64),
@@ -26,15 +25,12 @@ const SECCOMP: [&str; 3] = [
 
 /// The cost of the filter for an exit, if it was recorded.
 pub fn filtering(record: &Record) -> Option<Filtering> {
-    let run = record
-        .runs
-        .iter()
-        .find(|run| run.seccomp == Seccomp::Allowlist)?;
+    let mut runs = record.runs.iter();
+    let run = runs.find(|run| run.seccomp == Seccomp::Allowlist)?;
     let row = answer::exit(run).or_else(|| run.row("kvm_get_regs"))?;
     let cost = |interface: &str| {
-        let stacks = &row.figures.get(interface)?.profile.as_ref()?.stacks;
-        let all = below(stacks, &SECCOMP);
-        Some((all, below(stacks, &[BPF])))
+        let stacks = &row.profile(interface)?.stacks;
+        Some((below(stacks, &SECCOMP), below(stacks, &[BPF])))
     };
     Some(Filtering {
         name: row.name.clone(),

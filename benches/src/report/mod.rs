@@ -6,6 +6,7 @@ mod cycles;
 pub mod documents;
 mod events;
 mod flames;
+mod functions;
 mod intervals;
 mod matrix;
 mod releases;
@@ -21,12 +22,12 @@ use self::intervals::Intervals;
 use self::matrix::Filtering;
 use crate::chart::{self, Chart};
 use crate::counter::Unit;
-use crate::grid::Grid;
+use crate::grid::{Grid, Section};
 use crate::interface::INTERFACES;
 use crate::legend;
 use crate::parts::Part;
 use crate::record::{self, Figure, Record, Run};
-use crate::table::{self, Section};
+use crate::table;
 
 /// Renders a record.
 ///
@@ -130,30 +131,20 @@ fn difference(record: &Record) -> Option<u64> {
 
 /// For each interface, the exact counts with criterion's estimates beside them.
 fn criterion(record: &Record, run: &Run) -> Vec<Section> {
-    let mut sections = Vec::new();
-    for name in INTERFACES {
-        let unit = record.unit;
-        let mut grid = Grid::new([&*format!("call, {unit}"), "exact", "mean", "95 %"]);
+    let title = format!("call, {}", record.unit);
+    let section = |name: &str| {
+        let mut grid = Grid::new([&*title, "exact", "mean", "95 %"]);
         for row in &run.rows {
-            let figure = row.figures.get(name);
-            let exact = figure.and_then(|it| it.exact.as_ref());
-            let estimate = figure.and_then(|it| it.criterion);
-            let (Some(exact), Some(estimate)) = (exact, estimate) else {
-                continue;
-            };
-            let (low, high) = estimate.interval;
-            let (mean, interval) = (estimate.mean, format!("{low:.1} to {high:.1}"));
-            let numbers = [exact.mode.to_string(), format!("{mean:.1}"), interval];
-            grid.push(&row.name, numbers.map(Some));
+            if let Some(figure) = row.figures.get(name)
+                && let (Some(exact), Some(estimate)) = (&figure.exact, figure.criterion)
+            {
+                let (low, high) = estimate.interval;
+                let (mean, interval) = (estimate.mean, format!("{low:.1} to {high:.1}"));
+                let numbers = [exact.mode.to_string(), format!("{mean:.1}"), interval];
+                grid.push([&row.name], numbers.map(Some));
+            }
         }
-        if !grid.rows.is_empty() {
-            sections.push(Section {
-                id: format!("estimates-{name}"),
-                title: name.into(),
-                text: String::new(),
-                grid,
-            });
-        }
-    }
-    sections
+        Section::new(format!("estimates-{name}"), name, "", grid)
+    };
+    INTERFACES.into_iter().filter_map(section).collect()
 }

@@ -1,16 +1,13 @@
 //! What has changed from one release of Linux to the next: two records of the same cases.
 
-use std::collections::{BTreeMap, BTreeSet};
-
-use profile::fold::Folded;
-
 use super::answer;
-use crate::grid::{Cell, Grid};
+use super::functions::{by_function, change};
+use crate::grid::{Grid, Section};
 use crate::interface::INTERFACES;
 use crate::legend;
 use crate::parts::Part;
 use crate::record::{CaseRow, Profile, Record, Run, percent};
-use crate::table::{self, Section};
+use crate::table::{self, ratio, value};
 
 /// The figures whose functions the documents show: a row, and an interface.
 const BY_FUNCTION: [(&str, &str); 3] = [
@@ -71,11 +68,13 @@ impl<'a> Releases<'a> {
     /// The rows that stand for all, and where the instructions of some of them went.
     #[must_use]
     pub fn summary(&self) -> Vec<Section> {
-        let mut sections = vec![self.without_mitigations(), self.with_mitigations()];
-        sections.extend(self.parts());
-        let functions = BY_FUNCTION.into_iter();
-        sections.extend(functions.filter_map(|(row, interface)| self.functions(row, interface)));
-        sections
+        let sections = [
+            self.without_mitigations(),
+            self.with_mitigations(),
+            self.parts(),
+        ];
+        let functions = BY_FUNCTION.map(|(row, interface)| self.functions(row, interface));
+        sections.into_iter().chain(functions).flatten().collect()
     }
 
     /// Every row of every interface.
@@ -91,23 +90,21 @@ impl<'a> Releases<'a> {
     }
 
     /// What the code has become.
-    fn without_mitigations(&self) -> Section {
-        Section {
-            id: "releases".into(),
-            title: self.title(""),
-            text:
-                "Both releases have the series, and were measured in the same machine without CPU\n\
-                   vulnerability mitigations, because each release chooses\n\
-                   [its own](#releases-mitigations) for a processor. [releases.md](releases.md)\n\
-                   has every row. The page of\n\
-                   [the series](../kernel-patch/linux-7.3/README.md#the-exit-path) has the reasons."
-                    .into(),
-            grid: self.shares([self.old, self.new]),
-        }
+    fn without_mitigations(&self) -> Option<Section> {
+        Section::new(
+            "releases",
+            self.title(""),
+            "Both releases have the series, and were measured in the same machine without CPU\n\
+             vulnerability mitigations, because each release chooses\n\
+             [its own](#releases-mitigations) for a processor. [releases.md](releases.md)\n\
+             has every row. The page of\n\
+             [the series](../kernel-patch/linux-7.3/README.md#the-exit-path) has the reasons.",
+            self.shares([self.old, self.new]),
+        )
     }
 
     /// What a host with such a processor gets.
-    fn with_mitigations(&self) -> Section {
+    fn with_mitigations(&self) -> Option<Section> {
         let [old, new] = self.usual.map(|run| &run.measured_on.mitigations);
         let differ = old.iter().filter_map(|(name, old)| {
             let new = new.get(name).filter(|new| *new != old)?;
@@ -116,35 +113,34 @@ impl<'a> Releases<'a> {
                 "\n- `{name}`: \"{old}\" on {older}, \"{new}\" on {newer}"
             ))
         });
-        Section {
-            id: "releases-mitigations".into(),
-            title: self.title(", with the mitigations that each chooses"),
-            text: format!(
+        Section::new(
+            "releases-mitigations",
+            self.title(", with the mitigations that each chooses"),
+            format!(
                 "The same rows with mitigations on. These are not the same in both releases:\n{}",
                 differ.collect::<String>()
             ),
-            grid: self.shares(self.usual),
-        }
+            self.shares(self.usual),
+        )
+    }
+
+    /// The heads of the columns of [`cells`].
+    fn heads(&self) -> [String; 5] {
+        let [old, new] = self.names();
+        let [old_share, new_share] = [&old, &new].map(|name| format!("/ioctl on {name}"));
+        [old, new, "change".into(), old_share, new_share]
     }
 
     /// The cost of ioctl, and the share of each form, in two runs.
     fn shares(&self, [before, after]: [&Run; 2]) -> Grid {
-        let [old, new] = self.names();
-        let head = [format!("call, {}", self.unit), "interface".into(), old, new];
-        let head = head.into_iter().chain([
-            "change".into(),
-            format!("/ioctl on {}", self.names()[0]),
-            format!("/ioctl on {}", self.names()[1]),
-        ]);
-        let mut grid = Grid::new(head);
+        let head = [format!("call, {}", self.unit), "interface".into()];
+        let mut grid = Grid::new(head.into_iter().chain(self.heads()));
         let rows = rows(before, after);
         for (before, after) in rows.filter(|(_, row)| table::is_summary(&row.name)) {
             for interface in INTERFACES.into_iter().filter(|it| *it != table::KVM_IOCTLS) {
-                let Some(cells) = cells(before, after, interface) else {
-                    continue;
-                };
-                let name = [&*after.name, interface].map(Cell::words);
-                grid.rows.push(name.into_iter().chain(cells).collect());
+                if let Some(cells) = cells(before, after, interface) {
+                    grid.push([&*after.name, interface], cells);
+                }
             }
         }
         grid
@@ -153,26 +149,17 @@ impl<'a> Releases<'a> {
     /// The parts of an exit on both.
     fn parts(&self) -> Option<Section> {
         let [old, new] = self.names();
-        let interfaces = ["ioctl", "bound"];
-        let columns = interfaces.iter().flat_map(|interface| {
+        let mut grid = Grid::new(["part"]);
+        let mut profiles = Vec::new();
+        for interface in ["ioctl", "bound"] {
             let columns = [&old, &new].map(|name| format!("{interface}, {name}"));
-            columns.into_iter().chain(["change".into()])
-        });
-        let mut grid = Grid::new(["part".to_owned()].into_iter().chain(columns));
-        let profiles = |interface: &str| {
-            let profile = |run| profile(run, answer::EXIT, interface);
-            Some((profile(self.old)?, profile(self.new)?))
-        };
-        let profiles: Vec<_> = interfaces
-            .into_iter()
-            .map(profiles)
-            .collect::<Option<_>>()?;
+            grid.head.extend(columns);
+            grid.head.push("change".into());
+            profiles.push(self.profiles(answer::EXIT, interface)?);
+        }
         let mut push = |title: &str, count: &dyn Fn(&Profile) -> u64| {
-            let counts = profiles.iter().map(|(old, new)| (count(old), count(new)));
-            grid.push(
-                title,
-                counts.flat_map(|(old, new)| change(old, new)).map(Some),
-            );
+            let counts = profiles.iter().map(|both| both.map(count));
+            grid.push([title], counts.flat_map(change));
         };
         for part in Part::ALL {
             push(part.title(), &|it| {
@@ -180,80 +167,61 @@ impl<'a> Releases<'a> {
             });
         }
         push("sum", &|it| it.instructions);
-        Some(Section {
-            id: "releases-parts".into(),
-            title: self.title(": the parts of an exit"),
-            text: format!(
+        Section::new(
+            "releases-parts",
+            self.title(": the parts of an exit"),
+            format!(
                 "The {} of {} by part. [profile.md](profile.md) says how they are recorded.",
                 self.unit,
                 answer::EXIT
             ),
             grid,
-        })
+        )
+    }
+
+    /// The profiles of a figure on both.
+    fn profiles(&self, row: &str, interface: &str) -> Option<[&Profile; 2]> {
+        let profile = |run: &'a Run| run.row(row)?.profile(interface);
+        Some([profile(self.old)?, profile(self.new)?])
     }
 
     /// The functions of a figure that have changed the most.
     fn functions(&self, row: &str, interface: &str) -> Option<Section> {
-        let functions = |run| Some(by_function(&profile(run, row, interface)?.stacks));
-        let (old, new) = (functions(self.old)?, functions(self.new)?);
-        let names: BTreeSet<_> = old.keys().chain(new.keys()).copied().collect();
-        let count = |side: &BTreeMap<_, _>, name| side.get(name).copied().unwrap_or_default();
-        let mut counts: Vec<(&str, u64, u64)> = names
-            .into_iter()
-            .map(|name| (name, count(&old, name), count(&new, name)))
-            .collect();
-        let sum = counts
-            .iter()
-            .fold((0, 0), |sum, it| (sum.0 + it.1, sum.1 + it.2));
-        counts.sort_by_key(|(_, old, new)| std::cmp::Reverse(old.abs_diff(*new)));
-        let others = counts.split_off(counts.len().min(FUNCTIONS));
-        let others = others
-            .iter()
-            .fold((0, 0), |sum, it| (sum.0 + it.1, sum.1 + it.2));
+        let [old, new] = self.profiles(row, interface)?;
+        let mut counts = by_function(&old.stacks, &new.stacks);
+        let sum = total(&counts);
+        let others = total(&counts.split_off(counts.len().min(FUNCTIONS)));
+        counts.extend([("all others", others), ("sum", sum)]);
 
-        let mut grid = Grid::new(["function".to_owned()].into_iter().chain(self.names()));
-        grid.head.push("change".into());
-        for (name, old, new) in counts {
-            grid.push(name, change(old, new).map(Some));
+        let [old, new] = self.names();
+        let mut grid = Grid::new(["function", &old, &new, "change"]);
+        for (name, counts) in counts {
+            grid.push([name], change(counts));
         }
-        grid.push("all others", change(others.0, others.1).map(Some));
-        grid.push("sum", change(sum.0, sum.1).map(Some));
-        Some(Section {
-            id: format!("releases-{row}-{interface}"),
-            title: self.title(&format!(": {row} by {interface}, by function")),
-            text: format!(
+        Section::new(
+            format!("releases-{row}-{interface}"),
+            self.title(&format!(": {row} by {interface}, by function")),
+            format!(
                 "The {FUNCTIONS} functions whose own {} have changed the most. A function\n\
                  that the compiler has inlined counts for its caller.",
                 self.unit
             ),
             grid,
-        })
+        )
     }
 
     /// Every row of an interface.
     fn rows_by(&self, interface: &str) -> Option<Section> {
-        let [old, new] = self.names();
-        let head = [format!("call, {}", self.unit), old, new, "change".into()];
-        let mut grid = Grid::new(head);
-        let shares = interface != "ioctl";
-        if shares {
-            let heads = self.names().map(|name| format!("/ioctl on {name}"));
-            grid.head.extend(heads);
-        }
+        // Ioctl has no share of itself.
+        let columns = if interface == "ioctl" { 3 } else { 5 };
+        let call = [format!("call, {}", self.unit)].into_iter();
+        let mut grid = Grid::new(call.chain(self.heads().into_iter().take(columns)));
         for (before, after) in rows(self.old, self.new) {
-            let Some(cells) = cells(before, after, interface) else {
-                continue;
-            };
-            let cells = cells.into_iter().take(if shares { 5 } else { 3 });
-            let name = [Cell::words(&after.name)];
-            grid.rows.push(name.into_iter().chain(cells).collect());
+            if let Some(cells) = cells(before, after, interface) {
+                grid.push([&after.name], cells.into_iter().take(columns));
+            }
         }
-        (!grid.rows.is_empty()).then(|| Section {
-            id: interface.into(),
-            title: format!("By {interface}"),
-            text: String::new(),
-            grid,
-        })
+        Section::new(interface, format!("By {interface}"), "", grid)
     }
 }
 
@@ -264,42 +232,21 @@ fn rows<'a>(old: &'a Run, new: &'a Run) -> impl Iterator<Item = (&'a CaseRow, &'
 }
 
 /// The figures of both by an interface, the change, and the shares of ioctl.
-fn cells(before: &CaseRow, after: &CaseRow, interface: &str) -> Option<[Cell; 5]> {
-    let old = before.figures.get(interface)?.value()?;
-    let new = after.figures.get(interface)?.value()?;
-    let share = |row: &CaseRow| {
-        let share = row
-            .share(interface, "ioctl")
-            .filter(|_| interface != "ioctl");
-        share.map(|it| format!("{it:.3}"))
-    };
-    let texts = [
-        Some(format!("{old:.0}")),
-        Some(format!("{new:.0}")),
-        Some(format!("{:+.1} %", percent(new / old))),
+fn cells(before: &CaseRow, after: &CaseRow, interface: &str) -> Option<[Option<String>; 5]> {
+    let change = after.value(interface)? / before.value(interface)?;
+    let share = |row| ratio(row, interface, "ioctl").filter(|_| interface != "ioctl");
+    Some([
+        value(before, interface),
+        value(after, interface),
+        Some(format!("{:+.1} %", percent(change))),
         share(before),
         share(after),
-    ];
-    Some(texts.map(Cell::number))
+    ])
 }
 
-fn change(old: u64, new: u64) -> [String; 3] {
-    let change = new.cast_signed() - old.cast_signed();
-    [old.to_string(), new.to_string(), format!("{change:+}")]
-}
-
-fn profile<'a>(run: &'a Run, row: &str, interface: &str) -> Option<&'a Profile> {
-    run.row(row)?.figures.get(interface)?.profile.as_ref()
-}
-
-/// The instructions of each function itself.
-fn by_function(stacks: &Folded) -> BTreeMap<&str, u64> {
-    let mut counts = BTreeMap::new();
-    for (stack, count) in stacks {
-        let function = stack.rsplit(';').next().unwrap_or_default();
-        *counts.entry(function).or_default() += count;
-    }
-    counts
+/// The sums of counts.
+fn total(counts: &[(&str, [u64; 2])]) -> [u64; 2] {
+    [0, 1].map(|side| counts.iter().map(|(_, it)| it[side]).sum())
 }
 
 #[cfg(test)]

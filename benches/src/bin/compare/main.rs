@@ -13,7 +13,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, ensure};
 use benches::diff::Diff;
 use benches::record::Record;
-use benches::{CRITERION, Selection, legend, measure, report, table};
+use benches::report::{self, documents};
+use benches::{CRITERION, Selection, legend, measure};
 use clap::Parser;
 
 use crate::cli::Options;
@@ -76,7 +77,7 @@ fn outside(options: &Options) -> Result<ExitCode> {
 
 /// Prints the tables of a record, and what they were measured on.
 fn print(record: &Record) {
-    println!("{}\n{}", table::tables(record), legend::legend(record));
+    println!("{}\n{}", documents::tables(record), legend::legend(record));
 }
 
 /// Shows a saved record.

@@ -12,8 +12,9 @@ use super::answer::{EXIT, listed, work};
 use crate::chart;
 use crate::cycles::costs::Cost;
 use crate::cycles::{Costs, Interval, Model};
-use crate::record::{CaseRow, Record};
-use crate::table::{self, Section};
+use crate::grid::Section;
+use crate::record::{CaseRow, Record, Run};
+use crate::table;
 
 /// The events whose cost decides how much a form saves, and what they are.
 const DECISIVE: [(&str, &str); 2] = [("wrmsr IA32_PRED_CMD", "IBPB"), ("vmrun", "vmrun")];
@@ -22,14 +23,24 @@ const LEAST: f64 = 0.01;
 
 /// A form of a row on one host.
 pub struct Modelled<'a> {
-    /// The row.
     pub row: &'a CaseRow,
-    /// The form.
     pub form: &'static str,
-    /// The processor of the host.
     pub processor: &'a str,
-    /// The model.
     pub model: Model,
+}
+
+impl<'a> Modelled<'a> {
+    /// The model of a row. `None` if the run has no estimates for it.
+    fn new(run: &'a Run, row: &str, form: &'static str, costs: &Costs) -> Option<Self> {
+        let (row, processor) = (run.row(row)?, run.processor.as_deref()?);
+        let model = Model::new(row, form, costs, processor)?;
+        Some(Self {
+            row,
+            form,
+            processor,
+            model,
+        })
+    }
 }
 
 /// The models of a record's hosts.
@@ -51,19 +62,8 @@ impl<'a> Cycles<'a> {
         let mut modelled = Vec::new();
         for name in chart::FIRST {
             for form in table::forms() {
-                for run in &record.hosts {
-                    let Some((row, processor)) = run.row(name).zip(run.processor.as_deref()) else {
-                        continue;
-                    };
-                    if let Some(model) = Model::new(row, form, &costs, processor) {
-                        modelled.push(Modelled {
-                            row,
-                            form,
-                            processor,
-                            model,
-                        });
-                    }
-                }
+                let on = |run| Modelled::new(run, name, form, &costs);
+                modelled.extend(record.hosts.iter().filter_map(on));
             }
         }
         Ok((!modelled.is_empty()).then_some(Self {
@@ -93,21 +93,17 @@ impl<'a> Cycles<'a> {
 
     /// All tables.
     pub fn sections(&self) -> Vec<Section> {
-        let rows = chart::FIRST.iter();
-        let mut sections: Vec<_> = rows.filter_map(|row| self.ratios(row)).collect();
-        sections.extend(self.thresholds());
-        sections.extend(self.reality());
-        sections.push(self.used());
-        sections
+        let rows = chart::FIRST.map(|row| self.ratios(row));
+        let others = [self.thresholds(), self.reality(), self.used()];
+        rows.into_iter().chain(others).flatten().collect()
     }
 
     /// What the model answers: for each row which forms save cycles, and then the costs that
     /// decide how much they save.
     pub fn answer(&self) -> Vec<String> {
         let rows = chart::FIRST.iter().filter_map(|row| self.savings(row));
-        let costs = DECISIVE
-            .iter()
-            .filter_map(|(event, title)| self.limits(event, title));
+        let costs = DECISIVE.iter();
+        let costs = costs.filter_map(|(event, title)| self.limits(event, title));
         rows.chain(costs).chain(self.missing()).collect()
     }
 
@@ -141,9 +137,8 @@ impl<'a> Cycles<'a> {
     fn limits(&self, event: &str, title: &str) -> Option<String> {
         let event = Event::from(String::from(event));
         let limit = |form| {
-            let limits = self
-                .of(EXIT, form)
-                .map(|it| it.model.threshold(&event, LEAST));
+            let limits = self.of(EXIT, form);
+            let limits = limits.map(|it| it.model.threshold(&event, LEAST));
             let limits: Vec<_> = limits.collect::<Option<_>>()?;
             let most = limits.into_iter().reduce(f64::max)?;
             Some(format!("{form} from {most:.0} cycles on"))

@@ -5,10 +5,9 @@ use profile::Event;
 use super::{Cycles, cycles};
 use crate::cases;
 use crate::cycles::{Interval, Model};
-use crate::grid::Grid;
+use crate::grid::{Grid, Section};
 use crate::record::{Native, Run};
 use crate::seccomp::Seccomp;
-use crate::table::Section;
 
 /// A call that was modelled and measured.
 struct Compared<'a> {
@@ -85,14 +84,9 @@ impl<'a> Cycles<'a> {
                 format!("{:.0} ± {:.0}", it.measured, it.spread),
                 deviation,
             ];
-            grid.push(it.name, numbers.map(Some));
+            grid.push([it.name], numbers.map(Some));
         }
-        (!rows.is_empty()).then(|| Section {
-            id: "cycles-reality".into(),
-            title: "The model and a processor".into(),
-            text,
-            grid,
-        })
+        Section::new("cycles-reality", "The model and a processor", text, grid)
     }
 
     /// The calls by ioctl that need no guest, and were both modelled and measured.
@@ -100,7 +94,7 @@ impl<'a> Cycles<'a> {
         let guest = Event::from(String::from("vmrun"));
         let rows = run.rows.iter().filter_map(|row| {
             let model = Model::new(row, "ioctl", &self.costs, run.processor.as_deref()?)?;
-            let profile = row.figures.get("ioctl")?.profile.as_ref()?;
+            let profile = row.profile("ioctl")?;
             let time = native.run.row(&row.name)?.figures.get("ioctl")?.criterion?;
             let is_alone = !model.events().any(|it| *it == guest)
                 && !row.name.starts_with("kvm_run")
