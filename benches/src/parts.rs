@@ -24,6 +24,16 @@ pub enum Part {
     Return,
 }
 
+/// The class of the colour of each part in the style sheet, and its title.
+const NAMES: [(&str, &str); 6] = [
+    ("floor", "floor"),
+    ("entry", "entry and dispatch"),
+    ("run-loop", "KVM's run loop"),
+    ("state", "FPU and state switch"),
+    ("guest", "guest"),
+    ("return", "return to user space"),
+];
+
 /// The function that runs a vCPU, by each interface.
 const RUN: &str = "kvm_arch_vcpu_ioctl_run";
 
@@ -67,27 +77,13 @@ impl Part {
     /// The class of its colour in the style sheet.
     #[must_use]
     pub fn class(self) -> &'static str {
-        match self {
-            Self::Floor => "floor",
-            Self::Entry => "entry",
-            Self::RunLoop => "run-loop",
-            Self::State => "state",
-            Self::Guest => "guest",
-            Self::Return => "return",
-        }
+        NAMES[self as usize].0
     }
 
     /// The title.
     #[must_use]
     pub fn title(self) -> &'static str {
-        match self {
-            Self::Floor => "floor",
-            Self::Entry => "entry and dispatch",
-            Self::RunLoop => "KVM's run loop",
-            Self::State => "FPU and state switch",
-            Self::Guest => "guest",
-            Self::Return => "return to user space",
-        }
+        NAMES[self as usize].1
     }
 
     /// The rule by which an instruction belongs to the part.

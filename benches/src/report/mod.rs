@@ -18,16 +18,9 @@ use jiff::Timestamp;
 use self::bars::Bars;
 use self::cycles::Cycles;
 use self::flames::Flames;
-use self::intervals::Intervals;
-use self::matrix::Filtering;
-use crate::chart::{self, Chart};
-use crate::counter::Unit;
 use crate::grid::{Grid, Section};
 use crate::interface::INTERFACES;
-use crate::legend;
-use crate::parts::Part;
-use crate::record::{self, Figure, Record, Run};
-use crate::table;
+use crate::record::{Figure, Record, Run};
 
 /// Renders a record.
 ///
@@ -39,36 +32,12 @@ use crate::table;
 pub fn render(record: &Record) -> Result<String> {
     let run = record.runs.first().context("the record has no run")?;
     let ended = Timestamp::from_second(i64::try_from(record.time)?)?;
-    let cycles = Cycles::new(record)?;
     let report = Report {
+        record,
+        run,
         ended: ended.strftime("%-d %B %Y, %H:%M UTC").to_string(),
-        answer: answer::sentences(record, cycles.as_ref())
-            .iter()
-            .map(|sentence| sentence.replace(" %", "\u{a0}%"))
-            .collect(),
-        chart: Chart::new(record, &chart::FIRST),
-        exits: Chart::new(record, &chart::EXITS),
-        work: Chart::new(record, &chart::WORK),
-        summary: table::summary(run),
-        summary_text: table::summary_text(record.unit),
-        meaning: legend::meaning(record.unit),
-        counted: record.unit == Unit::Instructions,
-        questions: table::questions(run, record.unit),
-        bars: run.rows.iter().filter_map(bars::bars).collect(),
-        parts: Part::ALL,
-        remains: answer::remains(record).map(|(_, sentence)| sentence),
-        events: events::sections(record, |row| row.own_work.is_none()),
         flames: flames::of(run)?,
-        conditions: table::conditions(record),
-        filtering: matrix::filtering(record),
-        vendors: documents::vendors(record),
-        intervals: cycles.as_ref().map(Intervals::new),
-        cycles_answer: cycles.as_ref().map(Cycles::answer).unwrap_or_default(),
-        cycles: cycles.as_ref().map(Cycles::sections).unwrap_or_default(),
-        place: legend::place(run),
-        difference: difference(record),
-        criterion: criterion(record, run),
-        native: record.native.as_ref().map(Native::new),
+        cycles: Cycles::new(record)?,
     };
     Ok(report.render()?)
 }
@@ -76,45 +45,27 @@ pub fn render(record: &Record) -> Result<String> {
 #[derive(Template)]
 #[template(path = "report.html")]
 struct Report<'a> {
+    record: &'a Record,
+    /// The run under the usual condition.
+    run: &'a Run,
     ended: String,
-    answer: Vec<String>,
-    chart: Option<Chart<'a>>,
-    exits: Option<Chart<'a>>,
-    work: Option<Chart<'a>>,
-    summary: Option<Grid>,
-    summary_text: String,
-    meaning: &'static str,
-    counted: bool,
-    questions: Vec<Section>,
-    bars: Vec<Bars<'a>>,
-    parts: [Part; 6],
-    remains: Option<String>,
-    events: Vec<Section>,
     flames: Vec<Flames<'a>>,
-    conditions: Vec<Section>,
-    filtering: Option<Filtering>,
-    vendors: Vec<Section>,
-    intervals: Option<Intervals<'a>>,
-    cycles_answer: Vec<String>,
-    cycles: Vec<Section>,
-    place: Vec<(&'static str, String)>,
-    difference: Option<u64>,
-    criterion: Vec<Section>,
-    native: Option<Native>,
+    cycles: Option<Cycles<'a>>,
 }
 
-/// The measurements on the host, in nanoseconds.
-struct Native {
-    questions: Vec<Section>,
-    place: Vec<(&'static str, String)>,
-}
+impl Report<'_> {
+    fn answer(&self) -> Vec<String> {
+        let sentences = answer::sentences(self.record, self.cycles.as_ref());
+        let sentences = sentences.iter();
+        sentences.map(|it| it.replace(" %", "\u{a0}%")).collect()
+    }
 
-impl Native {
-    fn new(record::Native { run, .. }: &record::Native) -> Self {
-        Self {
-            questions: table::questions(run, Unit::Nanoseconds),
-            place: legend::place(run),
-        }
+    fn bars(&self) -> Vec<Bars<'_>> {
+        self.run.rows.iter().filter_map(bars::bars).collect()
+    }
+
+    fn events(&self) -> Vec<Section> {
+        events::sections(self.record, |row| row.own_work.is_none())
     }
 }
 
