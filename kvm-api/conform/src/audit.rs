@@ -8,14 +8,15 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use crate::cli::Options;
+use crate::wait;
 
 /// Where KVM has a directory for each virtual machine.
 const VMS: &str = "/sys/kernel/debug/kvm";
 const FILES: &str = "/proc/self/fd";
 const LEAKS: &str = "/sys/kernel/debug/kmemleak";
 
-/// How often to look for VMs that are still going away, and the pause between.
-const TRIES: u32 = 50;
+/// How long VMs may take to go away, and the interval between two looks.
+const LIMIT: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// The state before a test.
@@ -37,27 +38,17 @@ impl Audit {
         })
     }
 
-    /// What the test has left behind.
+    /// Describes what the test has left behind.
     pub fn end(self) -> Result<Vec<String>> {
         let mut left = Vec::new();
-        let files = open_files()?.len();
-        if files != self.files {
-            left.push(format!(
-                "{} files are open; before, {} were",
-                files, self.files
-            ));
+        let (files, before) = (open_files()?.len(), self.files);
+        if files != before {
+            left.push(format!("{files} files are open; before, {before} were"));
         }
-        let mut vms = machines()?;
-        for _ in 0..TRIES {
-            if vms.is_empty() {
-                break;
-            }
-            // The last reference is put after a grace period.
-            sleep(PAUSE);
-            vms = machines()?;
-        }
-        if !vms.is_empty() {
-            left.push(format!("KVM still has the machines {}", vms.join(", ")));
+        // The last reference to a VM is put after a grace period.
+        if !wait::until(LIMIT, PAUSE, || Ok(machines()?.is_empty()))? {
+            let vms = machines()?.join(", ");
+            left.push(format!("KVM still has the machines {vms}"));
         }
         if self.leaks {
             left.extend(leaks()?);
@@ -78,15 +69,14 @@ pub fn open_files() -> Result<Vec<String>> {
 
 /// The virtual machines that KVM knows.
 pub fn machines() -> Result<Vec<String>> {
-    if !Path::new(VMS).exists() {
-        // KVM is not loaded.
-        return Ok(Vec::new());
-    }
     let mut names = Vec::new();
-    for entry in fs::read_dir(VMS).context(VMS)? {
-        let entry = entry?;
-        if entry.file_type()?.is_dir() {
-            names.push(entry.file_name().to_string_lossy().into_owned());
+    // Without KVM, there is no directory.
+    if Path::new(VMS).exists() {
+        for entry in fs::read_dir(VMS).context(VMS)? {
+            let entry = entry?;
+            if entry.file_type()?.is_dir() {
+                names.push(entry.file_name().to_string_lossy().into_owned());
+            }
         }
     }
     Ok(names)

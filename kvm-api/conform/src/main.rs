@@ -8,6 +8,7 @@ mod audit;
 mod bindings;
 mod child;
 mod cli;
+mod clock;
 mod coverage;
 mod delays;
 mod errors;
@@ -42,6 +43,7 @@ mod tested_call;
 mod tracking;
 mod trait_calls;
 mod vcpu_state;
+mod wait;
 mod walk;
 
 use std::fs;
@@ -111,17 +113,14 @@ fn properties(options: &Options) -> Result<bool> {
     }
     // Last, where a long list of lines that were not reached does not hide them.
     print!("{}", output::failures(&rows, options));
-    let holds = rows.iter().all(PropertyResult::holds);
-    write_json(
-        options,
-        &Results {
-            properties: &rows,
-            coverage,
-        },
-    )?;
+    let results = Results {
+        properties: &rows,
+        coverage,
+    };
+    write_json(options, &results)?;
     ended?;
     ensure!(!rows.is_empty(), "there is no property to test");
-    Ok(holds)
+    Ok(rows.iter().all(PropertyResult::holds))
 }
 
 /// Tests the mutations, and returns whether a property notices each of them.

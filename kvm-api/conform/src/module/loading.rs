@@ -6,9 +6,11 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail};
 use nix::errno::Errno;
 use nix::kmod::{DeleteModuleFlags, ModuleInitFlags, delete_module, finit_module};
+
+use crate::wait;
 
 /// The modules, by the kernel's names, each after those that it needs.
 pub const MODULES: [&str; 3] = ["irqbypass", KVM, VENDOR];
@@ -21,7 +23,6 @@ pub const VENDOR: &str = "kvm_amd";
 pub const LIMIT: Duration = Duration::from_secs(10);
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Loads one module.
 pub fn load(module: &str) -> Result<()> {
     let path = format!("/lib/modules/{}.ko", module.replace('_', "-"));
     let file = File::open(&path).context(path)?;
@@ -58,7 +59,6 @@ pub fn unload_all() -> Result<()> {
     loaded.copied().try_for_each(unload_soon)
 }
 
-/// The reference count of a module.
 pub fn references(module: &str) -> Result<i32> {
     let path = format!("/sys/module/{module}/refcnt");
     let count = fs::read_to_string(&path).context(path)?;
@@ -67,18 +67,11 @@ pub fn references(module: &str) -> Result<i32> {
 
 /// Waits until the reference count of a module is as before.
 pub fn settle(module: &str, expected: i32) -> Result<()> {
-    let start = Instant::now();
-    loop {
+    if !wait::until(LIMIT, PAUSE, || Ok(references(module)? == expected))? {
         let now = references(module)?;
-        if now == expected {
-            return Ok(());
-        }
-        ensure!(
-            start.elapsed() < LIMIT,
-            "{module} has {now} references, before {expected}"
-        );
-        sleep(PAUSE);
+        bail!("{module} has {now} references, before {expected}");
     }
+    Ok(())
 }
 
 fn is_loaded(module: &str) -> bool {

@@ -3,10 +3,8 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::thread::sleep;
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use kernel_patch::{Machine, cdylib, libraries, selftests};
 use nix::mount::{MsFlags, mount, umount};
 
@@ -57,14 +55,8 @@ impl SharedMemory {
 
     pub fn mount() -> Result<Self> {
         fs::create_dir_all(Self::AT).context(Self::AT)?;
-        mount(
-            Some("tmpfs"),
-            Self::AT,
-            Some("tmpfs"),
-            MsFlags::empty(),
-            None::<&str>,
-        )
-        .context(Self::AT)?;
+        let (tmpfs, none) = (Some("tmpfs"), None::<&str>);
+        mount(tmpfs, Self::AT, tmpfs, MsFlags::empty(), none).context(Self::AT)?;
         Ok(Self(()))
     }
 }
@@ -98,22 +90,5 @@ impl Drop for Settings {
                 eprintln!("cannot restore {file}: {error}");
             }
         }
-    }
-}
-
-/// Waits until the kernel uses the TSC as its clock. The kernel verifies the
-/// TSC first, and tests of guests' clocks skip until then.
-pub fn settle() -> Result<()> {
-    const CLOCK: &str = "/sys/devices/system/clocksource/clocksource0/current_clocksource";
-    const LONG: Duration = Duration::from_secs(10);
-    let started = Instant::now();
-    loop {
-        let clock = fs::read_to_string(CLOCK).context(CLOCK)?;
-        if clock.trim() == "tsc" {
-            return Ok(());
-        }
-        let waited = started.elapsed();
-        ensure!(waited < LONG, "the kernel's clock is {clock}");
-        sleep(Duration::from_millis(100));
     }
 }
