@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use nix::sys::wait::{WaitStatus, waitpid};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, alarm, fork};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -16,7 +16,6 @@ use crate::requests::new_descriptor;
 /// The time limit of a child, in seconds.
 const LIMIT: u32 = 60;
 
-/// A running child.
 pub struct Child {
     pid: Pid,
     result: PipeReader,
@@ -62,6 +61,12 @@ impl Child {
 /// Does `work` in a child, and waits for it.
 pub fn run<T: Serialize + DeserializeOwned>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     start(work)?.finish()
+}
+
+/// The status of a child, if it has ended.
+pub fn ended(child: Pid) -> nix::Result<Option<WaitStatus>> {
+    let status = waitpid(child, Some(WaitPidFlag::WNOHANG))?;
+    Ok((status != WaitStatus::StillAlive).then_some(status))
 }
 
 fn message(panic: &dyn Any) -> &str {

@@ -15,9 +15,7 @@ pub struct Property {
     pub about: &'static str,
     /// The backends that it covers, for the table.
     pub backends: &'static str,
-    /// The kernels on which it is tested.
     pub kernels: Kernels,
-    /// The test.
     pub test: Test,
 }
 
@@ -37,7 +35,6 @@ pub enum Kernels {
     Debug,
 }
 
-/// The test of a property.
 pub enum Test {
     /// This program runs the test, in a machine of its own.
     Inside {
@@ -49,6 +46,16 @@ pub enum Test {
     },
     /// The host runs the test.
     Outside(fn(&TestKernel<'_>, &OnProgress<'_>) -> Result<Outcome>),
+}
+
+impl Test {
+    /// A test in a machine without special settings.
+    pub const fn inside(test: fn(&Options) -> Result<Outcome>) -> Self {
+        Self::Inside {
+            machine: |kernel| Ok(kernel.machine()),
+            test,
+        }
+    }
 }
 
 impl Property {

@@ -24,12 +24,19 @@ pub fn enable(vm: BorrowedFd<'_>, capability: u64, argument: u64) -> Result<()> 
 }
 
 /// Makes a request whose argument is 0, or the address of the data that the request
-/// reads.
+/// reads or writes.
 pub fn request(fd: BorrowedFd<'_>, request: c_ulong, argument: usize) -> Result<()> {
-    // SAFETY: the argument is 0 or points to the data that the request reads.
+    // SAFETY: the argument is 0 or points to the data of the request.
     Errno::result(unsafe { libc::ioctl(fd.as_raw_fd(), request, argument) })
         .with_context(|| format!("request {request:#x}"))?;
     Ok(())
+}
+
+/// The structure that a call fills.
+pub fn filled<T: Default>(call: impl FnOnce(&mut T) -> kvm_api::Result<()>) -> kvm_api::Result<T> {
+    let mut value = T::default();
+    call(&mut value)?;
+    Ok(value)
 }
 
 /// The descriptor that a call or a request has returned.

@@ -22,17 +22,26 @@ pub fn handle(signal: Signal) -> Result<()> {
     unsafe { sigaction(signal, &action) }.map(drop)
 }
 
+/// Starts an interval timer with this period in microseconds, or stops it for 0. It is
+/// periodic because the first signal may come before the call that it is to interrupt.
+pub fn set_timer(which: libc::c_int, period: libc::suseconds_t) {
+    let period = libc::timeval {
+        tv_sec: 0,
+        tv_usec: period,
+    };
+    let timer = libc::itimerval {
+        it_interval: period,
+        it_value: period,
+    };
+    // SAFETY: it reads a good structure. With one, it does not fail.
+    unsafe { libc::setitimer(which, &raw const timer, std::ptr::null_mut()) };
+}
+
 /// Sends the signal to a thread of this process, if it still exists.
 pub fn kick(thread: Pid) {
+    let (process, thread) = (getpid().as_raw(), thread.as_raw());
     // SAFETY: the call touches no memory.
-    let sent = unsafe {
-        libc::syscall(
-            libc::SYS_tgkill,
-            getpid().as_raw(),
-            thread.as_raw(),
-            KICK as i32,
-        )
-    };
+    let sent = unsafe { libc::syscall(libc::SYS_tgkill, process, thread, KICK as i32) };
     assert!(matches!(Errno::result(sent), Ok(_) | Err(Errno::ESRCH)));
 }
 

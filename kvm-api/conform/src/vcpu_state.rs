@@ -1,12 +1,13 @@
 //! The state of a vCPU that a call must not change if it fails.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use guests::msr::SYSENTER_CS;
-use kvm_api::Errno;
 use kvm_api::kvm_sys::*;
 use libc::c_ulong;
+
+use crate::requests::request;
 
 /// The MSR that is part of the state.
 pub const MSR: u32 = SYSENTER_CS;
@@ -34,21 +35,16 @@ impl VcpuState {
             *part = read(vcpu, get)?;
         }
         let mut msrs = [1, MSR.into(), 0];
-        // SAFETY: the kernel reads and writes a header and one entry.
-        Errno::result(unsafe { libc::ioctl(vcpu.as_raw_fd(), KVM_GET_MSRS, &raw mut msrs) })
-            .context("KVM_GET_MSRS")?;
+        request(vcpu, KVM_GET_MSRS, msrs.as_mut_ptr().expose_provenance())?;
         Ok(Self { parts, msrs })
     }
 
-    /// Sets the state.
     pub fn restore(&self, vcpu: BorrowedFd<'_>) -> Result<()> {
         for (part, (_, _, set)) in self.parts.iter().zip(PARTS) {
-            write(vcpu, set, part)?;
+            assert_eq!(size(set), part.len(), "{set:#x}");
+            request(vcpu, set, part.as_ptr().expose_provenance())?;
         }
-        // SAFETY: the kernel reads a header and one entry.
-        Errno::result(unsafe { libc::ioctl(vcpu.as_raw_fd(), KVM_SET_MSRS, &self.msrs) })
-            .context("KVM_SET_MSRS")?;
-        Ok(())
+        request(vcpu, KVM_SET_MSRS, self.msrs.as_ptr().expose_provenance())
     }
 
     /// The parts that differ from another state.
@@ -67,19 +63,8 @@ fn size(request: c_ulong) -> usize {
 }
 
 /// The structure that a request reads from a vCPU.
-pub fn read(vcpu: BorrowedFd<'_>, request: c_ulong) -> Result<Vec<u8>> {
-    let mut bytes = vec![0; size(request)];
-    // SAFETY: the kernel writes as many bytes as the request says.
-    Errno::result(unsafe { libc::ioctl(vcpu.as_raw_fd(), request, bytes.as_mut_ptr()) })
-        .with_context(|| format!("request {request:#x}"))?;
+pub fn read(vcpu: BorrowedFd<'_>, get: c_ulong) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; size(get)];
+    request(vcpu, get, bytes.as_mut_ptr().expose_provenance())?;
     Ok(bytes)
-}
-
-/// Sets the structure of a request.
-pub fn write(vcpu: BorrowedFd<'_>, request: c_ulong, bytes: &[u8]) -> Result<()> {
-    assert_eq!(size(request), bytes.len(), "{request:#x}");
-    // SAFETY: the kernel reads as many bytes as the request says.
-    Errno::result(unsafe { libc::ioctl(vcpu.as_raw_fd(), request, bytes.as_ptr()) })
-        .with_context(|| format!("request {request:#x}"))?;
-    Ok(())
 }

@@ -76,7 +76,6 @@ impl Place {
     }
 }
 
-/// An argument.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Arg {
     Fd(Fd),

@@ -18,7 +18,7 @@ use super::rows::{CallRow, ROWS};
 use super::step::{Step, Target, file_name};
 use super::tally::Tally;
 use crate::arguments::makes_file;
-use crate::signal;
+use crate::signal::{self, set_timer};
 
 const RUN: AnyCall = AnyCall::Flat(FlatCall::kvm_run);
 
@@ -158,9 +158,9 @@ fn timed<T>(runs: bool, call: impl FnOnce() -> T) -> T {
     if !runs {
         return call();
     }
-    set_alarm(ALARM);
+    set_timer(libc::ITIMER_REAL, ALARM);
     let result = call();
-    set_alarm(0);
+    set_timer(libc::ITIMER_REAL, 0);
     result
 }
 
@@ -175,37 +175,14 @@ fn raw(number: c_long, args: &[u64; 6]) -> Result<i64, Errno> {
 /// Maps a file for a moment.
 fn map(args: &[u64; 6]) {
     let [fd, offset, size, ..] = *args;
-    let size = size as usize & 0xff_ffff;
+    let (fd, size, offset) = (fd as c_int, size as usize & 0xff_ffff, offset as i64);
+    let (prot, shared) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
     // SAFETY: a new mapping, at a place that the kernel chooses, of which
     // nobody learns.
     unsafe {
-        let prot = libc::PROT_READ | libc::PROT_WRITE;
-        let null = std::ptr::null_mut();
-        let at = libc::mmap(
-            null,
-            size,
-            prot,
-            libc::MAP_SHARED,
-            fd as c_int,
-            offset as i64,
-        );
+        let at = libc::mmap(std::ptr::null_mut(), size, prot, shared, fd, offset);
         if at != libc::MAP_FAILED {
             libc::munmap(at, size);
         }
     }
-}
-
-/// Starts an alarm of this period in microseconds, or stops it for 0. It is
-/// periodic because the first signal may come before the call.
-fn set_alarm(every: libc::suseconds_t) {
-    let every = libc::timeval {
-        tv_sec: 0,
-        tv_usec: every,
-    };
-    let timer = libc::itimerval {
-        it_interval: every,
-        it_value: every,
-    };
-    // SAFETY: it reads a good structure. With one, it does not fail.
-    unsafe { libc::setitimer(libc::ITIMER_REAL, &timer, std::ptr::null_mut()) };
 }

@@ -7,7 +7,6 @@ use super::argument::{Arg, Fd, NUMBERS, Place};
 use super::rows::CallRow;
 use crate::parameters::Parameter;
 
-/// An argument of any kind.
 pub fn any(rng: &mut Rng) -> Arg {
     match rng.u8(..8) {
         0 | 1 => Arg::Fd(pick(Fd::value_variants(), rng)),
@@ -17,7 +16,6 @@ pub fn any(rng: &mut Rng) -> Arg {
     }
 }
 
-/// One of several values.
 pub fn pick<T: Copy>(values: &[T], rng: &mut Rng) -> T {
     values[rng.usize(..values.len())]
 }

@@ -18,13 +18,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::WaitStatus;
 use nix::unistd::{ForkResult, Pid, fork};
 
+use crate::child::ended;
 use crate::cli::Options;
 use crate::inside::progress;
 use crate::outcome::{Failure, Outcome};
 use crate::property::{Kernels, Property, Test};
+use crate::wait;
 use tally::Tally;
 
 pub const PROPERTY: Property = Property {
@@ -32,10 +34,7 @@ pub const PROPERTY: Property = Property {
     about: "no raw call makes the kernel report a problem or hang",
     backends: "syscall, merged, ranges, files, bound, ioctl",
     kernels: Kernels::Both,
-    test: Test::Inside {
-        machine: |kernel| Ok(kernel.machine()),
-        test,
-    },
+    test: Test::inside(test),
 };
 
 /// The number of calls of each child, unless it dies.
@@ -86,7 +85,6 @@ fn test(options: &Options) -> Result<Outcome> {
     Ok(outcome)
 }
 
-/// How a child ended.
 enum End {
     Done,
     /// Killed by a signal: guests and calls write to its memory.
@@ -102,15 +100,12 @@ fn one(seed: u64, calls: u64, tally: &Tally) -> Result<End> {
     let child = match unsafe { fork() }? {
         ForkResult::Parent { child } => child,
         ForkResult::Child => {
-            let code = match child::run(seed, calls, tally) {
-                Ok(()) => 0,
-                Err(error) => {
-                    eprintln!("fuzz: {error:#}");
-                    1
-                }
-            };
+            let done = child::run(seed, calls, tally);
+            if let Err(error) = &done {
+                eprintln!("fuzz: {error:#}");
+            }
             // SAFETY: nothing of the parent's is to be dropped here.
-            unsafe { libc::_exit(code) }
+            unsafe { libc::_exit(done.is_err().into()) }
         }
     };
     let mut done = tally.done();
@@ -136,18 +131,9 @@ fn one(seed: u64, calls: u64, tally: &Tally) -> Result<End> {
 /// Kills a child that makes no progress.
 fn end(child: Pid) -> Result<End> {
     kill(child, Signal::SIGKILL)?;
-    let deadline = Instant::now() + GONE;
-    while Instant::now() < deadline {
-        if ended(child)?.is_some() {
-            return Ok(End::Killed);
-        }
-        sleep(PAUSE);
+    if wait::until(GONE, PAUSE, || Ok(ended(child)?.is_some()))? {
+        return Ok(End::Killed);
     }
     let stack = fs::read_to_string(format!("/proc/{child}/stack"));
     Ok(End::Hung(stack.unwrap_or_else(|error| error.to_string())))
-}
-
-fn ended(child: Pid) -> Result<Option<WaitStatus>> {
-    let status = waitpid(child, Some(WaitPidFlag::WNOHANG))?;
-    Ok((status != WaitStatus::StillAlive).then_some(status))
 }

@@ -3,19 +3,21 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::ptr::NonNull;
+use std::ptr::{NonNull, with_exposed_provenance_mut};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
-use guests::{MEMORY, programs};
+use guests::{MEMORY, TestVm, programs};
+use kvm_api::GuestMemory;
 use kvm_api::ioctl::Ioctl;
 use kvm_api::syscall::Syscall;
-use kvm_api::{GuestMemory, Kvm};
-use kvm_sys::{__NR_kvm_unbind, kvm_fpu};
+use kvm_sys::state::*;
+use kvm_sys::{__NR_kvm_unbind, kvm_fpu, kvm_vcpu_state};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mprotect};
 
 use super::argument::{Fd, Place};
 use crate::child::pidfd;
+use crate::requests::filled;
 
 /// The size of each place. An unmapped hole follows it.
 const ROOM: usize = 0x4000;
@@ -25,9 +27,8 @@ const KERNEL: u64 = 0xffff_ffff_8100_0000;
 /// The number of new descriptors that are kept.
 const NEW: usize = 6;
 
-/// The pool of one child.
 pub struct Pool {
-    guests: [guests::TestVm<'static>; 2],
+    guests: [TestVm<'static>; 2],
     device: File,
     pipe: [OwnedFd; 2],
     new: VecDeque<OwnedFd>,
@@ -46,10 +47,7 @@ impl Pool {
         // The child ends without dropping values.
         let syscall: &'static Syscall = Box::leak(Box::new(Syscall::open()?));
         let ioctl: &'static Ioctl = Box::leak(Box::new(Ioctl::open()?));
-        let mut guests = [
-            guests::TestVm::new(syscall as &dyn Kvm),
-            guests::TestVm::new(ioctl as &dyn Kvm),
-        ];
+        let mut guests = [TestVm::new(syscall), TestVm::new(ioctl)];
         for guest in &mut guests {
             // A guest that leaves its program halts. Zeroes would be an
             // instruction that soon overwrites itself, and the emulator would
@@ -58,12 +56,11 @@ impl Pool {
         }
         guests[0].load(programs::FAR_COPY);
         guests[1].load(programs::ENABLE_AND_SPIN);
-        let (reader, writer) = nix::unistd::pipe()?;
         let mut pool = Self {
             run: map_run(&guests[0])?,
             guests,
             device: File::options().read(true).write(true).open("/dev/kvm")?,
-            pipe: [reader, writer],
+            pipe: nix::unistd::pipe()?.into(),
             new: VecDeque::new(),
             pidfd: pidfd(std::process::id())?,
             bound: None,
@@ -75,46 +72,34 @@ impl Pool {
 
     fn fill(&mut self) -> Result<()> {
         let guest = &self.guests[0];
-        let (regs, sregs, mut fpu) = (guest.regs(), guest.sregs(), kvm_fpu::default());
-        guest.vcpu.kvm_get_fpu(&mut fpu)?;
-        let word = |words: &[u32]| {
-            words
-                .iter()
-                .flat_map(|it| it.to_le_bytes())
-                .collect::<Vec<_>>()
-        };
-        let list = word(&[256]);
-        // Two entries of {index, reserved, data}: SYSENTER_CS and _ESP.
-        let msrs = word(&[2, 0, 0x174, 0, 8, 0, 0x175, 0, 0x1000, 0]);
-        // One entry: leaf 1.
-        let cpuid = word(&[1, 0, 1, 0, 0, 0, 0, 0, 0, 0]);
-        let mask = word(&[8, 0, 0]);
-        // Alias 0: page 0x40000 shows page 0x2000.
-        let alias = word(&[0, 0, 0x4_0000, 0, 0x1000, 0, 0x2000, 0]);
+        let (regs, sregs) = (guest.regs(), guest.sregs());
+        let fpu: kvm_fpu = filled(|fpu| guest.vcpu.kvm_get_fpu(fpu))?;
+        let at = |place| self.address(place);
         // Registers, special registers and the FPU; and a pointer for each part.
-        let parts = [
-            Place::Regs,
-            Place::Sregs,
-            Place::Fpu,
-            Place::Msrs,
-            Place::Debug,
-            Place::Bytes,
-            Place::Bytes,
-        ];
-        let pointers = parts.map(|part| self.address(part));
-        let state: Vec<_> = [&[7][..], &pointers].concat();
-        let state: Vec<_> = state.iter().flat_map(|it| it.to_le_bytes()).collect();
+        let state = kvm_vcpu_state {
+            parts: KVM_STATE_REGS | KVM_STATE_SREGS | KVM_STATE_FPU,
+            regs: at(Place::Regs),
+            sregs: at(Place::Sregs),
+            fpu: at(Place::Fpu),
+            msrs: at(Place::Msrs),
+            debugregs: at(Place::Debug),
+            vcpu_events: at(Place::Bytes),
+            xcrs: at(Place::Bytes),
+        };
         for (place, bytes) in [
             (Place::Regs, bytes_of(&regs)),
             (Place::Sregs, bytes_of(&sregs)),
             (Place::Fpu, bytes_of(&fpu)),
-            (Place::Debug, &word(&[3, 0])[..]),
-            (Place::Msrs, &msrs),
-            (Place::Cpuid, &cpuid),
-            (Place::Mask, &mask),
-            (Place::List, &list),
-            (Place::Alias, &alias),
-            (Place::State, &state),
+            (Place::Debug, bytes_of(&[3_u32, 0])),
+            // Two entries of {index, reserved, data}: SYSENTER_CS and _ESP.
+            (Place::Msrs, bytes_of(&[2_u64, 0x174, 8, 0x175, 0x1000])),
+            // One entry: leaf 1.
+            (Place::Cpuid, bytes_of(&[1_u64, 1, 0, 0, 0])),
+            (Place::Mask, bytes_of(&[8_u32, 0, 0])),
+            (Place::List, bytes_of(&256_u32)),
+            // Alias 0: page 0x40000 shows page 0x2000.
+            (Place::Alias, bytes_of(&[0_u64, 0x4_0000, 0x1000, 0x2000])),
+            (Place::State, bytes_of(&state)),
             (Place::ReadOnly, bytes_of(&regs)),
         ] {
             self.arena.write(offset(place), bytes)?;
@@ -153,7 +138,6 @@ impl Pool {
         }
     }
 
-    /// The number of a descriptor.
     pub fn fd(&self, fd: Fd) -> RawFd {
         match fd {
             Fd::Vm0 => self.guests[0].vm.as_raw_fd(),
@@ -179,14 +163,12 @@ impl Pool {
 
     /// Records the vCPU that is bound to this task, if any.
     pub fn bind(&mut self, vcpu: Option<RawFd>) -> Result<()> {
-        self.bound = match vcpu {
+        self.bound = None;
+        if let Some(fd) = vcpu {
             // SAFETY: the call that has bound it has found it open.
-            Some(fd) => Some((
-                unsafe { BorrowedFd::borrow_raw(fd) }.try_clone_to_owned()?,
-                fd,
-            )),
-            None => None,
-        };
+            let vcpu = unsafe { BorrowedFd::borrow_raw(fd) };
+            self.bound = Some((vcpu.try_clone_to_owned()?, fd));
+        }
         Ok(())
     }
 
@@ -204,7 +186,7 @@ impl Pool {
 
     /// Replaces a vCPU by a new one.
     pub fn replace(&mut self, vcpu: RawFd) -> Result<()> {
-        let is = |guest: &guests::TestVm<'_>| guest.vcpu().as_raw_fd() == vcpu;
+        let is = |guest: &TestVm<'_>| guest.vcpu().as_raw_fd() == vcpu;
         if is(&self.guests[0]) {
             self.guests[0].replace_vcpu();
             self.run = map_run(&self.guests[0])?;
@@ -218,9 +200,8 @@ impl Pool {
 
     /// Changes eight bytes of a place.
     pub fn poke(&mut self, place: Place, at: u64, value: u64) {
-        let at = at as usize % (PAGE - 8);
-        let pointer =
-            std::ptr::with_exposed_provenance_mut::<u64>(self.address(place) as usize + at);
+        let at = self.address(place) as usize + at as usize % (PAGE - 8);
+        let pointer = with_exposed_provenance_mut::<u64>(at);
         // SAFETY: each place that can be poked has a page that is writable,
         // and nobody but guests and the kernel looks at it.
         unsafe { pointer.write_unaligned(value) };
@@ -228,9 +209,10 @@ impl Pool {
 
     /// Makes the signal mask of a vCPU admit the alarm.
     pub fn let_alarm_through(&mut self) {
-        const WORDS: usize = 4;
-        let mask = self.address(Place::Mask) as usize + WORDS;
-        let pointer = std::ptr::with_exposed_provenance_mut::<u64>(mask);
+        /// The offset of the set in the structure.
+        const SET: usize = 4;
+        let set = self.address(Place::Mask) as usize + SET;
+        let pointer = with_exposed_provenance_mut::<u64>(set);
         let alarm = 1 << (libc::SIGALRM - 1);
         // SAFETY: as for poke().
         unsafe { pointer.write_unaligned(pointer.read_unaligned() & !alarm) };
@@ -239,7 +221,7 @@ impl Pool {
 
 /// Maps the run structure of a vCPU a second time, for the lifetime of the
 /// child.
-fn map_run(guest: &guests::TestVm<'_>) -> Result<u64> {
+fn map_run(guest: &TestVm<'_>) -> Result<u64> {
     let size = guest.kvm.kvm_get_vcpu_mmap_size(guest.vm())?;
     let size = size.try_into().context("the run mapping is empty")?;
     let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;

@@ -9,7 +9,6 @@ use libc::{c_long, c_ulong};
 use crate::arguments::makes_file;
 use crate::parameters::Parameter;
 
-/// A call.
 #[derive(Debug)]
 pub struct CallRow {
     pub call: AnyCall,
@@ -24,7 +23,6 @@ pub struct CallRow {
 /// The maximum number of rows.
 pub const MOST: usize = 2 * CALL_COUNT;
 
-/// All of them.
 pub static ROWS: LazyLock<Vec<CallRow>> = LazyLock::new(|| {
     let bound = AnyCall::all().filter_map(CallRow::bound);
     AnyCall::all().map(CallRow::flat).chain(bound).collect()
@@ -52,7 +50,6 @@ impl CallRow {
         })
     }
 
-    /// The index of the row of that name.
     pub fn named(name: &str) -> Option<usize> {
         ROWS.iter().position(|row| row.name == name)
     }
@@ -68,19 +65,15 @@ impl CallRow {
     pub fn is_slow(&self) -> bool {
         use kvm_sys::FlatCall::*;
 
-        match self.call {
-            AnyCall::Flat(call) => matches!(
-                call,
+        matches!(
+            self.call,
+            AnyCall::Flat(
                 kvm_create_vm
                     | kvm_create_vcpu
                     | kvm_set_memory_region
                     | kvm_set_user_memory_region
                     | kvm_set_memory_alias
-            ),
-            AnyCall::Range(call) => {
-                matches!(call, RangeCall::kvm_map_range | RangeCall::kvm_unmap_range)
-            }
-            AnyCall::Merged(_) | AnyCall::Binding(_) => false,
-        }
+            ) | AnyCall::Range(RangeCall::kvm_map_range | RangeCall::kvm_unmap_range)
+        )
     }
 }

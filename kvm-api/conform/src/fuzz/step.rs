@@ -11,7 +11,6 @@ use super::argument::{Arg, Fd, NUMBERS, Place};
 use super::fitting::{any, fitting, pick};
 use super::rows::{CallRow, ROWS};
 
-/// The target of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target {
     /// The system call of a row of the table.
@@ -107,7 +106,6 @@ impl Step {
         Self { target, args }
     }
 
-    /// A step with arguments of any kind.
     pub fn random(rng: &mut Rng) -> Self {
         Self {
             target: Target::Call(row(rng)),

@@ -1,12 +1,11 @@
 //! The results of the calls: counts that a child writes and its parent reads.
 
 use std::fmt::Write;
-use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::Result;
+use kvm_api::GuestMemory;
 use nix::errno::Errno;
-use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 use super::rows::{MOST, ROWS};
 
@@ -24,22 +23,18 @@ struct Shared {
 }
 
 /// Counts in memory that is shared with children.
-pub struct Tally(NonNull<Shared>);
+pub struct Tally(GuestMemory);
 
 impl Tally {
+    /// Counts that begin at 0.
     pub fn new() -> Result<Self> {
-        let size = size_of::<Shared>().try_into().expect("it is not empty");
-        let prot = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
-        // SAFETY: a new mapping, at a place that the kernel chooses.
-        let memory = unsafe { mmap_anonymous(None, size, prot, MapFlags::MAP_SHARED) }?;
-        // The counts begin at 0.
-        Ok(Self(memory.cast()))
+        Ok(Self(GuestMemory::anonymous(size_of::<Shared>())?))
     }
 
     fn shared(&self) -> &Shared {
         // SAFETY: it is mapped until this is dropped, aligned to a page, and has only
         // atomics, for which any bits are a value.
-        unsafe { self.0.as_ref() }
+        unsafe { &*self.0.as_ptr().cast() }
     }
 
     /// The number of KVM's system calls that have returned.
@@ -62,7 +57,6 @@ impl Tally {
         self.shared().done.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The calls that never succeeded.
     pub fn never(&self) -> Vec<&'static str> {
         let rows = ROWS.iter().zip(&self.shared().counts);
         let never = rows.filter(|(_, counts)| counts[0].load(Ordering::Relaxed) == 0);
@@ -82,12 +76,5 @@ impl Tally {
             }
         }
         text
-    }
-}
-
-impl Drop for Tally {
-    fn drop(&mut self) {
-        // SAFETY: nothing borrows it any more. It fails only for another size.
-        let _ = unsafe { munmap(self.0.cast(), size_of::<Shared>()) };
     }
 }

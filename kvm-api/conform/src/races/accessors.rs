@@ -13,8 +13,8 @@ use crate::signal::{kick, spawn};
 use crate::trait_calls::{ON_VCPU, ON_VM};
 
 pub const RACES: &[Race] = &[
-    Race::new("calls on a running vCPU wait for it", on_the_vcpu),
-    Race::new("calls on a running vCPU's VM do not wait", on_the_vm),
+    ("calls on a running vCPU wait for it", on_the_vcpu),
+    ("calls on a running vCPU's VM do not wait", on_the_vm),
 ];
 
 fn on_the_vcpu(round: &Round) {

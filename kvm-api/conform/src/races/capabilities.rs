@@ -16,14 +16,10 @@ use kvm_api::{Errno, Kvm, Result, SetState, State};
 use super::Race;
 use super::round::Round;
 use super::threads::repeating;
-use crate::requests::{
-    KVM_CAP_EXCEPTION_PAYLOAD, KVM_CAP_X86_TRIPLE_FAULT_EVENT, enable, msrs, request,
-};
+use crate::requests::{KVM_CAP_EXCEPTION_PAYLOAD, KVM_CAP_X86_TRIPLE_FAULT_EVENT};
+use crate::requests::{enable, filled, msrs, request};
 
-pub const RACES: &[Race] = &[Race::new(
-    "a capability that events need comes and goes",
-    race,
-)];
+pub const RACES: &[Race] = &[("a capability that events need comes and goes", race)];
 
 const VALID_PAYLOAD: u32 = 0x10;
 const VALID_TRIPLE_FAULT: u32 = 0x20;
@@ -90,12 +86,12 @@ fn race(round: &Round) {
 /// Sets registers and events, by the binding if there is one: KVM sets both, or neither.
 fn set(round: &Round, vcpu: BorrowedFd<'_>, bound: Option<&BoundVcpu<BorrowedFd<'_>>>) {
     let msrs = msrs([(TSC_DEADLINE, 0)]);
-    let mut regs = kvm_regs::default();
-    round.runner().kvm_get_regs(vcpu, &mut regs).unwrap();
+    let get_regs =
+        |kvm: &dyn Kvm| -> kvm_regs { filled(|regs| kvm.kvm_get_regs(vcpu, regs)).unwrap() };
+    let mut regs = get_regs(round.runner());
     let mut events = kvm_vcpu_events::default();
-    // SAFETY: the request writes this structure.
-    let read = unsafe { libc::ioctl(vcpu.as_raw_fd(), KVM_GET_VCPU_EVENTS, &raw mut events) };
-    Errno::result(read).unwrap();
+    let place = (&raw mut events).expose_provenance();
+    request(vcpu, KVM_GET_VCPU_EVENTS, place).unwrap();
     for n in 1..=SETS {
         let kvm = round.interface(n as usize);
         let before = regs.rbx;
@@ -107,12 +103,11 @@ fn set(round: &Round, vcpu: BorrowedFd<'_>, bound: Option<&BoundVcpu<BorrowedFd<
             (None, Some(flat)) => MergedVcpu::new(flat, vcpu).kvm_set_state(&state).map(drop),
             (None, None) => set_one_by_one(kvm, vcpu, &regs, &events),
         };
-        let mut seen = kvm_regs::default();
-        kvm.kvm_get_regs(vcpu, &mut seen).unwrap();
+        let seen = get_regs(kvm).rbx;
         match done {
-            Ok(()) => assert_eq!(seen.rbx, n),
+            Ok(()) => assert_eq!(seen, n),
             Err(Errno::EINVAL | Errno::EOPNOTSUPP) => {
-                assert_eq!(seen.rbx, before, "set although the call failed");
+                assert_eq!(seen, before, "set although the call failed");
                 regs.rbx = before;
             }
             other => panic!("{other:?}"),

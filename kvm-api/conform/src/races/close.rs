@@ -13,9 +13,9 @@ use super::guest::{Guest, wait_for_count, while_running};
 use super::round::Round;
 
 pub const RACES: &[Race] = &[
-    Race::new("a running vCPU's files are closed", closed),
-    Race::new("another file takes a running vCPU's place", replaced),
-    Race::new("a VM is closed in the middle of its calls", vm_closed),
+    ("a running vCPU's files are closed", closed),
+    ("another file takes a running vCPU's place", replaced),
+    ("a VM is closed in the middle of its calls", vm_closed),
 ];
 
 /// Gives up the ownership of a file descriptor, which is closed by its number.
@@ -53,10 +53,8 @@ fn closed(round: &Round) {
     });
     for n in 0..2 {
         let kvm = round.interface(n);
-        assert_eq!(
-            kvm.kvm_get_regs(vcpu, &mut kvm_regs::default()),
-            Err(Errno::EBADF)
-        );
+        let read = kvm.kvm_get_regs(vcpu, &mut kvm_regs::default());
+        assert_eq!(read, Err(Errno::EBADF));
         assert_eq!(kvm.kvm_run(vcpu, &mut spare).err(), Some(Errno::EBADF));
     }
 }

@@ -17,15 +17,16 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use super::Race;
 use super::round::Round;
 use super::threads::wait_until;
+use crate::audit::open_files;
 use crate::requests::msrs;
 
 pub const RACES: &[Race] = &[
-    Race::new("vCPUs that are created at once have the lowest IDs", vcpus),
-    Race::new("file descriptors run out while VMs are created", vms),
-    Race::new("a vCPU is complete when it can be used", |round| {
+    ("vCPUs that are created at once have the lowest IDs", vcpus),
+    ("file descriptors run out while VMs are created", vms),
+    ("a vCPU is complete when it can be used", |round| {
         complete(round, |vcpu, msrs| round.other().kvm_get_msrs(vcpu, msrs));
     }),
-    Race::new("a vCPU is complete when it can be bound", |round| {
+    ("a vCPU is complete when it can be bound", |round| {
         let flat = Syscall::open().unwrap();
         complete(round, |vcpu, msrs| {
             let bound = BoundVcpu::bind(flat, vcpu)?;
@@ -59,10 +60,9 @@ fn vcpus(round: &Round) {
                 })
             })
             .collect();
-        let vcpus = threads.into_iter();
-        vcpus
-            .flat_map(|thread| thread.join().expect("a panic ends the process"))
-            .collect()
+        let threads = threads.into_iter();
+        let vcpus = threads.map(|thread| thread.join().expect("a panic ends the process"));
+        vcpus.flatten().collect()
     });
     let ids: BTreeSet<usize> = vcpus.iter().map(id).collect();
     assert!(ids.into_iter().eq(0..THREADS * EACH));
@@ -133,25 +133,25 @@ fn id(vcpu: &OwnedFd) -> usize {
 
 fn vms(round: &Round) {
     const ROOM: u64 = 10;
-    let before = open_files();
+    let before = open_files().unwrap();
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
-    let highest = before.iter().max().expect("some are open") + 1;
+    let numbers = before.iter().map(|it| it.parse::<u64>().expect("a number"));
+    let highest = numbers.max().expect("some are open") + 1;
     setrlimit(Resource::RLIMIT_NOFILE, highest + ROOM, hard).unwrap();
     thread::scope(|scope| {
         for n in 0..THREADS {
             scope.spawn(move || {
                 let mut files = Vec::new();
+                let mut create = || -> Result<(), Errno> {
+                    let vm = round.interface(n).kvm_create_vm()?;
+                    let vcpu = round.interface(n + 1).kvm_create_vcpu(vm.as_fd());
+                    files.push(vm);
+                    files.push(vcpu?);
+                    Ok(())
+                };
                 let error = loop {
-                    match round.interface(n).kvm_create_vm() {
-                        Ok(vm) => {
-                            let vcpu = round.interface(n + 1).kvm_create_vcpu(vm.as_fd());
-                            files.push(vm);
-                            match vcpu {
-                                Ok(vcpu) => files.push(vcpu),
-                                Err(error) => break error,
-                            }
-                        }
-                        Err(error) => break error,
+                    if let Err(error) = create() {
+                        break error;
                     }
                 };
                 assert_eq!(error, Errno::EMFILE);
@@ -160,16 +160,5 @@ fn vms(round: &Round) {
         }
     });
     setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
-    assert_eq!(open_files(), before);
-}
-
-/// The numbers of the open files, except the directory that lists them.
-fn open_files() -> BTreeSet<u64> {
-    let entries = fs::read_dir("/proc/self/fd").unwrap();
-    let names = entries.map(|entry| entry.unwrap().file_name());
-    let numbers = names.map(|name| name.to_string_lossy().parse().expect("a number"));
-    let listed: Vec<u64> = numbers.collect();
-    // The directory has been closed.
-    let open = |number: &u64| fs::read_link(format!("/proc/self/fd/{number}")).is_ok();
-    listed.into_iter().filter(open).collect()
+    assert_eq!(open_files().unwrap(), before);
 }

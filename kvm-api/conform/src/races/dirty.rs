@@ -12,7 +12,7 @@ use super::guest::{FAR, PAGE, SLOT, word};
 use super::round::Round;
 use super::threads::repeating;
 
-pub const RACES: &[Race] = &[Race::new("no write is missing in a dirty log", race)];
+pub const RACES: &[Race] = &[("no write is missing in a dirty log", race)];
 
 const PAGES: usize = 16;
 /// The number of times that the log is fetched in a round.

@@ -122,7 +122,6 @@ impl<'scope> Repeating<'scope, '_> {
 
 /// A thread that runs a vCPU repeatedly.
 pub struct Running<'scope> {
-    /// The ID of the thread.
     pub thread: Pid,
     over: Arc<AtomicBool>,
     handle: ScopedJoinHandle<'scope, ()>,
@@ -134,7 +133,6 @@ impl Running<'_> {
         kick(self.thread);
     }
 
-    /// Ends the thread.
     pub fn end(self) {
         self.over.store(true, Ordering::Relaxed);
         kick_to_end(self.thread, &self.handle);

@@ -2,7 +2,7 @@
 //! while a guest writes there.
 
 use std::num::NonZeroUsize;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 
 use guests::programs;
@@ -20,16 +20,16 @@ use super::round::Round;
 use super::threads::{repeating, wait_until};
 
 pub const RACES: &[Race] = &[
-    Race::new("a guest's memory is unmapped under it", |round| {
+    ("a guest's memory is unmapped under it", |round| {
         race(round, unmap);
     }),
-    Race::new("a guest's memory is protected from it", |round| {
+    ("a guest's memory is protected from it", |round| {
         race(round, protect);
     }),
-    Race::new("a guest's memory is emptied under it", |round| {
+    ("a guest's memory is emptied under it", |round| {
         race(round, empty);
     }),
-    Race::new("a guest's memory is truncated under it", |round| {
+    ("a guest's memory is truncated under it", |round| {
         race(round, truncate);
     }),
 ];
@@ -66,7 +66,7 @@ impl ReservedRange {
                 mmap_anonymous(at, LEN, WRITABLE, flags)
             } else {
                 let flags = MapFlags::MAP_SHARED | MapFlags::MAP_FIXED;
-                mmap(at, LEN, WRITABLE, flags, self.file.as_fd(), 0)
+                mmap(at, LEN, WRITABLE, flags, &self.file, 0)
             }
         };
         assert_eq!(mapped, Ok(self.start));
@@ -87,17 +87,9 @@ fn race(round: &Round, change: Change) {
     // Declared before the guest, to outlive it.
     let range = ReservedRange::new();
     let guest = round.guest(programs::COUNT_PAGES);
+    let memory = range.start.as_ptr().cast();
     // SAFETY: the addresses are the guest's while it is there.
-    unsafe {
-        guest.set_slot(
-            round.other(),
-            0,
-            FAR,
-            LEN.get(),
-            range.start.as_ptr().cast(),
-        )
-    }
-    .unwrap();
+    unsafe { guest.set_slot(round.other(), 0, FAR, LEN.get(), memory) }.unwrap();
     repeating(|threads| {
         let runner = threads.run(round.runner(), &guest, |end| {
             // The guest continues when its memory is back.

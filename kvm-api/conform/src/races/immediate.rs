@@ -13,10 +13,7 @@ use super::round::Round;
 use super::threads::wait_until;
 use crate::signal::{kick, spawn};
 
-pub const RACES: &[Race] = &[Race::new(
-    "immediate_exit and a signal are never lost",
-    race,
-)];
+pub const RACES: &[Race] = &[("immediate_exit and a signal are never lost", race)];
 
 /// The number of requests for the vCPU in a round.
 const TIMES: u64 = 50;

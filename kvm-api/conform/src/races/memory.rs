@@ -8,14 +8,13 @@ use kvm_api::kvm_sys::slot::KVM_MEM_LOG_DIRTY_PAGES;
 use kvm_api::{Errno, GuestMemory, Reason, Result};
 
 use super::Race;
-use super::guest::SharedKvm;
-use super::guest::{FAR, PAGE, SLOT, word};
+use super::guest::{FAR, PAGE, SLOT, SharedKvm, word};
 use super::round::{Pairing, Round};
 use super::threads::repeating;
 
 pub const RACES: &[Race] = &[
-    Race::new("user memory is replaced under a guest", replaced),
-    Race::new("the kernel's memory is replaced under a guest", kernels),
+    ("user memory is replaced under a guest", replaced),
+    ("the kernel's memory is replaced under a guest", kernels),
 ];
 
 /// The address of the alias, at which the guest writes, too.

@@ -12,8 +12,9 @@ use super::Race;
 use super::guest::wait_for_count;
 use super::round::Round;
 use super::threads::repeating;
+use crate::requests::filled;
 
-pub const RACES: &[Race] = &[Race::new("a vCPU keeps its state on any processor", race)];
+pub const RACES: &[Race] = &[("a vCPU keeps its state on any processor", race)];
 
 /// The number of moves in a round.
 const MOVES: u64 = 20;
@@ -30,12 +31,10 @@ fn race(round: &Round) {
         let runner = threads.run(round.runner(), &guest, move |end| {
             assert_eq!(end, Err(Errno::EINTR));
             // Read on the processor of the last run, or already on another one.
-            let mut now = kvm_regs::default();
-            kvm.kvm_get_regs(vcpu, &mut now).unwrap();
+            let mut now: kvm_regs = filled(|regs| kvm.kvm_get_regs(vcpu, regs)).unwrap();
             (now.rip, now.rflags) = (regs.rip, regs.rflags);
             assert_eq!(now, regs);
-            let mut now = kvm_fpu::default();
-            kvm.kvm_get_fpu(vcpu, &mut now).unwrap();
+            let now: kvm_fpu = filled(|fpu| kvm.kvm_get_fpu(vcpu, fpu)).unwrap();
             assert_eq!((now.fpr, now.xmm), (fpu.fpr, fpu.xmm));
         });
         for n in 0..MOVES {

@@ -53,18 +53,8 @@ pub const PROPERTY: Property = Property {
     test: Test::Inside { machine, test },
 };
 
-/// A race.
-pub struct Race {
-    pub name: &'static str,
-    /// Runs one round.
-    pub round: fn(&Round),
-}
-
-impl Race {
-    const fn new(name: &'static str, round: fn(&Round)) -> Self {
-        Self { name, round }
-    }
-}
+/// A race: its name, and the function that runs a round.
+pub type Race = (&'static str, fn(&Round));
 
 const RACES: &[&[Race]] = &[
     close::RACES,
@@ -127,31 +117,29 @@ fn test(options: &Options) -> Result<Outcome> {
         }
         online = processors;
         let races = RACES.iter().copied().flatten();
-        for race in races.filter(|race| options.wants(race.name)) {
+        for &(race, round) in races.filter(|(race, _)| options.wants(race)) {
             for pairing in Pairing::all() {
-                let name = format!("{} ({pairing}, {processors} processors)", race.name);
+                let name = format!("{race} ({pairing}, {processors} processors)");
                 progress(&name);
                 let seed = options.seed;
-                let report = RaceRun {
-                    race,
+                let run = RaceRun {
+                    round,
                     pairing,
                     limit,
                     seed,
-                }
-                .run()?;
+                };
+                let report = run.run()?;
                 outcome.cases += report.rounds;
                 refused += report.refused;
                 lost += report.lost;
-                if let Some(what) = report.failure {
-                    progress(&format!("{name} fails: {what}"));
-                    let what = format!("{name}, after {} rounds: {what}", report.rounds);
-                    outcome.failures.push(Failure {
-                        what,
-                        replay: Some(format!("--seed {seed} --case {:?}", race.name)),
-                    });
-                } else {
+                let Some(what) = report.failure else {
                     held.push((report.rounds, name));
-                }
+                    continue;
+                };
+                progress(&format!("{name} fails: {what}"));
+                let what = format!("{name}, after {} rounds: {what}", report.rounds);
+                let replay = Some(format!("--seed {seed} --case {race:?}"));
+                outcome.failures.push(Failure { what, replay });
             }
         }
     }

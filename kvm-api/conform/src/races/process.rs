@@ -21,14 +21,14 @@ use super::round::Round;
 use crate::trait_calls::{ON_VCPU, ON_VM};
 
 pub const RACES: &[Race] = &[
-    Race::new("a process forks while its vCPU runs", forks),
-    Race::new("a process executes another while its vCPU runs", |round| {
+    ("a process forks while its vCPU runs", forks),
+    ("a process executes another while its vCPU runs", |round| {
         ends(round, executes, |child| WaitStatus::Exited(child, 0));
     }),
-    Race::new("a process exits while its vCPU runs", |round| {
+    ("a process exits while its vCPU runs", |round| {
         ends(round, || leave(7), |child| WaitStatus::Exited(child, 7));
     }),
-    Race::new("a process is killed while its vCPU runs", |round| {
+    ("a process is killed while its vCPU runs", |round| {
         let kills = || kill(Pid::this(), Signal::SIGKILL).unwrap();
         ends(round, kills, |child| {
             WaitStatus::Signaled(child, Signal::SIGKILL, false)

@@ -5,17 +5,19 @@ use std::panic;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, ensure};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, killpg};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::WaitStatus;
 use nix::unistd::{ForkResult, Pid, fork, setpgid};
 
 use super::random::Random;
 use super::round::{Pairing, Round};
-use super::{Race, stacks};
+use super::stacks;
+use crate::child::ended;
 use crate::module::loading::{KVM, VENDOR, unload};
 use crate::signal;
+use crate::wait;
 
 /// How long a race may exceed its time.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -37,14 +39,13 @@ pub struct Limit {
 }
 
 /// A race with one pairing of interfaces.
-pub struct RaceRun<'a> {
-    pub race: &'a Race,
+pub struct RaceRun {
+    pub round: fn(&Round),
     pub pairing: Pairing,
     pub limit: Limit,
     pub seed: u64,
 }
 
-/// The result of a race.
 #[derive(Default)]
 pub struct RaceResult {
     pub rounds: u64,
@@ -59,7 +60,7 @@ pub struct RaceResult {
 /// output is a failure.
 const ROUND: u8 = 0;
 
-impl RaceRun<'_> {
+impl RaceRun {
     /// Runs the race, and again if the emulator loses a guest's state.
     pub fn run(&self) -> Result<RaceResult> {
         let mut report = RaceResult::default();
@@ -111,7 +112,7 @@ impl RaceRun<'_> {
         let began = Instant::now();
         for number in 0..self.limit.rounds {
             let random = Random::new(self.seed ^ number.rotate_left(32));
-            (self.race.round)(&Round::new(number, self.pairing, random));
+            (self.round)(&Round::new(number, self.pairing, random));
             rounds.write_all(&[ROUND]).expect("the watchdog lives");
             if began.elapsed() > self.limit.time {
                 break;
@@ -126,14 +127,14 @@ impl RaceRun<'_> {
     fn watch(&self, child: Pid, report: &mut RaceResult) -> Result<Option<String>> {
         let began = Instant::now();
         loop {
-            match waitpid(child, Some(WaitPidFlag::WNOHANG))? {
-                WaitStatus::StillAlive => {}
-                WaitStatus::Exited(_, 0) => return Ok(None),
-                WaitStatus::Exited(_, LOST) => {
+            match ended(child)? {
+                None => {}
+                Some(WaitStatus::Exited(_, 0)) => return Ok(None),
+                Some(WaitStatus::Exited(_, LOST)) => {
                     report.lost += 1;
                     return Ok(None);
                 }
-                how => return Ok(Some(format!("the race's process: {how:?}"))),
+                Some(how) => return Ok(Some(format!("the race's process: {how:?}"))),
             }
             for module in [VENDOR, KVM] {
                 let answer = unload(module);
@@ -156,15 +157,11 @@ impl RaceRun<'_> {
 /// Ends a process that hangs.
 fn kill(child: Pid) -> Result<()> {
     killpg(child, Signal::SIGKILL)?;
-    let began = Instant::now();
-    while waitpid(child, Some(WaitPidFlag::WNOHANG))? == WaitStatus::StillAlive {
-        if began.elapsed() > PATIENCE {
-            bail!(
-                "a race hangs, and cannot be killed:\n{}",
-                stacks::of_group(child)
-            );
-        }
-        sleep(STEP);
-    }
+    let killed = wait::until(PATIENCE, STEP, || Ok(ended(child)?.is_some()))?;
+    ensure!(
+        killed,
+        "a race hangs, and cannot be killed:\n{}",
+        stacks::of_group(child)
+    );
     Ok(())
 }

@@ -22,7 +22,6 @@ impl Random {
         (z ^ (z >> 31)) % limit
     }
 
-    /// A random boolean.
     pub fn coin(&self) -> bool {
         self.below(2) == 0
     }

@@ -34,7 +34,6 @@ impl Display for Pairing {
     }
 }
 
-/// A round of a race.
 pub struct Round {
     /// The number of the round, from 0 on.
     pub number: u64,
@@ -93,7 +92,6 @@ impl Round {
         Guest::counting(self.runner())
     }
 
-    /// Waits for a random time.
     pub fn pause(&self) {
         self.random.pause();
     }

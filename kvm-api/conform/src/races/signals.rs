@@ -14,8 +14,8 @@ use super::threads::wait_until;
 use crate::signal::{KICK, kick, spawn};
 
 pub const RACES: &[Race] = &[
-    Race::new("a signal that the mask lets in ends the run", masked),
-    Race::new("a storm of signals ends runs and breaks nothing", storm),
+    ("a signal that the mask lets in ends the run", masked),
+    ("a storm of signals ends runs and breaks nothing", storm),
 ];
 
 /// The number of signals in a round.

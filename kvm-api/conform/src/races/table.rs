@@ -12,7 +12,7 @@ use super::round::Round;
 use super::threads::repeating;
 use crate::trait_calls::{ON_VCPU, ON_VM};
 
-pub const RACES: &[Race] = &[Race::new("a call gets one file or the other", race)];
+pub const RACES: &[Race] = &[("a call gets one file or the other", race)];
 
 /// The number of changes of the file in a round.
 const CHANGES: usize = 50;
@@ -60,11 +60,8 @@ fn race(round: &Round) {
 /// thread makes the same call.
 fn refused_or_done(call: FlatCall, answer: Result<(), Errno>) {
     use Errno::{EBUSY, EEXIST, EINVAL, ENOENT, ENOTTY};
-    assert!(
-        matches!(
-            answer,
-            Ok(()) | Err(EBUSY | EEXIST | EINVAL | ENOENT | ENOTTY)
-        ),
-        "{call:?}: {answer:?}"
-    );
+    match answer {
+        Ok(()) | Err(EBUSY | EEXIST | EINVAL | ENOENT | ENOTTY) => {}
+        Err(_) => panic!("{call:?}: {answer:?}"),
+    }
 }

@@ -31,11 +31,12 @@ use super::round::Round;
 use super::threads::wait_until;
 use crate::kernel_memory;
 use crate::requests::new_descriptor;
+use crate::signal::set_timer;
 
 pub const RACES: &[Race] = &[
-    Race::new("a task does not enter its own vCPU from its run", own),
-    Race::new("a task does not load a vCPU below its own", below),
-    Race::new("a task does not destroy a VM below its own vCPU", destroys),
+    ("a task does not enter its own vCPU from its run", own),
+    ("a task does not load a vCPU below its own", below),
+    ("a task does not destroy a VM below its own vCPU", destroys),
 ];
 
 /// The number of requests that may come outside the run. About every third one
@@ -65,12 +66,8 @@ fn own(round: &Round) {
         assert_eq!(end, -(Errno::EBUSY as i32));
         true
     };
-    let tried = requests(
-        round,
-        &guest,
-        || write.request(),
-        |n, end| refused(end) || n == ATTEMPTS,
-    );
+    let write = || write.request();
+    let tried = requests(round, &guest, write, |n, end| refused(end) || n == ATTEMPTS);
     assert!(tried < ATTEMPTS, "{tried} requests, none was refused");
 }
 
@@ -79,15 +76,11 @@ fn own(round: &Round) {
 fn below(round: &Round) {
     let (guest, other) = (round.counting(), round.counting());
     let write = Rewrite::new(other.vcpu.as_fd());
-    requests(
-        round,
-        &guest,
-        || write.request(),
-        |n, end| {
-            assert_eq!(end, Rewrite::DONE);
-            n == OTHERS
-        },
-    );
+    let write = || write.request();
+    requests(round, &guest, write, |n, end| {
+        assert_eq!(end, Rewrite::DONE);
+        n == OTHERS
+    });
 }
 
 /// The last file of a VM is closed. KVM loads the vCPUs of a VM that it destroys, and
@@ -104,18 +97,14 @@ fn destroys(round: &Round) {
     });
     // The files of the vCPUs, which would keep the VMs, are closed now.
     let mut vms = vms.collect::<Vec<_>>().into_iter();
-    requests(
-        round,
-        &guest,
-        || {
-            let vm = vms.next().expect("there is one for each");
-            opcode::Close::new(types::Fd(vm.into_raw_fd())).build()
-        },
-        |n, end| {
-            assert_eq!(end, 0);
-            n == OTHERS
-        },
-    );
+    let close = || {
+        let vm = vms.next().expect("there is one for each");
+        opcode::Close::new(types::Fd(vm.into_raw_fd())).build()
+    };
+    requests(round, &guest, close, |n, end| {
+        assert_eq!(end, 0);
+        n == OTHERS
+    });
     // A worker destroys the VMs and unmaps the memory.
     wait_until(|| kernel_memory::address().unwrap().is_none());
 }
@@ -247,28 +236,14 @@ impl Ticks {
         let ignored = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
         // SAFETY: nobody in the race's process wants the signal.
         unsafe { sigaction(Signal::SIGPROF, &ignored) }.unwrap();
-        Self::set(Duration::from_micros(1));
+        // An interval that is shorter than a tick expires at each tick.
+        set_timer(libc::ITIMER_PROF, 1);
         Self
-    }
-
-    /// An interval that is shorter than a tick expires at each tick.
-    fn set(interval: Duration) {
-        let interval = libc::timeval {
-            tv_sec: 0,
-            tv_usec: interval.subsec_micros().into(),
-        };
-        let timer = libc::itimerval {
-            it_interval: interval,
-            it_value: interval,
-        };
-        // SAFETY: the call reads the structure.
-        let set = unsafe { libc::setitimer(libc::ITIMER_PROF, &raw const timer, ptr::null_mut()) };
-        Errno::result(set).unwrap();
     }
 }
 
 impl Drop for Ticks {
     fn drop(&mut self) {
-        Self::set(Duration::ZERO);
+        set_timer(libc::ITIMER_PROF, 0);
     }
 }

@@ -9,19 +9,19 @@ use kvm_api::{Errno, Kvm};
 use super::Race;
 use super::round::Round;
 use super::threads::repeating;
-use crate::requests::msrs;
+use crate::requests::{filled, msrs};
 
 pub const RACES: &[Race] = &[
-    Race::new("general registers are not torn", |round| {
+    ("general registers are not torn", |round| {
         race(round, set_regs, get_regs);
     }),
-    Race::new("special registers are not torn", |round| {
+    ("special registers are not torn", |round| {
         race(round, set_sregs, get_sregs);
     }),
-    Race::new("floating point registers are not torn", |round| {
+    ("floating point registers are not torn", |round| {
         race(round, set_fpu, get_fpu);
     }),
-    Race::new("MSRs are not torn", |round| race(round, set_msrs, get_msrs)),
+    ("MSRs are not torn", |round| race(round, set_msrs, get_msrs)),
 ];
 
 type Set = fn(&dyn Kvm, BorrowedFd<'_>, u32);
@@ -78,9 +78,7 @@ fn set_regs(kvm: &dyn Kvm, vcpu: BorrowedFd<'_>, value: u32) {
 }
 
 fn get_regs(kvm: &dyn Kvm, vcpu: BorrowedFd<'_>) -> Vec<u64> {
-    let mut regs = kvm_regs::default();
-    kvm.kvm_get_regs(vcpu, &mut regs).unwrap();
-    let r = regs;
+    let r: kvm_regs = filled(|regs| kvm.kvm_get_regs(vcpu, regs)).unwrap();
     assert_eq!((r.rip, r.rflags), (ENTRY, 2));
     #[rustfmt::skip]
     let values = vec![
@@ -93,8 +91,7 @@ fn get_regs(kvm: &dyn Kvm, vcpu: BorrowedFd<'_>) -> Vec<u64> {
 /// The bases of segments and tables that the guest does not use, and CR2.
 fn set_sregs(kvm: &dyn Kvm, vcpu: BorrowedFd<'_>, value: u32) {
     let v = u64::from(value);
-    let mut sregs = kvm_sregs::default();
-    kvm.kvm_get_sregs(vcpu, &mut sregs).unwrap();
+    let mut sregs: kvm_sregs = filled(|sregs| kvm.kvm_get_sregs(vcpu, sregs)).unwrap();
     sregs.fs.base = v;
     sregs.gs.base = v;
     sregs.ldt.base = v;
@@ -105,15 +102,9 @@ fn set_sregs(kvm: &dyn Kvm, vcpu: BorrowedFd<'_>, value: u32) {
 }
 
 fn get_sregs(kvm: &dyn Kvm, vcpu: BorrowedFd<'_>) -> Vec<u64> {
-    let mut sregs = kvm_sregs::default();
-    kvm.kvm_get_sregs(vcpu, &mut sregs).unwrap();
+    let s: kvm_sregs = filled(|sregs| kvm.kvm_get_sregs(vcpu, sregs)).unwrap();
     vec![
-        sregs.fs.base,
-        sregs.gs.base,
-        sregs.ldt.base,
-        sregs.gdt.base,
-        sregs.idt.base,
-        sregs.cr2,
+        s.fs.base, s.gs.base, s.ldt.base, s.gdt.base, s.idt.base, s.cr2,
     ]
 }
 
@@ -133,8 +124,7 @@ fn set_fpu(kvm: &dyn Kvm, vcpu: BorrowedFd<'_>, value: u32) {
 }
 
 fn get_fpu(kvm: &dyn Kvm, vcpu: BorrowedFd<'_>) -> Vec<u64> {
-    let mut fpu = kvm_fpu::default();
-    kvm.kvm_get_fpu(vcpu, &mut fpu).unwrap();
+    let fpu: kvm_fpu = filled(|fpu| kvm.kvm_get_fpu(vcpu, fpu)).unwrap();
     let registers = fpu.fpr.iter().chain(&fpu.xmm);
     let low = |register: &[u8; 16]| {
         let (low, _) = register.split_first_chunk().expect("16 are more than 8");

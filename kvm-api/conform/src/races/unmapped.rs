@@ -18,7 +18,7 @@ use super::round::Round;
 use super::threads::repeating;
 use crate::kernel_memory;
 
-pub const RACES: &[Race] = &[Race::new(
+pub const RACES: &[Race] = &[(
     "memory that replaces the kernel's memory in its owner stays",
     race,
 )];
