@@ -8,13 +8,14 @@ use nix::errno::Errno::*;
 use self::Circumstance::*;
 use super::expected::Expectation::{Dies, Fails, Works};
 use super::expected::Of::{All, On, These};
-use super::expected::{Expected, Rule, both, differs, flat_only, ioctl_only, look_up, nothing};
+use super::expected::{Expected, LIBRARY, LISTS, Rule};
+use super::expected::{both, differs, flat_only, ioctl_only, look_up, nothing};
 use super::invocation::Invocation;
 use super::misuse::{Made, Misuse};
 use super::testbed::Testbed;
 use super::{processes, signals, threads};
 use crate::open_files::without_files;
-use crate::tested_call::TestedCall;
+use crate::tested_call::TestedCall::{self, Binding, Flat};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Circumstance {
@@ -65,24 +66,11 @@ const MEMFD: &str = "the library allocates a memfd; memory of the kernel needs n
 const PROCESS: &str = "each process has its own record in the library";
 const NO_FD: &str = "it takes no descriptor";
 
-const CREATE_VM: &[TestedCall] = &[TestedCall::Flat(kvm_create_vm)];
-const LISTS: &[TestedCall] = &[
-    TestedCall::Flat(kvm_get_msr_index_list),
-    TestedCall::Flat(kvm_get_vcpu_mmap_size),
-];
-const RUN: &[TestedCall] = &[TestedCall::Flat(kvm_run)];
-const SET_MEMORY: &[TestedCall] = &[TestedCall::Flat(kvm_set_memory_region)];
-const LIBRARY: &[TestedCall] = &[
-    TestedCall::Flat(kvm_set_memory_region),
-    TestedCall::Flat(kvm_get_memory_alias),
-    TestedCall::Flat(kvm_set_memory_alias),
-    TestedCall::MapMemory,
-];
-const NEW_FILES: &[TestedCall] = &[
-    TestedCall::Flat(kvm_create_vm),
-    TestedCall::Flat(kvm_create_vcpu),
-];
-const UNBIND: &[TestedCall] = &[TestedCall::Binding(BindingCall::kvm_unbind)];
+const CREATE_VM: &[TestedCall] = &[Flat(kvm_create_vm)];
+const RUN: &[TestedCall] = &[Flat(kvm_run)];
+const SET_MEMORY: &[TestedCall] = &[Flat(kvm_set_memory_region)];
+const NEW_FILES: &[TestedCall] = &[Flat(kvm_create_vm), Flat(kvm_create_vcpu)];
+const UNBIND: &[TestedCall] = &[Binding(BindingCall::kvm_unbind)];
 
 const OWN_WORKS: Expected = Expected {
     why: OWN,
@@ -113,7 +101,6 @@ pub const RULES: &[Rule<Circumstance>] = &[
     Rule(These(SET_MEMORY), &[NoFile], differs(Fails(EMFILE), Works, MEMFD)),
 ];
 
-/// A case for each call and each circumstance.
 pub fn cases() -> Vec<Misuse> {
     let mut cases = Vec::new();
     for call in TestedCall::all() {
@@ -141,11 +128,8 @@ fn attempt(
         Running => threads::while_running(testbed, invocation, waits, false),
         Signalled => threads::while_running(testbed, invocation, waits, true),
         Killed => threads::killed(testbed, invocation),
-        Pending => signals::pending(testbed, &invocation, None),
-        LetThrough => {
-            let vcpu = testbed.fd(call);
-            signals::pending(testbed, &invocation, Some(vcpu))
-        }
+        Pending => signals::pending(testbed, &invocation, false),
+        LetThrough => signals::pending(testbed, &invocation, true),
         ImmediateExit => {
             testbed.machine.run.set_immediate_exit(true);
             let made = Made::of(&invocation, testbed);

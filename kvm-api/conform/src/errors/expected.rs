@@ -3,9 +3,10 @@
 use std::fmt;
 
 use kvm_sys::Fd;
+use kvm_sys::FlatCall::*;
 use nix::errno::Errno;
 
-use crate::tested_call::TestedCall;
+use crate::tested_call::TestedCall::{self, Flat, MapMemory};
 
 /// The two routes of a call into KVM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +22,6 @@ impl Route {
     pub const ALL: [Self; 2] = [Self::Ioctl, Self::Flat];
 }
 
-/// The expected result of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expectation {
     /// The result of the call without misuse.
@@ -66,12 +66,10 @@ pub const fn differs(ioctl: Expectation, flat: Expectation, why: &'static str) -
     Expected::new(Some(ioctl), Some(flat), why)
 }
 
-/// Only the ioctl has this misuse.
 pub const fn ioctl_only(answer: Expectation, why: &'static str) -> Expected {
     Expected::new(Some(answer), None, why)
 }
 
-/// Only the system call has this misuse.
 pub const fn flat_only(answer: Expectation, why: &'static str) -> Expected {
     Expected::new(None, Some(answer), why)
 }
@@ -103,6 +101,17 @@ impl Expected {
         self
     }
 }
+
+/// The calls that also take a VM, whereas their ioctls take only `/dev/kvm`.
+pub const LISTS: &[TestedCall] = &[Flat(kvm_get_msr_index_list), Flat(kvm_get_vcpu_mmap_size)];
+
+/// The calls whose ioctl the library replaces.
+pub const LIBRARY: &[TestedCall] = &[
+    Flat(kvm_set_memory_region),
+    Flat(kvm_get_memory_alias),
+    Flat(kvm_set_memory_alias),
+    MapMemory,
+];
 
 /// The calls to which a rule applies.
 #[derive(Clone, Copy, Debug)]

@@ -2,22 +2,25 @@
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::unix::fs::OpenOptionsExt;
 
 use anyhow::{Context, Result, bail};
 use kvm_sys::FlatCall::*;
 use kvm_sys::{BindingCall, Fd, KVM_CREATE_DEVICE, KVM_CREATE_GUEST_MEMFD, KVM_GET_STATS_FD};
 use libc::c_ulong;
-use nix::errno::Errno::{self, *};
+use nix::errno::Errno::*;
 
 use self::Wrong::*;
 use super::expected::Expectation::{Fails, Works};
 use super::expected::Of::{All, On, These};
-use super::expected::{Expected, Route, Rule, both, differs, flat_only, look_up, nothing};
+use super::expected::{Expected, LIBRARY, LISTS, Route, Rule};
+use super::expected::{both, differs, flat_only, look_up, nothing};
+use super::invocation::Invocation;
 use super::misuse::{Made, Misuse};
 use super::signature::{Kind, arguments};
 use super::testbed::Testbed;
-use crate::requests::new_descriptor;
-use crate::tested_call::TestedCall;
+use crate::requests::{new_descriptor, request};
+use crate::tested_call::TestedCall::{self, Binding, Flat, MapMemory};
 
 /// A descriptor in place of the right one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,20 +92,10 @@ const NOT_MAPPED: Expected = differs(Fails(ENOTTY), Fails(ENODEV), MMAP);
 /// mmap() works on other files that have memory.
 const ANY_MAPPED: Expected = differs(Fails(ENOTTY), Works, MMAP);
 
-const MAP: &[TestedCall] = &[TestedCall::MapMemory];
-const EXTENSION: &[TestedCall] = &[TestedCall::Flat(kvm_check_extension)];
-const LISTS: &[TestedCall] = &[
-    TestedCall::Flat(kvm_get_msr_index_list),
-    TestedCall::Flat(kvm_get_vcpu_mmap_size),
-];
-const GET_MSRS: &[TestedCall] = &[TestedCall::Flat(kvm_get_msrs)];
-const LIBRARY: &[TestedCall] = &[
-    TestedCall::Flat(kvm_set_memory_region),
-    TestedCall::Flat(kvm_get_memory_alias),
-    TestedCall::Flat(kvm_set_memory_alias),
-    TestedCall::MapMemory,
-];
-const KICK: &[TestedCall] = &[TestedCall::Binding(BindingCall::kvm_kick)];
+const MAP: &[TestedCall] = &[MapMemory];
+const EXTENSION: &[TestedCall] = &[Flat(kvm_check_extension)];
+const GET_MSRS: &[TestedCall] = &[Flat(kvm_get_msrs)];
+const KICK: &[TestedCall] = &[Binding(BindingCall::kvm_kick)];
 
 const NO_PIDFD: Expected = both(Fails(EBADF));
 
@@ -167,44 +160,44 @@ fn expected(call: TestedCall, wrong: Wrong) -> Expected {
     }
 }
 
-/// A case for each call and each wrong descriptor.
 pub fn cases() -> Vec<Misuse> {
-    let each =
-        TestedCall::all().flat_map(|call| ALL_WRONG.map(|(wrong, name)| (call, wrong, name)));
-    each.map(|(call, wrong, name)| {
-        Misuse::new(
-            call,
-            name,
-            expected(call, wrong),
-            move |testbed, mut invocation| {
-                let good = invocation.words[0];
-                let held;
-                invocation.words[0] = match wrong {
-                    Garbage => good | 0xdead_beef << 32,
-                    Vm => testbed.machine.vm.as_raw_fd() as u64,
-                    Vcpu => testbed.still.as_raw_fd() as u64,
-                    OthersVm => testbed.both.others.vm.as_raw_fd() as u64,
-                    OthersVcpu => testbed.both.others.vcpu.as_raw_fd() as u64,
-                    DeadVm => testbed.both.dead.vm.as_raw_fd() as u64,
-                    DeadVcpu => testbed.both.dead.vcpu.as_raw_fd() as u64,
-                    Closed => c_int_of(RawFd::MAX),
-                    MinusOne => c_int_of(-1),
-                    Lowest => c_int_of(RawFd::MIN),
-                    _ => {
-                        held = open(wrong, testbed)?;
-                        held.as_raw_fd() as u64
-                    }
-                };
-                Ok(Made::of(&invocation, testbed))
-            },
-        )
-    })
-    .collect()
+    let mut cases = Vec::new();
+    for call in TestedCall::all() {
+        for (wrong, name) in ALL_WRONG {
+            let expected = expected(call, wrong);
+            cases.push(Misuse::new(call, name, expected, move |testbed, it| {
+                attempt(testbed, it, wrong)
+            }));
+        }
+    }
+    cases
 }
 
-/// A descriptor as the C library would pass it.
-fn c_int_of(fd: RawFd) -> u64 {
-    i64::from(fd) as u64
+fn attempt(testbed: &mut Testbed<'_>, mut invocation: Invocation, wrong: Wrong) -> Result<Made> {
+    let (others, dead) = (&testbed.both.others, &testbed.both.dead);
+    let held;
+    let fd = match wrong {
+        // All others are sign-extended, as the C library passes them.
+        Garbage => {
+            invocation.words[0] |= 0xdead_beef << 32;
+            return Ok(Made::of(&invocation, testbed));
+        }
+        Vm => testbed.machine.vm.as_raw_fd(),
+        Vcpu => testbed.still.as_raw_fd(),
+        OthersVm => others.vm.as_raw_fd(),
+        OthersVcpu => others.vcpu.as_raw_fd(),
+        DeadVm => dead.vm.as_raw_fd(),
+        DeadVcpu => dead.vcpu.as_raw_fd(),
+        Closed => RawFd::MAX,
+        MinusOne => -1,
+        Lowest => RawFd::MIN,
+        _ => {
+            held = open(wrong, testbed)?;
+            held.as_raw_fd()
+        }
+    };
+    invocation.words[0] = fd as u64;
+    Ok(Made::of(&invocation, testbed))
 }
 
 const KVM_DEV_TYPE_VFIO: u32 = 4;
@@ -214,11 +207,13 @@ fn open(wrong: Wrong, testbed: &Testbed<'_>) -> Result<OwnedFd> {
     let (vm, vcpu) = (&testbed.machine.vm, &testbed.still);
     // SAFETY: each call below returns a new descriptor.
     let made = |fd: libc::c_int| unsafe { new_descriptor(fd) }.map_err(anyhow::Error::from);
-    let path = |path: &str| {
-        let flags = libc::O_PATH | libc::O_CLOEXEC;
-        let path = std::ffi::CString::new(path).expect("the path has no zero byte");
-        // SAFETY: it reads a string that ends.
-        made(unsafe { libc::open(path.as_ptr(), flags) })
+    let path = |path: &str| -> Result<OwnedFd> {
+        let mut options = File::options();
+        Ok(options
+            .read(true)
+            .custom_flags(libc::O_PATH)
+            .open(path)?
+            .into())
     };
     match wrong {
         Pipe => Ok(std::io::pipe()?.0.into()),
@@ -237,10 +232,8 @@ fn open(wrong: Wrong, testbed: &Testbed<'_>) -> Result<OwnedFd> {
         }
         KvmDevice => {
             let mut device = [KVM_DEV_TYPE_VFIO, 0, 0];
-            let fd = vm.as_raw_fd();
-            // SAFETY: the kernel reads and writes three words.
-            Errno::result(unsafe { libc::ioctl(fd, KVM_CREATE_DEVICE, &raw mut device) })
-                .context("KVM_CREATE_DEVICE")?;
+            let words = device.as_mut_ptr().expose_provenance();
+            request(vm.as_fd(), KVM_CREATE_DEVICE, words)?;
             made(device[1] as RawFd)
         }
         // SAFETY: the request touches no memory.

@@ -1,7 +1,7 @@
 //! A call before it is made: its registers and its structure, which are valid
 //! until they are changed.
 
-use std::os::fd::{AsFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use guests::SLOT;
 use kvm_api::Kvm;
@@ -149,7 +149,7 @@ impl Invocation {
         }
         header.extend(entry.repeat(ENTRIES));
         self.object = header;
-        self.words[0] = testbed.fd(self.call) as u64;
+        self.words[0] = testbed.fd(self.call).as_raw_fd() as u64;
         // The remaining pointer points to the structure.
         for argument in &self.arguments {
             if let (Kind::Pointer(_), Place::Word(word)) = (argument.kind, argument.place) {
@@ -177,7 +177,6 @@ impl Invocation {
         }
     }
 
-    /// The value of an argument.
     pub fn get(&self, name: &str) -> Option<u64> {
         let argument = self.argument(name)?;
         Some(match argument.place {
@@ -278,16 +277,9 @@ impl Invocation {
         // SAFETY: the test is whether it is open. Nothing closes it meanwhile.
         let fd = unsafe { BorrowedFd::borrow_raw(fd) };
         let alias = || {
-            let mut alias = kvm_memory_alias::default();
-            let bytes: *mut kvm_memory_alias = &raw mut alias;
-            // SAFETY: the object is as long as the structure, which has only
-            // integers.
-            unsafe {
-                bytes
-                    .cast::<u8>()
-                    .copy_from(self.object.as_ptr(), size_of_val(&alias))
-            };
-            alias
+            let alias = self.object.as_ptr().cast::<kvm_memory_alias>();
+            // SAFETY: the object is as long as the structure, which has only integers.
+            unsafe { alias.read_unaligned() }
         };
         match self.call {
             TestedCall::Flat(FlatCall::kvm_set_memory_region) => {

@@ -38,10 +38,7 @@ pub const PROPERTY: Property = Property {
     about: "each misuse fails with its documented errno and changes nothing",
     backends: "ioctl, syscall, merged, ranges, bound",
     kernels: Kernels::Both,
-    test: Test::Inside {
-        machine: |kernel| Ok(kernel.machine()),
-        test,
-    },
+    test: Test::inside(test),
 };
 
 /// A group of misuses, and its heading in docs/errors.md.

@@ -1,7 +1,7 @@
 //! Calls from other processes.
 
 use std::env;
-use std::os::fd::RawFd;
+use std::os::fd::BorrowedFd;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -32,13 +32,13 @@ pub fn executed(testbed: &mut Testbed<'_>, invocation: &Invocation) -> Result<Ma
     let known = invocation.object().len().min(header.len());
     header[..known].copy_from_slice(&invocation.object()[..known]);
     let arena = testbed.arena.as_ptr().expose_provenance() as u64;
-    inherited(fd, true)?;
+    inherit(fd, FdFlag::empty())?;
     let output = Command::new(env::current_exe()?)
         .arg("inherited-call")
         .args([arena, u64::from_ne_bytes(header)].map(|word| word.to_string()))
         .args(raw.to_words().map(|word| word.to_string()))
         .output();
-    inherited(fd, false)?;
+    inherit(fd, FdFlag::FD_CLOEXEC)?;
     let output = output.context("the program cannot be executed")?;
     let printed = String::from_utf8_lossy(&output.stdout);
     let answer: CallResult = serde_json::from_str(&printed).with_context(|| {
@@ -70,15 +70,7 @@ pub fn inherited_call(words: &[u64]) -> Result<()> {
     Ok(())
 }
 
-/// Whether an executed program inherits the descriptor.
-fn inherited(fd: RawFd, inherited: bool) -> Result<()> {
-    // SAFETY: it is open for as long as this takes.
-    let fd = unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) };
-    let flags = if inherited {
-        FdFlag::empty()
-    } else {
-        FdFlag::FD_CLOEXEC
-    };
-    fcntl(fd, FcntlArg::F_SETFD(flags))?;
-    Ok(())
+/// Sets whether an executed program inherits the descriptor.
+fn inherit(fd: BorrowedFd<'_>, flags: FdFlag) -> Result<()> {
+    Ok(fcntl(fd, FcntlArg::F_SETFD(flags)).map(drop)?)
 }

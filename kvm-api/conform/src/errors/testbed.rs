@@ -1,7 +1,7 @@
 //! The virtual machine that is misused.
 
 use std::cell::Cell;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use anyhow::{Context, Result, ensure};
 use guests::{MEMORY, SLOT, TestVm, programs};
@@ -16,6 +16,7 @@ use super::expected::Route;
 use super::others::{Others, dead};
 use crate::audit;
 use crate::child::pidfd;
+use crate::requests::request;
 use crate::tested_call::TestedCall;
 use crate::vcpu_state::{self, VcpuState};
 
@@ -150,21 +151,18 @@ impl<'k> Testbed<'k> {
     }
 
     /// The right file descriptor for the call.
-    pub fn fd(&self, call: TestedCall) -> RawFd {
+    pub fn fd(&self, call: TestedCall) -> BorrowedFd<'_> {
         // Over ioctl, only /dev/kvm takes two of the three system calls.
-        let fd = match (self.route, call.fd) {
-            (_, Fd::None) if call == TestedCall::Binding(BindingCall::kvm_kick) => {
-                self.pidfd.as_fd()
+        match (self.route, call.fd) {
+            _ if call == TestedCall::Binding(BindingCall::kvm_kick) => self.pidfd.as_fd(),
+            (Route::Ioctl, Fd::System) if call.request == Some(KVM_CHECK_EXTENSION) => {
+                self.machine.vm()
             }
-            (Route::Ioctl, Fd::None) => self.both.ioctl.as_fd(),
-            (Route::Ioctl, Fd::System) if call.request != Some(KVM_CHECK_EXTENSION) => {
-                self.both.ioctl.as_fd()
-            }
+            (Route::Ioctl, Fd::None | Fd::System) => self.both.ioctl.as_fd(),
             (_, Fd::None | Fd::System | Fd::Vm) => self.machine.vm(),
             (_, Fd::Vcpu) if call.number == __NR_kvm_run => self.machine.vcpu(),
             (_, Fd::Vcpu) => self.still.as_fd(),
-        };
-        fd.as_raw_fd()
+        }
     }
 
     /// Binds the vCPU that never runs to this thread, in place of another testbed's.
@@ -217,10 +215,9 @@ impl<'k> Testbed<'k> {
                 slot,
                 ..Default::default()
             };
-            // SAFETY: it deletes a slot, which needs no memory.
-            let deleted =
-                unsafe { libc::ioctl(vm.as_raw_fd(), KVM_SET_USER_MEMORY_REGION, &region) };
-            ensure!(deleted != 0, "slot {slot} was set");
+            let region = (&raw const region).expose_provenance();
+            let deleted = request(vm, KVM_SET_USER_MEMORY_REGION, region);
+            ensure!(deleted.is_err(), "slot {slot} was set");
         }
         Ok(())
     }
