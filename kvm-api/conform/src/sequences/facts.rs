@@ -11,6 +11,7 @@ use kvm_api::ioctl::Ioctl;
 use kvm_api::kvm_sys::*;
 
 use crate::errors::Others;
+use crate::requests::filled;
 
 /// Extensions that KVM has, with 1 or with a number, and extensions that it
 /// does not have.
@@ -43,15 +44,13 @@ impl Facts {
             let answer = kvm.kvm_check_extension(vm.as_fd(), extension)?;
             extensions.insert(extension, answer);
         }
-        let (mut regs, mut fpu) = (kvm_regs::default(), kvm_fpu::default());
-        kvm.kvm_get_regs(vcpu.as_fd(), &mut regs)?;
-        kvm.kvm_get_fpu(vcpu.as_fd(), &mut fpu)?;
+        let fpu: kvm_fpu = filled(|fpu| kvm.kvm_get_fpu(vcpu.as_fd(), fpu))?;
         let facts = Self {
             slots: kvm.kvm_check_extension(vm.as_fd(), KVM_CAP_NR_MEMSLOTS)? as u32,
             msrs: msrs.as_slice().to_vec(),
             mmap_size: kvm.kvm_get_vcpu_mmap_size(vm.as_fd())?,
             extensions,
-            regs,
+            regs: filled(|regs| kvm.kvm_get_regs(vcpu.as_fd(), regs))?,
             fcw: fpu.fcw,
             others: Mutex::new(Some(Arc::new(Others::make(&kvm)?))),
         };
@@ -68,7 +67,6 @@ impl Facts {
         others.clone().expect("sequences are not over")
     }
 
-    /// Closes the descriptors.
     pub fn close(&self) {
         *self.others.lock().expect("no thread panics with the lock") = None;
     }

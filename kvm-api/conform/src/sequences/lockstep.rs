@@ -12,7 +12,6 @@ use super::steps::Taken;
 /// The maximum number of steps of a sequence.
 pub const STEPS: usize = 40;
 
-/// The number of steps that were taken.
 pub static TAKEN: AtomicU64 = AtomicU64::new(0);
 
 /// The model, and a machine for each backend.

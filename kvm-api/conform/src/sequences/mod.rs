@@ -35,10 +35,7 @@ pub const PROPERTY: Property = Property {
     about: "a model and all backends agree after each step of random sequences",
     backends: "model, ioctl, syscall, merged, files, bound, mixed",
     kernels: Kernels::Both,
-    test: Test::Inside {
-        machine: |kernel| Ok(kernel.machine()),
-        test,
-    },
+    test: Test::inside(test),
 };
 
 /// Sequences that have failed before, and other interesting sequences. They run first.

@@ -22,10 +22,10 @@ use nix::sys::signal::Signal;
 use self::backend::{BackendKind, Backends};
 use super::facts::Facts;
 use super::model::memory::{Owner, PAGE, POOL, Place};
-use super::model::{FIRST_REGION, Model, StepResult, Value, alias_of, done, entry, program_at};
-use super::region::Region;
+use super::model::{FIRST_REGION, Model, StepResult, Value, done, entry, program_at};
 use super::steps::{Room, Step, Taken, VcpuStep, Wrong};
 use crate::open_files::without_files;
+use crate::requests::filled;
 use crate::trait_calls::{self, Make};
 
 /// The signal that may be pending.
@@ -165,8 +165,7 @@ impl SequenceVm {
                 };
                 let mut list = MsrList::new(room).expect("there is room");
                 kvm.kvm_get_msr_index_list(vm, &mut list)?;
-                let numbers = list.as_slice().iter().map(|&msr| msr.into());
-                Ok(Value::Numbers(numbers.collect()))
+                Ok(Value::numbers(list.as_slice()))
             }
             Step::VcpuMmapSize => {
                 let size = kvm.kvm_get_vcpu_mmap_size(vm)?;
@@ -177,12 +176,8 @@ impl SequenceVm {
                 Ok(Value::Number(answer as u64))
             }
             Step::SetMemoryRegion(region) => {
-                let Region {
-                    slot,
-                    flags,
-                    address,
-                    size,
-                } = region;
+                let (slot, flags) = (region.slot, region.flags);
+                let (address, size) = (region.address, region.size);
                 let library = self.library();
                 library.kvm_set_memory_region(vm, slot, flags, address, size)?;
                 done(self.map_kernel_memory(address, size, model))
@@ -198,7 +193,7 @@ impl SequenceVm {
                 })
             }
             Step::SetMemoryAlias { alias, target } => {
-                let alias = alias_of(alias, target);
+                let alias = alias.alias(target);
                 done(self.library().kvm_set_memory_alias(vm, &alias))
             }
             Step::GetMemoryAlias(slot) => {
@@ -330,11 +325,13 @@ impl SequenceVm {
     /// The other state of the vCPUs, for comparison between machines.
     pub fn state(&self) -> Vec<(kvm_sregs, kvm_fpu)> {
         let of = |vcpu: usize| {
-            let (mut sregs, mut fpu) = (kvm_sregs::default(), kvm_fpu::default());
             let vcpu = self.vcpu(true, vcpu).expect("it can be used");
-            vcpu.kvm_get_sregs(&mut sregs).expect("a vCPU has them");
-            vcpu.kvm_get_fpu(&mut fpu).expect("a vCPU has them");
-            (sregs, fpu)
+            let sregs = filled(|sregs| vcpu.kvm_get_sregs(sregs));
+            let fpu = filled(|fpu| vcpu.kvm_get_fpu(fpu));
+            (
+                sregs.expect("a vCPU has them"),
+                fpu.expect("a vCPU has them"),
+            )
         };
         (0..self.vcpus.len()).map(of).collect()
     }
@@ -346,15 +343,12 @@ fn calls() -> Syscall {
 }
 
 fn regs(vcpu: &dyn Vcpu) -> Result<kvm_regs, Errno> {
-    let mut regs = kvm_regs::default();
-    vcpu.kvm_get_regs(&mut regs)?;
-    Ok(regs)
+    filled(|regs| vcpu.kvm_get_regs(regs))
 }
 
 /// Lets the code segment begin at 0.
 fn clear_code_segment(vcpu: &dyn Vcpu) -> Result<(), Errno> {
-    let mut sregs = kvm_sregs::default();
-    vcpu.kvm_get_sregs(&mut sregs)?;
+    let mut sregs: kvm_sregs = filled(|sregs| vcpu.kvm_get_sregs(sregs))?;
     (sregs.cs.base, sregs.cs.selector) = (0, 0);
     vcpu.kvm_set_sregs(&sregs)
 }

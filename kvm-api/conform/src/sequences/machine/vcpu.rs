@@ -7,13 +7,12 @@ use kvm_api::{Direction, Form, Reason, SigSet};
 use nix::sys::signal::raise;
 
 use super::{BackendKind, SIGNAL, SequenceVm, clear_code_segment, pointers, regs};
-use crate::requests::{cpuid, msrs};
+use crate::requests::{cpuid, filled, msrs};
 use crate::sequences::model::guest::{GuestExit, MSRS};
 use crate::sequences::model::{MANY_FUNCTION, StepResult, Value, done, program_at, regs_at};
 use crate::sequences::steps::{Run, VcpuStep};
 
 impl SequenceVm {
-    /// Takes a step on a vCPU.
     pub(super) fn on_vcpu(&self, flat: bool, number: usize, step: &VcpuStep) -> StepResult {
         let vcpu = self.vcpu(flat, number)?;
         match *step {
@@ -36,13 +35,11 @@ impl SequenceVm {
                 ..regs_at(program_at(page), &regs(&*vcpu)?)
             })),
             VcpuStep::GetSregs => {
-                let mut sregs = kvm_sregs::default();
-                vcpu.kvm_get_sregs(&mut sregs)?;
+                let sregs = filled(|sregs| vcpu.kvm_get_sregs(sregs))?;
                 Ok(Value::Numbers(known_sregs(&sregs)))
             }
             VcpuStep::SetSregs { ds, cr2, bad } => {
-                let mut sregs = kvm_sregs::default();
-                vcpu.kvm_get_sregs(&mut sregs)?;
+                let mut sregs: kvm_sregs = filled(|sregs| vcpu.kvm_get_sregs(sregs))?;
                 (sregs.cs.selector, sregs.cs.base) = (0, 0);
                 (sregs.ds.selector, sregs.ds.base) = (ds, u64::from(ds) * 16);
                 sregs.cr2 = cr2;
@@ -51,27 +48,18 @@ impl SequenceVm {
             }
             VcpuStep::Translate(address) => {
                 let (mut physical, mut valid, mut writeable, mut usermode) = (0, 9, 9, 9);
-                vcpu.kvm_translate(
-                    address,
-                    &mut physical,
-                    &mut valid,
-                    &mut writeable,
-                    &mut usermode,
-                )?;
-                let bytes = [valid, writeable, usermode].map(u64::from);
-                Ok(Value::Numbers([&[physical][..], &bytes].concat()))
+                let (p, v, w, u) = (&mut physical, &mut valid, &mut writeable, &mut usermode);
+                vcpu.kvm_translate(address, p, v, w, u)?;
+                let [v, w, u] = [valid, writeable, usermode].map(u64::from);
+                Ok(Value::Numbers(vec![physical, v, w, u]))
             }
             VcpuStep::Interrupt(irq) => done(vcpu.kvm_interrupt(irq)),
             VcpuStep::DebugGuest { single_step } => {
-                let control = if single_step {
-                    debug::KVM_GUESTDBG_ENABLE | debug::KVM_GUESTDBG_SINGLESTEP
-                } else {
-                    0
-                };
-                done(vcpu.kvm_debug_guest(&kvm_guest_debug {
-                    control,
-                    ..Default::default()
-                }))
+                let mut debug = kvm_guest_debug::default();
+                if single_step {
+                    debug.control = debug::KVM_GUESTDBG_ENABLE | debug::KVM_GUESTDBG_SINGLESTEP;
+                }
+                done(vcpu.kvm_debug_guest(&debug))
             }
             VcpuStep::GetMsrs(ref indices) => {
                 let mut msrs = msrs(indices.iter().map(|&index| (index, 0)));
@@ -103,13 +91,11 @@ impl SequenceVm {
                 done(vcpu.kvm_set_signal_mask(mask.as_ref()))
             }
             VcpuStep::GetFpu => {
-                let mut fpu = kvm_fpu::default();
-                vcpu.kvm_get_fpu(&mut fpu)?;
+                let fpu: kvm_fpu = filled(|fpu| vcpu.kvm_get_fpu(fpu))?;
                 Ok(Value::Numbers(vec![fpu.fcw.into(), fpu.xmm[0][0].into()]))
             }
             VcpuStep::SetFpu { fcw, xmm } => {
-                let mut fpu = kvm_fpu::default();
-                vcpu.kvm_get_fpu(&mut fpu)?;
+                let mut fpu: kvm_fpu = filled(|fpu| vcpu.kvm_get_fpu(fpu))?;
                 fpu.fcw = fcw;
                 fpu.xmm[0][0] = xmm;
                 done(vcpu.kvm_set_fpu(&fpu))
@@ -136,17 +122,12 @@ impl SequenceVm {
         }
         let result = self.vcpu(flat, vcpu)?.kvm_run(&mut run).map(|exit| {
             let reason = exit.reason();
+            let reads = match reason {
+                Reason::Io { direction, .. } => direction == Direction::In,
+                Reason::Mmio { is_write, .. } => !is_write,
+                _ => false,
+            };
             let mut data = vec![0; 8];
-            let reads = matches!(
-                reason,
-                Reason::Io {
-                    direction: Direction::In,
-                    ..
-                } | Reason::Mmio {
-                    is_write: false,
-                    ..
-                }
-            );
             let length = if reads { 0 } else { exit.read_data(&mut data) };
             data.truncate(length);
             GuestExit { reason, data }

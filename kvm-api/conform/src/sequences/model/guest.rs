@@ -80,6 +80,14 @@ pub struct GuestExit {
     pub data: Vec<u8>,
 }
 
+impl GuestExit {
+    /// An exit with the bytes that the guest has written, if any.
+    fn new(reason: Reason, written: impl IntoIterator<Item = u8>) -> Self {
+        let data = written.into_iter().collect();
+        Self { reason, data }
+    }
+}
+
 /// The access that the next run must complete first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pending {
@@ -92,7 +100,6 @@ pub enum Pending {
 /// The SYSENTER MSRs: CS, ESP and EIP, from this number on.
 pub const MSRS: u32 = SYSENTER_CS;
 
-/// A vCPU.
 #[derive(Clone, Debug)]
 pub struct Cpu {
     pub regs: kvm_regs,
@@ -177,15 +184,13 @@ impl Cpu {
                 return Some(Some(exit));
             }
             if self.trap {
-                return Some(Some(GuestExit {
-                    reason: Reason::Debug {
-                        exception: 1,
-                        pc: self.linear(),
-                        dr6: 0xffff_4ff0,
-                        dr7: 0x400,
-                    },
-                    data: Vec::new(),
-                }));
+                let reason = Reason::Debug {
+                    exception: 1,
+                    pc: self.linear(),
+                    dr6: 0xffff_4ff0,
+                    dr7: 0x400,
+                };
+                return Some(Some(GuestExit::new(reason, [])));
             }
         }
         None
@@ -296,19 +301,16 @@ impl Cpu {
             0xe4 => {
                 self.pending = Some(Pending::In);
                 let port = self.fetch(memory, 1)?;
-                return Some(io(Direction::In, port, Vec::new()));
+                return Some(io(Direction::In, port, None));
             }
             0xe6 => {
                 self.pending = Some(Pending::Out);
                 let port = self.fetch(memory, 1)?;
-                return Some(io(Direction::Out, port, vec![self.regs.rax as u8]));
+                return Some(io(Direction::Out, port, Some(self.regs.rax as u8)));
             }
             0xf4 => {
                 self.regs.rip += 1;
-                return Some(Flow::Exit(GuestExit {
-                    reason: Reason::Hlt,
-                    data: Vec::new(),
-                }));
+                return Some(Flow::Exit(GuestExit::new(Reason::Hlt, [])));
             }
             // inc %al
             0xfe if self.fetch(memory, 1)? == 0xc0 => {
@@ -382,26 +384,21 @@ fn result_flags(result: u64, bits: u32) -> u64 {
         | flag(PARITY, (result as u8).count_ones().is_multiple_of(2))
 }
 
-fn io(direction: Direction, port: u8, data: Vec<u8>) -> Flow {
-    Flow::Exit(GuestExit {
-        reason: Reason::Io {
-            direction,
-            port: port.into(),
-            size: 1,
-            count: 1,
-        },
-        data,
-    })
+fn io(direction: Direction, port: u8, written: Option<u8>) -> Flow {
+    let reason = Reason::Io {
+        direction,
+        port: port.into(),
+        size: 1,
+        count: 1,
+    };
+    Flow::Exit(GuestExit::new(reason, written))
 }
 
-/// The byte that is written, if any.
 fn mmio(phys_addr: u64, written: Option<u8>) -> Flow {
-    Flow::Exit(GuestExit {
-        reason: Reason::Mmio {
-            phys_addr,
-            len: 1,
-            is_write: written.is_some(),
-        },
-        data: Vec::from_iter(written),
-    })
+    let reason = Reason::Mmio {
+        phys_addr,
+        len: 1,
+        is_write: written.is_some(),
+    };
+    Flow::Exit(GuestExit::new(reason, written))
 }

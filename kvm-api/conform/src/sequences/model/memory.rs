@@ -2,12 +2,12 @@
 //! them, and its dirty pages.
 
 use std::collections::BTreeMap;
+use std::mem;
 
 use kvm_api::Errno::{self, EBUSY, EEXIST, EINVAL, ENODEV, ENOENT};
 use kvm_api::kvm_sys::slot::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
 use kvm_api::kvm_sys::{KVM_ALIAS_SLOTS, kvm_memory_alias};
 
-use super::alias_of;
 use crate::sequences::region::Region;
 
 pub const PAGE: u64 = 0x1000;
@@ -163,12 +163,8 @@ impl Memory {
 
     /// The common part of the three calls that set slots.
     fn set(&mut self, region: Region, behind: Place) -> Result<(), Errno> {
-        let Region {
-            slot: number,
-            flags,
-            address,
-            size,
-        } = region;
+        let (number, flags) = (region.slot, region.flags);
+        let (address, size) = (region.address, region.size);
         if flags & !(KVM_MEM_LOG_DIRTY_PAGES | KVM_MEM_READONLY) != 0
             || number >= self.numbers
             || !address.is_multiple_of(PAGE)
@@ -197,10 +193,8 @@ impl Memory {
             return Err(EEXIST);
         }
         let logged = |slot: &&Slot| slot.flags & flags & KVM_MEM_LOG_DIRTY_PAGES != 0;
-        let (written, used) = match old.filter(logged) {
-            Some(old) => (old.written, old.used),
-            None => (0, 0),
-        };
+        let old = old.filter(logged);
+        let (written, used) = old.map_or((0, 0), |old| (old.written, old.used));
         let slot = Slot {
             address,
             size,
@@ -237,14 +231,12 @@ impl Memory {
     pub fn set_kernel(&mut self, region: Region) -> Result<(), Errno> {
         let (number, size) = (region.slot, region.size);
         let old = self.slots.get(&number).map(|slot| slot.behind);
+        let owner = Owner::Kernel(self.allocated);
         let behind = match old {
             Some(behind) if behind.owner != Owner::Pool || size == 0 => behind,
             // The memory of an existing slot cannot change.
             Some(_) => return Err(EINVAL),
-            None => Place {
-                owner: Owner::Kernel(self.allocated),
-                offset: 0,
-            },
+            None => Place { owner, offset: 0 },
         };
         if size == 0 && region.flags & !3 == 0 && self.is_aliased(number) {
             return Err(EBUSY);
@@ -260,12 +252,9 @@ impl Memory {
 
     /// The kernel's memory is freed with its slot.
     fn forget_unused(&mut self) {
-        let slots = &self.slots;
-        let is_used = |which: u32| {
-            let mut slots = slots.values();
-            slots.any(|slot| slot.behind.owner == Owner::Kernel(which))
-        };
-        self.kernel.retain(|which, _| is_used(*which));
+        let owners: Vec<_> = self.slots.values().map(|it| it.behind.owner).collect();
+        self.kernel
+            .retain(|which, _| owners.contains(&Owner::Kernel(*which)));
     }
 
     /// kvm_set_memory_alias.
@@ -315,7 +304,7 @@ impl Memory {
             address: slot.address,
             size: slot.size,
         };
-        Ok(alias_of(alias, target))
+        Ok(alias.alias(target))
     }
 
     /// kvm_map_memory: the memory that would be mapped.
@@ -341,8 +330,6 @@ impl Memory {
         if slot.flags & KVM_MEM_LOG_DIRTY_PAGES == 0 {
             return Err(ENOENT);
         }
-        let pages = (slot.written, slot.used);
-        (slot.written, slot.used) = (0, 0);
-        Ok(pages)
+        Ok((mem::take(&mut slot.written), mem::take(&mut slot.used)))
     }
 }

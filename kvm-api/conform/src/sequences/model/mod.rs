@@ -17,7 +17,6 @@ use super::region::Region;
 use super::steps::{Hints, PAGES, Room, Run, SLOTS, Step, Taken, VcpuStep, Wrong, any_step};
 use crate::trait_calls;
 
-/// The result of a step.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Value {
     Nothing,
@@ -30,6 +29,12 @@ pub enum Value {
     Unknown,
     /// The dirty pages; for the model, also the pages that may be dirty.
     Dirty(u64, u64),
+}
+
+impl Value {
+    pub fn numbers(numbers: &[u32]) -> Self {
+        Self::Numbers(numbers.iter().map(|&number| number.into()).collect())
+    }
 }
 
 pub type StepResult = Result<Value, Errno>;
@@ -69,9 +74,8 @@ impl Model {
     pub fn new() -> Self {
         let facts = Facts::get();
         let mut memory = Memory::new(facts.slots);
-        memory
-            .set_user(FIRST_REGION, 0)
-            .expect("the first region can be set");
+        let set = memory.set_user(FIRST_REGION, 0);
+        set.expect("the first region can be set");
         Self {
             memory,
             vcpus: vec![Cpu::new(facts)],
@@ -99,33 +103,20 @@ impl Model {
 
     pub fn hints(&self) -> Hints {
         let vcpus = self.vcpus.len();
-        let runs = |vcpu: &usize| {
-            let run = Run {
-                data: 0,
-                signal: false,
-                immediate_exit: false,
-            };
-            self.knows(&Step::OnVcpu(*vcpu, VcpuStep::Run(run)))
-        };
-        let pages = |is: fn(Owner) -> bool| {
-            let behind = |page: &u64| self.memory.place(page * PAGE);
-            let pages = 0..PAGES;
-            pages
-                .filter(|page| behind(page).is_some_and(|place| is(place.owner)))
-                .collect()
-        };
+        let run = VcpuStep::Run(Run::default());
+        let runs = |vcpu: &usize| self.knows_on_vcpu(&self.vcpus[*vcpu], &run);
+        let owner = |page: u64| Some(self.memory.place(page * PAGE)?.owner);
+        let kernel = |page: &u64| owner(*page).is_some_and(|owner| owner != Owner::Pool);
+        let is_set = |slot: &u32| self.memory.is_set(*slot);
         Hints {
             vcpus,
             ready: (0..vcpus).filter(runs).collect(),
-            backed: pages(|_| true),
-            kernel: pages(|owner| owner != Owner::Pool),
-            slots: (0..SLOTS)
-                .filter(|slot| self.memory.is_set(*slot))
-                .collect(),
+            backed: (0..PAGES).filter(|page| owner(*page).is_some()).collect(),
+            kernel: (0..PAGES).filter(kernel).collect(),
+            slots: (0..SLOTS).filter(is_set).collect(),
         }
     }
 
-    /// Takes a step.
     pub fn take(&mut self, step: &Step) {
         self.answer = self.step(step);
     }
@@ -139,10 +130,7 @@ impl Model {
                 self.vcpus.push(Cpu::new(facts));
                 DONE
             }
-            Step::MsrIndexList(Room::Enough) => {
-                let numbers = facts.msrs.iter().map(|&msr| msr.into());
-                Ok(Value::Numbers(numbers.collect()))
-            }
+            Step::MsrIndexList(Room::Enough) => Ok(Value::numbers(&facts.msrs)),
             Step::MsrIndexList(_) => Err(E2BIG),
             Step::VcpuMmapSize => Ok(Value::Number(facts.mmap_size as u64)),
             Step::CheckExtension(extension) => {
@@ -220,16 +208,6 @@ pub fn entry(page: u64) -> [u8; 4] {
 /// The address of the program of a page.
 pub fn program_at(page: u64) -> u64 {
     page * PAGE + PROGRAM_AT
-}
-
-pub fn alias_of(alias: Region, target: u64) -> kvm_memory_alias {
-    kvm_memory_alias {
-        slot: alias.slot,
-        flags: alias.flags,
-        guest_phys_addr: alias.address,
-        memory_size: alias.size,
-        target_phys_addr: target,
-    }
 }
 
 fn wrong_fd(call: usize, fd: Wrong) -> Errno {

@@ -1,5 +1,6 @@
 //! Random steps that are likely to have an effect.
 
+use clap::ValueEnum;
 use proptest::prelude::*;
 use proptest::sample::select;
 
@@ -135,10 +136,9 @@ fn of_vm(hints: &Hints) -> BoxedStrategy<Step> {
     prop_oneof![
         1 => prop::bool::weighted(0.2).prop_map(|full| Step::CreateVm { full }),
         3 => prop::bool::weighted(0.2).prop_map(|full| Step::CreateVcpu { full }),
-        1 => select(vec![Room::One, Room::OneLess, Room::Enough])
-            .prop_map(Step::MsrIndexList),
+        1 => select(Room::value_variants()).prop_map(Step::MsrIndexList),
         1 => Just(Step::VcpuMmapSize),
-        2 => select(EXTENSIONS.to_vec()).prop_map(Step::CheckExtension),
+        2 => select(&EXTENSIONS).prop_map(Step::CheckExtension),
         8 => region(slot(&hints.slots)).prop_map(Step::SetMemoryRegion),
         8 => (region(slot(&hints.slots)), 0..POOL).prop_map(|(mut region, page)| {
             // Only pages with memory hold programs.
@@ -154,43 +154,20 @@ fn of_vm(hints: &Hints) -> BoxedStrategy<Step> {
         3 => alias().prop_map(Step::GetMemoryAlias),
         map => mapped(&hints.kernel).prop_map(|(address, size)| Step::MapMemory { address, size }),
         6 => slot(&hints.slots).prop_map(Step::GetDirtyLog),
-        2 => (select(VECTORS.to_vec()), backed())
+        2 => (select(&VECTORS), backed())
             .prop_map(|(vector, page)| Step::Vector { vector, page }),
-        2 => (any::<prop::sample::Index>(), wrong())
+        2 => (any::<prop::sample::Index>(), select(Wrong::value_variants()))
             .prop_map(|(call, fd)| Step::WrongFd { call: call.index(1 << 16), fd }),
     ]
     .boxed()
-}
-
-fn wrong() -> impl Strategy<Value = Wrong> {
-    select(vec![
-        Wrong::Closed,
-        Wrong::Pipe,
-        Wrong::Kind,
-        Wrong::Foreign,
-    ])
 }
 
 /// A step on one of the vCPUs.
 fn of_vcpu(hints: &Hints) -> BoxedStrategy<Step> {
     let backed = || mostly(&hints.backed);
     let number = || prop_oneof![any::<u64>(), 0..4_u64];
-    let pointer = select(vec![
-        Pointer::Null,
-        Pointer::Unmapped,
-        Pointer::ReadOnly,
-        Pointer::Straddling,
-        Pointer::HalfMapped,
-        Pointer::Odd,
-    ]);
-    let registers = select(vec![
-        Registers::GetRegs,
-        Registers::SetRegs,
-        Registers::GetSregs,
-        Registers::SetSregs,
-        Registers::GetFpu,
-        Registers::SetFpu,
-    ]);
+    let pointer = select(Pointer::value_variants());
+    let registers = select(Registers::value_variants());
     let vcpus = hints.vcpus;
     prop_oneof![
         14 => on(vcpus, (backed(), program())

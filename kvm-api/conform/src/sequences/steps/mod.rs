@@ -2,6 +2,7 @@
 
 mod generate;
 
+use clap::ValueEnum;
 use kvm_api::kvm_sys::FlatCall;
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +18,7 @@ pub struct Taken {
 }
 
 /// The room in a list of MSRs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 pub enum Room {
     One,
     OneLess,
@@ -25,7 +26,7 @@ pub enum Room {
 }
 
 /// A file descriptor of the wrong kind.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 pub enum Wrong {
     Closed,
     Pipe,
@@ -36,7 +37,7 @@ pub enum Wrong {
 }
 
 /// The place of a structure.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 pub enum Pointer {
     Null,
     Unmapped,
@@ -49,7 +50,7 @@ pub enum Pointer {
 }
 
 /// A call on a vCPU that takes a pointer to registers and nothing else.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
 pub enum Registers {
     GetRegs,
     SetRegs,
@@ -130,7 +131,6 @@ pub enum Step {
     OnVcpu(usize, VcpuStep),
 }
 
-/// A step on a vCPU.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum VcpuStep {
     /// Loads a program into a page, and sets the vCPU's RIP to it.
@@ -153,7 +153,6 @@ pub enum VcpuStep {
         cr2: u64,
         bad: bool,
     },
-    /// Translates this address.
     Translate(u64),
     /// Queues this interrupt.
     Interrupt(u32),
@@ -178,8 +177,7 @@ pub enum VcpuStep {
     WrongPointer(Registers, Pointer),
 }
 
-/// A run of a vCPU.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Run {
     /// The result of a pending read.
     pub data: u8,
