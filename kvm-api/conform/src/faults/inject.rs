@@ -17,10 +17,8 @@ pub enum Kind {
     All,
 }
 
-/// The faults of this thread.
-pub struct Faults {
-    nth: File,
-}
+/// The faults of this thread: the file that arms them.
+pub struct Faults(File);
 
 impl Faults {
     /// Prepares for faults of this kind.
@@ -39,24 +37,19 @@ impl Faults {
             // Do not print a stack for each fault.
             set(&format!("{what}/verbose"), "0")?;
         }
-        let nth = File::options()
-            .read(true)
-            .write(true)
-            .open(NTH)
-            .context(NTH)?;
-        Ok(Self { nth })
+        let nth = File::options().read(true).write(true).open(NTH);
+        Ok(Self(nth.context(NTH)?))
     }
 
     /// Makes `call` with a fault at its `n`th chance, and returns whether the
     /// fault occurred.
     pub fn during<T>(&self, n: u32, call: impl FnOnce() -> T) -> Result<(T, bool)> {
-        self.nth
-            .write_at(n.to_string().as_bytes(), 0)
-            .context(NTH)?;
+        let armed = self.0.write_at(n.to_string().as_bytes(), 0);
+        armed.context(NTH)?;
         let result = call();
         let mut text = [0; 16];
         // If the fault has not occurred yet, it may hit this read.
-        let injected = matches!(self.nth.read_at(&mut text, 0), Ok(1..) if text[0] == b'0');
+        let injected = matches!(self.0.read_at(&mut text, 0), Ok(1..) if text[0] == b'0');
         self.disarm()?;
         Ok((result, injected))
     }
@@ -64,7 +57,7 @@ impl Faults {
     fn disarm(&self) -> Result<()> {
         // A pending fault may hit this call, and is then used up.
         for _ in 0..3 {
-            if self.nth.write_at(b"0", 0).is_ok() {
+            if self.0.write_at(b"0", 0).is_ok() {
                 return Ok(());
             }
         }

@@ -27,10 +27,7 @@ pub const PROPERTY: Property = Property {
     about: "a failed allocation or copy gives the right errno and changes nothing",
     backends: "ioctl, syscall, merged, ranges, files, bound",
     kernels: Kernels::Debug,
-    test: Test::Inside {
-        machine: |kernel| Ok(kernel.machine()),
-        test,
-    },
+    test: Test::inside(test),
 };
 
 /// More chances to fail than any call has.
@@ -49,16 +46,10 @@ fn test(options: &Options) -> Result<Outcome> {
             // Inject faults into the copies alone as well: where a call
             // allocates only sometimes, the same chance is not always the same
             // copy.
-            one(
-                options,
-                situation,
-                &backend,
-                Kind::Copies,
-                &what,
-                &mut outcome,
-            )?;
-            let all = one(options, situation, &backend, Kind::All, &what, &mut outcome)?;
-            let counts: Vec<_> = all.iter().map(|(how, n)| format!("{n} {how}")).collect();
+            let mut each = |kind| one(options, situation, &backend, kind, &what, &mut outcome);
+            each(Kind::Copies)?;
+            let counts = each(Kind::All)?;
+            let counts: Vec<_> = counts.iter().map(|(how, n)| format!("{n} {how}")).collect();
             line += &format!("  {form}: {:44}", counts.join(", "));
         }
         lines += "\n  ";

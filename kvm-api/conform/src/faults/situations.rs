@@ -51,11 +51,11 @@ impl Situation {
         }
     }
 
-    /// Each attempt needs a new machine.
-    const fn fresh(self) -> Self {
+    /// A call that needs a new machine for each attempt.
+    const fn fresh(call: TestedCall, name: &'static str, prepare: Prepare) -> Self {
         Self {
             fresh: true,
-            ..self
+            ..Self::new(call, name, prepare)
         }
     }
 
@@ -76,7 +76,7 @@ impl Situation {
     }
 }
 
-/// A slot that is not set.
+/// A slot that is initially free.
 const FREE: u32 = 3;
 /// The address at which memory is added.
 const ADDRESS: u64 = 0x10_0000;
@@ -93,39 +93,26 @@ pub const ALL: &[Situation] = &[
     Situation::new(Flat(kvm_get_vcpu_mmap_size), "", |_| {
         Box::new(|m| m.kvm.kvm_get_vcpu_mmap_size(m.vm()).map(drop))
     }),
-    Situation::new(Flat(kvm_set_memory_region), "new", |_| {
-        Box::new(|m| m.kvm.kvm_set_memory_region(m.vm(), FREE, 0, ADDRESS, SIZE))
-    })
-    .fresh(),
-    Situation::new(Flat(kvm_set_memory_region), "moved", |m| {
-        add(m, 0);
-        Box::new(|m| {
-            m.kvm
-                .kvm_set_memory_region(m.vm(), FREE, 0, 2 * ADDRESS, SIZE)
-        })
-    })
-    .fresh(),
-    Situation::new(Flat(kvm_set_memory_region), "logged", |m| {
-        add(m, 0);
-        Box::new(|m| {
-            let flags = KVM_MEM_LOG_DIRTY_PAGES;
-            m.kvm
-                .kvm_set_memory_region(m.vm(), FREE, flags, ADDRESS, SIZE)
-        })
-    })
-    .fresh(),
-    Situation::new(Flat(kvm_set_memory_region), "deleted", |m| {
-        add(m, 0);
-        Box::new(|m| m.kvm.kvm_set_memory_region(m.vm(), FREE, 0, 0, 0))
-    })
-    .fresh(),
-    Situation::new(Flat(kvm_create_vcpu), "", |_| {
+    Situation::fresh(Flat(kvm_set_memory_region), "new", |_| {
+        Box::new(|m| set(m, 0, ADDRESS, SIZE))
+    }),
+    Situation::fresh(Flat(kvm_set_memory_region), "moved", |m| {
+        set(m, 0, ADDRESS, SIZE).unwrap();
+        Box::new(|m| set(m, 0, 2 * ADDRESS, SIZE))
+    }),
+    Situation::fresh(Flat(kvm_set_memory_region), "logged", |m| {
+        set(m, 0, ADDRESS, SIZE).unwrap();
+        Box::new(|m| set(m, KVM_MEM_LOG_DIRTY_PAGES, ADDRESS, SIZE))
+    }),
+    Situation::fresh(Flat(kvm_set_memory_region), "deleted", |m| {
+        set(m, 0, ADDRESS, SIZE).unwrap();
+        Box::new(|m| set(m, 0, 0, 0))
+    }),
+    Situation::fresh(Flat(kvm_create_vcpu), "", |_| {
         Box::new(|m| m.kvm.kvm_create_vcpu(m.vm()).map(drop))
-    })
-    .fresh(),
+    }),
     Situation::new(Flat(kvm_get_dirty_log), "", |m| {
-        let flags = KVM_MEM_LOG_DIRTY_PAGES;
-        own(m, SLOT, flags, 0, MEMORY as u64, address(&m.memory)).unwrap();
+        log(m).unwrap();
         let mut bitmap = [0; MEMORY / 0x1000 / 64 + 1];
         Box::new(move |m| {
             // SAFETY: it has a bit for each page.
@@ -137,18 +124,16 @@ pub const ALL: &[Situation] = &[
         let mut got = kvm_memory_alias::default();
         Box::new(move |m| m.kvm.kvm_get_memory_alias(m.vm(), &mut got))
     }),
-    Situation::new(Flat(kvm_run), "the first", |m| {
+    Situation::fresh(Flat(kvm_run), "the first", |m| {
         m.load(programs::HLT);
         Box::new(|m| m.try_run().map(drop))
-    })
-    .fresh(),
-    Situation::new(Flat(kvm_run), "", |m| {
+    }),
+    Situation::fresh(Flat(kvm_run), "", |m| {
         m.load(programs::HLT);
         m.run_to_hlt();
         m.start_at(guests::ENTRY);
         Box::new(|m| m.try_run().map(drop))
-    })
-    .fresh(),
+    }),
     Situation::new(Flat(kvm_get_regs), "", |_| {
         let mut regs = Default::default();
         Box::new(move |m| m.vcpu.kvm_get_regs(&mut regs))
@@ -174,10 +159,9 @@ pub const ALL: &[Situation] = &[
             m.vcpu.kvm_translate(0x1000, a, v, w, u)
         })
     }),
-    Situation::new(Flat(kvm_interrupt), "", |_| {
+    Situation::fresh(Flat(kvm_interrupt), "", |_| {
         Box::new(|m| m.vcpu.kvm_interrupt(0x21))
-    })
-    .fresh(),
+    }),
     Situation::new(Flat(kvm_debug_guest), "", |_| {
         let debug = kvm_guest_debug {
             control: kvm_sys::debug::KVM_GUESTDBG_ENABLE,
@@ -209,44 +193,31 @@ pub const ALL: &[Situation] = &[
     Situation::new(Flat(kvm_check_extension), "", |_| {
         Box::new(|m| m.kvm.kvm_check_extension(m.vm(), 3).map(drop))
     }),
-    Situation::new(Flat(kvm_set_user_memory_region), "new", |_| {
+    Situation::fresh(Flat(kvm_set_user_memory_region), "new", |_| {
         let memory = GuestMemory::anonymous(SIZE as usize).unwrap();
         Box::new(move |m| own(m, FREE, 0, ADDRESS, SIZE, address(&memory)))
-    })
-    .fresh(),
-    Situation::new(Flat(kvm_set_user_memory_region), "logged", |_| {
-        Box::new(move |m| {
-            let flags = KVM_MEM_LOG_DIRTY_PAGES;
-            own(m, SLOT, flags, 0, MEMORY as u64, address(&m.memory))
-        })
-    })
-    .fresh(),
-    Situation::new(Flat(kvm_set_user_memory_region), "deleted", |_| {
+    }),
+    Situation::fresh(Flat(kvm_set_user_memory_region), "logged", |_| {
+        Box::new(|m| log(m))
+    }),
+    Situation::fresh(Flat(kvm_set_user_memory_region), "deleted", |_| {
         Box::new(|m| own(m, SLOT, 0, 0, 0, 0))
-    })
-    .fresh(),
-    Situation::new(Flat(kvm_set_memory_alias), "new", |_| {
+    }),
+    Situation::fresh(Flat(kvm_set_memory_alias), "new", |_| {
         Box::new(|m| m.kvm.kvm_set_memory_alias(m.vm(), &alias()))
-    })
-    .fresh(),
-    Situation::new(Flat(kvm_set_memory_alias), "deleted", |m| {
+    }),
+    Situation::fresh(Flat(kvm_set_memory_alias), "deleted", |m| {
         m.kvm.kvm_set_memory_alias(m.vm(), &alias()).unwrap();
         let gone = kvm_memory_alias::default();
         Box::new(move |m| m.kvm.kvm_set_memory_alias(m.vm(), &gone))
-    })
-    .fresh(),
+    }),
     Situation::new(MapMemory, "", |m| {
-        add(m, 0);
-        Box::new(|m| {
-            m.kvm
-                .kvm_map_memory(m.vm(), ADDRESS, SIZE as usize)
-                .map(drop)
-        })
+        set(m, 0, ADDRESS, SIZE).unwrap();
+        Box::new(|m| map(m).map(drop))
     }),
     Situation::new(MapMemory, "touched", |m| {
-        add(m, 0);
-        let memory = m.kvm.kvm_map_memory(m.vm(), ADDRESS, SIZE as usize);
-        let mut memory = memory.unwrap();
+        set(m, 0, ADDRESS, SIZE).unwrap();
+        let mut memory = map(m).unwrap();
         Box::new(move |_| memory.write(0, &[1]))
     }),
     Situation::new(Merged(kvm_get_state), "", |m| {
@@ -259,20 +230,17 @@ pub const ALL: &[Situation] = &[
     Situation::new(Merged(kvm_set_state), "bound", |m| {
         set_state(m.regs(), bound(m))
     }),
-    Situation::new(Range(kvm_map_range), "new", |_| {
+    Situation::fresh(Range(kvm_map_range), "new", |_| {
         let memory = GuestMemory::anonymous(SIZE as usize).unwrap();
         Box::new(move |m| map_range(m, ADDRESS, 0, &memory))
-    })
-    .fresh(),
-    Situation::new(Range(kvm_map_range), "replaced", |_| {
+    }),
+    Situation::fresh(Range(kvm_map_range), "replaced", |_| {
         let memory = GuestMemory::anonymous(SIZE as usize).unwrap();
         Box::new(move |m| map_range(m, 0x4000, 0, &memory))
-    })
-    .fresh(),
-    Situation::new(Range(kvm_unmap_range), "", |_| {
+    }),
+    Situation::fresh(Range(kvm_unmap_range), "", |_| {
         Box::new(|m| ranges(m).kvm_unmap_range(0x4000, SIZE))
-    })
-    .fresh(),
+    }),
     Situation::new(Range(kvm_get_dirty_range), "", |m| {
         let memory = GuestMemory::anonymous(SIZE as usize).unwrap();
         map_range(m, ADDRESS, KVM_MEM_LOG_DIRTY_PAGES, &memory).unwrap();
@@ -348,30 +316,37 @@ fn map_range(machine: &TestVm<'_>, at: u64, flags: u32, memory: &GuestMemory) ->
     unsafe { ranges(machine).kvm_map_range(at, SIZE, address(memory), flags) }
 }
 
-/// Adds memory that the kernel allocates.
-fn add(machine: &TestVm<'_>, flags: u32) {
+/// Sets the free slot to memory that the kernel allocates.
+fn set(machine: &TestVm<'_>, flags: u32, at: u64, size: u64) -> Result<()> {
     let (kvm, vm) = (machine.kvm, machine.vm());
-    kvm.kvm_set_memory_region(vm, FREE, flags, ADDRESS, SIZE)
-        .unwrap();
+    kvm.kvm_set_memory_region(vm, FREE, flags, at, size)
 }
 
-/// Sets memory that the caller has allocated.
+/// Maps the memory of the free slot.
+fn map(machine: &TestVm<'_>) -> Result<GuestMemory> {
+    let (kvm, vm) = (machine.kvm, machine.vm());
+    kvm.kvm_map_memory(vm, ADDRESS, SIZE as usize)
+}
+
+/// Begins a dirty log of the machine's memory.
+fn log(m: &TestVm<'_>) -> Result<()> {
+    let flags = KVM_MEM_LOG_DIRTY_PAGES;
+    own(m, SLOT, flags, 0, MEMORY as u64, address(&m.memory))
+}
+
+/// Sets a slot to memory that the caller has allocated.
 fn own(
     machine: &TestVm<'_>,
     slot: u32,
     flags: u32,
-    guest_phys_addr: u64,
+    at: u64,
     size: u64,
     address: u64,
 ) -> Result<()> {
-    let vm = machine.vm.as_fd();
+    let (kvm, vm) = (machine.kvm, machine.vm());
     // SAFETY: the memory is one of the situation's, which outlives the guest's
     // last run, and nobody but the guest uses it.
-    unsafe {
-        machine
-            .kvm
-            .kvm_set_user_memory_region(vm, slot, flags, guest_phys_addr, size, address)
-    }
+    unsafe { kvm.kvm_set_user_memory_region(vm, slot, flags, at, size, address) }
 }
 
 fn address(memory: &GuestMemory) -> u64 {

@@ -1,15 +1,12 @@
 //! The state that a failing call must not change.
 
-use std::fs;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use guests::TestVm;
 use kvm_sys::kvm_memory_alias;
 
 use crate::audit;
+use crate::module::loading::{VENDOR, references};
 use crate::vcpu_state::VcpuState;
-
-const REFERENCES: &str = "/sys/module/kvm_amd/refcnt";
 
 /// The visible state of a machine and of the process.
 #[derive(Debug, PartialEq)]
@@ -18,7 +15,7 @@ pub struct State {
     aliases: Vec<kvm_memory_alias>,
     files: Vec<String>,
     machines: usize,
-    references: String,
+    references: i32,
 }
 
 impl State {
@@ -36,7 +33,7 @@ impl State {
             aliases: aliases.collect::<Result<_>>()?,
             files: audit::open_files()?,
             machines: audit::machines()?.len(),
-            references: fs::read_to_string(REFERENCES).context(REFERENCES)?,
+            references: references(VENDOR)?,
         })
     }
 
