@@ -23,12 +23,12 @@ pub const CASES: &[NamedCase] = &[
 
 pub const GROUP: u32 = 1234;
 pub const OTHER: u32 = 1235;
+pub const DONE: CallResult = CallResult::DONE;
 pub const REFUSED: CallResult = CallResult::refused(Errno::EACCES);
 
-/// The group may open the node.
 pub const FOR_GROUP: u32 = 0o660;
 
-/// Asserts the results of a child that changes its identity by `becomes`.
+/// Asserts the result of a child that changes its identity by `becomes`.
 pub fn answers(
     who: &str,
     expected: CallResult,
@@ -45,53 +45,47 @@ pub fn answers(
     Ok(())
 }
 
+/// Asserts the result of the user `nobody` in these groups.
+fn member(who: &str, expected: CallResult, group: u32, others: &[u32]) -> Result<()> {
+    answers(who, expected, || become_user(NOBODY, group, others))
+}
+
 fn users() -> Result<()> {
-    answers("root", CallResult::DONE, || Ok(()))?;
+    answers("root", DONE, || Ok(()))?;
     DeviceNode::with(0, 0o600, || {
-        answers("root, the owner", CallResult::DONE, || Ok(()))?;
-        answers("a user", REFUSED, || become_user(NOBODY, GROUP, &[]))?;
-        answers("a user in many groups", REFUSED, || {
-            become_user(NOBODY, GROUP, &[0, 1, GROUP])
-        })
+        answers("root, the owner", DONE, || Ok(()))?;
+        member("a user", REFUSED, GROUP, &[])?;
+        member("a user in many groups", REFUSED, GROUP, &[0, 1, GROUP])
     })?;
     DeviceNode::with(GROUP, FOR_GROUP, || {
-        answers("the group", CallResult::DONE, || {
-            become_user(NOBODY, GROUP, &[])
-        })?;
-        answers("a supplementary member", CallResult::DONE, || {
-            become_user(NOBODY, OTHER, &[7, GROUP, 9])
-        })?;
-        answers("another group", REFUSED, || {
-            become_user(NOBODY, OTHER, &[7])
-        })?;
+        member("the group", DONE, GROUP, &[])?;
+        member("a supplementary member", DONE, OTHER, &[7, GROUP, 9])?;
+        member("another group", REFUSED, OTHER, &[7])?;
         // A user's ID does not count as a group.
         answers("a user of that number", REFUSED, || {
             become_user(GROUP, OTHER, &[])
         })?;
-        answers("root", CallResult::DONE, || Ok(()))
+        answers("root", DONE, || Ok(()))
     })?;
     // KVM refuses a process as soon as the node changes.
     DeviceNode::with(0, FOR_GROUP, || {
-        answers("the group of before", REFUSED, || {
-            become_user(NOBODY, GROUP, &[])
-        })
+        member("the group of before", REFUSED, GROUP, &[])
     })
 }
 
 /// The call needs read and write permission, like opening the device.
 fn modes() -> Result<()> {
     for (mode, expected) in [
-        (0o666, CallResult::DONE),
-        (0o606, CallResult::DONE),
+        (0o666, DONE),
+        (0o606, DONE),
         (0o664, REFUSED),
         (0o662, REFUSED),
         (0o660, REFUSED),
         (0o111, REFUSED),
     ] {
         DeviceNode::with(GROUP, mode, || {
-            answers(&format!("anybody, of mode {mode:o},"), expected, || {
-                become_user(NOBODY, OTHER, &[])
-            })
+            let who = format!("anybody, of mode {mode:o},");
+            member(&who, expected, OTHER, &[])
         })?;
     }
     Ok(())
@@ -106,9 +100,7 @@ fn effective_group() -> Result<()> {
         Ok(setresuid(user, user, user)?)
     };
     DeviceNode::with(GROUP, FOR_GROUP, || {
-        answers("the effective group", CallResult::DONE, || {
-            become_groups(OTHER, GROUP)
-        })?;
+        answers("the effective group", DONE, || become_groups(OTHER, GROUP))?;
         answers("the real group", REFUSED, || become_groups(GROUP, OTHER))
     })
 }
@@ -124,25 +116,23 @@ fn by_capability() -> Result<()> {
     let none = CapsHashSet::new();
     let admin = CapsHashSet::from([Capability::CAP_SYS_ADMIN]);
     let open_any = CapsHashSet::from([Capability::CAP_DAC_OVERRIDE]);
+    let rest = &caps::read(None, CapSet::Permitted)? - &open_any;
     DeviceNode::with(0, 0o600, || {
-        answers("root without capabilities", CallResult::DONE, || {
-            keep(&none, &none)
-        })?;
-        answers("a user with CAP_SYS_ADMIN", REFUSED, || {
-            user_with(&admin, &admin)
-        })?;
-        answers("a user with CAP_DAC_OVERRIDE", CallResult::DONE, || {
-            user_with(&open_any, &open_any)
-        })?;
-        answers(
-            "a user with CAP_DAC_OVERRIDE not in effect",
-            REFUSED,
-            || user_with(&open_any, &none),
-        )?;
-        answers("a user with all other capabilities", REFUSED, || {
-            let rest = &caps::read(None, CapSet::Permitted)? - &open_any;
-            user_with(&rest, &rest)
-        })
+        answers("root without capabilities", DONE, || keep(&none, &none))?;
+        for (who, expected, permitted, effective) in [
+            ("a user with CAP_SYS_ADMIN", REFUSED, &admin, &admin),
+            ("a user with CAP_DAC_OVERRIDE", DONE, &open_any, &open_any),
+            (
+                "a user with CAP_DAC_OVERRIDE not in effect",
+                REFUSED,
+                &open_any,
+                &none,
+            ),
+            ("a user with all other capabilities", REFUSED, &rest, &rest),
+        ] {
+            answers(who, expected, || user_with(permitted, effective))?;
+        }
+        Ok(())
     })
 }
 
@@ -155,7 +145,7 @@ fn keep(permitted: &CapsHashSet, effective: &CapsHashSet) -> Result<()> {
 /// The flag restricts the gain of privileges by execve(), not system calls.
 fn no_new_privileges() -> Result<()> {
     DeviceNode::with(GROUP, FOR_GROUP, || {
-        for (group, expected) in [(GROUP, CallResult::DONE), (OTHER, REFUSED)] {
+        for (group, expected) in [(GROUP, DONE), (OTHER, REFUSED)] {
             answers("with no new privileges", expected, || {
                 become_user(NOBODY, group, &[])?;
                 Ok(set_no_new_privs()?)

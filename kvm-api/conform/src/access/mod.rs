@@ -23,10 +23,7 @@ pub const PROPERTY: Property = Property {
     about: "the calls grant no more access than the ioctls",
     backends: "ioctl, syscall",
     kernels: Kernels::Both,
-    test: Test::Inside {
-        machine: |kernel| Ok(kernel.machine()),
-        test,
-    },
+    test: Test::inside(test),
 };
 
 fn test(_: &Options) -> Result<Outcome> {

@@ -3,7 +3,6 @@
 
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use guests::NODE;
@@ -15,7 +14,7 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::chroot;
 
 use super::NamedCase;
-use super::creators::{OTHER, answers};
+use super::creators::{DONE, OTHER, REFUSED, answers};
 use super::user::{NOBODY, become_user};
 use crate::arguments::{Arguments, CallResult};
 use crate::child;
@@ -29,8 +28,7 @@ pub const CASES: &[NamedCase] = &[
     ("another file by this name", another_file),
 ];
 
-/// The device of the node.
-const NUMBER: (u64, u64) = (10, 232);
+const ABSENT: CallResult = CallResult::refused(Errno::ENOENT);
 
 /// Gives this process an empty /dev of its own.
 fn empty_dev(flags: MsFlags) -> Result<()> {
@@ -42,57 +40,47 @@ fn empty_dev(flags: MsFlags) -> Result<()> {
 }
 
 /// Creates a node of KVM that anybody may open.
-fn make_node(path: &Path) -> Result<()> {
-    let number = makedev(NUMBER.0, NUMBER.1);
-    mknod(path, SFlag::S_IFCHR, Mode::empty(), number).context("mknod")?;
+fn make_node(path: &str) -> Result<()> {
+    mknod(path, SFlag::S_IFCHR, Mode::empty(), makedev(10, 232)).context("mknod")?;
     Ok(fs::set_permissions(path, Permissions::from_mode(0o666))?)
 }
 
-fn become_nobody() -> Result<()> {
-    become_user(NOBODY, OTHER, &[])
-}
-
 fn none() -> Result<()> {
-    answers("root", CallResult::refused(Errno::ENOENT), || {
-        empty_dev(MsFlags::empty())
-    })
+    answers("root", ABSENT, || empty_dev(MsFlags::empty()))
 }
 
 /// The permissions of this node decide.
 fn private() -> Result<()> {
-    answers("nobody", CallResult::DONE, || {
+    answers("nobody", DONE, || {
         empty_dev(MsFlags::empty())?;
-        make_node(Path::new(NODE))?;
-        become_nobody()
+        make_node(NODE)?;
+        become_user(NOBODY, OTHER, &[])
     })
 }
 
 fn link() -> Result<()> {
-    answers("nobody", CallResult::DONE, || {
+    answers("nobody", DONE, || {
         empty_dev(MsFlags::empty())?;
-        make_node(Path::new("/dev/node"))?;
+        make_node("/dev/node")?;
         symlink("node", NODE)?;
-        become_nobody()
+        become_user(NOBODY, OTHER, &[])
     })
 }
 
 fn no_devices() -> Result<()> {
-    answers("root", CallResult::refused(Errno::EACCES), || {
+    answers("root", REFUSED, || {
         empty_dev(MsFlags::MS_NODEV)?;
-        make_node(Path::new(NODE))
+        make_node(NODE)
     })
 }
 
 fn roots() -> Result<()> {
-    for (has_node, expected) in [
-        (false, CallResult::refused(Errno::ENOENT)),
-        (true, CallResult::DONE),
-    ] {
+    for (has_node, expected) in [(false, ABSENT), (true, DONE)] {
         answers("a process with another root", expected, || {
             empty_dev(MsFlags::empty())?;
             fs::create_dir_all("/dev/root/dev")?;
             if has_node {
-                make_node(Path::new("/dev/root/dev/kvm"))?;
+                make_node("/dev/root/dev/kvm")?;
             }
             Ok(chroot("/dev/root")?)
         })?;
@@ -103,21 +91,13 @@ fn roots() -> Result<()> {
 /// A file that cannot create a VM. Requests on it go to another driver.
 fn another_file() -> Result<()> {
     type Make = fn() -> Result<()>;
+    let file = || Ok(File::create(NODE).map(drop)?);
+    let null = || Ok(mknod(NODE, SFlag::S_IFCHR, Mode::S_IRWXU, makedev(1, 3))?);
+    let directory = || Ok(fs::create_dir(NODE)?);
     let makes: [(&str, Make, Errno); 3] = [
-        (
-            "a file",
-            || Ok(File::create(NODE).map(drop)?),
-            Errno::ENODEV,
-        ),
-        (
-            "another device",
-            || {
-                let null = makedev(1, 3);
-                Ok(mknod(NODE, SFlag::S_IFCHR, Mode::S_IRWXU, null)?)
-            },
-            Errno::ENODEV,
-        ),
-        ("a directory", || Ok(fs::create_dir(NODE)?), Errno::EISDIR),
+        ("a file", file, Errno::ENODEV),
+        ("another device", null, Errno::ENODEV),
+        ("a directory", directory, Errno::EISDIR),
     ];
     for (what, make, errno) in makes {
         let answer = child::run(|| {

@@ -9,7 +9,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{getegid, geteuid};
 
 use super::NamedCase;
-use super::creators::{FOR_GROUP, GROUP, OTHER, REFUSED, answers};
+use super::creators::{DONE, FOR_GROUP, GROUP, OTHER, REFUSED, answers};
 use super::user::{NOBODY, become_user};
 use crate::arguments::CallResult;
 
@@ -20,7 +20,7 @@ pub const CASES: &[NamedCase] = &[
 
 /// Enters a new user namespace, in which the user is `user`, and the group is
 /// `group` or unmapped.
-pub fn enter(user: u32, group: Option<u32>) -> Result<()> {
+fn enter(user: u32, group: Option<u32>) -> Result<()> {
     let (outer_user, outer_group) = (geteuid(), getegid());
     unshare(CloneFlags::CLONE_NEWUSER)?;
     let write = |file: &str, text: String| {
@@ -36,21 +36,31 @@ pub fn enter(user: u32, group: Option<u32>) -> Result<()> {
     Ok(())
 }
 
+/// Asserts the result of the user `nobody` in these groups, who is root of a new user
+/// namespace. The group is `inside` there, or unmapped.
+fn member(
+    who: &str,
+    expected: CallResult,
+    group: u32,
+    others: &[u32],
+    inside: Option<u32>,
+) -> Result<()> {
+    answers(who, expected, || {
+        become_user(NOBODY, group, others)?;
+        enter(0, inside)
+    })
+}
+
 /// Root outside owns the node, whatever its ID is inside. Root inside gains
 /// nothing.
 fn roots() -> Result<()> {
     DeviceNode::with(0, 0o600, || {
-        answers("a user who is root inside", REFUSED, || {
-            become_user(NOBODY, OTHER, &[])?;
-            enter(0, Some(0))
-        })?;
-        answers("root who is root inside", CallResult::DONE, || {
-            enter(0, Some(0))
-        })?;
-        answers("root who is a user inside", CallResult::DONE, || {
+        member("a user who is root inside", REFUSED, OTHER, &[], Some(0))?;
+        answers("root who is root inside", DONE, || enter(0, Some(0)))?;
+        answers("root who is a user inside", DONE, || {
             enter(1000, Some(1000))
         })?;
-        answers("root in a nested namespace", CallResult::DONE, || {
+        answers("root in a nested namespace", DONE, || {
             enter(0, Some(0))?;
             enter(0, Some(0))
         })
@@ -59,36 +69,32 @@ fn roots() -> Result<()> {
 
 fn groups() -> Result<()> {
     DeviceNode::with(GROUP, FOR_GROUP, || {
-        answers("a member by another number", CallResult::DONE, || {
-            become_user(NOBODY, GROUP, &[])?;
-            enter(0, Some(5000))
-        })?;
-        answers("a member without a number", CallResult::DONE, || {
-            become_user(NOBODY, GROUP, &[])?;
-            enter(0, None)
-        })?;
-        answers(
+        member("a member by another number", DONE, GROUP, &[], Some(5000))?;
+        member("a member without a number", DONE, GROUP, &[], None)?;
+        let others = &[GROUP];
+        member(
             "a supplementary member without a number",
-            CallResult::DONE,
-            || {
-                become_user(NOBODY, OTHER, &[GROUP])?;
-                enter(0, Some(OTHER))
-            },
+            DONE,
+            OTHER,
+            others,
+            Some(OTHER),
         )?;
-        answers(
+        member(
             "another group with the number of this group",
             REFUSED,
-            || {
-                become_user(NOBODY, OTHER, &[])?;
-                enter(0, Some(GROUP))
-            },
+            OTHER,
+            &[],
+            Some(GROUP),
         )
     })?;
     // An unmapped group is shown as 65534.
     DeviceNode::with(65534, FOR_GROUP, || {
-        answers("a group that is shown as this number", REFUSED, || {
-            become_user(NOBODY, OTHER, &[])?;
-            enter(0, None)
-        })
+        member(
+            "a group that is shown as this number",
+            REFUSED,
+            OTHER,
+            &[],
+            None,
+        )
     })
 }

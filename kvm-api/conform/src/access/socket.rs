@@ -45,12 +45,6 @@ struct Comparison {
     device: Option<(Option<CallResult>, CallResult)>,
 }
 
-impl Comparison {
-    fn succeeds(&self) -> bool {
-        FlatCall::named(&self.name).is_some_and(|call| self.flat.succeeds(call))
-    }
-}
-
 /// Makes each call that takes a file.
 fn call_all(files: &Files) -> Result<Vec<Comparison>> {
     let [device, vm, vcpu] = files.each_ref().map(AsRawFd::as_raw_fd);
@@ -105,12 +99,12 @@ fn another_process() -> Result<()> {
         send(&here, [ioctl.as_fd(), machine.vm(), machine.vcpu()])?;
         let eio = CallResult::refused(Errno::EIO);
         for row in child.finish::<Vec<Comparison>>()? {
+            let Comparison {
+                name, ioctl, flat, ..
+            } = &row;
             ensure!(
-                row.flat == eio && row.ioctl.is_none_or(|ioctl| ioctl == eio),
-                "{} gives {:?}, its ioctl {:?}",
-                row.name,
-                row.flat,
-                row.ioctl
+                *flat == eio && ioctl.is_none_or(|ioctl| ioctl == eio),
+                "{name} gives {flat:?}, its ioctl {ioctl:?}"
             );
             works_on_device(&row)?;
         }
@@ -141,17 +135,21 @@ fn same_memory() -> Result<()> {
         })?;
         for row in rows {
             works_on_device(&row)?;
-            let same = match row.device {
+            let Comparison {
+                name,
+                ioctl,
+                flat,
+                device,
+            } = &row;
+            let same = match device {
                 // A VM does not have all of these ioctls.
-                Some((_, flat)) => row.flat == flat,
-                None => row.ioctl.is_none_or(|ioctl| row.flat == ioctl),
+                Some((_, on_device)) => flat == on_device,
+                None => ioctl.is_none_or(|ioctl| *flat == ioctl),
             };
+            let succeeds = FlatCall::named(name).is_some_and(|call| flat.succeeds(call));
             ensure!(
-                row.succeeds() && same,
-                "{} gives {:?}, its ioctl {:?}",
-                row.name,
-                row.flat,
-                row.ioctl
+                succeeds && same,
+                "{name} gives {flat:?}, its ioctl {ioctl:?}"
             );
         }
         Ok(())

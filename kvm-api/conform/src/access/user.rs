@@ -12,7 +12,6 @@ use nix::unistd::{Gid, Uid, setgroups, setresgid, setresuid};
 
 use crate::arguments::{Arguments, CallResult};
 
-/// The user `nobody`.
 pub const NOBODY: u32 = 65534;
 
 /// Becomes a user without privileges, in these groups.
