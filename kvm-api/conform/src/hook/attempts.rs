@@ -22,20 +22,11 @@ fn command(call: &Call) -> c_ulong {
     call.request.unwrap_or(KVM_SET_USER_MEMORY_REGION)
 }
 
-/// The files on which a call is tested, by the kernel's names. The call that
-/// creates a VM takes none, and opens the device itself.
-fn paths(call: &Call) -> &'static [&'static str] {
+/// The files on which a call (`flat`) or its ioctl is tested, by the kernel's names. The
+/// call that creates a VM takes none, and opens the device itself.
+fn paths(call: &Call, flat: bool) -> &'static [&'static str] {
     match call.fd {
-        Fd::None => &[DEVICE],
-        Fd::Vm => &[VM],
-        Fd::System => &[VM, DEVICE],
-        Fd::Vcpu => &[VCPU],
-    }
-}
-
-/// The files on which the ioctl is tested: those that have it.
-fn ioctl_paths(call: &Call) -> &'static [&'static str] {
-    match call.fd {
+        Fd::System if flat => &[VM, DEVICE],
         Fd::None | Fd::System => &[DEVICE],
         Fd::Vm => &[VM],
         Fd::Vcpu => &[VCPU],
@@ -54,14 +45,16 @@ pub struct Attempt {
 
 impl Attempt {
     pub fn all() -> Vec<Self> {
-        let of = |call: FlatCall| {
-            let flat = paths(&call).iter().map(|path| (true, path));
-            let removed = call.request.is_none();
-            let ioctl = ioctl_paths(&call).iter().map(|path| (false, path));
-            flat.chain(ioctl.filter(move |_| !removed))
-                .map(move |(flat, path)| Self { call, flat, path })
-        };
-        FlatCall::ALL.into_iter().flat_map(of).collect()
+        let mut all = Vec::new();
+        for call in FlatCall::ALL {
+            for flat in [true, false] {
+                if flat || call.request.is_some() {
+                    let paths = paths(&call, flat).iter();
+                    all.extend(paths.map(|path| Self { call, flat, path }));
+                }
+            }
+        }
+        all
     }
 
     /// The question to the security module.
@@ -78,7 +71,6 @@ impl Attempt {
         }
     }
 
-    /// A description.
     pub fn describe(&self) -> String {
         let interface = if self.flat { "call" } else { "ioctl" };
         format!("{} by {interface} on {}", self.call.name, self.path)

@@ -32,11 +32,9 @@ pub const PROPERTY: Property = Property {
     kernels: Kernels::Both,
     test: Test::Inside {
         machine: |kernel| {
-            Ok(kernel
-                .machine()
-                .cmdline("lsm=tomoyo")
-                .cmdline(format!("TOMOYO_trigger={TRIGGER}"))
-                .cmdline(format!("TOMOYO_loader={LOADER}")))
+            let machine = kernel.machine().cmdline("lsm=tomoyo");
+            let machine = machine.cmdline(format!("TOMOYO_trigger={TRIGGER}"));
+            Ok(machine.cmdline(format!("TOMOYO_loader={LOADER}")))
         },
         test,
     },
@@ -53,10 +51,8 @@ fn test(_: &Options) -> Result<Outcome> {
     let usual = answers(&attempts, &machine(&ioctl), &ioctl)?;
     for (attempt, answer) in attempts.iter().zip(&usual) {
         let attempted = attempt.describe();
-        ensure!(
-            answer.succeeds(attempt.call),
-            "{attempted} gives {answer:?}"
-        );
+        let succeeds = answer.succeeds(attempt.call);
+        ensure!(succeeds, "{attempted} gives {answer:?}");
     }
     let before = machine(&ioctl);
     let mut rules = Rules::enforce()?;
@@ -67,33 +63,28 @@ fn test(_: &Options) -> Result<Outcome> {
     // This call has no file that a rule could name.
     outcome.case("the probe", Syscall::open().map(drop).map_err(Into::into));
 
-    for (path, command) in &questions {
-        rules.allow(path, *command)?;
+    for &(path, command) in &questions {
+        rules.allow(path, command)?;
     }
     // The interface that has created the VM makes no difference.
     let backends: [(&str, &dyn Kvm); 2] = [("ioctl", &ioctl), ("system call", &syscall)];
-    for (done, (question, (maker, kvm))) in
-        questions.iter().zip(backends.iter().cycle()).enumerate()
-    {
+    for (done, &question) in questions.iter().enumerate() {
         progress(&format!("{done} of {}", questions.len()));
-        let (path, command) = *question;
+        let (maker, kvm) = backends[done % 2];
+        let (path, command) = question;
         let name = format!("{command:#x} on {path}, of a VM made by {maker}");
-        let machine_to_deny = machine(*kvm);
+        let machine_to_deny = machine(kvm);
         rules.forbid(path, command)?;
         let denied = answers(&attempts, &machine_to_deny, &ioctl)?;
         rules.allow(path, command)?;
-        outcome.case(
-            &format!("denied: {name}"),
-            compare(&attempts, &denied, |attempt, index| {
-                let asks = attempt.question() == *question;
-                if asks { REFUSED } else { usual[index] }
-            }),
-        );
-        let allowed = answers(&attempts, &machine(*kvm), &ioctl)?;
-        outcome.case(
-            &format!("allowed again: {name}"),
-            compare(&attempts, &allowed, |_, index| usual[index]),
-        );
+        let result = compare(&attempts, &denied, |attempt, index| {
+            let asks = attempt.question() == question;
+            if asks { REFUSED } else { usual[index] }
+        });
+        outcome.case(&format!("denied: {name}"), result);
+        let allowed = answers(&attempts, &machine(kvm), &ioctl)?;
+        let result = compare(&attempts, &allowed, |_, index| usual[index]);
+        outcome.case(&format!("allowed again: {name}"), result);
     }
     forms::test(&mut rules, &machine(&ioctl), &mut outcome)?;
     outcome.case("opening /dev/kvm", opening(&mut rules));

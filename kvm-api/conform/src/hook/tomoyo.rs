@@ -3,7 +3,6 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::path::Path;
 use std::process::{self, Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
@@ -83,13 +82,9 @@ fn rule(path: &str, command: c_ulong) -> String {
 }
 
 fn open(name: &str) -> Result<File> {
-    let path = Path::new(TOMOYO).join(name);
-    File::options().write(true).open(&path).with_context(|| {
-        format!(
-            "{} does not open; the kernel needs lsm=tomoyo",
-            path.display()
-        )
-    })
+    let path = format!("{TOMOYO}/{name}");
+    let file = File::options().write(true).open(&path);
+    file.with_context(|| format!("{path} does not open; the kernel needs lsm=tomoyo"))
 }
 
 fn write(name: &str, text: &str) -> Result<()> {
