@@ -15,7 +15,6 @@ use super::host_state::HostState;
 /// The value of the guests' vector registers.
 pub const GUEST_VECTOR: [u8; 16] = [0xa5; 16];
 
-/// A call on a vCPU.
 #[derive(Clone, Copy)]
 pub enum Call {
     Bound(c_long),
@@ -37,29 +36,26 @@ impl Call {
     }
 
     pub fn make(self, state: &HostState, argument: usize) -> Result<()> {
-        match self {
-            Self::Bound(number) => done(state, number, argument, 0),
-            Self::Flat(fd, number) => done(state, number, fd as usize, argument),
-            // SAFETY: as in `done`.
-            Self::Ioctl(fd, request) => unsafe {
-                state
-                    .call3(SYS_ioctl, fd as usize, request as usize, argument)
-                    .map(drop)
-            },
-        }
+        let (number, words) = match self {
+            Self::Bound(number) => (number, [argument, 0, 0]),
+            Self::Flat(fd, number) => (number, [fd as usize, argument, 0]),
+            Self::Ioctl(fd, request) => (SYS_ioctl, [fd as usize, request as usize, argument]),
+        };
+        syscall(state, number, words).map(drop)
     }
 }
 
-pub fn done(state: &HostState, number: c_long, a: usize, b: usize) -> Result<()> {
+/// Makes a call with this state of the task.
+pub fn syscall(state: &HostState, number: c_long, [a, b, c]: [usize; 3]) -> Result<isize> {
     // SAFETY: the calls that are made here read and write no more than a
     // structure of their own, which lives during the call, the vCPU's run
     // mapping, and the guest's memory.
-    unsafe { state.call3(number, a, b, 0) }.map(drop)
+    unsafe { state.call3(number, a, b, c) }
 }
 
 /// Runs the vCPU that is bound to the task.
 pub fn run_bound(state: &HostState) -> Result<()> {
-    done(state, __NR_kvm_bound_run, 0, 0)
+    syscall(state, __NR_kvm_bound_run, [0; 3]).map(drop)
 }
 
 /// Changes some of the general registers.
@@ -89,32 +85,25 @@ pub fn accessors(
 
 pub fn kick(state: &HostState, thread: Pid) -> Result<()> {
     const PIDFD_THREAD: usize = libc::O_EXCL as usize;
-    // SAFETY: the calls touch no memory, and the descriptor is this function's.
-    unsafe {
-        let pidfd = state.call3(
-            libc::SYS_pidfd_open,
-            thread.as_raw() as usize,
-            PIDFD_THREAD,
-            0,
-        )?;
-        let answer = state.call3(__NR_kvm_kick, pidfd as usize, 0, 0).map(drop);
-        libc::close(pidfd as RawFd);
-        answer
-    }
+    let words = [thread.as_raw() as usize, PIDFD_THREAD, 0];
+    let pidfd = syscall(state, libc::SYS_pidfd_open, words)?;
+    let answer = syscall(state, __NR_kvm_kick, [pidfd as usize, 0, 0]);
+    // SAFETY: the descriptor is this function's.
+    unsafe { libc::close(pidfd as RawFd) };
+    answer.map(drop)
 }
 
 /// Adds a vCPU to a VM. Its descriptor is closed, and it lives as long as the
 /// VM.
 pub fn create(state: &HostState, vm: RawFd) -> Result<()> {
-    // SAFETY: the call touches no memory.
-    let vcpu = unsafe { state.call3(__NR_kvm_create_vcpu, vm as usize, 0, 0) }?;
+    let vcpu = syscall(state, __NR_kvm_create_vcpu, [vm as usize, 0, 0])?;
     // SAFETY: the descriptor is this function's.
     unsafe { libc::close(vcpu as RawFd) };
     Ok(())
 }
 
 fn raw(number: c_long, a: c_long) -> Result<()> {
-    // SAFETY: as in `done`.
+    // SAFETY: as in `syscall`.
     Errno::result(unsafe { libc::syscall(number, a) }).map(drop)
 }
 
@@ -137,10 +126,7 @@ pub fn child(fd: RawFd, exec: bool) -> Result<()> {
     let mut answer = Ok(());
     let mut stack = vec![0; 64 << 10];
     let body = || {
-        answer = raw(__NR_kvm_bind, fd.into());
-        if answer.is_ok() {
-            answer = raw(__NR_kvm_bound_run, 0);
-        }
+        answer = raw(__NR_kvm_bind, fd.into()).and_then(|()| raw(__NR_kvm_bound_run, 0));
         if exec {
             let args = [c"conform".as_ptr(), c"--version".as_ptr(), ptr::null()];
             // SAFETY: the strings and the array live during the call.

@@ -15,7 +15,6 @@ const ARCH_SET_GS: c_long = 0x1001;
 /// The selector of a segment that all of user space may have in DS and ES.
 const USER_DS: u16 = 0x2b;
 
-/// The state of one task.
 #[derive(Debug)]
 pub struct HostState {
     registers: Registers,

@@ -7,7 +7,6 @@ use proptest_state_machine::ReferenceStateMachine;
 use super::program::{JMP, OUT, START};
 use super::steps::{Action, By, Step, VCPUS, any_step};
 
-/// A vCPU of the model.
 #[derive(Clone, Copy, Debug)]
 pub struct ModelVcpu {
     /// The task to which it is bound.

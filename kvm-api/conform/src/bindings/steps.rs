@@ -5,7 +5,6 @@ use proptest::sample::select;
 
 use super::program::{OUT, START};
 
-/// The number of tasks.
 pub const TASKS: usize = 3;
 /// The number of vCPUs. The first two belong to one VM, the last to another.
 pub const VCPUS: usize = 3;
@@ -21,17 +20,14 @@ pub enum By {
     Syscall(usize),
 }
 
-/// A step of a task.
 #[derive(Clone, Debug)]
 pub struct Step {
     pub task: usize,
     pub action: Action,
 }
 
-/// An action of a task.
 #[derive(Clone, Debug)]
 pub enum Action {
-    /// Binds this vCPU.
     Bind(usize),
     Unbind,
     /// Runs up to the next exit.

@@ -122,11 +122,12 @@ fn frozen(suspension: &mut Suspension) -> Result<()> {
 fn runs(suspension: &mut Suspension) -> Result<()> {
     let task = IS_FROZEN;
     let step = |action| Step { task, action };
+    let (by, bx) = (By::Binding, 7);
     let at = |rip| {
         step(Action::SetRegs {
-            by: By::Binding,
+            by,
             rip: Some(rip),
-            bx: 7,
+            bx,
         })
     };
     suspension.take(&[step(Action::Move(1)), step(Action::Bind(task)), at(SPIN)])?;
@@ -139,20 +140,17 @@ fn runs(suspension: &mut Suspension) -> Result<()> {
         suspension.task_set.kick(task)?;
     }
     // To freeze, a task leaves the guest, as for a signal.
-    let ended = first.end();
+    let first = first.end();
     suspended?;
-    ensure!(
-        ended == Err(Errno::EINTR),
-        "the frozen run ends with {ended:?}"
-    );
     let second = run();
     sleep(IN_GUEST);
     suspension.task_set.kick(task)?;
-    let ended = second.end();
-    ensure!(
-        ended == Err(Errno::EINTR),
-        "the kicked run ends with {ended:?}"
-    );
+    for (which, end) in [("frozen", first), ("kicked", second.end())] {
+        ensure!(
+            end == Err(Errno::EINTR),
+            "the {which} run ends with {end:?}"
+        );
+    }
     suspension.take(&[at(START)])?;
     suspension.take(&continues(task))
 }
@@ -160,25 +158,20 @@ fn runs(suspension: &mut Suspension) -> Result<()> {
 /// Long enough for a task to be in the guest.
 const IN_GUEST: Duration = Duration::from_millis(50);
 
-const POWER: &str = "/sys/power";
-
 /// Suspends the machine as far as possible without a device to wake it up.
 fn suspend() -> Result<()> {
-    let delay = "/sys/module/suspend/parameters/pm_test_delay";
-    fs::write(delay, "0").context(delay)?;
-    let set = |name: &str, value: &str| {
-        let path = format!("{POWER}/{name}");
-        fs::write(&path, value).with_context(|| format!("{value} to {path}"))
+    let set = |path: &str, value: &str| {
+        fs::write(path, value).with_context(|| format!("{value} to {path}"))
     };
     let successes = || -> Result<u64> {
-        let path = format!("{POWER}/suspend_stats/success");
-        let count = fs::read_to_string(&path).context(path)?;
-        Ok(count.trim().parse()?)
+        let path = "/sys/power/suspend_stats/success";
+        Ok(fs::read_to_string(path).context(path)?.trim().parse()?)
     };
-    set("mem_sleep", "deep")?;
-    set("pm_test", "core")?;
+    set("/sys/module/suspend/parameters/pm_test_delay", "0")?;
+    set("/sys/power/mem_sleep", "deep")?;
+    set("/sys/power/pm_test", "core")?;
     let before = successes()?;
-    set("state", "mem")?;
+    set("/sys/power/state", "mem")?;
     ensure!(successes()? == before + 1, "the machine was not suspended");
     Ok(())
 }

@@ -16,14 +16,16 @@ use kvm_api::{Errno, GuestMemory, Kvm, Result, RunMapping, SetState, State};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
-use super::calls::{Call, GUEST_VECTOR, accessors, change_regs, child, create, done, forked, kick};
+use super::calls::{
+    Call, GUEST_VECTOR, accessors, change_regs, child, create, forked, kick, syscall,
+};
 use super::host_state::has_pkru;
 use super::model::Model;
 use super::program::{SPIN, START};
 use super::steps::{Action, By, Step, TASKS, VCPUS};
 use super::tasks::Task;
 use super::watch;
-use crate::requests::{KVM_CAP_EXCEPTION_PAYLOAD, enable};
+use crate::requests::{KVM_CAP_EXCEPTION_PAYLOAD, enable, filled};
 use crate::signal;
 
 /// A vCPU: the parts that its tasks and this thread need.
@@ -40,7 +42,6 @@ pub struct TaskSet {
     other: Task,
     /// The number of tasks that were created.
     created: u64,
-    /// The number of processors.
     processors: usize,
 }
 
@@ -59,10 +60,8 @@ impl TaskSet {
         for count in [VCPUS - 1, 1] {
             let mut machine = TestVm::new(&kvm);
             machine.load(programs::COUNT_OUT);
-            machine
-                .memory
-                .write(SPIN as usize, programs::SPIN)
-                .expect("it fits");
+            let written = machine.memory.write(SPIN as usize, programs::SPIN);
+            written.expect("it fits");
             let others: Vec<_> = (1..count).map(|_| machine.add_vcpu()).collect();
             let vcpu = machine.vcpu_fd();
             let TestVm {
@@ -75,15 +74,13 @@ impl TaskSet {
                 vcpus.push(TaskVcpu { fd, run, vm });
             }
         }
-        let tasks = (0..TASKS as u64).map(Task::new).collect();
+        let processors = available_parallelism().expect("the kernel counts the processors");
         Self {
             vcpus,
-            tasks,
+            tasks: (0..TASKS as u64).map(Task::new).collect(),
             created: TASKS as u64 + 1,
             other: Task::new(TASKS as u64),
-            processors: available_parallelism()
-                .expect("the kernel counts the processors")
-                .get(),
+            processors: processors.get(),
         }
     }
 
@@ -97,9 +94,13 @@ impl TaskSet {
         match step.action {
             Action::Bind(vcpu) => {
                 let fd = self.fd(vcpu);
-                task.execute(move |state| done(state, __NR_kvm_bind, fd as usize, 0))
+                task.execute(move |state| {
+                    syscall(state, __NR_kvm_bind, [fd as usize, 0, 0]).map(drop)
+                })
             }
-            Action::Unbind => task.execute(|state| done(state, __NR_kvm_unbind, 0, 0)),
+            Action::Unbind => {
+                task.execute(|state| syscall(state, __NR_kvm_unbind, [0; 3]).map(drop))
+            }
             Action::Run(by) => {
                 let call = self.call(by, FlatCall::kvm_run);
                 let answer = task.execute(move |state| call.make(state, 0));
@@ -124,12 +125,9 @@ impl TaskSet {
                 })
             }
             Action::Accessors(by) => {
-                let calls = [
-                    self.call(by, FlatCall::kvm_get_sregs),
-                    self.call(by, FlatCall::kvm_set_sregs),
-                    self.call(by, FlatCall::kvm_get_fpu),
-                    self.call(by, FlatCall::kvm_set_fpu),
-                ];
+                use FlatCall::{kvm_get_fpu, kvm_get_sregs, kvm_set_fpu, kvm_set_sregs};
+                let calls = [kvm_get_sregs, kvm_set_sregs, kvm_get_fpu, kvm_set_fpu];
+                let calls = calls.map(|call| self.call(by, call));
                 task.execute(move |state| accessors(state, calls))
             }
             Action::Kick(target) => {
@@ -184,7 +182,6 @@ impl TaskSet {
         set
     }
 
-    /// One of the tasks.
     pub fn task(&self, task: usize) -> &Task {
         &self.tasks[task]
     }
@@ -224,8 +221,8 @@ impl TaskSet {
             assert_eq!(refused, Err(Errno::EBUSY), "of vCPU {vcpu}, which spins");
             if migrate {
                 for cpu in [1, 0] {
-                    sched_setaffinity(target.id(), &self.processor(cpu))
-                        .expect("a task can be moved");
+                    let moved = sched_setaffinity(target.id(), &self.processor(cpu));
+                    moved.expect("a task can be moved");
                 }
             }
         }
@@ -268,9 +265,7 @@ impl TaskSet {
 }
 
 fn regs(kvm: &Ioctl, vcpu: BorrowedFd<'_>) -> Result<kvm_regs> {
-    let mut regs = kvm_regs::default();
-    kvm.kvm_get_regs(vcpu, &mut regs)?;
-    Ok(regs)
+    filled(|regs| kvm.kvm_get_regs(vcpu, regs))
 }
 
 /// Sets the registers of a vCPU that the host has, too, to recognizable values.
@@ -289,12 +284,10 @@ fn settle(kvm: &Ioctl, vcpu: BorrowedFd<'_>, run: &mut RunMapping) -> Result<()>
     run.set_immediate_exit(true);
     assert!(kvm.kvm_run(vcpu, run).is_err());
     run.set_immediate_exit(false);
-    let mut fpu = kvm_fpu::default();
-    kvm.kvm_get_fpu(vcpu, &mut fpu)?;
+    let mut fpu: kvm_fpu = filled(|fpu| kvm.kvm_get_fpu(vcpu, fpu))?;
     fpu.xmm = [GUEST_VECTOR; 16];
     kvm.kvm_set_fpu(vcpu, &fpu)?;
-    let mut sregs = kvm_sregs::default();
-    kvm.kvm_get_sregs(vcpu, &mut sregs)?;
+    let mut sregs: kvm_sregs = filled(|sregs| kvm.kvm_get_sregs(vcpu, sregs))?;
     (sregs.fs.base, sregs.gs.base) = (0xf000, 0xe000);
     if has_pkru() {
         sregs.cr4 |= PKE;

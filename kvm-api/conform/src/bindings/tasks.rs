@@ -60,7 +60,6 @@ impl Task {
         Pending(told)
     }
 
-    /// Executes a function in the task.
     pub fn execute<T: Send + 'static>(
         &self,
         work: impl FnOnce(&HostState) -> T + Send + 'static,

@@ -101,7 +101,6 @@ impl Watch {
         result
     }
 
-    /// The number of hits.
     fn fired(&self) -> u64 {
         let mut count = [0; 8];
         let read = (&self.event).read(&mut count);
