@@ -17,17 +17,14 @@ impl CallResult {
     /// The success of most calls.
     pub const DONE: Self = Self(0);
 
-    /// A failure.
     pub const fn refused(errno: Errno) -> Self {
         Self(-(errno as i64))
     }
 
-    /// The errno, if it is one.
     pub fn errno(self) -> Option<Errno> {
         (self.0 < 0).then(|| Errno::from_raw(-self.0 as i32))
     }
 
-    /// The number, unless it is an errno.
     pub fn number(self) -> Option<i64> {
         (self.0 >= 0).then_some(self.0)
     }

@@ -95,7 +95,6 @@ pub enum Command {
 }
 
 impl Options {
-    /// The kernel to test.
     pub fn variant(&self) -> Variant {
         match (self.debug, self.kcsan) {
             (true, _) => Variant::Debug,

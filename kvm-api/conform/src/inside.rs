@@ -14,7 +14,7 @@ pub struct Input {
     pub options: Options,
 }
 
-/// Tells the host how far the test has come.
+/// Reports the progress of the test to the host.
 pub fn progress(detail: &str) {
     eprintln!("{detail}");
 }

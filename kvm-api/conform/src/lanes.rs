@@ -39,16 +39,17 @@ fn one(kernel: &TestKernel<'_>, property: &'static Property) -> PropertyResult {
         }
         Test::Outside(test) => test(kernel, &on_progress),
     };
+    let outcome = result.unwrap_or_else(|error| {
+        let mut outcome = Outcome::default();
+        outcome.fail(format!("{error:#}"));
+        outcome
+    });
     let row = PropertyResult {
         property: property.name,
         about: property.about,
         backends: property.backends,
         seconds: started.elapsed().as_secs(),
-        outcome: result.unwrap_or_else(|error| {
-            let mut outcome = Outcome::default();
-            outcome.fail(format!("{error:#}"));
-            outcome
-        }),
+        outcome,
     };
     progress.end(if row.holds() { "holds" } else { "FAILS" });
     row

@@ -16,7 +16,6 @@ use crate::property::Property;
 use crate::registry;
 use crate::test_kernel::TestKernel;
 
-/// The result of one mutation.
 #[derive(Debug, Serialize)]
 pub struct MutationResult {
     pub mutation: String,
@@ -33,7 +32,6 @@ pub struct MutationResult {
     /// The duration of the build. It overlaps with the test of the mutation
     /// before.
     pub build_seconds: u64,
-    /// The duration of the test.
     pub seconds: u64,
 }
 

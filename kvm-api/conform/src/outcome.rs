@@ -3,18 +3,15 @@
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-/// Receives how far a test has come.
+/// Receives the progress of a test.
 pub type OnProgress<'a> = dyn Fn(&str) + Sync + 'a;
 
 /// A case of a test: its name, and the function that tests it.
 pub type NamedCase = (&'static str, fn() -> Result<()>);
 
-/// The outcome of a test.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Outcome {
-    /// The number of cases that ran.
     pub cases: u64,
-    /// The cases that failed.
     pub failures: Vec<Failure>,
     /// Remarks, which are printed below the table.
     pub notes: Vec<String>,
@@ -29,7 +26,6 @@ impl Outcome {
         }
     }
 
-    /// Adds a failure.
     pub fn fail(&mut self, what: impl Into<String>) {
         self.failures.push(Failure {
             what: what.into(),
@@ -38,7 +34,6 @@ impl Outcome {
     }
 }
 
-/// A case that failed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Failure {
     /// The message, of one or more lines.
@@ -70,7 +65,6 @@ pub struct PropertyResult {
 }
 
 impl PropertyResult {
-    /// Whether the property holds.
     pub fn holds(&self) -> bool {
         self.failure().is_none()
     }

@@ -2,7 +2,6 @@
 
 use kvm_sys::Call;
 
-/// A parameter of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Parameter {
     pub name: &'static str,
@@ -32,7 +31,6 @@ impl Parameter {
         Some(target.strip_prefix("struct ").unwrap_or(target))
     }
 
-    /// Whether the parameter points to a structure.
     pub fn is_structure(&self) -> bool {
         self.declared.contains("struct ")
     }

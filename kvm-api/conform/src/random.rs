@@ -10,7 +10,6 @@ use proptest_state_machine::{ReferenceStateMachine, StateMachineTest};
 
 use crate::outcome::Failure;
 
-/// A step of a test.
 type StepOf<T> = <<T as StateMachineTest>::Reference as ReferenceStateMachine>::Transition;
 
 /// Runs `cases` random sequences of at most `steps` steps, and returns a failure with the

@@ -38,9 +38,7 @@ const UPSTREAMS_RACES: &[&str] = &[
     "kvm_swap_active_memslots [kvm] / vcpu_is_mmio_gpa",
 ];
 
-/// The kernel under test.
 pub struct TestKernel<'a> {
-    /// The options of the run.
     pub options: &'a Options,
     kernel: Kernel,
     counts: Option<Mutex<Counts>>,

@@ -129,12 +129,12 @@ impl Drop for Allocated {
 
 /// Tests each part, of a virtual machine of each interface.
 pub fn all(outcome: &mut Outcome) {
-    let holders = HOLDERS.iter().map(|holder| (holder, true));
-    let others = OTHERS.iter().map(|other| (other, false));
-    for ((name, make), holds) in holders.chain(others) {
-        for form in complete_forms() {
-            let name = format!("{name} ({})", form.name());
-            outcome.case(&name, test(*make, holds, form));
+    for (parts, hold) in [(HOLDERS, true), (OTHERS, false)] {
+        for (name, make) in parts {
+            for form in complete_forms() {
+                let name = format!("{name} ({})", form.name());
+                outcome.case(&name, test(*make, hold, form));
+            }
         }
     }
 }
@@ -150,11 +150,9 @@ fn test(make: Make, holds: bool, form: Form) -> Result<()> {
     };
     if holds {
         for module in [VENDOR, KVM] {
-            let refusal = loading::unload(module);
-            ensure!(
-                refusal == Err(Errno::EAGAIN),
-                "unloading {module} gives {refusal:?}"
-            );
+            let answer = loading::unload(module);
+            let refused = answer == Err(Errno::EAGAIN);
+            ensure!(refused, "unloading {module} gives {answer:?}");
         }
         // The refused attempt has no effect.
         Syscall::open()?;

@@ -3,7 +3,7 @@
 
 use std::fmt::Write;
 
-use super::known::{KNOWN, SPECIALS};
+use super::known::{KNOWN, Known, SPECIALS, Special};
 use crate::generated;
 
 const BEGIN: &str = "<!-- lists: made from known.rs, see docs.rs beside it -->\n";
@@ -11,35 +11,23 @@ const END: &str = "<!-- end of lists -->";
 
 fn lists() -> String {
     let mut text = String::from("\n| tests | result | reason |\n| --- | --- | --- |\n");
-    for known in KNOWN {
-        let tests: Vec<_> = known.tests.iter().map(|it| format!("`{it}`")).collect();
-        let _ = writeln!(
-            text,
-            "| {} | {} | {} |",
-            tests.join(", "),
-            known.verdict,
-            known.why
-        );
+    for Known(verdict, why, tests) in KNOWN {
+        let tests: Vec<_> = tests.iter().map(|it| format!("`{it}`")).collect();
+        let _ = writeln!(text, "| {} | {verdict} | {why} |", tests.join(", "));
     }
     text += "\n| test | started with | reason |\n| --- | --- | --- |\n";
-    for special in SPECIALS {
+    for Special(test, start, why) in SPECIALS {
         let mut how = Vec::new();
-        if !special.start.args.is_empty() {
-            how.push(format!("`{}`", special.start.args.join(" ")));
+        if !start.args.is_empty() {
+            how.push(format!("`{}`", start.args.join(" ")));
         }
-        for (file, value) in special.start.settings {
+        for (file, value) in start.settings {
             how.push(format!("`{file}`: {value}"));
         }
         if how.is_empty() {
-            how.push(format!("for {:?}", special.start.limit));
+            how.push(format!("for {:?}", start.limit));
         }
-        let _ = writeln!(
-            text,
-            "| `{}` | {} | {} |",
-            special.test,
-            how.join(", "),
-            special.why
-        );
+        let _ = writeln!(text, "| `{test}` | {} | {why} |", how.join(", "));
     }
     text + "\n"
 }

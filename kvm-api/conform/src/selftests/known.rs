@@ -13,7 +13,6 @@ pub const BASE: Base = Base::V7_3;
 /// How a test is started.
 #[derive(Clone, Copy)]
 pub struct Start {
-    /// Its arguments.
     pub args: &'static [&'static str],
     /// Files of the kernel that have another value while the test runs.
     pub settings: &'static [(&'static str, &'static str)],
@@ -37,50 +36,31 @@ const fn no_longer_than(milliseconds: u64) -> Start {
 }
 
 /// A test with arguments, settings, or another time limit, and why.
-pub struct Special {
-    pub test: &'static str,
-    pub start: Start,
-    pub why: &'static str,
-}
+pub struct Special(pub &'static str, pub Start, pub &'static str);
 
-const fn special(test: &'static str, start: Start, why: &'static str) -> Special {
-    Special { test, start, why }
-}
-
-/// Tests that do not pass.
-pub struct Known {
-    /// Their verdict.
-    pub verdict: Verdict,
-    pub why: &'static str,
-    pub tests: &'static [&'static str],
-}
-
-const fn known(verdict: Verdict, why: &'static str, tests: &'static [&'static str]) -> Known {
-    Known {
-        verdict,
-        why,
-        tests,
-    }
-}
+/// The verdict of tests that do not pass, why, and their names.
+pub struct Known(pub Verdict, pub &'static str, pub &'static [&'static str]);
 
 /// How to start a test, and the reason if it is special.
 pub fn start(test: &str) -> (Start, &'static str) {
-    let special = SPECIALS.iter().find(|it| it.test == test);
-    special.map_or((BARE, ""), |it| (it.start, it.why))
+    let special = SPECIALS.iter().find(|Special(name, ..)| *name == test);
+    special.map_or((BARE, ""), |Special(_, start, why)| (*start, *why))
 }
 
-/// The expected verdict of a test, and the reason if it is not to pass.
+/// The expected verdict of a test, and the reason if the test is not expected to pass.
 pub fn expected(test: &str) -> (Verdict, &'static str) {
-    let known = KNOWN.iter().find(|it| it.tests.contains(&test));
-    known.map_or((Verdict::Pass, ""), |it| (it.verdict, it.why))
+    let known = KNOWN.iter().find(|Known(.., tests)| tests.contains(&test));
+    known.map_or((Verdict::Pass, ""), |Known(verdict, why, _)| {
+        (*verdict, *why)
+    })
 }
 
 /// The names in these lists that are not among `names`.
 pub fn unknown(names: &[String]) -> Vec<&'static str> {
-    let here = KNOWN.iter().flat_map(|it| it.tests).copied();
-    let here = here.chain(SPECIALS.iter().map(|it| it.test));
-    here.filter(|name| !names.iter().any(|it| it == name))
-        .collect()
+    let known = KNOWN.iter().flat_map(|Known(.., tests)| *tests).copied();
+    let special = SPECIALS.iter().map(|Special(name, ..)| *name);
+    let is_unknown = |name: &&str| !names.iter().any(|it| it == name);
+    known.chain(special).filter(is_unknown).collect()
 }
 
 const LESS_MEMORY: Start = args(&["-b", "8M"]);
@@ -93,27 +73,27 @@ const SKIPS_WITHOUT: &str = "it skips without this setting";
 const NO_ARGUMENT: &str = "it takes minutes, and has no option to shorten it";
 
 pub const SPECIALS: &[Special] = &[
-    special("access_tracking_perf_test", LESS_MEMORY, BY_DEFAULT),
-    special("demand_paging_test", LESS_MEMORY, BY_DEFAULT),
-    special("dirty_log_perf_test", LESS_MEMORY, BY_DEFAULT),
-    special(
+    Special("access_tracking_perf_test", LESS_MEMORY, BY_DEFAULT),
+    Special("demand_paging_test", LESS_MEMORY, BY_DEFAULT),
+    Special("dirty_log_perf_test", LESS_MEMORY, BY_DEFAULT),
+    Special(
         "dirty_log_test",
         args(&["-i", "3", "-I", "5", "-M", "dirty-log"]),
         "32 iterations of 10 ms in three modes by default; this mode's ioctl has a call",
     ),
-    special("hardware_disable_test", no_longer_than(1000), NO_ARGUMENT),
-    special(
+    Special("hardware_disable_test", no_longer_than(1000), NO_ARGUMENT),
+    Special(
         "irq_test",
         args(&["-i", "10"]),
         "1000 interrupts by default, each up to a tick on one processor",
     ),
-    special("kvm_page_table_test", LESS_MEMORY, BY_DEFAULT),
-    special(
+    Special("kvm_page_table_test", LESS_MEMORY, BY_DEFAULT),
+    Special(
         "memslot_modification_stress_test",
         args(&["-b", "8M", "-i", "10"]),
         BY_DEFAULT,
     ),
-    special(
+    Special(
         "memslot_perf_test",
         Start {
             args: &["-l", "1", "-s", "512"],
@@ -121,13 +101,13 @@ pub const SPECIALS: &[Special] = &[
         },
         "10 s and 32764 slots for each of its parts by default",
     ),
-    special(
+    Special(
         "mmu_stress_test",
         args(&["-c", "1", "-m", "1", "-s", "1"]),
         "a vCPU for each processor but one, and 128 GiB, by default",
     ),
-    special("set_memory_region_test", no_longer_than(1000), NO_ARGUMENT),
-    special(
+    Special("set_memory_region_test", no_longer_than(1000), NO_ARGUMENT),
+    Special(
         "x86/dirty_log_page_splitting_test",
         Start {
             settings: &[("/proc/sys/vm/nr_hugepages", "64")],
@@ -135,10 +115,10 @@ pub const SPECIALS: &[Special] = &[
         },
         "1 GiB for each vCPU by default; the test needs huge pages",
     ),
-    special("x86/fastops_test", FORCED_EMULATION, SKIPS_WITHOUT),
-    special("x86/hyperv_tlb_flush", no_longer_than(100), NO_ARGUMENT),
-    special("x86/nested_emulation_test", FORCED_EMULATION, SKIPS_WITHOUT),
-    special(
+    Special("x86/fastops_test", FORCED_EMULATION, SKIPS_WITHOUT),
+    Special("x86/hyperv_tlb_flush", no_longer_than(100), NO_ARGUMENT),
+    Special("x86/nested_emulation_test", FORCED_EMULATION, SKIPS_WITHOUT),
+    Special(
         "x86/nx_huge_pages_test",
         Start {
             settings: &[
@@ -157,17 +137,17 @@ pub const SPECIALS: &[Special] = &[
         },
         "what nx_huge_pages_test.sh does",
     ),
-    special(
+    Special(
         "x86/save_restore_pf_stress_test",
         no_longer_than(1000),
         NO_ARGUMENT,
     ),
-    special("x86/sync_regs_test", no_longer_than(200), NO_ARGUMENT),
-    special("x86/xapic_ipi_test", args(&["-s", "1"]), "3 s by default"),
+    Special("x86/sync_regs_test", no_longer_than(200), NO_ARGUMENT),
+    Special("x86/xapic_ipi_test", args(&["-s", "1"]), "3 s by default"),
 ];
 
 pub const KNOWN: &[Known] = &[
-    known(
+    Known(
         Verdict::Skip,
         "requires an Intel processor",
         &[
@@ -184,7 +164,7 @@ pub const KNOWN: &[Known] = &[
             "x86/vmx_preemption_timer_test",
         ],
     ),
-    known(
+    Known(
         Verdict::Skip,
         "requires performance counters, which the emulated processor lacks",
         &[
@@ -194,7 +174,7 @@ pub const KNOWN: &[Known] = &[
             "x86/vmx_pmu_caps_test",
         ],
     ),
-    known(
+    Known(
         Verdict::Skip,
         "requires SEV, which the emulated processor lacks",
         &[
@@ -204,7 +184,7 @@ pub const KNOWN: &[Known] = &[
             "x86/sev_smoke_test",
         ],
     ),
-    known(
+    Known(
         Verdict::Skip,
         "requires AMX, XSAVES, scaling of the TSC, APERF and MPERF, exits on bus locks, virtual \
          VMSAVE and VMLOAD, or virtual LBRs, which the emulated processor lacks",
@@ -219,13 +199,13 @@ pub const KNOWN: &[Known] = &[
             "x86/xss_msr_test",
         ],
     ),
-    known(Verdict::Skip, "requires a second processor", &["rseq_test"]),
-    known(
+    Known(Verdict::Skip, "requires a second processor", &["rseq_test"]),
+    Known(
         Verdict::Fail,
         "the emulated processor does not exit on a guest's breakpoint",
         &["x86/debug_regs"],
     ),
-    known(
+    Known(
         Verdict::Fail,
         "the emulated processor does not save the next instruction's address (NRIPS)",
         &[
@@ -233,17 +213,17 @@ pub const KNOWN: &[Known] = &[
             "x86/svm_nested_soft_inject_test",
         ],
     ),
-    known(
+    Known(
         Verdict::Fail,
         "the emulated processor keeps bits 63:32 of the MSRs of SYSENTER, which AMD's drop",
         &["x86/msrs_test"],
     ),
-    known(
+    Known(
         Verdict::Fail,
         "fails over ioctl, and at the same place with the calls",
         &["x86/nested_exceptions_test"],
     ),
-    known(
+    Known(
         Verdict::CutOff,
         "too slow in emulation; nothing had failed until then",
         &[

@@ -3,7 +3,6 @@
 use std::fmt::{self, Display};
 use std::time::Duration;
 
-/// How a test ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The test found no error.
@@ -17,7 +16,6 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// All verdicts.
     pub const ALL: [Self; 4] = [Self::Pass, Self::Skip, Self::Fail, Self::CutOff];
 }
 
@@ -32,7 +30,6 @@ impl Display for Verdict {
     }
 }
 
-/// The result of one run of a test.
 #[derive(Clone, Debug)]
 pub struct RunResult {
     pub verdict: Verdict,
@@ -40,7 +37,6 @@ pub struct RunResult {
     pub took: Duration,
     /// The assertion that failed, with its place, or how else the test ended.
     pub place: String,
-    /// The last line of its output.
     pub last: String,
 }
 
