@@ -11,7 +11,7 @@ use kvm_api::syscall::Syscall;
 use kvm_api::{Errno, GuestMemory, Kvm};
 
 use crate::cli::Options;
-use crate::outcome::{NamedCase, Outcome};
+use crate::outcome::Outcome;
 use crate::property::{Kernels, Property, Test};
 use crate::requests::enable;
 
@@ -20,10 +20,7 @@ pub const PROPERTY: Property = Property {
     about: "no slot is cut while a device tracks the guest's writes",
     backends: "ranges",
     kernels: Kernels::Debug,
-    test: Test::Inside {
-        machine: |kernel| Ok(kernel.machine()),
-        test,
-    },
+    test: Test::inside(test),
 };
 
 /// The capability of the debug kernel that tracks all writes of a VM.
@@ -33,56 +30,57 @@ const PAGE: u64 = 0x1000;
 /// The number of pages that the guest has, from address 0 on. The host has twice as many.
 const PAGES: u64 = 8;
 
-const CASES: &[NamedCase] = &[
-    ("a part is replaced", || {
-        refused(|guest| guest.map(2, 1, PAGES))
+type Change = fn(&Guest<'_>) -> kvm_api::Result<()>;
+
+/// The name of a change, its test, and the change.
+type Case = (&'static str, fn(&Guest<'_>, Change) -> Result<()>, Change);
+
+const CASES: &[Case] = &[
+    ("a part is replaced", refused, |guest| {
+        guest.map(2, 1, PAGES)
     }),
-    ("the whole is replaced", || {
-        refused(|guest| guest.map(0, PAGES, PAGES))
+    ("the whole is replaced", refused, |guest| {
+        guest.map(0, PAGES, PAGES)
     }),
-    ("a part is unmapped", || refused(|guest| guest.unmap(2, 1))),
-    ("what follows is joined", || {
-        refused(|guest| guest.map(PAGES, 1, PAGES))
+    ("a part is unmapped", refused, |guest| guest.unmap(2, 1)),
+    ("what follows is joined", refused, |guest| {
+        guest.map(PAGES, 1, PAGES)
     }),
-    ("the whole is unmapped", || {
-        allowed(|guest| guest.unmap(0, PAGES))
+    ("the whole is unmapped", allowed, |guest| {
+        guest.unmap(0, PAGES)
     }),
-    ("memory is mapped elsewhere", || {
-        allowed(|guest| guest.map(2 * PAGES, 1, 0))
+    ("memory is mapped elsewhere", allowed, |guest| {
+        guest.map(2 * PAGES, 1, 0)
     }),
 ];
 
 fn test(_: &Options) -> Result<Outcome> {
     let mut outcome = Outcome::default();
-    for (name, case) in CASES {
-        outcome.case(name, case());
+    for (name, expect, change) in CASES {
+        outcome.case(name, with_guest(|guest| expect(guest, *change)));
     }
     Ok(outcome)
 }
 
 /// Refused while the writes are tracked, without an effect; allowed before and after.
-fn refused(change: fn(&Guest<'_>) -> kvm_api::Result<()>) -> Result<()> {
-    with_guest(|guest| {
-        change(guest)?;
-        guest.begin()?;
-        guest.track(true)?;
-        let tracked = change(guest);
-        let unchanged = guest.is_whole();
-        guest.track(false)?;
-        assert_eq!(tracked, Err(Errno::EINVAL));
-        unchanged?;
-        Ok(change(guest)?)
-    })
+fn refused(guest: &Guest<'_>, change: Change) -> Result<()> {
+    change(guest)?;
+    guest.begin()?;
+    guest.track(true)?;
+    let tracked = change(guest);
+    let unchanged = guest.is_whole();
+    guest.track(false)?;
+    assert_eq!(tracked, Err(Errno::EINVAL));
+    unchanged?;
+    Ok(change(guest)?)
 }
 
 /// Allowed while the writes are tracked.
-fn allowed(change: fn(&Guest<'_>) -> kvm_api::Result<()>) -> Result<()> {
-    with_guest(|guest| {
-        guest.track(true)?;
-        let tracked = change(guest);
-        guest.track(false)?;
-        Ok(tracked?)
-    })
+fn allowed(guest: &Guest<'_>, change: Change) -> Result<()> {
+    guest.track(true)?;
+    let tracked = change(guest);
+    guest.track(false)?;
+    Ok(tracked?)
 }
 
 /// A VM without a vCPU.
@@ -117,11 +115,9 @@ impl Guest<'_> {
     /// Maps pages of the host. Those that follow in both are joined.
     fn map(&self, page: u64, pages: u64, host: u64) -> kvm_api::Result<()> {
         let address = self.host.as_ptr().expose_provenance() as u64 + host * PAGE;
+        let (at, size) = (page * PAGE, pages * PAGE);
         // SAFETY: the memory stays until it is unmapped from the guest, or the process ends.
-        unsafe {
-            self.ranges
-                .kvm_map_range(page * PAGE, pages * PAGE, address, LOG)
-        }
+        unsafe { self.ranges.kvm_map_range(at, size, address, LOG) }
     }
 
     fn unmap(&self, page: u64, pages: u64) -> kvm_api::Result<()> {
@@ -135,11 +131,8 @@ impl Guest<'_> {
 
     /// Fails unless the guest has all its pages, and their log.
     fn is_whole(&self) -> kvm_api::Result<()> {
-        let mut bitmap = [0];
+        let (size, bitmap) = (PAGES * PAGE, &mut [0]);
         // SAFETY: the bitmap has a bit for each page.
-        unsafe {
-            self.ranges
-                .kvm_get_dirty_range(0, PAGES * PAGE, &mut bitmap)
-        }
+        unsafe { self.ranges.kvm_get_dirty_range(0, size, bitmap) }
     }
 }
