@@ -23,25 +23,30 @@ pub const CLOSED: RawFd = RawFd::MAX;
 pub fn refused() -> Result<()> {
     let (reader, _writer) = pipe()?;
     let null = File::open("/dev/null")?;
-    for fd in [-1, CLOSED, reader.as_raw_fd(), null.as_raw_fd()] {
-        each_refuses(fd, FlatCall::ALL, Errno::ENOSYS)?;
-    }
+    let fds = [-1, CLOSED, reader.as_raw_fd(), null.as_raw_fd()];
+    each_refuses(&fds, FlatCall::ALL, Errno::ENOSYS)?;
     match Syscall::open() {
         Err(OpenError::Missing { .. }) => Ok(()),
         other => bail!("Syscall::open() gives {other:?}"),
     }
 }
 
-/// Asserts that calls with valid arguments refuse `fd`.
-fn each_refuses(fd: RawFd, calls: impl IntoIterator<Item = FlatCall>, errno: Errno) -> Result<()> {
+/// Asserts that calls with valid arguments refuse each of the descriptors.
+fn each_refuses(
+    fds: &[RawFd],
+    calls: impl IntoIterator<Item = FlatCall> + Clone,
+    errno: Errno,
+) -> Result<()> {
     let mut arguments = Arguments::new()?;
-    for call in calls {
-        let answer = arguments.flat(call, fd);
-        ensure!(
-            answer == CallResult::refused(errno),
-            "{} of {fd} gives {answer:?}, not {errno:?}",
-            call.name
-        );
+    for &fd in fds {
+        for call in calls.clone() {
+            let answer = arguments.flat(call, fd);
+            ensure!(
+                answer == CallResult::refused(errno),
+                "{} of {fd} gives {answer:?}, not {errno:?}",
+                call.name
+            );
+        }
     }
     Ok(())
 }
@@ -90,12 +95,12 @@ fn each_works(kvm: &dyn Kvm) -> Result<()> {
 /// The result for a file that is not KVM's differs from the result without KVM.
 fn files_of_others() -> Result<()> {
     let (reader, _writer) = pipe()?;
-    each_refuses(CLOSED, calls_on_files(), Errno::EBADF)?;
-    each_refuses(reader.as_raw_fd(), calls_on_files(), Errno::ENOTTY)
+    each_refuses(&[CLOSED], calls_on_files(), Errno::EBADF)?;
+    each_refuses(&[reader.as_raw_fd()], calls_on_files(), Errno::ENOTTY)
 }
 
 /// The calls that take a file descriptor.
-pub fn calls_on_files() -> impl Iterator<Item = FlatCall> {
+pub fn calls_on_files() -> impl Iterator<Item = FlatCall> + Clone {
     FlatCall::ALL.into_iter().filter(|call| call.fd != Fd::None)
 }
 
@@ -110,23 +115,12 @@ pub fn stale() -> Result<()> {
     let numbers = [vm.as_raw_fd(), vcpu.as_fd().as_raw_fd()];
     drop((vm, vcpu));
     loading::unload_soon(VENDOR)?;
-    for fd in numbers {
-        each_refuses(fd, FlatCall::ALL, Errno::ENOSYS)?;
-    }
-    let reused = numbers.map(|number| {
-        // SAFETY: the number is free: it was closed above, and all files that were
-        // opened since are closed, too.
-        unsafe { dup2_raw(&null, number) }
-    });
-    for fd in numbers {
-        each_refuses(fd, FlatCall::ALL, Errno::ENOSYS)?;
-    }
+    each_refuses(&numbers, FlatCall::ALL, Errno::ENOSYS)?;
+    // SAFETY: the number is free: it was closed above, and all files that were
+    // opened since are closed, too.
+    let reused = numbers.map(|number| unsafe { dup2_raw(&null, number) });
+    each_refuses(&numbers, FlatCall::ALL, Errno::ENOSYS)?;
     loading::load(VENDOR)?;
-    for fd in numbers {
-        each_refuses(fd, calls_on_files(), Errno::ENOTTY)?;
-    }
-    for fd in reused {
-        fd?;
-    }
-    Ok(())
+    each_refuses(&numbers, calls_on_files(), Errno::ENOTTY)?;
+    reused.into_iter().try_for_each(|fd| Ok(fd.map(drop)?))
 }
