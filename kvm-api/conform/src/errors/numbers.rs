@@ -1,6 +1,5 @@
 //! Numbers at and beyond their limits.
 
-use anyhow::Result;
 use guests::MEMORY;
 use kvm_sys::FlatCall::*;
 use kvm_sys::MergedCall::*;
@@ -117,122 +116,100 @@ const SMM: u64 = 1 << 16;
 const NO_SPACE: u64 = 2 << 16;
 const USER_END: u64 = (1 << 47) - PAGE;
 
+/// Every number works, unless a row says otherwise.
+#[rustfmt::skip]
+const ALL_WORK: Number = Number { calls: &[], name: "", limit: Is(0), step: 1,
+    zero: WORKS, one: WORKS, below: WORKS, at: WORKS, above: WORKS, most: WORKS, more: &[] };
+
+/// Whole pages work up to the limit, unless a row says otherwise.
+#[rustfmt::skip]
+const IN_PAGES: Number = Number { calls: &[], name: "", limit: LastPage, step: PAGE,
+    zero: WORKS, one: INVALID, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
+    more: &[(TOP, INVALID)] };
+
 #[rustfmt::skip]
 pub const NUMBERS: &[Number] = &[
-    Number { calls: &[Flat(kvm_create_vm)], name: "argument", limit: Is(1), step: 1,
-        zero: UNTAKEN_WORKS, one: UNTAKEN_WORKS, below: UNTAKEN_WORKS, at: UNTAKEN_WORKS,
-        above: UNTAKEN, most: UNTAKEN, more: &[] },
-    Number { calls: &[Flat(kvm_get_msr_index_list)], name: "nmsrs", limit: Listed, step: 1,
-        zero: TOO_BIG, one: TOO_BIG, below: TOO_BIG, at: WORKS, above: WORKS, most: WORKS,
-        more: &[] },
-    Number { calls: &[Flat(kvm_get_vcpu_mmap_size), Flat(kvm_run)],
-        name: "argument", limit: Is(0), step: 1,
+    Number { calls: &[Flat(kvm_create_vm)], name: "argument", limit: Is(1), zero: UNTAKEN_WORKS,
+        one: UNTAKEN_WORKS, below: UNTAKEN_WORKS, at: UNTAKEN_WORKS, above: UNTAKEN,
+        most: UNTAKEN, ..ALL_WORK },
+    Number { calls: &[Flat(kvm_get_msr_index_list)], name: "nmsrs", limit: Listed,
+        zero: TOO_BIG, one: TOO_BIG, below: TOO_BIG, ..ALL_WORK },
+    Number { calls: &[Flat(kvm_get_vcpu_mmap_size), Flat(kvm_run)], name: "argument",
         zero: UNTAKEN_WORKS, one: UNTAKEN, below: NONE, at: UNTAKEN_WORKS, above: UNTAKEN,
-        most: UNTAKEN, more: &[] },
+        most: UNTAKEN, ..ALL_WORK },
     Number { calls: &[Flat(kvm_set_memory_region), Flat(kvm_set_user_memory_region)],
-        name: "slot", limit: LastSlot, step: 1,
-        zero: INVALID, one: INVALID, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
-        more: &[(SMM, WORKS), (NO_SPACE, INVALID)] },
+        name: "slot", limit: LastSlot, zero: INVALID, one: INVALID, above: INVALID,
+        most: INVALID, more: &[(SMM, WORKS), (NO_SPACE, INVALID)], ..ALL_WORK },
     Number { calls: &[Flat(kvm_set_memory_region), Flat(kvm_set_user_memory_region),
-        Range(kvm_map_range)], name: "flags", limit: Is(3), step: 1,
-        zero: WORKS, one: WORKS, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
-        more: NO_FLAGS },
+        Range(kvm_map_range)], name: "flags", limit: Is(3), above: INVALID, most: INVALID,
+        more: NO_FLAGS, ..ALL_WORK },
     Number { calls: &[Flat(kvm_set_memory_region), Flat(kvm_set_user_memory_region)],
-        name: "guest_phys_addr", limit: LastPage, step: PAGE,
-        zero: EXISTS, one: INVALID, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
-        more: &[(KERNEL_MEMORY, EXISTS), (TOP, INVALID)] },
+        name: "guest_phys_addr", zero: EXISTS, more: &[(KERNEL_MEMORY, EXISTS), (TOP, INVALID)],
+        ..IN_PAGES },
     Number { calls: &[Flat(kvm_set_memory_region), Flat(kvm_set_user_memory_region),
-        Range(kvm_map_range)], name: "size", limit: Is(MOST_PAGES), step: PAGE,
-        zero: INVALID, one: INVALID, below: INVALID, at: INVALID, above: INVALID, most: INVALID,
-        more: &[(PAGE + 1, INVALID), (TOP, INVALID)] },
-    Number { calls: &[Flat(kvm_create_vcpu)], name: "argument", limit: LastVcpuId, step: 1,
-        zero: UNTAKEN_EXISTS, one: UNTAKEN_EXISTS, below: ID, at: ID, above: BAD_ID, most: BAD_ID,
-        more: &[(1 << 32, BAD_ID)] },
-    Number { calls: &[Flat(kvm_get_dirty_log)], name: "slot", limit: LastSlot, step: 1,
-        zero: WORKS, one: WORKS, below: NO_LOG, at: NO_LOG, above: INVALID, most: INVALID,
-        more: &[(SMM, NO_LOG), (NO_SPACE, INVALID)] },
-    Number { calls: &[Flat(kvm_get_memory_alias), Flat(kvm_set_memory_alias)],
-        name: "slot", limit: Is(KVM_ALIAS_SLOTS as u64 - 1), step: 1,
-        zero: WORKS, one: WORKS, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
-        more: &[] },
-    Number { calls: &[Flat(kvm_translate)],
-        name: "linear_address", limit: Is((1 << 47) - 1), step: 1,
-        zero: WORKS, one: WORKS, below: WORKS, at: WORKS, above: WORKS, most: WORKS, more: &[] },
-    Number { calls: &[Flat(kvm_interrupt)], name: "irq", limit: Is(255), step: 1,
-        zero: WORKS, one: WORKS, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
-        more: &[] },
-    Number { calls: &[Flat(kvm_debug_guest)], name: "control", limit: Is(0x1f_0003), step: 1,
-        zero: WORKS, one: WORKS, below: WORKS, at: WORKS, above: WORKS, most: WORKS, more: &[] },
-    Number { calls: &[Flat(kvm_get_msrs), Flat(kvm_set_msrs)],
-        name: "nmsrs", limit: Is(255), step: 1,
-        zero: both(Gives(0)), one: WORKS, below: both(Gives(254)), at: both(Gives(255)),
-        above: TOO_BIG, most: TOO_BIG, more: &[] },
-    Number { calls: &[Flat(kvm_set_cpuid)], name: "nent", limit: Is(256), step: 1,
-        zero: WORKS, one: WORKS, below: WORKS, at: WORKS, above: TOO_BIG, most: TOO_BIG,
-        more: &[] },
-    Number { calls: &[Flat(kvm_set_signal_mask)], name: "len", limit: Is(8), step: 1,
-        zero: INVALID, one: INVALID, below: INVALID, at: WORKS, above: INVALID, most: INVALID,
-        more: &[(4, INVALID), (128, INVALID)] },
-    Number { calls: &[Flat(kvm_check_extension)],
-        name: "extension", limit: Is(KVM_CAP_SYSCALLS as u64), step: 1,
-        zero: both(Gives(1)), one: both(Gives(1)), below: ABSENT, at: both(Gives(KVM_SYSCALLS_ABI
-        as i64)), above: ABSENT, most: ABSENT,
-        more: &[(1 << 32, ABSENT), (1 << 32 | KVM_CAP_SYSCALLS as u64, ABSENT)] },
+        Range(kvm_map_range)], name: "size", limit: Is(MOST_PAGES), zero: INVALID,
+        below: INVALID, at: INVALID, more: &[(PAGE + 1, INVALID), (TOP, INVALID)], ..IN_PAGES },
+    Number { calls: &[Flat(kvm_create_vcpu)], name: "argument", limit: LastVcpuId,
+        zero: UNTAKEN_EXISTS, one: UNTAKEN_EXISTS, below: ID, at: ID, above: BAD_ID,
+        most: BAD_ID, more: &[(1 << 32, BAD_ID)], ..ALL_WORK },
+    Number { calls: &[Flat(kvm_get_dirty_log)], name: "slot", limit: LastSlot, below: NO_LOG,
+        at: NO_LOG, above: INVALID, most: INVALID, more: &[(SMM, NO_LOG), (NO_SPACE, INVALID)],
+        ..ALL_WORK },
+    Number { calls: &[Flat(kvm_get_memory_alias), Flat(kvm_set_memory_alias)], name: "slot",
+        limit: Is(KVM_ALIAS_SLOTS as u64 - 1), above: INVALID, most: INVALID, ..ALL_WORK },
+    Number { calls: &[Flat(kvm_translate)], name: "linear_address", limit: Is((1 << 47) - 1),
+        ..ALL_WORK },
+    Number { calls: &[Flat(kvm_interrupt)], name: "irq", limit: Is(255), above: INVALID,
+        most: INVALID, ..ALL_WORK },
+    Number { calls: &[Flat(kvm_debug_guest)], name: "control", limit: Is(0x1f_0003),
+        ..ALL_WORK },
+    Number { calls: &[Flat(kvm_get_msrs), Flat(kvm_set_msrs)], name: "nmsrs", limit: Is(255),
+        zero: both(Gives(0)), below: both(Gives(254)), at: both(Gives(255)), above: TOO_BIG,
+        most: TOO_BIG, ..ALL_WORK },
+    Number { calls: &[Flat(kvm_set_cpuid)], name: "nent", limit: Is(256), above: TOO_BIG,
+        most: TOO_BIG, ..ALL_WORK },
+    Number { calls: &[Flat(kvm_set_signal_mask)], name: "len", limit: Is(8), zero: INVALID,
+        one: INVALID, below: INVALID, above: INVALID, most: INVALID,
+        more: &[(4, INVALID), (128, INVALID)], ..ALL_WORK },
+    Number { calls: &[Flat(kvm_check_extension)], name: "extension",
+        limit: Is(KVM_CAP_SYSCALLS as u64), zero: both(Gives(1)), one: both(Gives(1)),
+        below: ABSENT, at: both(Gives(KVM_SYSCALLS_ABI as i64)), above: ABSENT, most: ABSENT,
+        more: &[(1 << 32, ABSENT), (1 << 32 | KVM_CAP_SYSCALLS as u64, ABSENT)], ..ALL_WORK },
     Number { calls: &[Flat(kvm_set_user_memory_region), Range(kvm_map_range)],
-        name: "userspace_addr", limit: Is(USER_END - PAGE), step: PAGE,
-        zero: WORKS, one: INVALID, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
-        more: &[(1 << 47, INVALID), (1 << 63, INVALID), (TOP, INVALID)] },
-    Number { calls: &[Flat(kvm_set_memory_alias)], name: "flags", limit: Is(0), step: 1,
-        zero: WORKS, one: INVALID, below: NONE, at: WORKS, above: INVALID, most: INVALID,
-        more: NO_FLAGS },
-    Number { calls: &[Flat(kvm_set_memory_alias)],
-        name: "guest_phys_addr", limit: LastPage, step: PAGE,
-        zero: EXISTS, one: INVALID, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
-        more: &[(TOP, INVALID)] },
-    Number { calls: &[Flat(kvm_set_memory_alias)],
-        name: "memory_size", limit: Is(KERNEL_SIZE), step: PAGE,
-        zero: INVALID, one: INVALID, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
-        more: &[(TOP, INVALID)] },
-    Number { calls: &[Flat(kvm_set_memory_alias)],
-        name: "target_phys_addr", limit: Is(KERNEL_MEMORY + KERNEL_SIZE - PAGE), step: PAGE,
-        zero: WORKS, one: INVALID, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
-        more: &[(TOP, INVALID)] },
-    Number { calls: &[MapMemory],
-        name: "guest_phys_addr", limit: Is(KERNEL_MEMORY + KERNEL_SIZE - PAGE), step: PAGE,
-        zero: UNBACKED, one: INVALID, below: WORKS, at: WORKS, above: UNBACKED, most: INVALID,
-        more: &[(TOP, differs(Fails(ENODEV), Fails(EOVERFLOW), MMAP_LIMIT))] },
-    Number { calls: &[MapMemory], name: "size", limit: Is(KERNEL_SIZE), step: PAGE,
-        zero: INVALID, one: WORKS, below: WORKS, at: WORKS, above: UNBACKED,
-        most: differs(Fails(ENODEV), Fails(ENOMEM), MMAP_LIMIT),
-        more: &[(TOP, differs(Fails(ENODEV), Fails(ENOMEM), MMAP_LIMIT))] },
-    Number { calls: &[Merged(kvm_get_state), Merged(kvm_set_state)],
-        name: "parts", limit: Is(0x7f), step: 1,
-        zero: WORKS, one: WORKS, below: UNREACHABLE, at: UNREACHABLE, above: INVALID,
-        most: INVALID,
-        more: &[(0x81, INVALID), (1 << 32 | 1, INVALID), (1 << 63, INVALID)] },
-    Number { calls: &[Merged(kvm_get_state), Merged(kvm_set_state)],
-        name: "size", limit: Is(PAGE), step: 1,
-        zero: INVALID, one: INVALID, below: WORKS, at: WORKS, above: TOO_BIG, most: TOO_BIG,
-        more: &[(63, INVALID), (64, WORKS), (1 << 32 | 64, TOO_BIG)] },
-    Number { calls: &[Range(kvm_map_range)], name: "guest_phys_addr", limit: LastPage, step: PAGE,
-        zero: OTHERS, one: INVALID, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
-        more: &[(KERNEL_MEMORY, OTHERS), (TOP, INVALID)] },
-    Number { calls: &[Range(kvm_unmap_range)],
-        name: "guest_phys_addr", limit: LastPage, step: PAGE,
-        zero: OTHERS, one: INVALID, below: WORKS, at: WORKS, above: WORKS, most: INVALID,
-        more: &[(KERNEL_MEMORY, OTHERS), (TOP, INVALID)] },
-    Number { calls: &[Range(kvm_unmap_range)], name: "size", limit: Is(TOP - FREE), step: PAGE,
-        zero: INVALID, one: INVALID, below: WORKS, at: WORKS, above: INVALID, most: INVALID,
-        more: &[(PAGE + 1, INVALID), (TOP, INVALID)] },
+        name: "userspace_addr", limit: Is(USER_END - PAGE),
+        more: &[(1 << 47, INVALID), (1 << 63, INVALID), (TOP, INVALID)], ..IN_PAGES },
+    Number { calls: &[Flat(kvm_set_memory_alias)], name: "flags", one: INVALID, below: NONE,
+        above: INVALID, most: INVALID, more: NO_FLAGS, ..ALL_WORK },
+    Number { calls: &[Flat(kvm_set_memory_alias)], name: "guest_phys_addr", zero: EXISTS,
+        ..IN_PAGES },
+    Number { calls: &[Flat(kvm_set_memory_alias)], name: "memory_size", limit: Is(KERNEL_SIZE),
+        zero: INVALID, ..IN_PAGES },
+    Number { calls: &[Flat(kvm_set_memory_alias)], name: "target_phys_addr",
+        limit: Is(KERNEL_MEMORY + KERNEL_SIZE - PAGE), ..IN_PAGES },
+    Number { calls: &[MapMemory], name: "guest_phys_addr",
+        limit: Is(KERNEL_MEMORY + KERNEL_SIZE - PAGE), zero: UNBACKED, above: UNBACKED,
+        more: &[(TOP, differs(Fails(ENODEV), Fails(EOVERFLOW), MMAP_LIMIT))], ..IN_PAGES },
+    Number { calls: &[MapMemory], name: "size", limit: Is(KERNEL_SIZE), zero: INVALID,
+        one: WORKS, above: UNBACKED, most: differs(Fails(ENODEV), Fails(ENOMEM), MMAP_LIMIT),
+        more: &[(TOP, differs(Fails(ENODEV), Fails(ENOMEM), MMAP_LIMIT))], ..IN_PAGES },
+    Number { calls: &[Merged(kvm_get_state), Merged(kvm_set_state)], name: "parts",
+        limit: Is(0x7f), below: UNREACHABLE, at: UNREACHABLE, above: INVALID, most: INVALID,
+        more: &[(0x81, INVALID), (1 << 32 | 1, INVALID), (1 << 63, INVALID)], ..ALL_WORK },
+    Number { calls: &[Merged(kvm_get_state), Merged(kvm_set_state)], name: "size",
+        limit: Is(PAGE), zero: INVALID, one: INVALID, above: TOO_BIG, most: TOO_BIG,
+        more: &[(63, INVALID), (64, WORKS), (1 << 32 | 64, TOO_BIG)], ..ALL_WORK },
+    Number { calls: &[Range(kvm_map_range)], name: "guest_phys_addr", zero: OTHERS,
+        more: &[(KERNEL_MEMORY, OTHERS), (TOP, INVALID)], ..IN_PAGES },
+    Number { calls: &[Range(kvm_unmap_range)], name: "guest_phys_addr", zero: OTHERS,
+        above: WORKS, more: &[(KERNEL_MEMORY, OTHERS), (TOP, INVALID)], ..IN_PAGES },
+    Number { calls: &[Range(kvm_unmap_range)], name: "size", limit: Is(TOP - FREE),
+        zero: INVALID, more: &[(PAGE + 1, INVALID), (TOP, INVALID)], ..IN_PAGES },
     Number { calls: &[Range(kvm_get_dirty_range), Range(kvm_clear_dirty_range)],
-        name: "guest_phys_addr", limit: Is(MEMORY as u64 - PAGE), step: PAGE,
-        zero: WORKS, one: INVALID, below: WORKS, at: WORKS, above: NOT_MAPPED, most: INVALID,
-        more: &[(KERNEL_MEMORY, WORKS), (TOP, INVALID)] },
-    Number { calls: &[Range(kvm_get_dirty_range), Range(kvm_clear_dirty_range)],
-        name: "size", limit: Is(MEMORY as u64), step: PAGE,
-        zero: INVALID, one: INVALID, below: WORKS, at: WORKS, above: NOT_MAPPED, most: INVALID,
-        more: &[(PAGE + 1, INVALID), (MOST_PAGES, NOT_MAPPED), (MOST_PAGES + PAGE, INVALID), (TOP,
-            INVALID)] },
+        name: "guest_phys_addr", limit: Is(MEMORY as u64 - PAGE), above: NOT_MAPPED,
+        more: &[(KERNEL_MEMORY, WORKS), (TOP, INVALID)], ..IN_PAGES },
+    Number { calls: &[Range(kvm_get_dirty_range), Range(kvm_clear_dirty_range)], name: "size",
+        limit: Is(MEMORY as u64), zero: INVALID, above: NOT_MAPPED, more: &[(PAGE + 1, INVALID),
+        (MOST_PAGES, NOT_MAPPED), (MOST_PAGES + PAGE, INVALID), (TOP, INVALID)], ..IN_PAGES },
 ];
 
 /// The numbers that a call takes, by either route, and their size.
@@ -293,43 +270,29 @@ fn points(call: TestedCall, row: &'static Number, bytes: usize) -> Vec<Misuse> {
         .iter()
         .map(|&(number, expected)| (format!("{number:#x}"), expected, (Is(number), 0)));
     let case = |(text, expected, (limit, add)): (String, Expected, (Limit, u64))| {
-        Misuse::new(
-            call,
-            format!("`{name}` {text}"),
-            expected,
-            move |testbed, mut it| {
-                it.set(name, limit.find(&testbed.facts).wrapping_add(add));
-                Ok(Made::of(&it, testbed))
-            },
-        )
+        let misuse = format!("`{name}` {text}");
+        Misuse::new(call, misuse, expected, move |testbed, mut it| {
+            it.set(name, limit.find(&testbed.facts).wrapping_add(add));
+            Ok(Made::of(&it, testbed))
+        })
     };
     points.into_iter().chain(more).map(case).collect()
 }
 
 /// The kernel takes the lower half of the register for a number of four bytes.
 fn garbage(call: TestedCall, name: &'static str) -> Misuse {
-    let in_register = |route| {
-        let argument = arguments(call, route)
-            .into_iter()
-            .find(|it| it.name == name);
-        argument.is_some_and(|it| matches!(it.place, Place::Word(_)))
-            && !(route == Route::Ioctl && call.by_library())
-    };
     let mut expected = both(Works);
     for route in Route::ALL {
-        if !in_register(route) {
+        let mut arguments = arguments(call, route).into_iter();
+        let in_register = arguments.any(|it| it.name == name && matches!(it.place, Place::Word(_)));
+        if !in_register || route == Route::Ioctl && call.by_library() {
             expected = expected.but_for(route, "it has no register");
         }
     }
     let misuse = format!("`{name}`, the register's upper half not 0");
-    Misuse::new(
-        call,
-        misuse,
-        expected,
-        move |testbed, mut it| -> Result<Made> {
-            let good = it.get(name).expect("the call has the argument");
-            it.set(name, good | 0xdead_beef << 32);
-            Ok(Made::of(&it, testbed))
-        },
-    )
+    Misuse::new(call, misuse, expected, move |testbed, mut it| {
+        let good = it.get(name).expect("the call has the argument");
+        it.set(name, good | 0xdead_beef << 32);
+        Ok(Made::of(&it, testbed))
+    })
 }
