@@ -48,9 +48,8 @@ const CONDITIONS: &[Condition] = &[
     Condition(Flat(FlatCall::kvm_create_vcpu), "beyond the limit of an enabled `KVM_CAP_MAX_VCPU_ID`",
         Fails(EINVAL), |testbed, it| {
             another_machine(testbed, it, |vm| enable(vm, KVM_CAP_MAX_VCPU_ID, 1))?;
-            it.set("argument", 1);
             it.words[0] = testbed.machine.vm.as_raw_fd() as u64;
-            Ok(())
+            set(it, "argument", 1)
         }),
     Condition(Flat(FlatCall::kvm_get_dirty_log), "the machine has dirty rings", Fails(ENXIO), |testbed, it| {
         another_machine(testbed, it, |vm| enable(vm, KVM_CAP_DIRTY_LOG_RING, 0x1_0000))?;
@@ -93,8 +92,7 @@ const CONDITIONS: &[Condition] = &[
                 ..Default::default()
             };
             testbed.both.ioctl.kvm_debug_guest(testbed.still.as_fd(), &debug)?;
-            it.set("control", (KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_INJECT_DB).into());
-            Ok(())
+            set(it, "control", (KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_INJECT_DB).into())
         }),
     Condition(Flat(FlatCall::kvm_get_msrs), "an MSR that does not exist", Gives(0),
         |_, it| msr(it, 0x1234_5678, 0)),
@@ -106,15 +104,13 @@ const CONDITIONS: &[Condition] = &[
         |testbed, it| {
             testbed.machine.run_to_hlt();
             it.words[0] = testbed.machine.vcpu().as_raw_fd() as u64;
-            it.set("nent", 1);
-            Ok(())
+            set(it, "nent", 1)
         }),
     Condition(Flat(FlatCall::kvm_set_cpuid), "addresses of 40 bits", Fails(EINVAL), |_, it| {
-        it.set("nent", 1);
         let entry = size_of::<kvm_cpuid2>();
         it.put(entry + offset_of!(kvm_cpuid_entry2, function), &0x8000_0008_u32.to_le_bytes());
         it.put(entry + offset_of!(kvm_cpuid_entry2, eax), &(40_u32 << 8).to_le_bytes());
-        Ok(())
+        set(it, "nent", 1)
     }),
     Condition(Flat(FlatCall::kvm_set_user_memory_region), "a slot that is set, with another size",
         Fails(EINVAL), |testbed, it| {
@@ -137,26 +133,22 @@ const CONDITIONS: &[Condition] = &[
         alias(testbed)?;
         it.set("slot", 1);
         it.set("guest_phys_addr", 2 * FREE);
-        it.set("target_phys_addr", FREE);
-        Ok(())
+        set(it, "target_phys_addr", FREE)
     }),
     Condition(Flat(FlatCall::kvm_set_memory_alias), "an alias that is set, with another target", Fails(EINVAL),
         |testbed, it| {
             alias(testbed)?;
-            it.set("target_phys_addr", KERNEL_MEMORY + PAGE);
-            Ok(())
+            set(it, "target_phys_addr", KERNEL_MEMORY + PAGE)
         }),
     Condition(Flat(FlatCall::kvm_set_memory_alias), "an alias that is set, with another size", Fails(EINVAL),
         |testbed, it| {
             alias(testbed)?;
-            it.set("memory_size", 2 * PAGE);
-            Ok(())
+            set(it, "memory_size", 2 * PAGE)
         }),
     Condition(MapMemory, "the address of an alias", Fails(ENODEV),
         |testbed, it| {
             alias(testbed)?;
-            it.set("guest_phys_addr", FREE);
-            Ok(())
+            set(it, "guest_phys_addr", FREE)
         }),
     Condition(Binding(BindingCall::kvm_bind), "the thread has a bound vCPU, this one",
         Fails(EEXIST), |testbed, _| {
@@ -205,12 +197,16 @@ pub fn cases() -> Vec<Misuse> {
     CONDITIONS.iter().map(case).collect()
 }
 
+fn set(it: &mut Invocation, name: &str, value: u64) -> Result<()> {
+    it.set(name, value);
+    Ok(())
+}
+
 fn region(it: &mut Invocation, slot: u32, flags: u32, address: u64, size: u64) -> Result<()> {
     it.set("slot", slot.into());
     it.set("flags", flags.into());
     it.set("guest_phys_addr", address);
-    it.set("size", size);
-    Ok(())
+    set(it, "size", size)
 }
 
 /// The initial memory of the guest.
@@ -227,9 +223,8 @@ fn alias(testbed: &Testbed<'_>) -> Result<()> {
         target_phys_addr: KERNEL_MEMORY,
         ..Default::default()
     };
-    Ok(testbed
-        .kvm()
-        .kvm_set_memory_alias(testbed.machine.vm(), &alias)?)
+    let vm = testbed.machine.vm();
+    Ok(testbed.kvm().kvm_set_memory_alias(vm, &alias)?)
 }
 
 fn field(it: &mut Invocation, offset: usize, value: u64) -> Result<()> {
@@ -239,12 +234,9 @@ fn field(it: &mut Invocation, offset: usize, value: u64) -> Result<()> {
 
 fn msr(it: &mut Invocation, index: u32, data: u64) -> Result<()> {
     let entry = size_of::<kvm_msrs>();
-    it.put(
-        entry + offset_of!(kvm_msr_entry, index),
-        &index.to_le_bytes(),
-    );
-    it.put(entry + offset_of!(kvm_msr_entry, data), &data.to_le_bytes());
-    Ok(())
+    // The field behind the index is reserved, and 0.
+    field(it, entry + offset_of!(kvm_msr_entry, index), index.into())?;
+    field(it, entry + offset_of!(kvm_msr_entry, data), data)
 }
 
 /// Gives the testbed a machine with a capability that can be enabled only

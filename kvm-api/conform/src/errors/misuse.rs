@@ -50,7 +50,6 @@ impl Misuse {
     }
 }
 
-/// The result of an attempt.
 pub struct Made {
     answer: Observed,
     /// The slot that the attempt named.
@@ -77,12 +76,7 @@ impl Made {
         Self::observed(Observed::Returned(answer))
     }
 
-    /// The caller was killed.
-    pub fn died() -> Self {
-        Self::observed(Observed::Died)
-    }
-
-    fn observed(answer: Observed) -> Self {
+    pub fn observed(answer: Observed) -> Self {
         Self {
             answer,
             slot: None,

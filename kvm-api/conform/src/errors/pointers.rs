@@ -63,22 +63,21 @@ const WITHIN: &str = "the ioctl has it in the structure";
 const REFERENCES: &str = "the library takes references";
 const NO_POINTER: &str = "the call takes its numbers in registers";
 
-/// The expected result by one route, or why there is none.
+/// The expected result by one route, and why if it is special; or why there is none.
 fn of_route(
     call: TestedCall,
     name: &str,
     bad: Bad,
     route: Route,
-) -> Result<Expectation, &'static str> {
+) -> Result<(Expectation, &'static str), &'static str> {
     if route == Route::Ioctl && call.by_library() && call.has_ioctl() {
         return Err(REFERENCES);
     }
     let arguments = arguments(call, route);
     let Some(argument) = arguments.iter().find(|it| it.name == name) else {
-        return Err(if route == Route::Ioctl {
-            WITHIN
-        } else {
-            NO_POINTER
+        return Err(match route {
+            Route::Ioctl => WITHIN,
+            Route::Flat => NO_POINTER,
         });
     };
     let Kind::Pointer(usage) = argument.kind else {
@@ -88,12 +87,12 @@ fn of_route(
         return Err(ONE_BYTE);
     }
     if bad == Null && call == TestedCall::Flat(kvm_set_signal_mask) {
-        return Ok(Works);
+        return Ok((Works, NULL_CLEARS));
     }
     if bad == Straddles && name == "state" {
-        return Ok(Works);
+        return Ok((Works, NOT_LOOKED_AT));
     }
-    Ok(rule(usage, bad))
+    Ok((rule(usage, bad), ""))
 }
 
 fn is_byte(name: &str) -> bool {
@@ -102,19 +101,11 @@ fn is_byte(name: &str) -> bool {
 
 /// The expected results for a pointer of a call.
 pub fn expected(call: TestedCall, name: &str, bad: Bad) -> Expected {
-    let (ioctl, flat) = (
-        of_route(call, name, bad, Route::Ioctl),
-        of_route(call, name, bad, Route::Flat),
-    );
-    let why = match (ioctl, flat) {
-        (Err(why), _) | (_, Err(why)) => why,
-        _ if bad == Straddles && name == "state" => NOT_LOOKED_AT,
-        _ if bad == Null && call == TestedCall::Flat(kvm_set_signal_mask) => NULL_CLEARS,
-        _ => "",
-    };
+    let [ioctl, flat] = Route::ALL.map(|route| of_route(call, name, bad, route));
+    let ((Err(why), _) | (_, Err(why)) | (_, Ok((_, why)))) = (ioctl, flat);
     Expected {
-        ioctl: ioctl.ok(),
-        flat: flat.ok(),
+        ioctl: ioctl.ok().map(|(answer, _)| answer),
+        flat: flat.ok().map(|(answer, _)| answer),
         why,
     }
 }

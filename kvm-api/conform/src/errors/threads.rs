@@ -3,22 +3,23 @@
 use std::fs;
 use std::os::fd::AsRawFd;
 use std::thread::{self, sleep};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use guests::{ENTRY, programs};
 use kvm_sys::{FlatCall, KVM_RUN};
 use libc::{c_int, c_void};
 use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{Pid, alarm};
 
 use super::invocation::{Invocation, Raw};
-use super::misuse::Made;
+use super::misuse::{Made, Observed};
 use super::testbed::Testbed;
 use crate::signal::{kick, kick_to_end, spawn};
 use crate::tested_call::TestedCall;
+use crate::{child, wait};
 
 /// The time limit of a case, in seconds. Then a signal ends the process.
 const LIMIT: u32 = 60;
@@ -90,12 +91,12 @@ pub fn killed(testbed: &mut Testbed<'_>, mut invocation: Invocation) -> Result<M
         let process = twin(&mut stack, &raw)?;
         let mut ended = None;
         let mut wrong = until(|| {
-            ended = ended_now(process);
+            ended = child::ended(process).ok().flatten();
             ended.is_some() || is_waiting(process)
         });
         kill(process, Signal::SIGKILL).ok();
         let gone = until(|| {
-            ended = ended.or_else(|| ended_now(process));
+            ended = ended.or_else(|| child::ended(process).ok().flatten());
             ended.is_some()
         });
         if gone.is_err() {
@@ -109,7 +110,7 @@ pub fn killed(testbed: &mut Testbed<'_>, mut invocation: Invocation) -> Result<M
             waitpid(process, None)?;
         }
         let made = match ended {
-            Some(WaitStatus::Signaled(_, Signal::SIGKILL, _)) => Made::died(),
+            Some(WaitStatus::Signaled(_, Signal::SIGKILL, _)) => Made::observed(Observed::Died),
             // The exit status of the twin is its result.
             Some(WaitStatus::Exited(_, code)) => Made::returned(Ok(code.into())),
             other => bail!("the process ends with {other:?}"),
@@ -157,14 +158,9 @@ fn counts(testbed: &Testbed<'_>) -> Result<bool> {
 }
 
 /// Waits until the condition holds.
-fn until(mut so: impl FnMut() -> bool) -> Result<()> {
-    let deadline = Instant::now() + SOON;
-    while !so() {
-        if Instant::now() > deadline {
-            bail!("not within {SOON:?}");
-        }
-        sleep(PAUSE);
-    }
+fn until(mut condition: impl FnMut() -> bool) -> Result<()> {
+    let holds = wait::until(SOON, PAUSE, || Ok(condition()))?;
+    ensure!(holds, "not within {SOON:?}");
     Ok(())
 }
 
@@ -173,12 +169,6 @@ fn is_waiting(thread: Pid) -> bool {
     let stat = fs::read_to_string(format!("/proc/{thread}/stat")).unwrap_or_default();
     let state = stat.rsplit(')').next().unwrap_or_default();
     state.trim_start().starts_with('D')
-}
-
-/// The status of a child, if it has ended.
-fn ended_now(process: Pid) -> Option<WaitStatus> {
-    let status = waitpid(process, Some(WaitPidFlag::WNOHANG)).ok()?;
-    (status != WaitStatus::StillAlive).then_some(status)
 }
 
 /// A process with the memory and files of this one, which makes the call.
