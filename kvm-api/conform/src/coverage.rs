@@ -66,14 +66,11 @@ impl Counts {
             .current_dir(dir)
             .output()
             .context("cannot run gcov")?;
-        ensure!(
-            output.status.success(),
-            "gcov: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        let output_of_gcov: GcovOutput = serde_json::from_slice(&output.stdout)
+        let errors = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "gcov: {errors}");
+        let output: GcovOutput = serde_json::from_slice(&output.stdout)
             .with_context(|| format!("the output of gcov for {}", object.display()))?;
-        for file in output_of_gcov.files {
+        for file in output.files {
             let lines = self.0.entry(in_source(&file.file)).or_default();
             for line in file.lines {
                 *lines.entry(line.line_number).or_default() += line.count;
@@ -89,24 +86,21 @@ impl Counts {
             let Some(counts) = self.0.get(&path) else {
                 continue;
             };
-            let counts = || {
-                added
-                    .iter()
-                    .filter_map(|line| Some((line, counts.get(line)?)))
-            };
-            if counts().next().is_none() {
+            let counted = added.iter().filter_map(|line| counts.get_key_value(line));
+            let counted: Vec<_> = counted.collect();
+            if counted.is_empty() {
                 continue;
             }
             let source = kernel.source_dir.join(&path);
             let source = fs::read_to_string(&source).with_context(|| path.display().to_string())?;
             let text = |line: u32| source.lines().nth(line as usize - 1).unwrap_or_default();
-            let missed = counts().filter(|(_, count)| **count == 0);
-            let missed = missed.map(|(&line, _)| Missed {
-                line,
-                text: text(line).trim().to_owned(),
+            let missed = counted.iter().filter(|(_, count)| **count == 0);
+            let missed = missed.map(|(line, _)| Missed {
+                line: **line,
+                text: text(**line).trim().to_owned(),
             });
             files.push(File {
-                lines: counts().count(),
+                lines: counted.len(),
                 missed: missed.collect(),
                 file: path,
             });
@@ -121,7 +115,6 @@ pub struct Coverage {
     pub files: Vec<File>,
 }
 
-/// The lines of one file.
 #[derive(Debug, Serialize)]
 pub struct File {
     pub file: PathBuf,

@@ -22,7 +22,6 @@ pub struct Both {
 }
 
 impl Both {
-    /// The failure, if any.
     pub fn problem(&self) -> Option<String> {
         let (ioctl, flat) = (&self.ioctl, &self.flat);
         let (expected, why) = known::expected(&self.name);
@@ -59,8 +58,8 @@ pub fn of_all(tests: &[Both]) -> String {
     for test in tests {
         let counts = &test.counts;
         let (_, why) = known::expected(&test.name);
-        let (start, started_so) = known::start(&test.name);
-        let remark = [&start.args.join(" "), started_so, why];
+        let (start, reason) = known::start(&test.name);
+        let remark = [&start.args.join(" "), reason, why];
         let remark: Vec<_> = remark.into_iter().filter(|it| !it.is_empty()).collect();
         table.add_row([
             Cell::new(&test.name),
@@ -124,10 +123,8 @@ fn by_call(tests: &[Both]) -> Vec<Row> {
 }
 
 fn share(part: u64, whole: u64) -> String {
-    match (part * 100).checked_div(whole) {
-        Some(share) => format!("{share} %"),
-        None => String::new(),
-    }
+    let share = (part * 100).checked_div(whole);
+    share.map_or(String::new(), |share| format!("{share} %"))
 }
 
 fn number(number: u64) -> Cell {

@@ -26,7 +26,6 @@ const STEP: Duration = Duration::from_millis(5);
 const OUTPUT: &str = "/tmp/output";
 const COUNTS: &str = "/tmp/counts";
 
-/// Runs a test over ioctl.
 pub fn over_ioctl(test: &str, start: &Start) -> Result<RunResult> {
     run(command(test, start), start)
 }
@@ -65,14 +64,14 @@ fn run(mut command: Command, start: &Start) -> Result<RunResult> {
     let _ = killpg(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
     child.wait()?;
     let took = started.elapsed();
-    let said = fs::read(OUTPUT).context(OUTPUT)?;
-    let said = String::from_utf8_lossy(&said);
-    let (verdict, place) = judge(ended?, &said);
+    let output = fs::read(OUTPUT).context(OUTPUT)?;
+    let output = String::from_utf8_lossy(&output);
+    let (verdict, place) = judge(ended?, &output);
     Ok(RunResult {
         verdict,
         took,
         place,
-        last: last(&said),
+        last: last(&output),
     })
 }
 
@@ -87,17 +86,17 @@ fn wait(child: &mut Child, deadline: Instant) -> io::Result<Option<ExitStatus>> 
 }
 
 /// The verdict of a test, and the place at which it failed.
-fn judge(ended: Option<ExitStatus>, said: &str) -> (Verdict, String) {
+fn judge(ended: Option<ExitStatus>, output: &str) -> (Verdict, String) {
     let Some(status) = ended else {
         return (Verdict::CutOff, String::new());
     };
     match status.code() {
         Some(0) => (Verdict::Pass, String::new()),
         Some(SKIPPED) => (Verdict::Skip, String::new()),
-        _ => (
-            Verdict::Fail,
-            assertion(said).unwrap_or_else(|| end(status)),
-        ),
+        _ => {
+            let place = assertion(output).unwrap_or_else(|| end(status));
+            (Verdict::Fail, place)
+        }
     }
 }
 
@@ -110,15 +109,15 @@ fn end(status: ExitStatus) -> String {
 }
 
 /// The place and the text of the assertion that failed.
-fn assertion(said: &str) -> Option<String> {
-    let mut lines = said.lines();
+fn assertion(output: &str) -> Option<String> {
+    let mut lines = output.lines();
     lines.find(|line| line.contains("==== Test Assertion Failure"))?;
     lines.next().map(|line| line.trim().to_owned())
 }
 
-fn last(said: &str) -> String {
+fn last(output: &str) -> String {
     // A counter that a test updates in place ends in a carriage return.
-    let mut lines = said.rsplit(['\n', '\r']).map(str::trim);
+    let mut lines = output.rsplit(['\n', '\r']).map(str::trim);
     let line = lines.find(|line| !line.is_empty()).unwrap_or_default();
     line.to_owned()
 }
@@ -139,15 +138,15 @@ mod tests {
 
     #[test]
     fn ends_are_told_apart() {
-        assert_eq!(judge(status(0), "said"), (Verdict::Pass, String::new()));
+        assert_eq!(judge(status(0), "output"), (Verdict::Pass, String::new()));
         let skipped = judge(status(SKIPPED << 8), "1..0 # SKIP - no");
         assert_eq!(skipped, (Verdict::Skip, String::new()));
-        assert_eq!(judge(None, "said"), (Verdict::CutOff, String::new()));
+        assert_eq!(judge(None, "output"), (Verdict::CutOff, String::new()));
         let failed = judge(status(254 << 8), FAILED);
         assert_eq!(failed, (Verdict::Fail, "x86/a_test.c:7: a == b".into()));
-        let failed = judge(status(1 << 8), "said");
+        let failed = judge(status(1 << 8), "output");
         assert_eq!(failed, (Verdict::Fail, "exit status 1".into()));
-        let killed = judge(status(11), "said");
+        let killed = judge(status(11), "output");
         assert_eq!(killed, (Verdict::Fail, "signal 11".into()));
     }
 

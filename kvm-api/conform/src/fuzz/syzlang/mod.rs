@@ -73,17 +73,20 @@ fn variants(row: &CallRow) -> impl Iterator<Item = &'static Call> {
     all.filter(move |call| call.name == name && call.variant != "probe")
 }
 
+/// The calls of KVM.
+fn kvm_calls() -> impl Iterator<Item = &'static Call> {
+    let calls = DESCRIPTION.calls.iter();
+    calls.filter(|call| call.name.starts_with("kvm_"))
+}
+
 fn resolved(kind: &Type) -> &Type {
     DESCRIPTION.aliases.get(&kind.name).unwrap_or(kind)
 }
 
 #[test]
 fn each_call_is_described_once() {
-    let calls = DESCRIPTION.calls.iter();
-    let calls = calls.filter(|call| call.name.starts_with("kvm_"));
-    let there: BTreeSet<_> = calls
-        .map(|call| (call.name.clone(), &*call.variant))
-        .collect();
+    let there = kvm_calls().map(|call| (call.name.clone(), &*call.variant));
+    let there: BTreeSet<_> = there.collect();
     let mut expected = BTreeSet::from([("kvm_check_extension".into(), "probe")]);
     for row in ROWS.iter() {
         expected.insert((kernel_name(row), ""));
@@ -159,9 +162,7 @@ fn is_of_type(parameter: &Parameter, argument: &Field, row: &CallRow, variant: &
 
 #[test]
 fn calls_create_the_resources_of_the_fuzzer() {
-    let calls = DESCRIPTION.calls.iter();
-    let calls = calls.filter(|call| call.name.starts_with("kvm_"));
-    let there: Vec<_> = calls
+    let there: Vec<_> = kvm_calls()
         .filter_map(|call| Some((&*call.name, &*call.variant, call.makes.as_deref()?)))
         .collect();
     assert_eq!(

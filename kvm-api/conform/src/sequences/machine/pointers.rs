@@ -43,10 +43,9 @@ pub fn point(
         Pointer::HalfMapped => protect(&memory, 1, ProtFlags::PROT_NONE)?,
         _ => {}
     }
-    let at = if pointer == Pointer::Null {
-        0
-    } else {
-        start + offset
+    let at = match pointer {
+        Pointer::Null => 0,
+        _ => start + offset,
     };
     make(registers, vcpu, at, by)?;
     if pointer != Pointer::ReadOnly {
@@ -58,6 +57,7 @@ pub fn point(
 
 fn make(registers: Registers, vcpu: BorrowedFd<'_>, at: usize, by: Form) -> Result<(), Errno> {
     let (call, fd) = (registers.call(), vcpu.as_raw_fd());
+    let sets = usize::from(registers.sets());
     // SAFETY: the kernel writes to the pages of `point` at most.
     let answer = unsafe {
         match by {
@@ -67,22 +67,14 @@ fn make(registers: Registers, vcpu: BorrowedFd<'_>, at: usize, by: Form) -> Resu
             }
             Form::Syscall | Form::Ranges => libc::syscall(call.number, fd, at),
             Form::Merged => {
-                let number = if registers.sets() {
-                    __NR_kvm_set_state
-                } else {
-                    __NR_kvm_get_state
-                };
+                let number = [__NR_kvm_get_state, __NR_kvm_set_state][sets];
                 let state = state(registers, at);
                 libc::syscall(number, fd, &raw const state, size_of_val(&state))
             }
             Form::Files => {
                 let file = File::of(&call).expect("registers have a file");
                 let file = file.open(vcpu)?;
-                let number = if registers.sets() {
-                    libc::SYS_write
-                } else {
-                    libc::SYS_read
-                };
+                let number = [libc::SYS_read, libc::SYS_write][sets];
                 libc::syscall(number, file.as_raw_fd(), at, size_of_registers(registers))
             }
             Form::Bound => libc::syscall(call.bound.expect("registers belong to a vCPU"), at),
@@ -92,11 +84,8 @@ fn make(registers: Registers, vcpu: BorrowedFd<'_>, at: usize, by: Form) -> Resu
 }
 
 fn size_of_registers(registers: Registers) -> usize {
-    registers
-        .call()
-        .structure
-        .expect("registers are a structure")
-        .size
+    let structure = registers.call().structure;
+    structure.expect("registers are a structure").size
 }
 
 /// The argument of the merged call that transfers the same part.
@@ -108,10 +97,8 @@ fn state(registers: Registers, at: usize) -> kvm_vcpu_state {
         _ => &mut state.fpu,
     };
     *pointer = at as u64;
-    state.parts = registers
-        .call()
-        .merged
-        .expect("they are a part of the state");
+    let part = registers.call().merged;
+    state.parts = part.expect("they are a part of the state");
     state
 }
 
