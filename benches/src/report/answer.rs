@@ -1,23 +1,13 @@
 //! The answer in words and small tables, made from the figures of the run.
 
-use std::borrow::Borrow;
-use std::fmt::Display;
 use std::mem::take;
 
 use super::cycles::Cycles;
+use super::words::{EXIT, FETCHED, LOOP, MAPPED, REGISTERS, REGS, REPLACED, SAVED, listed, work};
 use crate::grid::Grid;
 use crate::parts::Part;
 use crate::record::{CaseRow, Profile, Record, Run, percent};
 use crate::table::value;
-
-pub(super) const EXIT: &str = "kvm_run_pio_out";
-pub(super) const REGS: &str = "kvm_get_regs";
-const LOOP: &str = "emulation_loop";
-const REGISTERS: &str = "registers_read_written";
-const SAVED: &str = "vcpu_saved_restored";
-const MAPPED: &str = "memory_mapped";
-const REPLACED: &str = "page_replaced";
-const FETCHED: &str = "dirty_pages_fetched";
 
 /// A sentence on one form: `rows` by `after`, compared with `before`.
 struct Claim {
@@ -79,20 +69,6 @@ const FORMS: [(&str, &str, &[&str]); 8] = [
     ("bound", "ioctl", &["kick", "interrupt_by_another_thread"]),
     ("sync-regs", "ioctl", &[LOOP, REGISTERS]),
 ];
-
-/// The work of a row, as the end of a sentence.
-pub(super) fn work(row: &str) -> &str {
-    match row {
-        EXIT => "an exit to user space",
-        REGS => "kvm_get_regs",
-        LOOP => "the emulation loop",
-        REGISTERS => "reading and writing all registers",
-        SAVED => "saving and restoring a vCPU",
-        REPLACED => "replacing one page",
-        MAPPED => "mapping and unmapping memory",
-        other => other,
-    }
-}
 
 /// The answer in a few sentences, from the rows that were measured.
 pub fn sentences(record: &Record, cycles: Option<&Cycles<'_>>) -> Vec<String> {
@@ -203,15 +179,6 @@ pub fn remains(record: &Record) -> Option<(Grid, String)> {
         100.0 * kept as f64 / bound.instructions as f64,
     );
     Some((grid, sentence))
-}
-
-/// A list in words.
-pub(super) fn listed<S: Borrow<str> + Display>(items: &[S]) -> String {
-    match items {
-        [] => String::new(),
-        [item] => item.to_string(),
-        [rest @ .., last] => format!("{} and {last}", rest.join(", ")),
-    }
 }
 
 /// The change of a figure in words, from its share of the figure before.

@@ -10,6 +10,7 @@ mod functions;
 mod intervals;
 mod matrix;
 mod releases;
+mod words;
 
 use anyhow::{Context, Result};
 use askama::Template;

@@ -1,7 +1,7 @@
 //! What has changed from one release of Linux to the next: two records of the same cases.
 
-use super::answer;
 use super::functions::{by_function, change};
+use super::words::{EXIT, REGS};
 use crate::grid::{Grid, Section};
 use crate::interface::INTERFACES;
 use crate::legend;
@@ -10,11 +10,7 @@ use crate::record::{CaseRow, Profile, Record, Run, percent};
 use crate::table::{self, ratio, value};
 
 /// The figures whose functions the documents show: a row, and an interface.
-const BY_FUNCTION: [(&str, &str); 3] = [
-    (answer::EXIT, "ioctl"),
-    (answer::EXIT, "bound"),
-    (answer::REGS, "ioctl"),
-];
+const BY_FUNCTION: [(&str, &str); 3] = [(EXIT, "ioctl"), (EXIT, "bound"), (REGS, "ioctl")];
 
 /// The number of functions that a table names.
 const FUNCTIONS: usize = 16;
@@ -155,7 +151,7 @@ impl<'a> Releases<'a> {
             let columns = [&old, &new].map(|name| format!("{interface}, {name}"));
             grid.head.extend(columns);
             grid.head.push("change".into());
-            profiles.push(self.profiles(answer::EXIT, interface)?);
+            profiles.push(self.profiles(EXIT, interface)?);
         }
         let mut push = |title: &str, count: &dyn Fn(&Profile) -> u64| {
             let counts = profiles.iter().map(|both| both.map(count));
@@ -172,8 +168,7 @@ impl<'a> Releases<'a> {
             self.title(": the parts of an exit"),
             format!(
                 "The {} of {} by part. [profile.md](profile.md) says how they are recorded.",
-                self.unit,
-                answer::EXIT
+                self.unit, EXIT
             ),
             grid,
         )
@@ -272,7 +267,7 @@ mod tests {
     #[test]
     fn each_change_is_shown_in_its_row() {
         let (old, mut new) = (kept(), kept());
-        let row = compared(&mut new).find(|it| it.name == answer::REGS);
+        let row = compared(&mut new).find(|it| it.name == REGS);
         let figure = row.unwrap().figures.get_mut("ioctl").unwrap();
         let count = figure.exact.as_mut().unwrap();
         let before = count.mode;
@@ -287,7 +282,7 @@ mod tests {
             panic!("{text}");
         };
         assert!(
-            line.contains(answer::REGS) && line.contains(&before.to_string()),
+            line.contains(REGS) && line.contains(&before.to_string()),
             "{line}"
         );
     }
@@ -296,7 +291,7 @@ mod tests {
     fn functions_are_ordered_by_their_change_and_add_up() {
         let (mut old, mut new) = (kept(), kept());
         for (record, counts) in [(&mut old, [10, 20, 3]), (&mut new, [12, 5, 3])] {
-            let row = compared(record).find(|it| it.name == answer::EXIT);
+            let row = compared(record).find(|it| it.name == EXIT);
             let figure = row.unwrap().figures.get_mut("ioctl").unwrap();
             let stacks = ["a;b", "a;b;c", "a"]
                 .map(String::from)

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use anyhow::Result;
 use profile::Event;
 
-use super::answer::{EXIT, listed, work};
+use super::words::{EXIT, listed, work};
 use crate::chart;
 use crate::cycles::costs::Cost;
 use crate::cycles::{Costs, Interval, Model};

@@ -8,7 +8,7 @@ use profile::Event;
 use super::{Cycles, DECISIVE, LEAST, Modelled, cycles};
 use crate::cycles::Interval;
 use crate::grid::{Cell, Grid, Section};
-use crate::report::answer::EXIT;
+use crate::report::words::EXIT;
 use crate::table;
 
 /// The title of what follows if the plain instructions of both calls are equally slow.

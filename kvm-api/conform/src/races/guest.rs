@@ -10,10 +10,12 @@ use kvm_api::kvm_sys::kvm_sregs;
 use kvm_api::{Errno, GuestMemory, Kvm, Reason, Result, RunMapping};
 use nix::unistd::Pid;
 
-use super::race_run::LOST;
 use super::threads::{Repeating, wait_until};
 use crate::signal::{kick, kick_to_end, spawn};
 use crate::vcpu_state::VcpuState;
+
+/// The status of a race's process in which the emulator has lost a guest's state.
+pub const LOST: i32 = 3;
 
 /// An interface that threads share.
 pub type SharedKvm = dyn Kvm + Sync;

@@ -11,6 +11,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::WaitStatus;
 use nix::unistd::{ForkResult, Pid, fork, setpgid};
 
+use super::guest::LOST;
 use super::random::Random;
 use super::round::{Pairing, Round};
 use super::stacks;
@@ -21,9 +22,6 @@ use crate::wait;
 
 /// How long a race may exceed its time.
 const PATIENCE: Duration = Duration::from_secs(20);
-
-/// The status of a race's process in which the emulator has lost a guest's state.
-pub const LOST: i32 = 3;
 
 /// How often a race is run if the emulator loses a guest's state each time.
 const TRIES: u64 = 3;
