@@ -220,7 +220,7 @@ pub const KNOWN: &[Known] = &[
     ),
     Known(
         Verdict::Fail,
-        "fails over ioctl, and at the same place with the calls",
+        "the emulated processor gives the wrong error code for a vector beyond the IDT: 16 times the vector, not 8 times",
         &["x86/nested_exceptions_test"],
     ),
     Known(
