@@ -68,6 +68,10 @@ pub(crate) enum Action {
     /// that the patch changes. Before the patch that assigns numbers to the calls on
     /// x86-64, the check enables the calls there, to compile the code of each patch.
     ///
+    /// The whole check takes hours. If it is interrupted, the next one goes on where it
+    /// stopped: it does not build a patch in a configuration in which the patch has passed,
+    /// after the same patches, from the same source, and with the same tools.
+    ///
     /// A sample takes minutes. It leaves out i386, KVM without the calls, arm64 without
     /// KVM, and all linking. It compiles only the directories that the series changes:
     /// with KVM as a module for each patch and with warnings, in the other configurations

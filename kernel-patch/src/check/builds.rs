@@ -2,7 +2,7 @@
 //! warnings, and with sparse. Each configuration has a directory of its own, in which
 //! make builds only what the next patch changes.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::configurations::Configuration;
 use super::dependencies;
 use super::error::{Result, finding};
-use super::review::{EXTRA, SPARSE};
+use super::review::{CheckOutcome, EXTRA, SPARSE};
 use super::warnings::{Known, Warnings, is_sparse};
 use crate::host::{IoContext, Progress, files, paths};
 use crate::kbuild::Make;
@@ -28,7 +28,11 @@ pub(super) struct ConfigurationBuild {
     warns: bool,
     /// The build directory.
     pub(super) build: PathBuf,
+    /// The warnings of the source itself.
+    source_known: Known,
+    /// The warnings of the source and of the patches so far.
     known: Known,
+    passed: BTreeMap<String, Pass>,
     /// The identifier of the kernel configuration in the directory.
     config: Option<String>,
     /// Whether the warnings of the source itself are not known yet.
@@ -50,11 +54,32 @@ pub(super) struct BuildFindings {
     pub(super) sparse: Vec<String>,
 }
 
-/// The warnings of the source itself, in a file in the build directory.
+/// A patch that has passed, in this check or in an earlier one.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Pass {
+    outcome: CheckOutcome,
+    /// The warnings that are known after it.
+    known: Known,
+}
+
+/// What a later check need not find out again, in a file in the build directory.
 #[derive(Serialize, Deserialize)]
 struct Baseline {
     inputs: String,
+    /// The warnings of the source itself.
     known: Known,
+    /// The patches that have passed, each by the trees before and after it.
+    #[serde(default)]
+    passed: BTreeMap<String, Pass>,
+}
+
+impl Baseline {
+    /// Reads the file in `build`, if the directory was built from these inputs.
+    fn read(build: &Path, inputs: &str) -> Result<Option<Self>> {
+        let baseline = files::read(&stamp(build))?;
+        let baseline = baseline.and_then(|json| serde_json::from_slice(&json).ok());
+        Ok(baseline.filter(|it: &Self| it.inputs == inputs))
+    }
 }
 
 impl ConfigurationBuild {
@@ -74,19 +99,20 @@ impl ConfigurationBuild {
         let sparse = warns && configuration.runs_sparse;
         let inputs = format!("{source} {config} {targets} {warns} {sparse} {SPARSE_FLAGS} {tools}");
         let build = tree.join(format!("{BUILD}-{}", configuration.slug()));
-        let baseline: Option<Baseline> = files::read(&stamp(&build))?
-            .and_then(|json| serde_json::from_slice(&json).ok())
-            .filter(|it: &Baseline| it.inputs == inputs);
+        let baseline = Baseline::read(&build, &inputs)?;
         let fresh = baseline.is_none();
         if fresh {
             files::remove(&build)?;
         }
+        let (known, passed) = baseline.map(|it| (it.known, it.passed)).unwrap_or_default();
         Ok(Self {
             configuration,
             targets,
             warns,
             build,
-            known: baseline.map(|it| it.known).unwrap_or_default(),
+            source_known: known.clone(),
+            known,
+            passed,
             config: None,
             fresh,
             inputs,
@@ -123,13 +149,41 @@ impl ConfigurationBuild {
             self.make(tree, false, log, "the source itself")?;
             self.known.learn(&read(log)?);
         }
+        self.fresh = false;
+        self.source_known = self.known.clone();
+        self.write()
+    }
+
+    /// Notes the results that a later check need not find out again.
+    fn write(&self) -> Result<()> {
         let baseline = Baseline {
             inputs: self.inputs.clone(),
-            known: self.known.clone(),
+            known: self.source_known.clone(),
+            passed: self.passed.clone(),
         };
         let json = serde_json::to_vec(&baseline).expect("texts and numbers become JSON");
-        self.fresh = false;
         Ok(files::write(&stamp(&self.build), &json)?)
+    }
+
+    /// Forgets the patches that have passed.
+    pub(super) fn forget(&mut self) {
+        self.passed.clear();
+    }
+
+    /// The outcome of a patch that has passed before. `step` has the trees before and after
+    /// it. The build directory then is no longer that of the tree.
+    pub(super) fn has_passed(&mut self, step: &str) -> Option<CheckOutcome> {
+        let pass = self.passed.get(step)?;
+        self.known = pass.known.clone();
+        self.is_current = false;
+        Some(pass.outcome)
+    }
+
+    /// Notes that a patch has passed.
+    pub(super) fn note(&mut self, step: &str, outcome: CheckOutcome) -> Result<()> {
+        let known = self.known.clone();
+        self.passed.insert(step.into(), Pass { outcome, known });
+        self.write()
     }
 
     /// Whether a build would find something: false if the last one succeeded and no file
@@ -205,4 +259,57 @@ impl ConfigurationBuild {
 
 fn read(log: &Path) -> Result<Warnings> {
     Ok(Warnings::read(&files::text_or_empty(log)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::check::configurations;
+
+    #[test]
+    fn a_later_check_knows_which_patches_have_passed() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || {
+            let baseline = Baseline::read(dir.path(), "the same inputs").unwrap();
+            let (known, passed) = baseline.map(|it| (it.known, it.passed)).unwrap_or_default();
+            ConfigurationBuild {
+                configuration: &configurations::ALL[0],
+                targets: "vmlinux",
+                warns: true,
+                build: dir.path().into(),
+                source_known: known.clone(),
+                known,
+                passed,
+                config: None,
+                fresh: false,
+                inputs: "the same inputs".into(),
+                is_current: true,
+            }
+        };
+        let mut first = open();
+        assert_eq!(first.has_passed("a..b"), None);
+        let warnings = Warnings::read("a.c:1:1: warning: odd");
+        first.known.learn(&warnings);
+        first.note("a..b", CheckOutcome::Passed).unwrap();
+        first.note("b..c", CheckOutcome::Unchanged).unwrap();
+
+        let mut later = open();
+        // The warnings of a patch are not those of the source.
+        assert_eq!(warnings.new_to(&later.known).count(), 1);
+        assert_eq!(later.has_passed("a..c"), None);
+        assert!(later.is_current);
+        assert_eq!(later.has_passed("a..b"), Some(CheckOutcome::Passed));
+        assert_eq!(warnings.new_to(&later.known).count(), 0);
+        // The directory has another tree.
+        assert!(!later.is_current);
+        assert_eq!(later.has_passed("b..c"), Some(CheckOutcome::Unchanged));
+        later.forget();
+        assert_eq!(later.has_passed("a..b"), None);
+
+        assert!(
+            Baseline::read(dir.path(), "other inputs")
+                .unwrap()
+                .is_none()
+        );
+    }
 }

@@ -57,6 +57,10 @@ pub struct Check {
     #[arg(long)]
     sample: bool,
 
+    /// Build again what an earlier check has built without a finding
+    #[arg(long)]
+    again: bool,
+
     /// Wait while another kernel-patch checks
     #[arg(long)]
     wait: bool,
@@ -230,6 +234,7 @@ impl CheckRun<'_> {
             rest[0].begin(tree, other, &log)?;
         }
         let mut docs = Docs::new(tree, &self.series.patches);
+        let trees = self.tree.trees(commits)?;
         for (number, commit) in self.numbers().zip(&commits[1..]) {
             let wanted = self.check.includes(number);
             // The patch before a wanted one is built too, for the warnings that are its.
@@ -249,7 +254,8 @@ impl CheckRun<'_> {
                 self.review.record(number, DOCS, found, log);
             }
             let calls = self.tree.offer()?;
-            self.build_all(&mut all, number, calls, &what)?;
+            let step = format!("{}..{}", trees[number - 1], trees[number]);
+            self.build_all(&mut all, number, &step, calls, &what)?;
             let is_x86 = |it: &&ConfigurationBuild| it.configuration.arch == selftests::ARCH;
             let x86 = all.iter().find(is_x86);
             if wanted && let Some(x86) = x86 {
@@ -272,7 +278,11 @@ impl CheckRun<'_> {
         for configuration in &configurations::ALL {
             if self.check.builds(configuration) {
                 let sample = self.check.sample;
-                let builds = ConfigurationBuild::open(configuration, tree, &source, sample, &log)?;
+                let mut builds =
+                    ConfigurationBuild::open(configuration, tree, &source, sample, &log)?;
+                if self.check.again {
+                    builds.forget();
+                }
                 all.push(builds);
                 continue;
             }
@@ -288,6 +298,7 @@ impl CheckRun<'_> {
         &mut self,
         all: &mut [ConfigurationBuild],
         number: usize,
+        step: &str,
         calls: bool,
         what: &str,
     ) -> Result<()> {
@@ -304,18 +315,27 @@ impl CheckRun<'_> {
                 continue;
             }
             looked.extend(builds.checks());
+            // The list of objects needs a build.
+            let lists_objects = configuration.has_all_code && number == self.series.patches.len();
+            if !lists_objects && let Some(outcome) = builds.has_passed(step) {
+                self.review.set(number, name, outcome);
+                continue;
+            }
             if !builds.is_affected(&changed, calls)? {
                 self.review.set(number, name, CheckOutcome::Unchanged);
+                builds.note(step, CheckOutcome::Unchanged)?;
                 continue;
             }
             let log = self.log(number, &configuration.slug());
             let built = builds.build(self.tree.root(), calls, &log, what)?;
             sound &= built.error.is_none();
             let mut error = Vec::from_iter(built.error);
-            let is_last = number == self.series.patches.len();
-            if configuration.has_all_code && is_last && error.is_empty() {
+            if lists_objects && error.is_empty() {
                 let missing = dependencies::without_object(&builds.build, self.series.files())?;
                 error.extend(missing.iter().map(|it| format!("{it} is not compiled")));
+            }
+            if error.is_empty() && built.warnings.is_empty() && built.sparse.is_empty() {
+                builds.note(step, CheckOutcome::Passed)?;
             }
             self.review.record(number, name, error, log.clone());
             for (check, found) in [(EXTRA, built.warnings), (SPARSE, built.sparse)] {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use comfy_table::presets::UTF8_HORIZONTAL_ONLY;
 use comfy_table::{Cell, Color, ContentArrangement, Table};
+use serde::{Deserialize, Serialize};
 
 use super::configurations;
 use crate::kbuild::Series;
@@ -25,7 +26,7 @@ pub(super) const PAGES: usize = 0;
 const LINES: usize = 10;
 
 /// How one check of one patch ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CheckOutcome {
     /// Nothing is wrong.
     Passed,

@@ -93,6 +93,18 @@ impl Worktree {
         Ok(commits)
     }
 
+    /// The identifiers of the trees of `commits`, which are the same in every check of the
+    /// same patches.
+    pub(super) fn trees(&self, commits: &[String]) -> Result<Vec<String>> {
+        let trees = commits.iter().map(|commit| format!("{commit}^{{tree}}"));
+        let trees: Vec<_> = trees.collect();
+        let args = ["rev-parse"]
+            .into_iter()
+            .chain(trees.iter().map(String::as_str));
+        let output = self.git.output(&args.collect::<Vec<_>>())?;
+        Ok(output.lines().map(String::from).collect())
+    }
+
     /// Checks a commit out.
     pub(super) fn checkout(&self, commit: &str) -> Result<()> {
         let checkout = ["checkout", "--quiet", "--force", "--detach", commit];
@@ -217,6 +229,19 @@ diff --git a/virt/kvm/Kconfig b/virt/kvm/Kconfig
         assert!(it.read(KCONFIG).contains(OFFERED));
         it.worktree.checkout(&commits[0]).unwrap();
         assert_eq!(it.read(KCONFIG), "# KVM\n");
+    }
+
+    #[test]
+    fn the_same_patches_make_the_same_trees() {
+        let it = fixture(PATCH);
+        let trees = it.worktree.trees(&it.apply()).unwrap();
+        assert_eq!(trees.len(), 2);
+        assert_ne!(trees[0], trees[1]);
+        assert_eq!(it.worktree.trees(&it.apply()).unwrap(), trees);
+        let other = fixture(&PATCH.replace("bool", "int "));
+        let others = other.worktree.trees(&other.apply()).unwrap();
+        assert_eq!(others[0], trees[0]);
+        assert_ne!(others[1], trees[1]);
     }
 
     #[test]
