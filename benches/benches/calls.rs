@@ -32,6 +32,9 @@ fn bench() -> anyhow::Result<()> {
     if !interfaces.long_mode {
         eprintln!("Without guests in 64-bit mode, which this KVM does not run");
     }
+    if interfaces.processors < 2 {
+        eprintln!("Without the cases that need another processor, which this machine lacks");
+    }
     let mut criteria = Criteria::from_args(counter::detect());
     let mut failures = 0;
     for case in cases::all().filter(|case| interfaces.can(case)) {

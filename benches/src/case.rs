@@ -24,6 +24,8 @@ pub struct Case {
     pub vcpu_thread: bool,
     /// The guest.
     pub guest: Guest,
+    /// The number of processors that it needs.
+    pub processors: u32,
     /// The interfaces that take part, each with its way. Those that do not have `call`
     /// of their own stay out.
     pub ways: &'static [Way],
@@ -46,6 +48,7 @@ impl Case {
                 exit: Exit::PioOut,
                 mode: Mode::Real,
             },
+            processors: 1,
             ways,
         }
     }
@@ -55,6 +58,15 @@ impl Case {
     pub fn is_of_vcpu(&self) -> bool {
         let by_table = self.call.is_some_and(|call| call.fd == Fd::Vcpu);
         self.vcpu_thread || by_table
+    }
+
+    /// The work, and the number of processors if the case needs more than one.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match self.processors {
+            1 => self.work.into(),
+            processors => format!("{}, on {processors} processors", self.work),
+        }
     }
 
     /// Prepares the case on an interface. `None` if the interface has no part in it.

@@ -29,7 +29,7 @@ pub const EXITS: [&str; 6] = [
     "mmio_emulation_loop",
 ];
 /// Larger work.
-pub const WORK: [&str; 7] = [
+pub const WORK: [&str; 8] = [
     "vcpu_saved_restored",
     "debugger_step",
     "memory_mapped",
@@ -37,6 +37,7 @@ pub const WORK: [&str; 7] = [
     "dirty_pages_fetched",
     "kick",
     "interrupt_by_another_thread",
+    "vcpu_changes_threads",
 ];
 
 /// A chart of some cases.

@@ -10,6 +10,7 @@ use crate::case::Case;
 use crate::fixture::{Fixture, Guest};
 use crate::guest::{Exit, Mode};
 use crate::interface::{Column, Interface};
+use crate::processors;
 use crate::workload::Workload;
 
 /// The name of an interface, and a case on it.
@@ -25,6 +26,8 @@ pub struct Interfaces {
     pub no_syscalls: Option<String>,
     /// Whether guests in 64-bit mode run.
     pub long_mode: bool,
+    /// The number of processors on which this process may run.
+    pub processors: usize,
 }
 
 impl Interfaces {
@@ -45,6 +48,7 @@ impl Interfaces {
             open: columns.map(Column::open).collect::<Result<_>>()?,
             no_syscalls,
             long_mode,
+            processors: processors::allowed()?.len(),
         })
     }
 
@@ -57,10 +61,11 @@ impl Interfaces {
         })
     }
 
-    /// Whether this KVM can run the guest of `case`.
+    /// Whether this KVM can run the guest of `case`, and the machine has the processors.
     #[must_use]
     pub fn can(&self, case: &Case) -> bool {
-        self.long_mode || case.guest.mode != Mode::Long
+        let runs = self.long_mode || case.guest.mode != Mode::Long;
+        runs && case.processors as usize <= self.processors
     }
 }
 
@@ -71,4 +76,31 @@ fn try_run(kvm: &Ioctl, mode: Mode) -> Result<()> {
     let exit = f.vcpu.kvm_run(&mut f.run).context("kvm_run")?;
     ensure!(exit.exit_reason() == KVM_EXIT_HLT, "{:?}", exit.reason());
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cases;
+
+    #[test]
+    fn a_case_needs_its_processors_and_the_mode_of_its_guest() {
+        let machine = |long_mode, processors| Interfaces {
+            open: Vec::new(),
+            no_syscalls: None,
+            long_mode,
+            processors,
+        };
+        let can = |machine: &Interfaces, name| machine.can(cases::named(name).unwrap());
+        for (name, anywhere, only_long_mode, only_processors) in [
+            ("kvm_get_regs", true, true, true),
+            ("kvm_run_pio_out", false, true, false),
+            ("vcpu_changes_threads", false, false, false),
+        ] {
+            assert_eq!(can(&machine(false, 1), name), anywhere, "{name}");
+            assert_eq!(can(&machine(true, 1), name), only_long_mode, "{name}");
+            assert_eq!(can(&machine(false, 2), name), only_processors, "{name}");
+            assert!(can(&machine(true, 2), name), "{name}");
+        }
+    }
 }

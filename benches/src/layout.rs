@@ -1,6 +1,6 @@
 //! The layout of a chart: groups of lines, each group under its title, and a caption below.
 
-use crate::case::ONE_CALL;
+use crate::case::{Case, ONE_CALL};
 use crate::cases;
 
 /// The height of a group's title, which has two lines, and of a line of the caption, in
@@ -80,7 +80,7 @@ impl<'a, L> Layout<'a, L> {
 
 impl<L> Group<'_, L> {
     /// The work of the case in a few words.
-    pub fn work(&self) -> &'static str {
-        cases::named(self.name).map_or(ONE_CALL, |case| case.work)
+    pub fn work(&self) -> String {
+        cases::named(self.name).map_or(ONE_CALL.into(), Case::describe)
     }
 }

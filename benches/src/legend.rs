@@ -61,11 +61,24 @@ pub fn caption(unit: Unit, run: &Run) -> Vec<String> {
     vec![counted.into(), kernel, processor, condition]
 }
 
+/// The rows of a run that were measured on more than one processor. The others need only
+/// one.
+#[must_use]
+pub fn on_more_processors(run: &Run) -> Vec<String> {
+    let rows = run.rows.iter();
+    let rows = rows.filter_map(|row| Some((&row.name, row.processors?)));
+    rows.map(|(name, processors)| format!("{name} was measured on {processors} processors."))
+        .collect()
+}
+
 /// The meaning of the figures, and the machine of the first run.
 #[must_use]
 pub fn legend(record: &Record) -> String {
-    let machine = record.runs.first().map(machine).unwrap_or_default();
-    format!("{}\n{machine}", meaning(record.unit))
+    let first = record.runs.first();
+    let mut lines = vec![meaning(record.unit).into()];
+    lines.extend(first.map(on_more_processors).unwrap_or_default());
+    let machine = first.map(machine).unwrap_or_default();
+    format!("{}\n{machine}", lines.join("\n"))
 }
 
 /// The machine and the kernel of a run, in lines that begin with a newline.

@@ -27,6 +27,7 @@ mod measure;
 pub mod parts;
 mod peer;
 pub mod place;
+mod processors;
 pub mod profiles;
 pub mod record;
 pub mod report;

@@ -76,6 +76,9 @@ pub struct CaseRow {
     pub name: String,
     /// The call's own work, if it outweighs the interface.
     pub own_work: Option<String>,
+    /// The number of processors on which the case was measured, if it needs more than one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub processors: Option<u32>,
     /// The figures by interface.
     pub figures: BTreeMap<String, Figure>,
     /// The interfaces by which the case failed, and why.
@@ -136,6 +139,7 @@ impl CaseRow {
         Self {
             name: case.name.into(),
             own_work: case.own_work.map(Into::into),
+            processors: (case.processors > 1).then_some(case.processors),
             ..Self::default()
         }
     }
@@ -275,7 +279,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{legend, report};
+    use crate::{cases, legend, report};
 
     /// The kept record.
     const RECORD: &str = include_str!("../../docs/results.json");
@@ -285,6 +289,15 @@ mod tests {
         let record: Record = serde_json::from_str(RECORD).unwrap();
         let json = serde_json::to_string_pretty(&record).unwrap();
         assert_eq!(serde_json::from_str::<Record>(&json).unwrap(), record);
+    }
+
+    #[test]
+    fn only_a_row_on_more_processors_says_so() {
+        for case in cases::all() {
+            let row = serde_json::to_value(CaseRow::new(case)).unwrap();
+            let says = row.get("processors").is_some();
+            assert_eq!(says, case.processors > 1, "{}", case.name);
+        }
     }
 
     #[test]

@@ -192,12 +192,10 @@ fn an_emulator_without_plugins_is_refused() {
     assert!(stderr.contains(message), "{stderr}");
 }
 
-/// One row and the floor, in the patched machine.
-fn measured(json: &Path) -> Vec<CaseRow> {
-    let output = compare(&["--no-criterion", "--filter", "kvm_get_regs", "--json"])
-        .arg(json)
-        .output()
-        .unwrap();
+/// The rows of the first run, measured in the patched machine.
+fn measured(options: &[&str], json: &Path) -> Vec<CaseRow> {
+    let mut command = compare(&["--no-criterion", "--json"]);
+    let output = command.arg(json).args(options).output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
     let mut record: Record = serde_json::from_slice(&fs::read(json).unwrap()).unwrap();
@@ -213,7 +211,8 @@ fn runs_in_the_machine_repeat_to_the_digit() {
     let _turn = TURN.lock().unwrap();
     let dir = TempDir::new().unwrap();
     let json = dir.path().join("record.json");
-    let first = measured(&json);
+    let options = ["--filter", "kvm_get_regs"];
+    let first = measured(&options, &json);
     let [floor, regs] = &first[..] else {
         panic!("{first:?}");
     };
@@ -224,9 +223,30 @@ fn runs_in_the_machine_repeat_to_the_digit() {
         assert!(regs.figures[interface].value().unwrap() > least);
     }
 
-    let modes = |rows: &[CaseRow]| -> Vec<_> {
-        let figures = rows.iter().flat_map(|row| row.figures.values());
-        figures.map(|figure| figure.value()).collect()
+    assert_eq!(values(&first), values(&measured(&options, &json)));
+}
+
+fn values(rows: &[CaseRow]) -> Vec<Option<f64>> {
+    let figures = rows.iter().flat_map(|row| row.figures.values());
+    figures.map(|figure| figure.value()).collect()
+}
+
+/// A machine of its own measures it.
+#[test]
+fn a_row_on_two_processors_joins_the_others_and_repeats() {
+    let _turn = TURN.lock().unwrap();
+    let dir = TempDir::new().unwrap();
+    let json = dir.path().join("record.json");
+    let options = ["--filter", "vcpu_changes_threads", "--accel", "tcg"];
+    let first = measured(&options, &json);
+    let [floor, change] = &first[..] else {
+        panic!("{first:?}");
     };
-    assert_eq!(modes(&first), modes(&measured(&json)));
+    assert_eq!(floor.name, "null_syscall");
+    assert_eq!(floor.processors, None);
+    assert_eq!(change.name, "vcpu_changes_threads");
+    assert_eq!(change.processors, Some(2));
+    let interfaces: Vec<_> = change.figures.keys().collect();
+    assert_eq!(interfaces, ["bound", "ioctl", "syscall"]);
+    assert_eq!(values(&first), values(&measured(&options, &json)));
 }

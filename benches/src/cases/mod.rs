@@ -6,6 +6,7 @@ mod other_thread;
 mod registers;
 mod snapshot;
 mod system;
+mod thread_change;
 mod vcpu;
 mod window;
 
@@ -19,13 +20,14 @@ use crate::case::Case;
 const CALLS: [&[Case]; 4] = [system::CALLS, memory::CALLS, registers::CALLS, vcpu::CALLS];
 
 /// The cases of larger work, in the order of the tables.
-const WORK: [&[Case]; 6] = [
+const WORK: [&[Case]; 7] = [
     exits::LOOPS,
     registers::WORK,
     snapshot::WORK,
     vcpu::WORK,
     window::WORK,
     other_thread::WORK,
+    thread_change::WORK,
 ];
 
 /// Returns each case in the order of the tables: the system call that does nothing, the
@@ -48,9 +50,17 @@ pub fn named(name: &str) -> Option<&'static Case> {
     all().find(|case| case.name == name)
 }
 
+/// Returns the names of the cases that need more than one processor.
+#[must_use]
+pub fn on_more_processors() -> Vec<String> {
+    let cases = all().filter(|case| case.processors > 1);
+    cases.map(|case| case.name.into()).collect()
+}
+
 /// Whether the case of that name needs another thread.
 pub(crate) fn needs_another_thread(name: &str) -> bool {
-    other_thread::WORK.iter().any(|case| case.name == name)
+    let mut cases = other_thread::WORK.iter().chain(thread_change::WORK);
+    cases.any(|case| case.name == name)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use super::intervals::Intervals;
 use super::releases::Releases;
 pub use super::releases::shows_functions;
 use super::{answer, events};
-use crate::case::{Case, ONE_CALL};
+use crate::case::ONE_CALL;
 use crate::cases;
 use crate::chart::{self, Chart};
 use crate::grid::{Grid, Section};
@@ -124,9 +124,9 @@ pub(super) fn vendors(record: &Record) -> Vec<Section> {
 /// The rows that are not one call, and their work.
 fn rows() -> Grid {
     let mut grid = Grid::new(["row", "work"]);
-    for Case { name, work, .. } in cases::all() {
-        if *work != ONE_CALL && !name.ends_with("_real_mode") {
-            grid.push([*name, *work], []);
+    for case in cases::all() {
+        if case.work != ONE_CALL && !case.name.ends_with("_real_mode") {
+            grid.push([case.name, &*case.describe()], []);
         }
     }
     grid

@@ -1,9 +1,9 @@
 //! The machines in which the comparison runs.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
+use std::{fs, io};
 
 use anyhow::{Context, Result};
 use benches::counter;
@@ -11,7 +11,7 @@ use benches::cycles::Costs;
 use benches::hosts::{self, Host};
 use benches::place::Build;
 use benches::record::{Native, Record};
-use benches::{CRITERION, Selection, profiles};
+use benches::{CRITERION, Selection, cases, profiles};
 use clap::ValueEnum;
 use kernel_patch::{Accel, Base, Kernel, Machine, Progress, call_here, cdylib, lanes};
 use profile::{Recording, Symbols};
@@ -31,6 +31,8 @@ struct Boot {
     mitigations: Switch,
     /// The host whose mitigations are forced, if any.
     host: Option<Host>,
+    /// The number of processors.
+    processors: u32,
     selection: Selection,
     goal: Goal,
 }
@@ -46,6 +48,15 @@ enum Goal {
     Others,
     /// Runs with the mitigations of a host.
     Hosts,
+    /// Rows of the first run that need more processors than its machine has.
+    Rows,
+}
+
+impl Goal {
+    /// Whether there is a record without this part.
+    fn is_dispensable(self) -> bool {
+        matches!(self, Self::Others | Self::Hosts | Self::Rows)
+    }
 }
 
 impl Boot {
@@ -56,6 +67,7 @@ impl Boot {
             accel: options.accel.unwrap_or_default(),
             mitigations: options.mitigations,
             host: None,
+            processors: 1,
             selection: Selection {
                 filter: options.filter.clone(),
                 exact: goal != Goal::Estimates,
@@ -86,6 +98,17 @@ impl Boot {
             boot.selection.criterion = options.criterion();
             plan.push(boot);
         }
+        // Bochs has not been tried with more processors.
+        if options.accel != Some(Accel::Bochs) {
+            let most = cases::all().map(|case| case.processors).max();
+            let most = most.unwrap_or_default();
+            let mut boot = boot(&format!("measuring on {most} processors"), Goal::Rows);
+            boot.processors = most;
+            boot.selection.only = Some(cases::on_more_processors());
+            boot.selection.record = options.profile;
+            boot.selection.criterion = options.criterion();
+            plan.extend(boot.is_needed().then_some(boot));
+        }
         // Unless one machine was chosen.
         if options.accel.is_none() {
             let mut boot = boot("measuring on Intel", Goal::Others);
@@ -101,20 +124,29 @@ impl Boot {
                 // Only QEMU has the recorder.
                 boot.selection.record = boot.accel == Accel::Tcg;
                 boot.host = Some(host);
-                if boot.selection.cases().len() > 1 {
-                    plan.push(boot);
-                }
+                plan.extend(boot.is_needed().then_some(boot));
             }
         }
         Ok(plan)
+    }
+
+    /// Whether it measures anything besides null_syscall.
+    fn is_needed(&self) -> bool {
+        self.selection.cases().len() > 1
     }
 
     /// The machine of the boot.
     fn machine(&self, options: &Options) -> Machine {
         let mut machine = Machine::new()
             .accel(self.accel)
+            .smp(self.processors)
             .mitigations(self.mitigations == Switch::On)
             .timeout(Duration::from_secs(options.timeout));
+        if self.processors > 1 && self.accel == Accel::Tcg {
+            // The emulated processors share one counter. Without this, the kernel expects
+            // that two sockets do not, and KVM sets the guest's TSC at each load of a vCPU.
+            machine = machine.cmdline("tsc=reliable");
+        }
         if let Some(host) = &self.host {
             if let Some(model) = &host.cpu {
                 machine = machine.cpu(model);
@@ -128,8 +160,8 @@ impl Boot {
 }
 
 /// Measures in machines, two at a time, and leaves criterion's files in `out`. If a machine
-/// of another vendor or of a host fails, its figures are missing, and the others are there:
-/// also returns the number of these machines.
+/// of another vendor, of a host or with more processors fails, its figures are missing, and
+/// the others are there: also returns the number of these machines.
 pub fn measure(options: &Options, out: &Path) -> Result<(Record, usize)> {
     // First, because a reader may have edited the file.
     let costs = Costs::read()?;
@@ -146,7 +178,7 @@ pub fn measure(options: &Options, out: &Path) -> Result<(Record, usize)> {
         }
         let out = scratch.path().join(nth.to_string());
         let run = run(options, &kernel, &costs, boot, recorder.as_deref(), &out);
-        if matches!(boot.goal, Goal::Others | Goal::Hosts) {
+        if boot.goal.is_dispensable() {
             let why = |error: &anyhow::Error| eprintln!("compare: {}: {error:#}", boot.title);
             return Ok(run.inspect_err(why).ok());
         }
@@ -161,7 +193,7 @@ pub fn measure(options: &Options, out: &Path) -> Result<(Record, usize)> {
         let Some(mut record) = record else { continue };
         if boot.selection.criterion {
             let from = scratch.path().join(nth.to_string()).join(CRITERION);
-            fs::rename(&from, out.join(CRITERION)).context("criterion's files")?;
+            move_missing(&from, &out.join(CRITERION)).context("criterion's files")?;
         }
         let Some(whole) = &mut whole else {
             whole = Some(record);
@@ -172,6 +204,11 @@ pub fn measure(options: &Options, out: &Path) -> Result<(Record, usize)> {
             Goal::Others => whole.others.append(&mut record.runs),
             Goal::Hosts => whole.hosts.append(&mut record.runs),
             Goal::Estimates => {}
+            Goal::Rows => {
+                let rows = record.runs.swap_remove(0).rows.into_iter();
+                let rows = rows.filter(|row| row.processors.is_some());
+                whole.runs[0].rows.extend(rows);
+            }
         }
     }
     let mut whole = whole.context("nothing was measured")?;
@@ -179,6 +216,19 @@ pub fn measure(options: &Options, out: &Path) -> Result<(Record, usize)> {
         whole.runs[0].read_estimates(&out.join(CRITERION))?;
     }
     Ok((whole, missing))
+}
+
+/// Moves the files of a directory that the other one lacks.
+fn move_missing(from: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let to = to.join(entry.file_name());
+        if !to.exists() {
+            fs::rename(entry.path(), to)?;
+        }
+    }
+    Ok(())
 }
 
 fn kernel(options: &Options) -> Result<Kernel, kernel_patch::BuildError> {
@@ -286,4 +336,66 @@ pub fn natively(options: &Options, out: &Path, quick: bool) -> Result<Record> {
     let mut record: Record = call_here(NATIVELY, &selection, out, timeout, &mut show)?;
     record.runs[0].read_estimates(&out.join(CRITERION))?;
     Ok(record)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn plan(options: &[&str]) -> Vec<Boot> {
+        let options = ["compare"].iter().chain(options);
+        Boot::plan(&Options::parse_from(options)).unwrap()
+    }
+
+    /// The boots on more than one processor.
+    fn on_more(options: &[&str]) -> Vec<Boot> {
+        let mut plan = plan(options);
+        plan.retain(|boot| boot.processors > 1);
+        plan
+    }
+
+    #[test]
+    fn one_boot_has_the_processors_that_cases_need() {
+        for options in [
+            &[][..],
+            &["--accel", "tcg"],
+            &["--mitigations", "off"],
+            &["--profile"],
+        ] {
+            let [boot] = &on_more(options)[..] else {
+                panic!("{options:?}");
+            };
+            assert_eq!(boot.accel, Accel::Tcg);
+            assert!(boot.mitigations == plan(options)[0].mitigations);
+            assert!(boot.host.is_none() && boot.goal.is_dispensable());
+            for case in &boot.selection.cases()[1..] {
+                assert!((2..=boot.processors).contains(&case.processors));
+            }
+        }
+    }
+
+    #[test]
+    fn without_such_a_case_there_is_no_such_boot() {
+        assert_eq!(on_more(&["--filter", "vcpu_changes_threads"]).len(), 1);
+        assert_eq!(on_more(&["--filter", "kvm_get_regs"]).len(), 0);
+        assert_eq!(on_more(&["--accel", "bochs"]).len(), 0);
+    }
+
+    #[test]
+    fn files_of_the_first_boot_stay() {
+        let dir = tempfile::tempdir().unwrap();
+        let [one, two, to] = ["one", "two", "to"].map(|name| dir.path().join(name));
+        for (from, names) in [(one, ["report", "exit"]), (two, ["report", "change"])] {
+            fs::create_dir(&from).unwrap();
+            for name in names {
+                fs::write(from.join(name), from.to_str().unwrap()).unwrap();
+            }
+            move_missing(&from, &to).unwrap();
+        }
+        let text = |name: &str| fs::read_to_string(to.join(name)).unwrap();
+        assert!(text("report").ends_with("one") && text("exit").ends_with("one"));
+        assert!(text("change").ends_with("two"));
+    }
 }

@@ -52,7 +52,7 @@ pub const WORK: &[Case] = &[
 ];
 
 /// The timeout of the other thread.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 /// The time that a vCPU has to enter its guest, once its thread is about to run it.
 const HEAD_START: Duration = Duration::from_micros(200);
 
@@ -154,7 +154,7 @@ impl OtherThread {
 }
 
 /// Why the vCPU's thread has ended too early.
-fn why_ended(thread: JoinHandle<Result<()>>) -> anyhow::Error {
+pub(super) fn why_ended(thread: JoinHandle<Result<()>>) -> anyhow::Error {
     let ended = thread.join().map_err(|_| anyhow!("it panicked"));
     match ended {
         Ok(Err(error)) | Err(error) => error.context("the vCPU's thread"),
