@@ -156,9 +156,11 @@ fn documents_show_the_kept_results() {
     part("docs/hardware.md", "cycles", &cycles);
     let remains = documents::remains(&record).expect("the record has profiles");
     part("docs/forms.md", "remains", &remains);
+    let change = documents::thread_change(&record).expect("the record has both rows");
+    part("docs/forms.md", "thread change", &change);
     assert_eq!(
         read("docs/forms.md").matches(BEGIN).count(),
-        forms.count() + 1
+        forms.count() + 2
     );
 
     let lines = read("README.md").lines().count();

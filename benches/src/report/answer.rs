@@ -3,8 +3,11 @@
 use std::mem::take;
 
 use super::cycles::Cycles;
-use super::words::{EXIT, FETCHED, LOOP, MAPPED, REGISTERS, REGS, REPLACED, SAVED, listed, work};
+use super::words::{
+    EXIT, FETCHED, LOOP, MAPPED, REGISTERS, REGS, REPLACED, SAVED, THREADS, listed, work,
+};
 use crate::grid::Grid;
+use crate::interface::INTERFACES;
 use crate::parts::Part;
 use crate::record::{CaseRow, Profile, Record, Run, percent};
 use crate::table::value;
@@ -150,6 +153,46 @@ pub fn form(record: &Record, form: &str) -> Option<Grid> {
     (!grid.rows.is_empty()).then_some(grid)
 }
 
+/// An exit on the thread that has run the vCPU before, and on another thread; and after how
+/// many exits it pays to bind the vCPU.
+pub fn thread_change(record: &Record) -> Option<(Grid, String)> {
+    let run = record.runs.first()?;
+    let (same, other) = (run.row(EXIT)?, run.row(THREADS)?);
+    let forms = INTERFACES.into_iter();
+    let forms: Vec<_> = forms.filter(|form| other.value(form).is_some()).collect();
+    let title = format!("row, {}", record.unit);
+    let mut grid = Grid::new([&[&*title], &forms[..]].concat());
+    for row in [same, other] {
+        grid.push([&*row.name], forms.iter().map(|form| value(row, form)));
+    }
+    let difference = |form: &&str| {
+        let difference = other.value(form)? - same.value(form)?;
+        Some(format!("{difference:+.0}"))
+    };
+    grid.push(["difference"], forms.iter().map(difference));
+
+    let sentence = runs_to_pay(same, other)
+        .map(|runs| {
+            format!(
+                "A thread that binds a vCPU, runs it at least {runs} times and unbinds it takes \
+                 fewer {} than by ioctl.",
+                record.unit
+            )
+        })
+        .unwrap_or_default();
+    Some((grid, sentence))
+}
+
+/// The least number of runs on one thread for which it pays to bind a vCPU that comes from
+/// another thread, and to unbind it. `None` if it never pays.
+fn runs_to_pay(same: &CaseRow, other: &CaseRow) -> Option<u64> {
+    let saved = same.value("ioctl")? - same.value("bound")?;
+    let lost = other.value("bound")? - other.value("ioctl")?;
+    // Only the first run loses.
+    let runs = (lost / saved).floor() + 2.0;
+    (saved > 0.0).then_some(runs.max(1.0) as u64)
+}
+
 /// The exit that stands for all: in 64-bit mode if it was measured there.
 pub(super) fn exit(run: &Run) -> Option<&CaseRow> {
     let names = [EXIT, "kvm_run_pio_out_real_mode"];
@@ -226,5 +269,28 @@ mod tests {
         let sentences = sentences(&record, None);
         let expected = "A system call takes 25 % more instructions than the ioctl for an exit";
         assert!(sentences[0].starts_with(expected), "{}", sentences[0]);
+    }
+
+    #[test]
+    fn binding_pays_from_the_first_run_on_that_makes_it_cheaper() {
+        let record = kept();
+        let row = |ioctl, bound| {
+            let mut row = record.runs[0].row(EXIT).unwrap().clone();
+            for (interface, mode) in [("ioctl", ioctl), ("bound", bound)] {
+                let figure = row.figures.get_mut(interface).unwrap();
+                figure.exact.as_mut().unwrap().mode = mode;
+            }
+            row
+        };
+        for same in [(100, 60), (100, 99), (3, 1)] {
+            for other in [(120, 200), (120, 160), (120, 121), (120, 120), (120, 90)] {
+                let cost = |first, further, runs| first + further * (runs - 1);
+                let cheaper =
+                    |runs: &u64| cost(other.1, same.1, *runs) < cost(other.0, same.0, *runs);
+                let runs = runs_to_pay(&row(same.0, same.1), &row(other.0, other.1));
+                assert_eq!(runs, (1..1000).find(cheaper), "{same:?}, {other:?}");
+            }
+        }
+        assert_eq!(runs_to_pay(&row(100, 100), &row(120, 130)), None);
     }
 }

@@ -213,6 +213,13 @@ pub fn form(record: &Record, form: &str) -> Option<String> {
     Some(answer::form(record, form)?.markdown())
 }
 
+/// The cost of a change of threads, in docs/forms.md.
+#[must_use]
+pub fn thread_change(record: &Record) -> Option<String> {
+    let (grid, sentence) = answer::thread_change(record)?;
+    Some(format!("{}\n{}", grid.markdown(), wrap(&sentence)))
+}
+
 /// The instructions that no form removes, in docs/forms.md.
 #[must_use]
 pub fn remains(record: &Record) -> Option<String> {

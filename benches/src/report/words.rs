@@ -5,6 +5,7 @@ use std::fmt::Display;
 
 pub const EXIT: &str = "kvm_run_pio_out";
 pub const REGS: &str = "kvm_get_regs";
+pub const THREADS: &str = "vcpu_changes_threads";
 pub const LOOP: &str = "emulation_loop";
 pub const REGISTERS: &str = "registers_read_written";
 pub const SAVED: &str = "vcpu_saved_restored";
