@@ -199,3 +199,25 @@ impl Drop for OtherThread {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_ends_early_says_why() {
+        let (asks, asked) = mpsc::channel();
+        let (doing, done) = mpsc::channel();
+        let fail = move || {
+            drop((asked, doing));
+            bail!("no vCPU")
+        };
+        let mut other = OtherThread {
+            asks: Some(asks),
+            done,
+            thread: Some(thread::spawn(fail)),
+        };
+        let error = other.run().unwrap_err();
+        assert_eq!(format!("{error:#}"), "the vCPU's thread: no vCPU");
+    }
+}
