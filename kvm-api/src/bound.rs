@@ -9,10 +9,10 @@ use nix::sys::signal::SigSet;
 
 use crate::signal::signal_mask;
 use crate::syscall::Syscall;
-use crate::syscall::arch::*;
 use crate::syscall::conv::{done, fd, input, number, output};
 use crate::syscall::vcpu::{bound, state_calls, syscall, vcpu_calls};
 use crate::{Exit, GetState, Kvm, Result, RunMapping, SetState, State, Vcpu};
+use kvm_sys::instruction::*;
 
 /// A vCPU that is bound to the calling thread.
 ///

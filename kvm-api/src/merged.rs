@@ -5,10 +5,10 @@ use std::os::fd::{AsFd, BorrowedFd};
 use kvm_sys::*;
 
 use crate::syscall::Syscall;
-use crate::syscall::arch::syscall3;
 use crate::syscall::conv::{fd, input, number};
 use crate::syscall::vcpu::{flat, state_calls, syscall};
 use crate::{Errno, GetState, Kvm, Result, SetState, State, Vcpu};
+use kvm_sys::instruction::syscall3;
 
 /// A vCPU whose registers move by the merged calls.
 ///

@@ -8,9 +8,9 @@ use std::os::fd::AsFd;
 use kvm_sys::*;
 
 use crate::syscall::Syscall;
-use crate::syscall::arch::{syscall3, syscall4, syscall5};
 use crate::syscall::conv::{done, fd, input, output};
 use crate::{Result, VmMemory};
+use kvm_sys::instruction::{syscall3, syscall4, syscall5};
 
 /// The memory of a VM, by ranges of guest physical addresses.
 #[derive(Clone, Copy, Debug)]

@@ -3,14 +3,15 @@
 //!
 //! Each form has one table: [`CALLS`], in the order of the proposal of July 2007,
 //! [`MERGED_CALLS`], [`RANGE_CALLS`] and [`BINDING_CALLS`]. An `enum` for each table
-//! names its calls, and [`AnyCall`] those of all forms. This crate has no logic: `kvm-api`
-//! makes the calls.
+//! names its calls, and [`AnyCall`] those of all forms. [`instruction`] makes a call. This
+//! crate has no logic beyond that: `kvm-api` has the interface.
 
 #![cfg(target_arch = "x86_64")]
 
 mod any;
 mod bound;
 mod call;
+pub mod instruction;
 mod merged;
 mod ranges;
 mod requests;

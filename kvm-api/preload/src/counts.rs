@@ -1,229 +1,114 @@
-//! The numbers of requests that went to calls and to ioctls, in a file that all processes
-//! of a program share. The numbers remain, even if a process is killed.
+//! The memory of the counts: a file that all processes of a program share, or memory of
+//! the process.
 
 use std::ffi::CStr;
-use std::fs;
-use std::io;
-use std::path::Path;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
-use kvm_sys::{CALLS, Call};
+use kvm_sys::REQUESTS;
+use libc::c_int;
 
-use crate::plan::Plan;
+use crate::outcome::Outcome;
+use crate::route::Route;
 
-/// The variable with the path of the file of counts, which must exist. Without the
-/// variable the library does not count.
+/// The variable with the path of the file of counts, which must exist. The counts remain,
+/// even if a process is killed.
 pub const COUNTS_VARIABLE: &CStr = c"KVM_PRELOAD_COUNTS";
 
-/// The contents of the file.
+/// The requests with a call that there is room for.
+pub(crate) const ROUTES: usize = 32;
+
+/// The counts of the requests that have a call: one for each outcome.
+pub(crate) const OF_ROUTES: usize = ROUTES * Outcome::OF_ROUTES.len();
+
+/// The number of counts. The last is for KVM's requests without a name.
+pub(crate) const COUNTS: usize = OF_ROUTES + REQUESTS.len() + 1;
+
+/// The memory of the counts.
 #[repr(C)]
-struct Shared {
-    processes: AtomicU64,
-    no_call: AtomicU64,
-    /// By the index in [`CALLS`]: the requests that went to the call, and to the ioctl.
-    calls: [[AtomicU64; 2]; CALLS.len()],
+pub(crate) struct Shared {
+    pub(crate) processes: AtomicU64,
+    counts: [AtomicU64; COUNTS],
 }
 
-const WORDS: usize = size_of::<Shared>() / size_of::<u64>();
-
-/// The file, mapped for as long as the process lives; null without one.
+/// The memory, mapped for as long as the process lives; null while nobody counts.
 static SHARED: AtomicPtr<Shared> = AtomicPtr::new(std::ptr::null_mut());
 
-/// Maps the file at `path`. On failure `errno` has the reason.
+/// Counts in the file at `path`. On failure `errno` has the reason.
 pub(crate) fn attach(path: &CStr) -> bool {
-    let size = size_of::<Shared>();
-    // SAFETY: the path ends with a zero. The mapping is new, and stays. A file of
-    // `Counts::prepare` is long enough.
-    let memory = unsafe {
+    // SAFETY: the path ends with a zero. The file is long enough.
+    unsafe {
         let fd = libc::open(path.as_ptr(), libc::O_RDWR | libc::O_CLOEXEC);
-        let protection = libc::PROT_READ | libc::PROT_WRITE;
-        let memory = libc::mmap(
-            std::ptr::null_mut(),
-            size,
-            protection,
-            libc::MAP_SHARED,
-            fd,
-            0,
-        );
+        let attached = map(libc::MAP_SHARED, fd);
         libc::close(fd);
-        memory
-    };
-    if memory == libc::MAP_FAILED {
-        return false;
+        attached
     }
-    SHARED.store(memory.cast(), Ordering::Release);
-    true
 }
 
+/// Counts in the memory of this process, if it does not count yet. A child starts at 0.
+pub(crate) fn attach_own() -> bool {
+    let shared = SHARED.load(Ordering::Acquire);
+    if !shared.is_null() {
+        return true;
+    }
+    if !map(libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1) {
+        return false;
+    }
+    let own = SHARED.load(Ordering::Acquire).cast();
+    // SAFETY: the whole of the mapping, which a child is to find empty.
+    unsafe { libc::madvise(own, size_of::<Shared>(), libc::MADV_WIPEONFORK) == 0 }
+}
+
+fn map(flags: c_int, fd: c_int) -> bool {
+    let protection = libc::PROT_READ | libc::PROT_WRITE;
+    let size = size_of::<Shared>();
+    // SAFETY: a new mapping, which stays.
+    let memory = unsafe { libc::mmap(std::ptr::null_mut(), size, protection, flags, fd, 0) };
+    let mapped = memory != libc::MAP_FAILED;
+    if mapped {
+        SHARED.store(memory.cast(), Ordering::Release);
+    }
+    mapped
+}
+
+#[inline(always)]
 fn shared() -> Option<&'static Shared> {
     // SAFETY: it is null, or the mapping, which stays. All of it is atomic, and any bits
     // are a count.
     unsafe { SHARED.load(Ordering::Acquire).as_ref() }
 }
 
+/// How often the request and outcome at this index were counted.
+pub(crate) fn get(index: usize) -> u64 {
+    let count = shared().and_then(|shared| shared.counts.get(index));
+    count.map_or(0, |count| count.load(Ordering::Relaxed))
+}
+
+#[inline(always)]
+fn add(place: Option<&AtomicU64>) {
+    if let Some(place) = place {
+        place.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 /// Counts a process that uses the library.
 pub(crate) fn count_process() {
+    add(shared().map(|shared| &shared.processes));
+}
+
+/// Counts a request that has a call.
+#[inline(always)]
+pub(crate) fn count(route: &Route, outcome: Outcome) {
     if let Some(shared) = shared() {
-        shared.processes.fetch_add(1, Ordering::Relaxed);
+        let place = usize::from(route.index) * Outcome::OF_ROUTES.len() + outcome as usize;
+        add(shared.counts.get(place));
     }
 }
 
-/// Counts a request with its plan.
-pub(crate) fn count(plan: Plan) {
-    let Some(shared) = shared() else {
-        return;
-    };
-    let (call, way) = match plan {
-        Plan::Flat(call) => (call, 0),
-        Plan::Ioctl(call) => (call, 1),
-        Plan::NoCall => {
-            shared.no_call.fetch_add(1, Ordering::Relaxed);
-            return;
-        }
-        Plan::NotKvm => return,
-    };
-    let place = CALLS.iter().position(|it| it.number == call.number);
-    if let Some(pair) = place.and_then(|place| shared.calls.get(place)) {
-        pair[way].fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-/// The counts of a file.
-#[derive(Clone, Debug)]
-pub struct Counts {
-    /// The number of processes that started with the library on a kernel with the calls.
-    pub processes: u64,
-    /// The number of KVM's requests that no call replaces.
-    pub no_call: u64,
-    /// The requests that a call replaces.
-    pub rows: Vec<Row>,
-}
-
-/// The counts of one ioctl.
-#[derive(Clone, Copy, Debug)]
-pub struct Row {
-    /// The call that replaces it.
-    pub call: &'static Call,
-    /// The number of requests that went to the call.
-    pub flat: u64,
-    /// The number of requests that went to the ioctl.
-    pub ioctl: u64,
-}
-
-impl Counts {
-    /// Makes a file of counts.
-    ///
-    /// # Errors
-    ///
-    /// If the file cannot be written.
-    pub fn prepare(path: &Path) -> io::Result<()> {
-        fs::write(path, [0; size_of::<Shared>()])
-    }
-
-    /// Reads a file.
-    ///
-    /// # Errors
-    ///
-    /// If the file cannot be read, or is no file of counts.
-    pub fn read(path: &Path) -> io::Result<Self> {
-        let bytes = fs::read(path)?;
-        let (words, []) = bytes.as_chunks() else {
-            return Err(io::ErrorKind::InvalidData.into());
-        };
-        let words: Vec<_> = words.iter().copied().map(u64::from_ne_bytes).collect();
-        let Ok::<[_; WORDS], _>([processes, no_call, calls @ ..]) = words.try_into() else {
-            return Err(io::ErrorKind::InvalidData.into());
-        };
-        let rows = CALLS.iter().zip(calls.as_chunks().0);
-        Ok(Self {
-            processes,
-            no_call,
-            rows: rows
-                .map(|(call, &[flat, ioctl])| Row { call, flat, ioctl })
-                .collect(),
-        })
-    }
-
-    /// The number of KVM's requests that went to a call.
-    #[must_use]
-    pub fn flat(&self) -> u64 {
-        self.rows.iter().map(|row| row.flat).sum()
-    }
-
-    /// The number of KVM's requests that a call replaces.
-    #[must_use]
-    pub fn replaceable(&self) -> u64 {
-        self.rows.iter().map(|row| row.flat + row.ioctl).sum()
-    }
-
-    /// The number of KVM's requests.
-    #[must_use]
-    pub fn all(&self) -> u64 {
-        self.no_call + self.replaceable()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::ffi::CString;
-    use std::os::unix::ffi::OsStrExt;
-
-    use kvm_sys::FlatCall;
-    use nix::sys::wait::{WaitStatus, waitpid};
-    use nix::unistd::{ForkResult, fork};
-
-    use super::*;
-
-    /// One test, since a process counts in one file.
-    #[test]
-    fn the_file_has_all_counts() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("counts");
-        let name = CString::new(path.as_os_str().as_bytes()).unwrap();
-        assert!(!attach(&name));
-        Counts::prepare(&path).unwrap();
-        assert!(attach(&name));
-
-        let [run, regs] = [FlatCall::kvm_run, FlatCall::kvm_get_regs].map(FlatCall::row);
-        count_process();
-        count(Plan::Flat(run));
-        count(Plan::Ioctl(regs));
-        count(Plan::NoCall);
-        count(Plan::NotKvm);
-        // SAFETY: the child counts and dies, and does nothing else.
-        match unsafe { fork() }.unwrap() {
-            ForkResult::Child => {
-                count(Plan::Flat(run));
-                // SAFETY: the process ends at once.
-                unsafe { libc::kill(libc::getpid(), libc::SIGKILL) };
-                unreachable!("SIGKILL cannot be caught");
-            }
-            ForkResult::Parent { child } => {
-                let status = waitpid(child, None).unwrap();
-                assert!(matches!(status, WaitStatus::Signaled(..)), "{status:?}");
-            }
-        }
-
-        let counts = Counts::read(&path).unwrap();
-        assert_eq!((counts.processes, counts.no_call), (1, 1));
-        assert_eq!(
-            (counts.flat(), counts.replaceable(), counts.all()),
-            (2, 3, 4)
-        );
-        let row = |call: &Call| {
-            let row = counts.rows.iter().find(|row| row.call.name == call.name);
-            row.map(|row| (row.flat, row.ioctl)).unwrap()
-        };
-        assert_eq!((row(run), row(regs)), ((2, 0), (0, 1)));
-    }
-
-    #[test]
-    fn another_file_is_refused() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("counts");
-        for content in [&[0; 7][..], &[0; 16]] {
-            fs::write(&path, content).unwrap();
-            assert!(Counts::read(&path).is_err());
-        }
+/// Counts a request of KVM that has no call.
+pub(crate) fn count_other(request: u32) {
+    if let Some(shared) = shared() {
+        let known = |(_, code): &(&str, u64)| *code == u64::from(request);
+        let place = REQUESTS.iter().position(known).unwrap_or(REQUESTS.len());
+        add(shared.counts.get(OF_ROUTES + place));
     }
 }

@@ -1,20 +1,22 @@
-//! The kind of file of a descriptor.
+//! The kind of file of a descriptor, as the kernel tells it.
 
 use std::io::Write as _;
 
+use kvm_sys::instruction::{syscall2, syscall3};
 use libc::{c_int, c_ulong};
 
-/// A kind of file.
+/// A kind of file. The numbers are bits, for sets of kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// `/dev/kvm`.
-    Kvm,
-    /// A virtual machine.
-    Vm,
-    /// A vCPU.
-    Vcpu,
+#[repr(u8)]
+pub(crate) enum Kind {
     /// Another file, or no file.
-    Other,
+    Other = 0,
+    /// `/dev/kvm`.
+    Kvm = 1,
+    /// A virtual machine.
+    Vm = 2,
+    /// A vCPU.
+    Vcpu = 4,
 }
 
 /// The device number that Linux has assigned to `/dev/kvm`.
@@ -30,7 +32,7 @@ const VCPU: &[u8] = b"anon_inode:kvm-vcpu:";
 /// A buffer that is longer than these names. It may have the beginning of another name.
 type Name = [u8; 40];
 
-/// The kind of file of `fd`. Changes `errno`.
+/// The kind of file of `fd`.
 pub(crate) fn kind(fd: c_int) -> Kind {
     let mut name: Name = [0; _];
     match name_of(fd, &mut name) {
@@ -41,7 +43,7 @@ pub(crate) fn kind(fd: c_int) -> Kind {
     }
 }
 
-/// The id of the vCPU of `fd`. Changes `errno`.
+/// The id of the vCPU of `fd`.
 pub(crate) fn vcpu_id(fd: c_int) -> Option<c_ulong> {
     let mut name: Name = [0; _];
     let id = name_of(fd, &mut name).strip_prefix(VCPU)?;
@@ -54,9 +56,10 @@ fn name_of(fd: c_int, name: &mut Name) -> &[u8] {
         return &[];
     };
     let link = link(fd);
-    // SAFETY: `link` ends with a zero, and `name` has the given length.
-    let length =
-        unsafe { libc::readlink(link.as_ptr().cast(), name.as_mut_ptr().cast(), name.len()) };
+    let (path, size) = ((&raw const link).expose_provenance(), name.len());
+    let place = (&raw mut *name).expose_provenance();
+    // SAFETY: `link` ends with a zero, and `name` has the given size.
+    let length = unsafe { syscall3(libc::SYS_readlink, path, place, size) };
     &name[..usize::try_from(length).unwrap_or(0)]
 }
 
@@ -68,18 +71,31 @@ fn link(fd: u32) -> [u8; 32] {
     link
 }
 
+/// Whether `fd` is `/dev/kvm`, and open: a descriptor with O_PATH only names a file.
 fn is_dev_kvm(fd: c_int) -> bool {
     // SAFETY: a `stat` has numbers only.
     let mut stat: libc::stat = unsafe { std::mem::zeroed() };
-    // SAFETY: the kernel writes one `stat`.
-    let done = unsafe { libc::fstat(fd, &mut stat) };
-    done == 0 && stat.st_mode & libc::S_IFMT == libc::S_IFCHR && stat.st_rdev == KVM
+    let (fd, get_flags) = (fd as usize, libc::F_GETFL as usize);
+    // SAFETY: the kernel writes one `stat`, and nothing for the second call.
+    let (done, flags) = unsafe {
+        let stat = (&raw mut stat).expose_provenance();
+        (
+            syscall2(libc::SYS_fstat, fd, stat),
+            syscall2(libc::SYS_fcntl, fd, get_flags),
+        )
+    };
+    done == 0
+        && stat.st_mode & libc::S_IFMT == libc::S_IFCHR
+        && stat.st_rdev == KVM
+        && flags >= 0
+        && flags as c_int & libc::O_PATH == 0
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs::File;
     use std::os::fd::AsRawFd;
+    use std::os::unix::fs::OpenOptionsExt;
 
     use super::*;
 
@@ -116,5 +132,18 @@ mod tests {
         assert_eq!(kind(file.as_raw_fd()), Kind::Other);
         assert_eq!(vcpu_id(file.as_raw_fd()), None);
         assert_eq!(kind(-1), Kind::Other);
+    }
+
+    #[test]
+    fn a_descriptor_that_only_names_the_device_is_not_open() {
+        let Ok(device) = File::options()
+            .read(true)
+            .custom_flags(libc::O_PATH)
+            .open("/dev/kvm")
+        else {
+            eprintln!("no /dev/kvm");
+            return;
+        };
+        assert_eq!(kind(device.as_raw_fd()), Kind::Other);
     }
 }

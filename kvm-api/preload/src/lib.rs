@@ -1,26 +1,76 @@
 //! Hands the ioctls of a program to KVM's system calls.
 //!
 //! Preloaded, this library takes the place of `ioctl` of the C library. It makes the
-//! system call that replaces a request if both have the same effect: see [`plan`]. All
+//! system call that replaces a request if both have the same effect: see [`ROUTES`]. All
 //! other requests go to the kernel as ioctls. The program sees no difference. The library
-//! counts the requests: see [`Counts`].
+//! counts the requests: see [`COUNTS_VARIABLE`] and [`REPORT_VARIABLE`]. It allocates no
+//! memory, and takes no lock of the C library.
 //!
-//! The library allocates no memory, takes no lock of the C library, and has no record of
-//! file descriptors. It asks the kernel for the kind of a descriptor each time, so no
-//! `close`, `dup2` or `fork` can make its knowledge stale.
+//! # Why a wrong guess cannot be seen
+//!
+//! Which call replaces a request depends on the kind of file of the descriptor. The kernel
+//! tells the kind, at the price of three system calls. So the library asks once for each
+//! descriptor, and remembers the kind. The memory is only a hint. It may be wrong, in many
+//! ways: a program closes a descriptor by `fclose`, by its own `syscall` instruction or in
+//! another thread; it gets a descriptor by `SCM_RIGHTS` or `pidfd_getfd`; a child of
+//! `vfork`, and a thread after `unshare(CLONE_FILES)`, have descriptors of their own and
+//! the same memory. The library watches none of this, because it need not:
+//!
+//! - A call looks up its descriptor once, in the kernel, and there refuses a file that is
+//!   not of its kind, before it does anything. So a call that the memory has chosen acts
+//!   on the file that the descriptor is at that moment, and has the effect that the ioctl
+//!   would have on the same file; or it has no effect, and one of the errors `EBADF`,
+//!   `EINVAL`, `ENOTTY` and `ENOSYS`.
+//! - After one of these errors the library makes the ioctl, whose answer the program gets,
+//!   and forgets the kind. The call does not return `EBADF`, `ENOTTY` and `ENOSYS` on a
+//!   file of the right kind. It may return `EINVAL`; then it has changed nothing, and the
+//!   ioctl returns `EINVAL` again.
+//! - `KVM_RUN` is the exception, since a run that ends with `EINVAL` may have had an
+//!   effect. Only two kinds of file give this error: a vCPU, and `/dev/kvm`, on which the
+//!   ioctl gives it too. So the answer stands.
+//! - A kind of which the memory knows nothing is asked for, and a file that is not KVM's is
+//!   not remembered.
+//!
+//! The memory is of no use where the kernel would not refuse a wrong guess.
+//! `KVM_GET_MSR_INDEX_LIST` and `KVM_GET_VCPU_MMAP_SIZE` are ioctls of `/dev/kvm`, while
+//! the calls also take a VM. `kvm_create_vm` takes no descriptor, and `kvm_create_vcpu` no
+//! id. The library asks the kernel at each of these requests, which programs make once or
+//! twice for a VM or a vCPU. [`Route::asks_each_time`] follows from the kinds that a call
+//! and its ioctl take.
+//!
+//! One guess remains: the id of a new vCPU. The open file of the VM has the number of its
+//! vCPUs, so that it does not matter by which descriptor, thread or process they were made.
+//! A program that makes vCPUs both by `ioctl` and by an instruction of its own would get a
+//! vCPU with another id. The library compares the id of each new vCPU, and ends the program
+//! with a message if it is another.
 
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
-mod arguments;
 mod counts;
+mod fields;
 mod file;
 #[cfg(feature = "interpose")]
 mod interpose;
-mod plan;
+mod kinds;
+mod make;
+mod message;
+mod outcome;
+mod plain;
+mod report;
 mod request;
+mod route;
+mod start;
+mod table;
+mod target;
+mod text;
+mod totals;
 mod vcpus;
 
-pub use counts::{COUNTS_VARIABLE, Counts, Row};
-pub use file::Kind;
-pub use plan::{Plan, plan};
-pub use request::{hand_over, start};
+pub use counts::COUNTS_VARIABLE;
+pub use outcome::Outcome;
+pub use report::{REPORT_VARIABLE, finish};
+pub use request::hand_over;
+pub use route::Route;
+pub use start::start;
+pub use table::ROUTES;
+pub use totals::{Counts, Line};

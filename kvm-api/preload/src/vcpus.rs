@@ -9,38 +9,74 @@
 
 use std::sync::atomic::{AtomicI32, Ordering};
 
+use kvm_sys::instruction::{syscall1, syscall3};
 use libc::{c_int, c_ulong};
 
 /// The highest signal, and the highest count.
-const MOST: c_int = 64;
+const MOST: usize = 64;
 
-const F_SETSIG: c_int = 10;
-const F_GETSIG: c_int = 11;
+const F_SETSIG: usize = 10;
+const F_GETSIG: usize = 11;
 
-/// Notes that a VM is new: its first vCPU would get id 0. Changes `errno`.
+/// Where the descriptors begin that pin a VM. They are not those that a program expects to
+/// get next.
+const PINS: usize = 512;
+
+/// Notes that a VM is new: its first vCPU would get id 0.
 pub(crate) fn begin(vm: c_int) {
-    note(vm, Some(0));
+    note(vm as usize, Some(0));
 }
 
-/// The id of the VM's next vCPU, if it is known. Changes `errno`.
-pub(crate) fn next(vm: c_int) -> Option<c_ulong> {
-    // SAFETY: the command takes no argument and touches no memory.
-    let signal = unsafe { libc::fcntl(vm, F_GETSIG) };
-    c_ulong::try_from(signal).ok()?.checked_sub(1)
+/// Notes that the next id is not known.
+pub(crate) fn forget(vm: c_int) {
+    note(vm as usize, None);
 }
 
-/// Notes that a vCPU was made, where `next` was known before. Changes `errno`.
-pub(crate) fn made(vm: c_int, id: c_ulong, next: Option<c_ulong>) {
-    note(vm, next.filter(|next| *next == id).map(|id| id + 1));
+/// A VM by a descriptor of its own. Another thread may have the descriptor of the program
+/// refer to another file.
+pub(crate) struct Pinned(usize);
+
+impl Pinned {
+    /// `None` if there is no VM, or no room for another descriptor.
+    pub(crate) fn new(vm: c_int) -> Option<Self> {
+        let fd = fcntl(vm as usize, libc::F_DUPFD_CLOEXEC as usize, PINS);
+        usize::try_from(fd).ok().map(Self)
+    }
+
+    /// The descriptor.
+    pub(crate) fn fd(&self) -> usize {
+        self.0
+    }
+
+    /// The id of the next vCPU, if it is known.
+    pub(crate) fn next(&self) -> Option<c_ulong> {
+        let signal = fcntl(self.0, F_GETSIG, 0);
+        c_ulong::try_from(signal).ok()?.checked_sub(1)
+    }
+
+    /// Notes that a vCPU was made, with the next id if that was known.
+    pub(crate) fn made(&self, id: Option<c_ulong>) {
+        note(self.0, id.map(|id| id + 1));
+    }
 }
 
-fn note(vm: c_int, next: Option<c_ulong>) {
-    let signal = next
-        .and_then(|next| c_int::try_from(next + 1).ok())
-        .filter(|signal| *signal <= MOST)
-        .unwrap_or(0);
-    // SAFETY: the command touches no memory. If it fails, the VM remains unknown.
-    unsafe { libc::fcntl(vm, F_SETSIG, signal) };
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        // SAFETY: nobody else uses the descriptor.
+        unsafe { syscall1(libc::SYS_close, self.0) };
+    }
+}
+
+fn note(vm: usize, next: Option<c_ulong>) {
+    let signal = next.map(|next| next as usize + 1);
+    let signal = signal.filter(|signal| *signal <= MOST);
+    // If it fails, the VM remains unknown.
+    fcntl(vm, F_SETSIG, signal.unwrap_or(0));
+}
+
+fn fcntl(fd: usize, command: usize, arg: usize) -> isize {
+    // SAFETY: none of the commands touches memory.
+    unsafe { syscall3(libc::SYS_fcntl, fd, command, arg) }
 }
 
 /// A lock, held from the look at the VM to the note of the new vCPU.
@@ -80,20 +116,25 @@ mod tests {
 
     use super::*;
 
+    fn pinned(file: &impl AsRawFd) -> Pinned {
+        Pinned::new(file.as_raw_fd()).unwrap()
+    }
+
     #[test]
     fn ids_are_counted_while_there_is_no_gap() {
         let (file, _writer) = pipe().unwrap();
-        let vm = file.as_raw_fd();
-        assert_eq!(next(vm), None);
-        made(vm, 0, next(vm));
-        assert_eq!(next(vm), None);
-        begin(vm);
+        let vm = pinned(&file);
+        assert_eq!(vm.next(), None);
+        begin(file.as_raw_fd());
         for id in 0..3 {
-            assert_eq!(next(vm), Some(id));
-            made(vm, id, next(vm));
+            assert_eq!(vm.next(), Some(id));
+            vm.made(Some(id));
         }
-        made(vm, 5, next(vm));
-        assert_eq!(next(vm), None);
+        vm.made(None);
+        assert_eq!(vm.next(), None);
+        begin(file.as_raw_fd());
+        forget(file.as_raw_fd());
+        assert_eq!(vm.next(), None);
     }
 
     #[test]
@@ -101,22 +142,32 @@ mod tests {
         let (file, other) = pipe().unwrap();
         begin(file.as_raw_fd());
         let copy = file.try_clone().unwrap();
-        made(copy.as_raw_fd(), 0, Some(0));
-        assert_eq!(next(file.as_raw_fd()), Some(1));
-        assert_eq!(next(other.as_raw_fd()), None);
-        assert_eq!(next(-1), None);
+        pinned(&copy).made(Some(0));
+        assert_eq!(pinned(&file).next(), Some(1));
+        assert_eq!(pinned(&other).next(), None);
+        assert!(Pinned::new(-1).is_none());
+    }
+
+    #[test]
+    fn a_pin_is_out_of_the_way_until_it_is_dropped() {
+        let (file, _writer) = pipe().unwrap();
+        let pin = pinned(&file);
+        let fd = pin.fd();
+        assert!(fd >= PINS);
+        drop(pin);
+        assert!(fcntl(fd, F_GETSIG, 0) < 0);
     }
 
     #[test]
     fn an_id_beyond_the_limit_is_unknown() {
         let (file, _writer) = pipe().unwrap();
-        let vm = file.as_raw_fd();
-        begin(vm);
+        let vm = pinned(&file);
+        begin(file.as_raw_fd());
         for id in 0..MOST as c_ulong {
-            assert_eq!(next(vm), Some(id));
-            made(vm, id, next(vm));
+            assert_eq!(vm.next(), Some(id));
+            vm.made(Some(id));
         }
-        assert_eq!(next(vm), None);
+        assert_eq!(vm.next(), None);
     }
 
     #[test]

@@ -13,9 +13,9 @@ use nix::sys::stat::Mode;
 
 use crate::named::named;
 use crate::signal::signal_mask;
-use crate::syscall::arch::syscall3;
 use crate::syscall::conv::{fd, input, number, output};
 use crate::{Errno, Result};
+use kvm_sys::instruction::syscall3;
 
 named! {
     /// One of the files, in the order of the directory.

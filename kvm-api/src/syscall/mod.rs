@@ -3,7 +3,6 @@
 //! A method moves the arguments into registers, executes the `syscall` instruction, and
 //! tests the sign of the result.
 
-pub(crate) mod arch;
 pub(crate) mod conv;
 pub(crate) mod vcpu;
 
@@ -14,11 +13,11 @@ use kvm_sys::*;
 use nix::sys::signal::SigSet;
 use nix::sys::utsname::uname;
 
-use self::arch::*;
 use self::conv::{descriptor, done, fd, input, number, output};
 use self::vcpu::{flat, syscall, vcpu_calls};
 use crate::signal::signal_mask;
 use crate::{Errno, Exit, GuestMemory, Kvm, Result, RunMapping, msr_list};
+use kvm_sys::instruction::*;
 
 /// KVM over the system calls of a patched kernel.
 #[derive(Clone, Copy, Debug)]

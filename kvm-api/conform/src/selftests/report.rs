@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use comfy_table::{Cell, CellAlignment};
-use kvm_preload::{Counts, Row};
+use kvm_preload::{Counts, Outcome};
 
 use super::known;
 use super::result::{RunResult, Verdict};
@@ -94,32 +94,69 @@ fn summary(tests: &[Both]) -> String {
         share(flat, all),
         share(flat, replaceable),
     );
-    let mut table = table::new(["ioctl", "call", "as a call", "as an ioctl"]);
-    for row in by_call(tests) {
+    let mut table = table::new(["ioctl", "call", "as a call", "as an ioctl", "because"]);
+    for row in by_ioctl(tests) {
         table.add_row([
-            Cell::new(row.call.ioctl),
-            Cell::new(row.call.name),
+            Cell::new(row.ioctl),
+            Cell::new(row.call.unwrap_or_default()),
             number(row.flat),
-            number(row.ioctl),
+            number(row.stayed.iter().map(|(_, count)| count).sum()),
+            Cell::new(reasons(&row.stayed)),
         ]);
     }
     format!("{text}{table}")
 }
 
-/// How the ioctls were passed on, over all tests.
-fn by_call(tests: &[Both]) -> Vec<Row> {
-    let mut sum: Vec<Row> = Vec::new();
-    for row in tests.iter().flat_map(|it| &it.counts.rows) {
-        match sum.iter_mut().find(|it| it.call.number == row.call.number) {
-            Some(it) => {
-                it.flat += row.flat;
-                it.ioctl += row.ioctl;
+/// How an ioctl was passed on.
+struct Row {
+    ioctl: &'static str,
+    call: Option<&'static str>,
+    flat: u64,
+    stayed: Vec<(Outcome, u64)>,
+}
+
+impl Row {
+    fn count(&self) -> u64 {
+        self.flat + self.stayed.iter().map(|(_, count)| count).sum::<u64>()
+    }
+}
+
+/// How the ioctls were passed on, over all tests, the most frequent first.
+fn by_ioctl(tests: &[Both]) -> Vec<Row> {
+    let mut rows: Vec<Row> = Vec::new();
+    for line in tests.iter().flat_map(|it| &it.counts.lines) {
+        let place = rows.iter().position(|row| row.ioctl == line.request);
+        let place = place.unwrap_or_else(|| {
+            rows.push(Row {
+                ioctl: line.request,
+                call: line.call,
+                flat: 0,
+                stayed: Vec::new(),
+            });
+            rows.len() - 1
+        });
+        let row = &mut rows[place];
+        if line.outcome == Outcome::HandedOver {
+            row.flat += line.count;
+        } else {
+            let known = row.stayed.iter_mut().find(|it| it.0 == line.outcome);
+            match known {
+                Some((_, count)) => *count += line.count,
+                None => row.stayed.push((line.outcome, line.count)),
             }
-            None => sum.push(*row),
         }
     }
-    sum.retain(|row| row.call.request.is_some());
-    sum
+    rows.sort_by_key(|row| std::cmp::Reverse(row.count()));
+    rows
+}
+
+/// Why requests stayed ioctls, with the number of each reason if there are several.
+fn reasons(stayed: &[(Outcome, u64)]) -> String {
+    let reason = |(outcome, count): &(Outcome, u64)| match stayed {
+        [_] => outcome.reason().to_owned(),
+        _ => format!("{} ({count})", outcome.reason()),
+    };
+    stayed.iter().map(reason).collect::<Vec<_>>().join("; ")
 }
 
 fn share(part: u64, whole: u64) -> String {
@@ -134,6 +171,8 @@ fn number(number: u64) -> Cell {
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
+
+    use kvm_preload::Line;
 
     use super::*;
 
@@ -153,8 +192,7 @@ mod tests {
             flat,
             counts: Counts {
                 processes,
-                no_call: 0,
-                rows: Vec::new(),
+                lines: Vec::new(),
             },
         }
     }
@@ -201,5 +239,35 @@ mod tests {
                 .problem()
                 .is_some()
         );
+    }
+
+    #[test]
+    fn counts_are_joined_by_ioctl() {
+        let line = |request, outcome, count| Line {
+            request,
+            call: Some("a call"),
+            outcome,
+            count,
+        };
+        let mut tests =
+            [1, 2].map(|_| both("a", ran(Verdict::Pass, ""), ran(Verdict::Pass, ""), 1));
+        tests[0].counts.lines = vec![
+            line("A", Outcome::HandedOver, 1),
+            line("B", Outcome::HandedOver, 5),
+            line("B", Outcome::OtherFile, 2),
+        ];
+        tests[1].counts.lines = vec![
+            line("B", Outcome::OtherFile, 3),
+            line("B", Outcome::Structure, 1),
+            line("C", Outcome::Structure, 100),
+        ];
+        let rows = by_ioctl(&tests);
+        let names: Vec<_> = rows.iter().map(|row| (row.ioctl, row.count())).collect();
+        assert_eq!(names, [("C", 100), ("B", 11), ("A", 1)]);
+        assert_eq!((rows[1].flat, rows[0].flat), (5, 0));
+        let many = "the file is of another kind (5); the structure cannot be read (1)";
+        assert_eq!(reasons(&rows[1].stayed), many);
+        assert_eq!(reasons(&rows[0].stayed), "the structure cannot be read");
+        assert_eq!(reasons(&rows[2].stayed), "");
     }
 }
