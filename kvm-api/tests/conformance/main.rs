@@ -19,6 +19,7 @@ mod misuse;
 mod msrs;
 mod permission;
 mod pointers;
+mod preload;
 mod range_guest;
 mod range_logs;
 mod range_model;
@@ -30,6 +31,7 @@ mod shim;
 mod state;
 mod state_misuse;
 mod state_msrs;
+mod steps;
 mod traced;
 mod uring;
 mod vcpu_state;
@@ -107,6 +109,7 @@ fn main() -> ExitCode {
         bound::TESTS,
         files::TESTS,
         permission::TESTS,
+        preload::TESTS,
         range_logs::TESTS,
         range_model::TESTS,
         ranges::TESTS,
