@@ -9,10 +9,10 @@
 //! # Why a wrong guess cannot be seen
 //!
 //! Which call replaces a request depends on the kind of file of the descriptor. The kernel
-//! tells the kind, at the price of three system calls. So the library asks once for each
-//! descriptor, and remembers the kind. The memory is only a hint. It may be wrong, in many
-//! ways: a program closes a descriptor by `fclose`, by its own `syscall` instruction or in
-//! another thread; it gets a descriptor by `SCM_RIGHTS` or `pidfd_getfd`; a child of
+//! tells the kind, at the price of up to three system calls. So the library asks once for
+//! each descriptor, and remembers the kind. The memory is only a hint. It may be wrong, in
+//! many ways: a program closes a descriptor by `fclose`, by its own `syscall` instruction
+//! or in another thread; it gets a descriptor by `SCM_RIGHTS` or `pidfd_getfd`; a child of
 //! `vfork`, and a thread after `unshare(CLONE_FILES)`, have descriptors of their own and
 //! the same memory. The library watches none of this, because it need not:
 //!
@@ -23,8 +23,9 @@
 //!   `EINVAL`, `ENOTTY` and `ENOSYS`.
 //! - After one of these errors the library makes the ioctl, whose answer the program gets,
 //!   and forgets the kind. The call does not return `EBADF`, `ENOTTY` and `ENOSYS` on a
-//!   file of the right kind. It may return `EINVAL`; then it has changed nothing, and the
-//!   ioctl returns `EINVAL` again.
+//!   file of the right kind. It may return `EINVAL`; then it has changed nothing, so that
+//!   the ioctl does what it would have done alone. A filter of system calls that refuses
+//!   the call, by `ENOSYS` or `EPERM`, is treated in the same way.
 //! - `KVM_RUN` is the exception, since a run that ends with `EINVAL` may have had an
 //!   effect. Only two kinds of file give this error: a vCPU, and `/dev/kvm`, on which the
 //!   ioctl gives it too. So the answer stands.
