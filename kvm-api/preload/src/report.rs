@@ -81,7 +81,7 @@ fn write_report(text: &mut impl Write, process: c_int) -> fmt::Result {
         text,
         "kvm-preload: {flat} of {all} KVM ioctls of process {process} ({name}) became system calls"
     )?;
-    writeln!(text, "{:>12}  {:<30} {}", "count", "ioctl", "made as")?;
+    writeln!(text, "{:>12}  {:<30} made as", "count", "ioctl")?;
     for line in sorted() {
         write!(text, "{:>12}  {:<30} ", line.count, line.request)?;
         match (line.outcome, line.call) {

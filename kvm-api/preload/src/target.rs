@@ -1,6 +1,7 @@
 //! The file to which the report goes.
 
 use std::ffi::CStr;
+use std::sync::OnceLock;
 
 use kvm_sys::instruction::{syscall1, syscall2, syscall3, syscall4};
 use libc::c_int;
@@ -13,11 +14,13 @@ pub(crate) enum Target {
     /// it, and opened another file, which the report would spoil.
     StandardError(File),
     /// To the end of the file with this path.
-    Path(Path),
+    Path(&'static Path),
 }
 
 /// An absolute path that ends with a zero.
 pub(crate) type Path = [u8; libc::PATH_MAX as usize];
+
+static PATH: OnceLock<Path> = OnceLock::new();
 
 /// What tells one file from another.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -44,7 +47,7 @@ impl Target {
         // That the file can be written is known from the beginning.
         let path = absolute(variable).filter(|path| append(path, &[]));
         match path {
-            Some(path) => Some(Self::Path(path)),
+            Some(path) => Some(Self::Path(PATH.get_or_init(|| path))),
             None => die(c"kvm-preload: cannot write the report\n"),
         }
     }

@@ -54,7 +54,7 @@ fn steps<const BYTES: usize, I: Fn(c_int, c_ulong, c_ulong) -> c_int>(
         let (request, ioctl) = (c_ulong::from(route.request), ioctl());
         let (number, words) = match argument {
             Argument::Number(number) => (Some(number), [0; _]),
-            Argument::Structure(words) => (None, words),
+            Argument::Structure(words) => (None, *words),
         };
         move || {
             below::<BYTES>(black_box(&|| {

@@ -18,12 +18,11 @@ const OTHER_SLOT: u64 = 7;
 const FAR: u64 = 0x100_0000;
 
 /// The argument of a request.
-#[derive(Clone, Copy)]
 pub enum Argument {
     /// A number, or the address of something else.
     Number(c_ulong),
     /// The address of a structure that begins with these words.
-    Structure(Words),
+    Structure(Box<Words>),
 }
 
 /// A page of the program, for a slot and for a bitmap.
@@ -78,7 +77,7 @@ pub fn good(route: &Route, vcpu: RawFd, page: &Page) -> Argument {
         | "KVM_SET_CPUID2" => {}
         other => panic!("{other} has no arguments here"),
     }
-    Argument::Structure(words)
+    Argument::Structure(Box::new(words))
 }
 
 /// A part of the state of a vCPU.
@@ -90,7 +89,7 @@ fn of(vcpu: RawFd, request: c_ulong) -> Words {
 }
 
 /// The answer to a request, and the structure after it.
-pub type Answer = (Result<c_int, Errno>, Option<Words>);
+pub type Answer = (Result<c_int, Errno>, Option<Box<Words>>);
 
 type Ioctl = unsafe fn(c_int, c_ulong, c_ulong) -> c_int;
 
@@ -106,7 +105,7 @@ fn answer(ioctl: Ioctl, fd: RawFd, route: &Route, argument: Argument) -> Answer 
         // matters.
         Argument::Number(number) => (unsafe { ioctl(fd, request, number) }, None),
         Argument::Structure(mut words) => {
-            let address = (&raw mut words).expose_provenance() as c_ulong;
+            let address = (&raw mut *words).expose_provenance() as c_ulong;
             // SAFETY: there is room for the structure.
             (unsafe { ioctl(fd, request, address) }, Some(words))
         }
