@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::pipe;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 
 use guests::TestVm;
@@ -10,7 +10,6 @@ use kvm_api::Kvm;
 use kvm_api::kvm_sys::KVM_CREATE_VM;
 use kvm_api::kvm_sys::slot::KVM_MEM_LOG_DIRTY_PAGES;
 use kvm_preload::hand_over;
-use std::os::fd::FromRawFd;
 
 use super::requests::Page;
 use crate::raw;
