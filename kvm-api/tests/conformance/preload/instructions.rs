@@ -42,25 +42,35 @@ fn below<const BYTES: usize>(something: &dyn Fn()) {
     black_box(bytes);
 }
 
-/// The instructions of a request, made in this way, below so many bytes of the stack.
-fn steps<const BYTES: usize, I: Fn(c_int, c_ulong, c_ulong) -> c_int>(
-    stage: &Stage,
-    route: &Route,
-    ioctl: impl FnOnce() -> I,
-) -> usize {
+/// A function in the place of `ioctl`.
+type Ioctl = unsafe fn(c_int, c_ulong, c_ulong) -> c_int;
+
+/// The bare call, as a function.
+unsafe fn bare(fd: c_int, request: c_ulong, arg: c_ulong) -> c_int {
+    // SAFETY: the caller vouches for the request.
+    unsafe { syscall3(SYS_ioctl, fd as usize, request as usize, arg as usize) as c_int }
+}
+
+/// The instructions of a request by this function, below so many bytes of the stack.
+fn steps<const BYTES: usize>(stage: &Stage, route: &Route, ioctl: Ioctl) -> usize {
     count(|| {
         kvm_preload::start();
         let (fd, argument) = set_up(stage, route);
-        let (request, ioctl) = (c_ulong::from(route.request), ioctl());
+        let request = c_ulong::from(route.request);
         let (number, words) = match argument {
             Argument::Number(number) => (Some(number), [0; _]),
             Argument::Structure(words) => (None, *words),
         };
+        // Not inlined, as the program calls it. Both functions are called by the same
+        // instructions, because the copy of the structure takes more or fewer of them,
+        // depending on its place.
+        let ioctl = black_box(ioctl);
         move || {
             below::<BYTES>(black_box(&|| {
                 let mut structure = words;
                 let address = (&raw mut structure).expose_provenance() as c_ulong;
-                let answer = ioctl(fd, black_box(request), number.unwrap_or(address));
+                // SAFETY: there is room for the structure.
+                let answer = unsafe { ioctl(fd, black_box(request), number.unwrap_or(address)) };
                 if answer < 0 {
                     // SAFETY: the parent sees that the request failed.
                     unsafe { libc::_exit(2) };
@@ -70,22 +80,9 @@ fn steps<const BYTES: usize, I: Fn(c_int, c_ulong, c_ulong) -> c_int>(
     })
 }
 
-/// What the library adds to the bare instruction.
+/// What the library adds to the bare call.
 fn added<const BYTES: usize>(stage: &Stage, route: &Route) -> usize {
-    let library = steps::<BYTES, _>(stage, route, || {
-        // As the program calls it: not inlined.
-        let ioctl = black_box(hand_over as unsafe fn(c_int, c_ulong, c_ulong) -> c_int);
-        // SAFETY: there is room for the structure.
-        move |fd, request, arg| unsafe { ioctl(fd, request, arg) }
-    });
-    let bare = steps::<BYTES, _>(stage, route, || {
-        |fd, request, arg| {
-            let (fd, request, arg) = (fd as usize, request as usize, arg as usize);
-            // SAFETY: there is room for the structure.
-            unsafe { syscall3(SYS_ioctl, fd, request, arg) as c_int }
-        }
-    });
-    library - bare
+    steps::<BYTES>(stage, route, hand_over) - steps::<BYTES>(stage, route, bare)
 }
 
 pub fn few(stage: &Stage) {
