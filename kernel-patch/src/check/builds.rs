@@ -33,7 +33,8 @@ pub(super) struct ConfigurationBuild {
     /// The warnings of the source and of the patches so far.
     known: Known,
     passed: BTreeMap<String, Pass>,
-    /// The identifier of the kernel configuration in the directory.
+    /// The identifier of the kernel configuration in the directory, unless the options
+    /// have changed since.
     config: Option<String>,
     /// Whether the warnings of the source itself are not known yet.
     fresh: bool,
@@ -52,6 +53,13 @@ pub(super) struct BuildFindings {
     pub(super) warnings: Vec<String>,
     /// New warnings of sparse.
     pub(super) sparse: Vec<String>,
+}
+
+impl BuildFindings {
+    /// Whether nothing is wrong.
+    pub(super) fn is_clean(&self) -> bool {
+        self.error.is_none() && self.warnings.is_empty() && self.sparse.is_empty()
+    }
 }
 
 /// A patch that has passed, in this check or in an earlier one.
@@ -196,15 +204,19 @@ impl ConfigurationBuild {
         dependencies::include(&self.build, changed)
     }
 
-    /// Builds the tree, which has the patch `what`. `calls` tells whether the calls are
-    /// there to be built.
+    /// Builds the tree, which has the patch `what`, a change of the files `changed`.
+    /// `calls` tells whether the calls are there to be built.
     pub(super) fn build(
         &mut self,
         tree: &Path,
+        changed: &BTreeSet<String>,
         calls: bool,
         log: &Path,
         what: &str,
     ) -> Result<BuildFindings> {
+        if !self.is_current || dependencies::have_options(changed) {
+            self.config = None;
+        }
         let error = finding(self.make(tree, calls, log, what))?;
         let warnings = if self.warns {
             read(log)?
@@ -245,10 +257,7 @@ impl ConfigurationBuild {
             progress: Progress::ours(format!("{what}: building ({})", self.configuration.name)),
         };
         let config = self.configuration.config(calls)?;
-        if self.config == Some(config.id()) {
-            // The patch may have changed the options.
-            make.run("olddefconfig")?;
-        } else {
+        if self.config != Some(config.id()) {
             self.config = None;
             config.make(&make)?;
             self.config = Some(config.id());

@@ -40,6 +40,14 @@ fn sources(build: &Path, files: &BTreeSet<String>) -> Result<BTreeSet<String>> {
     Ok(found)
 }
 
+/// Whether options are defined in one of `files`.
+pub(super) fn have_options(files: &BTreeSet<String>) -> bool {
+    files.iter().any(|file| {
+        let name = file.rsplit('/').next();
+        name.is_some_and(|it| it.starts_with("Kconfig"))
+    })
+}
+
 /// Whether a file tells make or its scripts what to build.
 fn is_rule(file: &str) -> bool {
     let (dir, name) = file.rsplit_once('/').unwrap_or(("", file));

@@ -12,7 +12,10 @@ mod selftests;
 mod warnings;
 mod worktree;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Mutex;
+use std::thread;
 
 use clap::Args;
 
@@ -94,6 +97,7 @@ impl Check {
         paths::create(logs.clone())?;
         let tree = Worktree::prepare(work.join("linux"), &source, logs.join("git.log"))?;
 
+        let written = tree.written(series.files())?;
         let mut run = CheckRun {
             check: self,
             dir: &dir,
@@ -105,6 +109,7 @@ impl Check {
         run.man()?;
         let commits = run.apply(&work)?;
         run.checkpatch(&exceptions)?;
+        tree.rewind(written)?;
         run.build(&commits, &source)?;
         let mut review = run.review;
         review.retain(|number| number == PAGES || self.includes(number));
@@ -154,7 +159,7 @@ impl CheckRun<'_> {
     }
 
     fn log(&self, number: usize, what: &str) -> PathBuf {
-        self.logs.join(format!("{number:02}-{what}.log"))
+        log(self.logs, number, what)
     }
 
     fn numbers(&self) -> std::ops::RangeInclusive<usize> {
@@ -221,9 +226,6 @@ impl CheckRun<'_> {
     fn build(&mut self, commits: &[String], source: &Source) -> Result<()> {
         let tree = self.tree.root();
         let mut all = self.open_builds(source)?;
-        // Do this even if nothing is built of the source: the files that a patch changes
-        // are newer than what an earlier check has built only if they are written again.
-        self.tree.checkout(&commits[0])?;
         for n in 0..all.len() {
             let (done, rest) = all.split_at_mut(n);
             let toolchain =
@@ -303,10 +305,10 @@ impl CheckRun<'_> {
         what: &str,
     ) -> Result<()> {
         let last = self.check.only.unwrap_or(self.series.patches.len());
+        let is_last = number == self.series.patches.len();
         let changed = self.patch(number).files().map(String::from).collect();
-        let mut sound = true;
-        let mut warned = Vec::new();
         let mut looked = Vec::new();
+        let mut due = Vec::new();
         for builds in all {
             let configuration = builds.configuration;
             let name = configuration.name;
@@ -316,7 +318,7 @@ impl CheckRun<'_> {
             }
             looked.extend(builds.checks());
             // The list of objects needs a build.
-            let lists_objects = configuration.has_all_code && number == self.series.patches.len();
+            let lists_objects = configuration.has_all_code && is_last;
             if !lists_objects && let Some(outcome) = builds.has_passed(step) {
                 self.review.set(number, name, outcome);
                 continue;
@@ -326,18 +328,32 @@ impl CheckRun<'_> {
                 builds.note(step, CheckOutcome::Unchanged)?;
                 continue;
             }
-            let log = self.log(number, &configuration.slug());
-            let built = builds.build(self.tree.root(), calls, &log, what)?;
+            due.push(builds);
+        }
+        let (tree, logs) = (self.tree.root(), self.logs);
+        let log = |it: &ConfigurationBuild| log(logs, number, &it.configuration.slug());
+        let built = in_pairs(due, |builds| -> Result<_> {
+            let log = log(builds);
+            let built = builds.build(tree, &changed, calls, &log, what)?;
+            if built.is_clean() {
+                builds.note(step, CheckOutcome::Passed)?;
+            }
+            Ok(built)
+        });
+        let mut sound = true;
+        let mut warned = Vec::new();
+        for (builds, built) in built {
+            let built = built?;
+            let configuration = builds.configuration;
             sound &= built.error.is_none();
             let mut error = Vec::from_iter(built.error);
-            if lists_objects && error.is_empty() {
+            if configuration.has_all_code && is_last && error.is_empty() {
                 let missing = dependencies::without_object(&builds.build, self.series.files())?;
                 error.extend(missing.iter().map(|it| format!("{it} is not compiled")));
             }
-            if error.is_empty() && built.warnings.is_empty() && built.sparse.is_empty() {
-                builds.note(step, CheckOutcome::Passed)?;
-            }
-            self.review.record(number, name, error, log.clone());
+            let log = log(builds);
+            self.review
+                .record(number, configuration.name, error, log.clone());
             for (check, found) in [(EXTRA, built.warnings), (SPARSE, built.sparse)] {
                 if !found.is_empty() {
                     warned.push(check);
@@ -360,9 +376,50 @@ impl CheckRun<'_> {
     }
 }
 
+fn log(logs: &Path, number: usize, what: &str) -> PathBuf {
+    logs.join(format!("{number:02}-{what}.log"))
+}
+
+/// Runs `job` on each item, on two at a time: while one make links, which takes one
+/// processor, the other compiles. Returns the items in their order.
+fn in_pairs<T: Send, R: Send>(
+    items: Vec<T>,
+    job: impl Fn(&mut T) -> R + Sync,
+) -> impl Iterator<Item = (T, R)> {
+    let waiting = Mutex::new(items.into_iter().enumerate());
+    let next = || waiting.lock().expect("no holder panics").next();
+    let work = || {
+        let mut done = Vec::new();
+        while let Some((n, mut item)) = next() {
+            let result = job(&mut item);
+            done.push((n, (item, result)));
+        }
+        done
+    };
+    let done: BTreeMap<_, _> = thread::scope(|scope| {
+        let workers = [scope.spawn(work), scope.spawn(work)];
+        let done = workers.map(|it| it.join().expect("no job panics"));
+        done.into_iter().flatten().collect()
+    });
+    done.into_values()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_item_of_a_pair_is_done_once() {
+        let at_once = std::sync::Barrier::new(2);
+        let done = in_pairs(vec![1, 2, 3, 4], |item| {
+            // It takes two to pass.
+            at_once.wait();
+            *item *= 10;
+            *item + 1
+        });
+        let done: Vec<_> = done.collect();
+        assert_eq!(done, [(10, 11), (20, 21), (30, 31), (40, 41)]);
+    }
 
     #[test]
     fn unknown_patches_and_configurations_are_refused() {

@@ -1,11 +1,14 @@
 //! A git repository with the source, and the patches as commits on top of it.
 
-use std::fs;
+use std::collections::BTreeSet;
+use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::error::{Result, finding};
 use crate::host::git::Git;
-use crate::host::{Progress, files, needs, packages, process};
+use crate::host::{IoContext, Progress, files, needs, packages, process};
 use crate::kbuild::{BUILD, Series, Source};
 
 /// The file that marks a complete repository.
@@ -91,6 +94,31 @@ impl Worktree {
             commits.push(self.head()?);
         }
         Ok(commits)
+    }
+
+    /// The times at which those of `files` that the source has were written.
+    pub(super) fn written(&self, files: BTreeSet<String>) -> Result<Vec<(PathBuf, SystemTime)>> {
+        let mut written = Vec::new();
+        for path in files.iter().map(|file| self.root().join(file)) {
+            match fs::metadata(&path).and_then(|it| it.modified()) {
+                Ok(time) => written.push((path, time)),
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
+                Err(error) => return Err(error).cannot("read", &path)?,
+            }
+        }
+        Ok(written)
+    }
+
+    /// Checks the first commit out again. With the times from before the patches, make
+    /// compiles nothing again that it has compiled from the same files.
+    pub(super) fn rewind(&self, written: Vec<(PathBuf, SystemTime)>) -> Result<()> {
+        self.checkout(PRISTINE)?;
+        for (path, time) in written {
+            let file = File::options().append(true).open(&path);
+            let set = file.and_then(|file| file.set_modified(time));
+            set.cannot("write", &path)?;
+        }
+        Ok(())
     }
 
     /// The identifiers of the trees of `commits`, which are the same in every check of the
@@ -242,6 +270,24 @@ diff --git a/virt/kvm/Kconfig b/virt/kvm/Kconfig
         let others = other.worktree.trees(&other.apply()).unwrap();
         assert_eq!(others[0], trees[0]);
         assert_ne!(others[1], trees[1]);
+    }
+
+    #[test]
+    fn the_source_is_as_old_after_the_patches_as_before() {
+        let it = fixture(PATCH);
+        let before = it.worktree.written(it.series.files()).unwrap();
+        assert_eq!(before.len(), 1);
+        let moment = |it: &Fixture| it.worktree.written(it.series.files()).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        it.apply();
+        assert_ne!(moment(&it), before);
+        it.worktree.rewind(before.clone()).unwrap();
+        assert_eq!(it.read(KCONFIG), "# KVM\n");
+        assert_eq!(moment(&it), before);
+        // What an interrupted check has left is written anew.
+        it.apply();
+        it.worktree.restore().unwrap();
+        assert_ne!(moment(&it), before);
     }
 
     #[test]
