@@ -21,10 +21,12 @@ const BUILT_IN: &str = "CONFIG_KVM=y\nCONFIG_KVM_INTEL=y\nCONFIG_KVM_AMD=y\nCONF
 const MODULE: &str = "CONFIG_KVM=m\nCONFIG_KVM_INTEL=m\nCONFIG_KVM_AMD=m\nCONFIG_KVM_SMM=y\n";
 const HYPERCALLS: &str = "CONFIG_KVM_HYPERV=y\nCONFIG_KVM_XEN=y\n";
 
-/// Encrypted guests: AMD's SEV and Intel's TDX. Most of the options are what these two
-/// depend on.
-const ENCRYPTED: &str = "CONFIG_KVM_AMD_SEV=y\nCONFIG_INTEL_TDX_HOST=y\n\
-    CONFIG_CRYPTO=y\nCONFIG_CRYPTO_HW=y\nCONFIG_CRYPTO_DEV_CCP=y\nCONFIG_CRYPTO_DEV_CCP_DD=y\n\
+/// Encrypted guests: AMD's SEV and Intel's TDX.
+const ENCRYPTED: &str = "CONFIG_KVM_AMD_SEV=y\nCONFIG_INTEL_TDX_HOST=y\n";
+
+/// What encrypted guests depend on. The kernel without KVM has it as well, so that most of
+/// its files are those of the others, which are compiled already.
+const HOST: &str = "CONFIG_CRYPTO=y\nCONFIG_CRYPTO_HW=y\nCONFIG_CRYPTO_DEV_CCP=y\nCONFIG_CRYPTO_DEV_CCP_DD=y\n\
     CONFIG_CRYPTO_DEV_SP_PSP=y\nCONFIG_IOMMU_SUPPORT=y\nCONFIG_AMD_IOMMU=y\n\
     CONFIG_HYPERVISOR_GUEST=y\nCONFIG_X86_X2APIC=y\nCONFIG_X86_MCE=y\nCONFIG_CMA=y\n";
 
@@ -88,19 +90,20 @@ pub(super) const ALL: [Configuration; 8] = [
         calls: true,
         runs_sparse: true,
         has_all_code: true,
-        more: &[X86_64, X32, MODULE, HYPERCALLS, ENCRYPTED],
+        more: &[X86_64, X32, MODULE, HYPERCALLS, ENCRYPTED, HOST],
         optional: TDX,
         ..X86
     },
     Configuration {
         name: "builtin",
         calls: true,
-        more: &[X86_64, X32, BUILT_IN, HYPERCALLS],
+        more: &[X86_64, X32, BUILT_IN, HYPERCALLS, ENCRYPTED, HOST],
+        optional: TDX,
         ..X86
     },
     Configuration {
         name: "off",
-        more: &[X86_64, X32, OFF],
+        more: &[X86_64, X32, OFF, HOST],
         ..X86
     },
     Configuration {
@@ -113,7 +116,8 @@ pub(super) const ALL: [Configuration; 8] = [
     Configuration {
         name: "no calls",
         in_sample: false,
-        more: &[X86_64, X32, MODULE],
+        more: &[X86_64, X32, MODULE, ENCRYPTED, HOST],
+        optional: TDX,
         ..X86
     },
     Configuration {

@@ -14,7 +14,6 @@ mod worktree;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
 use std::thread;
 
 use clap::Args;
@@ -332,7 +331,9 @@ impl CheckRun<'_> {
         }
         let (tree, logs) = (self.tree.root(), self.logs);
         let log = |it: &ConfigurationBuild| log(logs, number, &it.configuration.slug());
-        let built = in_pairs(due, |builds| -> Result<_> {
+        // What one configuration has compiled, the next of the same compiler finds.
+        let is_native = |it: &&mut ConfigurationBuild| it.configuration.arch == selftests::ARCH;
+        let built = in_lanes(due, is_native, |builds| -> Result<_> {
             let log = log(builds);
             let built = builds.build(tree, &changed, calls, &log, what)?;
             if built.is_clean() {
@@ -380,26 +381,27 @@ fn log(logs: &Path, number: usize, what: &str) -> PathBuf {
     logs.join(format!("{number:02}-{what}.log"))
 }
 
-/// Runs `job` on each item, on two at a time: while one make links, which takes one
+/// Runs `job` on each item, in two lanes side by side: while one make links, which takes one
 /// processor, the other compiles. Returns the items in their order.
-fn in_pairs<T: Send, R: Send>(
+fn in_lanes<T: Send, R: Send>(
     items: Vec<T>,
+    is_in_first: impl Fn(&T) -> bool,
     job: impl Fn(&mut T) -> R + Sync,
 ) -> impl Iterator<Item = (T, R)> {
-    let waiting = Mutex::new(items.into_iter().enumerate());
-    let next = || waiting.lock().expect("no holder panics").next();
-    let work = || {
-        let mut done = Vec::new();
-        while let Some((n, mut item)) = next() {
+    let numbered = items.into_iter().enumerate();
+    let (first, second): (Vec<_>, Vec<_>) = numbered.partition(|(_, item)| is_in_first(item));
+    let work = |lane: Vec<(usize, T)>| {
+        let done = lane.into_iter().map(|(n, mut item)| {
             let result = job(&mut item);
-            done.push((n, (item, result)));
-        }
-        done
+            (n, (item, result))
+        });
+        done.collect::<Vec<_>>()
     };
     let done: BTreeMap<_, _> = thread::scope(|scope| {
-        let workers = [scope.spawn(work), scope.spawn(work)];
-        let done = workers.map(|it| it.join().expect("no job panics"));
-        done.into_iter().flatten().collect()
+        let second = scope.spawn(|| work(second));
+        let first = work(first);
+        let second = second.join().expect("no job panics");
+        first.into_iter().chain(second).collect()
     });
     done.into_values()
 }
@@ -409,14 +411,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_item_of_a_pair_is_done_once() {
+    fn two_lanes_work_at_the_same_time() {
         let at_once = std::sync::Barrier::new(2);
-        let done = in_pairs(vec![1, 2, 3, 4], |item| {
-            // It takes two to pass.
-            at_once.wait();
-            *item *= 10;
-            *item + 1
-        });
+        let done = in_lanes(
+            vec![1, 2, 3, 4],
+            |item| item % 2 > 0,
+            |item| {
+                // It takes two to pass.
+                at_once.wait();
+                *item *= 10;
+                *item + 1
+            },
+        );
         let done: Vec<_> = done.collect();
         assert_eq!(done, [(10, 11), (20, 21), (30, 31), (40, 41)]);
     }

@@ -111,6 +111,9 @@ pub(crate) const GIT: &[Need] = &[need("git", "git")];
 /// The newest clang of Debian 12. Linux 7.3 does not build with the default one, clang 14.
 pub(crate) const CLANG: Need = need("clang-19", "clang-19");
 
+/// The cache for the compilers of the check.
+pub(crate) const CCACHE: Need = need("/usr/lib/ccache/gcc", "ccache");
+
 const LLVM_PACKAGE: &str = "llvm-19";
 
 /// The needs of estimating cycles.
@@ -122,6 +125,7 @@ pub(crate) const CHECK: &[Need] = &[
     need("sparse", "sparse"),
     need("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
     CLANG,
+    CCACHE,
     need("ld.lld-19", "lld-19"),
     need("llvm-ar-19", LLVM_PACKAGE),
     need("/usr/bin/sphinx-build", "python3-sphinx"),
