@@ -25,10 +25,13 @@ pub(crate) enum Action {
     /// Build the kernel if it is out of date, and print the path of its image
     Build(KernelBuilder),
 
-    /// Boot the machine and run one static executable in it
+    /// Boot the machine and run one static executable in it, or with --host-root any
+    /// program of the host
     ///
     /// The command forwards the executable's output, and returns its exit status
-    /// (128 + n after signal n).
+    /// (128 + n after signal n). With --host-root it also forwards its input, and if
+    /// input and output are a terminal, the executable has a terminal, too: Ctrl-C goes
+    /// to the executable, and Ctrl-] three times in a row ends the machine.
     Run {
         #[command(flatten)]
         machine: MachineArgs,
@@ -36,6 +39,16 @@ pub(crate) enum Action {
         #[arg(last = true, required = true, value_name = "COMMAND")]
         command: Vec<String>,
     },
+
+    /// Boot the machine and start an interactive shell in it, in the root of the host
+    ///
+    /// The same as `run --host-root -- $SHELL`, in real time and without a time limit.
+    /// The machine has its own copy of all files to write to, and the kernel of the
+    /// series with its modules loaded.
+    #[command(mut_arg("accel", |it| it.default_value("mttcg")))]
+    #[command(mut_arg("timeout", |it| it.default_value("31536000")))]
+    #[command(mut_arg("host_root", |it| it.hide(true)))]
+    Shell(MachineArgs),
 
     /// Run cargo with its executables inside the machine
     ///
@@ -59,9 +72,9 @@ pub(crate) enum Action {
     /// built in and off; with KVM and without the calls on x86-64 and i386; and for arm64
     /// with KVM and without. After the last patch, clang has to build it as well.
     ///
-    /// gcc with W=1, which runs kernel-doc on each file, and sparse may have no new
-    /// warnings. sphinx and kernel-doc may have no warnings about the files that the
-    /// patch changes. The selftests that it changes have to compile.
+    /// gcc with W=1 and sparse may have no new warnings. sphinx and kernel-doc may have no
+    /// warnings about the files that the patch changes. The selftests that it changes have
+    /// to compile.
     ///
     /// The kernels are small, and are built completely, because a changed header can break
     /// other code. A patch is not built in a configuration that uses none of the files
@@ -211,6 +224,8 @@ mod tests {
             "--mitigations",
             "on",
             "--no-modules",
+            "--host-root",
+            "shell",
             "--out",
             "--patch",
             "--configuration",

@@ -62,7 +62,6 @@ mod wire;
 pub use boot::accel::Accel;
 pub use boot::call::{Captured, call_here};
 pub use boot::error::{BootError, Console, LastLines};
-pub use boot::executable::check as check_executable;
 pub use boot::libraries::libraries;
 pub use boot::machine::Machine;
 pub use host::HostError;

@@ -48,7 +48,12 @@ fn act(cli: Cli) -> Result<u8> {
             println!("{}", kernel.image().display());
             Ok(0)
         }
-        Action::Run { machine, command } => run(&machine, &command),
+        Action::Run { machine, command } => run(machine, &command),
+        Action::Shell(mut machine) => {
+            let shell = env::var("SHELL").unwrap_or_else(|_| "/bin/sh".into());
+            machine.machine = machine.machine.host_root(true);
+            run(machine, &[shell])
+        }
         Action::Cargo { machine, args } => cargo(&machine, &args),
         Action::Check(check) => {
             let review = check.run()?;
@@ -92,15 +97,16 @@ fn act(cli: Cli) -> Result<u8> {
     }
 }
 
-fn run(machine: &MachineArgs, command: &[String]) -> Result<u8> {
-    change_directory(machine)?;
+fn run(options: MachineArgs, command: &[String]) -> Result<u8> {
+    change_directory(&options)?;
     let (program, args) = command.split_first().expect("clap requires at least one");
+    let program = Path::new(program);
     // Check before a build that can take minutes.
-    kernel_patch::check_executable(Path::new(program))?;
-    let kernel = machine.kernel.build()?;
-    let exit = machine.machine.run(
+    options.machine.check_executable(program)?;
+    let kernel = options.kernel.build()?;
+    let exit = options.machine.input(true).run(
         &kernel,
-        Path::new(program),
+        program,
         args,
         &mut io::stdout(),
         &mut io::stderr(),

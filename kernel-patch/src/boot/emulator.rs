@@ -15,7 +15,7 @@ use super::error::{BootError, Result};
 use crate::boot::machine::Machine;
 use crate::boot::run_dir::RunDir;
 use crate::boot::verdict::has_complaint;
-use crate::boot::{bochs, qemu};
+use crate::boot::{bochs, input, qemu};
 use crate::host::process::{Process, drain};
 use crate::host::{HostError, IoContext};
 use crate::kbuild::Kernel;
@@ -61,11 +61,10 @@ pub(crate) fn qemu(
     }
     let log = dir.log();
     let output = File::create(&log).cannot("write", &log)?;
-    let mut command = qemu::command(machine, &kernel.image(), cmdline, dir, &paths);
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(output);
+    let inputs = input::ports(machine, dir);
+    let mut command = qemu::command(machine, &kernel.image(), cmdline, dir, &paths, &inputs);
+    let (stdin, _forwarder) = input::start(machine, dir)?;
+    command.stdin(stdin).stdout(Stdio::null()).stderr(output);
     run(machine, command, qemu::PROGRAM, dir, ports)
 }
 

@@ -1,22 +1,20 @@
-//! The executables that a machine can run: static ones for x86-64.
+//! The executables that a machine can run: static ones for x86-64, and in the root of the
+//! host the programs of the host.
 
+use std::env;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use elf::ElfBytes;
 use elf::abi::{EM_X86_64, ET_DYN, ET_EXEC, PT_INTERP};
 use elf::endian::AnyEndian;
+use nix::unistd::{AccessFlags, access};
 
 use super::error::{BootError, Result};
 use crate::host::IoContext;
 
 /// Checks that a machine can run a file.
-///
-/// # Errors
-///
-/// [`BootError::NotRunnable`] has the reason. [`BootError::Host`] if the file cannot be
-/// read.
-pub fn check(path: &Path) -> Result<()> {
+pub(crate) fn check(path: &Path) -> Result<()> {
     let data = fs::read(path).cannot("read", path)?;
     let because = |why| Err(BootError::NotRunnable(path.into(), why));
     let Ok(file) = ElfBytes::<AnyEndian>::minimal_parse(&data) else {
@@ -37,11 +35,43 @@ pub fn check(path: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Finds a program as a shell does: a name without a slash is in one of the directories of
+/// `PATH`.
+pub(crate) fn find(program: &Path) -> Result<PathBuf> {
+    let can_run = |path: &PathBuf| path.is_file() && access(path, AccessFlags::X_OK).is_ok();
+    if program.as_os_str().as_encoded_bytes().contains(&b'/') {
+        let path = Some(program.to_owned()).filter(can_run);
+        return path.ok_or_else(|| BootError::NotRunnable(program.into(), "is not a program"));
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    let mut paths = env::split_paths(&path).map(|dir| dir.join(program));
+    let found = paths.find(can_run);
+    found.ok_or_else(|| BootError::NotRunnable(program.into(), "is not a program in PATH"))
+}
+
 #[cfg(test)]
 mod tests {
-    use std::env;
-
     use super::*;
+
+    #[test]
+    fn programs_are_found_as_by_a_shell() {
+        let found = find(Path::new("sh")).unwrap();
+        assert_eq!(
+            (found.is_absolute(), found.file_name()),
+            (true, Some("sh".as_ref()))
+        );
+        assert_eq!(find(&found).unwrap(), found);
+        for (name, expected) in [
+            (
+                "no-such-program",
+                "no-such-program is not a program in PATH",
+            ),
+            ("/bin", "/bin is not a program"),
+            ("/etc/passwd", "/etc/passwd is not a program"),
+        ] {
+            assert_eq!(find(Path::new(name)).unwrap_err().to_string(), expected);
+        }
+    }
 
     fn refusal(bytes: &[u8]) -> String {
         let file = tempfile::NamedTempFile::new().unwrap();

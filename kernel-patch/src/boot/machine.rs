@@ -65,6 +65,17 @@ pub struct Machine {
     #[arg(long = "no-modules", action = ArgAction::SetFalse)]
     pub(crate) load_modules: bool,
 
+    /// Run a program of the host, dynamic or not, in the root of the host, of which the
+    /// machine has a copy to write to
+    ///
+    /// Changes of files stay inside, and end with the machine. The program has the
+    /// current directory, the environment, the standard streams and the terminal of this
+    /// command.
+    #[arg(long)]
+    pub(crate) host_root: bool,
+
+    #[arg(skip)]
+    pub(crate) input: bool,
     #[arg(skip)]
     pub(crate) accepted: Vec<String>,
     #[arg(skip)]
@@ -154,6 +165,15 @@ setters! { Machine:
     /// Sets the directory of the host for the files that the executable leaves in
     /// [`OUT`](crate::OUT).
     out(machine, dir: impl Into<PathBuf>) => machine.out = Some(dir.into());
+
+    /// Chooses whether the executable is a program of the host, which runs in a copy of the
+    /// host's root, in this process's directory, and with its environment.
+    host_root(machine, host: bool) => machine.host_root = host;
+
+    /// Chooses whether a program in the root of the host reads the standard input of this
+    /// process. If that is a terminal, and the standard output too, the program has a
+    /// terminal.
+    input(machine, forward: bool) => machine.input = forward;
 
     /// Loads a plugin into QEMU, which writes its results to the file `out` of the host.
     plugin(machine, library: impl Into<PathBuf>, out: impl Into<PathBuf>) =>

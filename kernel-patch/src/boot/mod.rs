@@ -7,6 +7,7 @@ pub(crate) mod emulator;
 pub(crate) mod error;
 pub(crate) mod executable;
 pub(crate) mod initramfs;
+pub(crate) mod input;
 pub(crate) mod libraries;
 pub(crate) mod machine;
 pub(crate) mod modules;

@@ -10,19 +10,31 @@ use elf::endian::AnyEndian;
 use crate::host::error::Result;
 use crate::host::{IoContext, files};
 
-/// Returns all modules of the build, each after those that it depends on.
-pub(crate) fn in_order(build: &Path) -> Result<Vec<PathBuf>> {
+/// The directory of KVM's modules.
+pub(crate) const KVM: &[&str] = &["arch/x86/kvm/"];
+
+/// The directories of the modules for the root of the host.
+pub(crate) const HOST_ROOT: &[&str] = &["net/9p/", "fs/9p/", "fs/overlayfs/"];
+
+/// Returns the modules that the build has below `dirs`, each after those that it depends on.
+pub(crate) fn in_order(build: &Path, dirs: &[&str]) -> Result<Vec<PathBuf>> {
     let list = build.join("modules.order");
     let list = files::text(&list)?;
+    let mut wanted = Vec::new();
     let mut waiting = BTreeMap::new();
     for object in list.lines() {
         let path = build.join(object).with_extension("ko");
         let data = fs::read(&path).cannot("read", &path)?;
-        waiting.insert(name(&path), (path, depends(&data)));
+        let name = name(&path);
+        if dirs.iter().any(|it| object.starts_with(it)) {
+            wanted.push(name.clone());
+        }
+        waiting.insert(name, (path, depends(&data)));
     }
+    wanted.sort_unstable();
     let mut order = Vec::new();
-    while let Some(next) = waiting.keys().next().cloned() {
-        visit(&next, &mut waiting, &mut order);
+    for module in wanted {
+        visit(&module, &mut waiting, &mut order);
     }
     Ok(order)
 }
@@ -82,10 +94,11 @@ mod tests {
             entry("intel", &["kvm", "builtin"]),
             entry("kvm", &["bypass"]),
             entry("bypass", &[]),
+            entry("9p", &["netfs"]),
         ]);
         let mut order = Vec::new();
-        while let Some(next) = waiting.keys().next().cloned() {
-            visit(&next, &mut waiting, &mut order);
+        for module in ["amd", "intel", "kvm"] {
+            visit(module, &mut waiting, &mut order);
         }
         assert_eq!(order, ["bypass", "kvm", "amd", "intel"].map(PathBuf::from));
     }

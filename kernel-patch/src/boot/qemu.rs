@@ -8,6 +8,7 @@ use crate::boot::accel::Accel;
 use crate::boot::machine::Machine;
 use crate::boot::run_dir::RunDir;
 use crate::host::{needs, process};
+use crate::wire::job::HOST_TAG;
 
 /// The emulator's program.
 pub(crate) const PROGRAM: &str = needs::QEMU.name;
@@ -47,13 +48,15 @@ pub(crate) fn check_plugins() -> Result<()> {
 }
 
 /// Returns the command that boots `image` in QEMU. Each of `ports` has its name and the
-/// file that receives its bytes.
+/// file that receives its bytes, each of `inputs` its name and QEMU's description of where
+/// its bytes come from.
 pub(crate) fn command(
     machine: &Machine,
     image: &Path,
     cmdline: &str,
     dir: &RunDir,
     ports: &[(&str, PathBuf)],
+    inputs: &[(&str, String)],
 ) -> Command {
     let mut command = Command::new(PROGRAM);
     command
@@ -65,8 +68,8 @@ pub(crate) fn command(
         // each socket, not for each core.
         .args(["-smp", &format!("{0},sockets={0}", machine.smp)])
         .args(["-m", &machine.memory])
-        // The same random numbers and the same date each time.
-        .args(["-seed", "1", "-rtc", "base=2024-01-01,clock=vm"])
+        // The same random numbers each time.
+        .args(["-seed", "1", "-rtc", rtc(machine)])
         .arg("-kernel")
         .arg(image)
         .arg("-initrd")
@@ -83,6 +86,17 @@ pub(crate) fn command(
         command.arg("-chardev").arg(to_file(name, path));
         command.args(["-device", &device]);
     }
+    if machine.host_root {
+        let root = "local,path=/,security_model=none,readonly=on,multidevs=remap";
+        let id = HOST_TAG;
+        command.args(["-fsdev", &format!("{root},id={id}")]);
+        let device = format!("virtio-9p-pci,fsdev={id},mount_tag={id},ioeventfd=off");
+        command.args(["-device", &device]);
+    }
+    for (name, chardev) in inputs {
+        let device = format!("virtserialport,chardev={name},name={name}");
+        command.args(["-chardev", chardev, "-device", &device]);
+    }
     if let Some((library, out)) = &machine.plugin {
         let (library, out) = (escaped(library), escaped(out));
         command.args(["-plugin", &format!("{library},out={out}")]);
@@ -91,11 +105,20 @@ pub(crate) fn command(
     command
 }
 
+/// The clock: the same date each time, except where the times of the host's files matter
+/// and nothing repeats anyway.
+fn rtc(machine: &Machine) -> &'static str {
+    match machine.accel {
+        Accel::Mttcg | Accel::Kvm if machine.host_root => "base=utc,clock=vm",
+        _ => "base=2024-01-01,clock=vm",
+    }
+}
+
 fn to_file(id: &str, path: &Path) -> String {
     format!("file,id={id},path={}", escaped(path))
 }
 
 /// Doubles commas, which would otherwise end the path.
-fn escaped(path: &Path) -> String {
+pub(super) fn escaped(path: &Path) -> String {
     path.to_string_lossy().replace(',', ",,")
 }

@@ -2,6 +2,7 @@
 
 use std::arch::x86_64::_rdtsc;
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Seek, Write};
 use std::path::{Path, PathBuf};
@@ -15,11 +16,11 @@ use crate::boot::initramfs::Initramfs;
 use crate::boot::machine::Machine;
 use crate::boot::run_dir::RunDir;
 use crate::boot::verdict::judge;
-use crate::boot::{bochs, emulator, executable, modules};
+use crate::boot::{bochs, emulator, executable, input, modules};
 use crate::host::cargo::this_program;
 use crate::host::{IoContext, needs, packages, paths, process};
 use crate::kbuild::Kernel;
-use crate::wire::job::{Exit, JOB, Job, OUT, OUT_VARIABLE, WORK};
+use crate::wire::job::{Exit, HOST_OUT, HostPlace, JOB, Job, OUT, OUT_VARIABLE, WORK};
 use crate::wire::line;
 
 /// The prefixes of the host's variables that an executable inside receives. The others stay
@@ -33,8 +34,9 @@ const PASSED: [&str; 5] = [
 ];
 
 impl Machine {
-    /// Boots `kernel`, runs a static executable inside, and forwards its output to `stdout`
-    /// and `stderr`. Arguments and variables are text.
+    /// Boots `kernel`, runs a static executable inside (or with
+    /// [`host_root`](Self::host_root) any program), and forwards its output to `stdout` and
+    /// `stderr`. Arguments and variables are text.
     ///
     /// # Errors
     ///
@@ -47,7 +49,7 @@ impl Machine {
         stdout: &mut (dyn Write + Send),
         stderr: &mut (dyn Write + Send),
     ) -> Result<Exit> {
-        executable::check(program)?;
+        self.check_executable(program)?;
         match self.accel {
             Accel::Bochs => packages::ensure(needs::BOCHS)?,
             _ => packages::ensure(needs::RUN)?,
@@ -72,6 +74,22 @@ impl Machine {
     }
 }
 
+impl Machine {
+    /// Checks that the machine can run an executable.
+    ///
+    /// # Errors
+    ///
+    /// [`BootError::NotRunnable`] has the reason. [`BootError::Host`] if the file cannot be
+    /// read.
+    pub fn check_executable(&self, program: &Path) -> Result<()> {
+        match (self.host_root, self.accel) {
+            (true, Accel::Bochs) => Err(BootError::NotByBochs("the root of the host")),
+            (true, _) => executable::find(program).map(drop),
+            (false, _) => executable::check(program),
+        }
+    }
+}
+
 fn pack(
     machine: &Machine,
     kernel: &Kernel,
@@ -84,26 +102,43 @@ fn pack(
     let init = this_program()?;
     executable::check(&init)?;
     initramfs.copy(&strip(&init, dir)?, Path::new("/init"))?;
-    let inside = Path::new("/bin").join(program.file_name().unwrap_or_default());
-    initramfs.copy(&strip(program, dir)?, &inside)?;
+    let (program, host) = if machine.host_root {
+        let here = env::current_dir().cannot_named("find", "the current directory")?;
+        let files = machine.files.iter().map(|(_, to)| to.clone()).collect();
+        let place = HostPlace {
+            directory: here,
+            files,
+        };
+        (program.into(), Some(place))
+    } else {
+        let inside = Path::new("/bin").join(program.file_name().unwrap_or_default());
+        initramfs.copy(&strip(program, dir)?, &inside)?;
+        (inside, None)
+    };
 
     let mut modules = Vec::new();
-    for module in modules::in_order(&kernel.build_dir)? {
-        let inside = Path::new("/lib/modules").join(module.file_name().unwrap_or_default());
-        initramfs.copy(&strip(&module, dir)?, &inside)?;
-        modules.push(inside.to_string_lossy().into_owned());
-    }
-    if !machine.load_modules {
-        modules.clear();
+    let mut copy = |dirs, load: bool| -> Result<()> {
+        for module in modules::in_order(&kernel.build_dir, dirs)? {
+            let inside = Path::new("/lib/modules").join(module.file_name().unwrap_or_default());
+            initramfs.copy(&strip(&module, dir)?, &inside)?;
+            modules.extend(load.then(|| inside.to_string_lossy().into_owned()));
+        }
+        Ok(())
+    };
+    copy(modules::KVM, machine.load_modules)?;
+    if machine.host_root {
+        copy(modules::HOST_ROOT, true)?;
     }
     for (from, to) in &machine.files {
         initramfs.copy(from, to)?;
     }
     let job = Job {
         modules,
-        program: inside.to_string_lossy().into_owned(),
+        program: program.to_string_lossy().into_owned(),
         args: args.to_vec(),
-        env: environment(machine, env::vars()),
+        env: environment(machine, host_variables()),
+        host,
+        input: input::kind(machine),
     };
     let job = serde_json::to_vec(&job).map_err(|error| BootError::NotStarted(error.to_string()))?;
     initramfs.write(&job, Path::new(JOB))?;
@@ -120,12 +155,26 @@ fn strip(file: &Path, dir: &RunDir) -> Result<PathBuf> {
     Ok(stripped)
 }
 
+/// The variables of this process that are text.
+fn host_variables() -> impl Iterator<Item = (String, String)> {
+    let text = |(name, value): (OsString, OsString)| {
+        let (name, value) = (name.into_string(), value.into_string());
+        name.ok().zip(value.ok())
+    };
+    env::vars_os().filter_map(text)
+}
+
 /// The environment inside: variables of the host, those of the machine, and those that the
-/// caller sets. Later ones replace earlier ones.
+/// caller sets. Later ones replace earlier ones. A program in the root of the host has all
+/// variables of the host.
 fn environment(
     machine: &Machine,
     host: impl Iterator<Item = (String, String)>,
 ) -> BTreeMap<String, String> {
+    if machine.host_root {
+        let out = (OUT_VARIABLE.into(), HOST_OUT.into());
+        return host.chain([out]).chain(machine.env.clone()).collect();
+    }
     let mut env: BTreeMap<_, _> = host
         .filter(|(name, _)| PASSED.iter().any(|it| name.starts_with(it)))
         .collect();

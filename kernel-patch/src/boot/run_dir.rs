@@ -28,6 +28,11 @@ impl RunDir {
         self.path().join("console.log")
     }
 
+    /// The pipe by which the machine learns the size of the terminal.
+    pub(crate) fn size(&self) -> PathBuf {
+        self.path().join("size")
+    }
+
     /// The output of the emulator.
     pub(crate) fn log(&self) -> PathBuf {
         self.path().join("emulator.log")

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::env;
 use std::fs::{self, File};
 use std::io;
-use std::process::{self, Command, Stdio};
+use std::process::{self, Command};
 
 use anyhow::{Context, Result};
 use nix::errno::Errno;
@@ -17,9 +17,10 @@ use nix::sys::reboot::{RebootMode, reboot};
 use nix::sys::wait::{WaitStatus, wait};
 use nix::unistd::Pid;
 
-use crate::inside::counts;
 use crate::inside::ports::OutputPorts;
-use crate::wire::job::{Exit, JOB, Job, OUT, WORK, port};
+use crate::inside::streams::Streams;
+use crate::inside::{counts, host_root};
+use crate::wire::job::{Exit, JOB, Job, OUT, WORK};
 
 /// Becomes the machine's init if this process is the first of a machine, and returns
 /// otherwise. A program that boots machines calls this before anything else.
@@ -68,9 +69,24 @@ fn run(ports: &OutputPorts) -> Result<Exit> {
     for module in &job.modules {
         load(module)?;
     }
-    start(&job, ports)
-        .and_then(reap)
-        .with_context(|| job.program.clone())
+    let mut command = Command::new(&job.program);
+    command.args(&job.args).env_clear().envs(&job.env);
+    let streams = match job.host {
+        None => {
+            command.current_dir(WORK);
+            Streams::of_ports(ports)?
+        }
+        Some(place) => {
+            host_root::prepare(&place.files)?;
+            let streams = Streams::open(job.input, ports)?;
+            host_root::enter(&mut command, host_root::put()?, place.directory);
+            streams
+        }
+    };
+    let ending = streams.give(&mut command);
+    let exit = start(command).and_then(reap).with_context(|| job.program);
+    ending.finish()?;
+    exit
 }
 
 fn load(module: &str) -> Result<()> {
@@ -82,16 +98,9 @@ fn load(module: &str) -> Result<()> {
     }
 }
 
-fn start(job: &Job, ports: &OutputPorts) -> io::Result<Pid> {
-    let child = Command::new(&job.program)
-        .args(&job.args)
-        .env_clear()
-        .envs(&job.env)
-        .current_dir(WORK)
-        .stdin(Stdio::null())
-        .stdout(ports.stdio(port::STDOUT)?)
-        .stderr(ports.stdio(port::STDERR)?)
-        .spawn()?;
+/// Starts the job. Its streams are closed here when this returns.
+fn start(mut command: Command) -> io::Result<Pid> {
+    let child = command.spawn()?;
     Ok(Pid::from_raw(child.id() as i32))
 }
 

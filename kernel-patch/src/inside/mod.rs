@@ -2,5 +2,7 @@
 
 pub(crate) mod call;
 pub(crate) mod counts;
+pub(crate) mod host_root;
 pub(crate) mod init;
 pub(crate) mod ports;
+pub(crate) mod streams;

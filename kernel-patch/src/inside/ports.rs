@@ -5,8 +5,7 @@ use std::env;
 use std::fs::{self, File};
 use std::io::{self, BufWriter, PipeReader, Read, Write};
 use std::os::fd::OwnedFd;
-use std::path::Path;
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -59,28 +58,19 @@ impl OutputPorts {
     }
 
     fn open_new(open: &mut BTreeMap<&'static str, File>) -> io::Result<()> {
-        let Ok(dir) = fs::read_dir("/sys/class/virtio-ports") else {
-            return Ok(());
-        };
-        for entry in dir {
-            let entry = entry?;
-            let Ok(name) = fs::read_to_string(entry.path().join("name")) else {
-                continue;
-            };
-            let Some(name) = port::ALL.into_iter().find(|it| *it == name.trim()) else {
-                continue;
-            };
-            if !open.contains_key(name) {
-                let device = Path::new("/dev").join(entry.file_name());
+        for name in port::ALL {
+            if !open.contains_key(name)
+                && let Some(device) = device(name)?
+            {
                 open.insert(name, File::options().write(true).open(device)?);
             }
         }
         Ok(())
     }
 
-    /// Returns a port as a child's standard output.
-    pub(crate) fn stdio(&self, name: &str) -> io::Result<Stdio> {
-        Ok(self.files[name].try_clone()?.into())
+    /// Returns a port.
+    pub(crate) fn file(&self, name: &str) -> io::Result<File> {
+        self.files[name].try_clone()
     }
 
     /// Sends the files in [`OUT`].
@@ -104,6 +94,27 @@ impl OutputPorts {
         drop(self.files);
         self.line.map_or(Ok(()), Line::close)
     }
+}
+
+/// Opens a port from the host.
+pub(crate) fn input_port(name: &str) -> Result<File> {
+    let device = device(name)?.with_context(|| format!("there is no port {name}"))?;
+    File::open(&device).with_context(|| device.display().to_string())
+}
+
+/// The device of the port `name`, if it has come up.
+fn device(name: &str) -> io::Result<Option<PathBuf>> {
+    let Ok(dir) = fs::read_dir("/sys/class/virtio-ports") else {
+        return Ok(None);
+    };
+    for entry in dir {
+        let entry = entry?;
+        let found = fs::read_to_string(entry.path().join("name"));
+        if found.is_ok_and(|it| it.trim() == name) {
+            return Ok(Some(Path::new("/dev").join(entry.file_name())));
+        }
+    }
+    Ok(None)
 }
 
 /// A serial line, and the threads that forward the ports to it.
