@@ -158,9 +158,10 @@ fn documents_show_the_kept_results() {
     part("docs/forms.md", "remains", &remains);
     let change = documents::thread_change(&record).expect("the record has both rows");
     part("docs/forms.md", "thread change", &change);
+    part("docs/forms.md", "message", &documents::message(&record));
     assert_eq!(
         read("docs/forms.md").matches(BEGIN).count(),
-        forms.count() + 2
+        forms.count() + 3
     );
 
     let lines = read("README.md").lines().count();

@@ -9,7 +9,7 @@ use super::cycles::Cycles;
 use super::intervals::Intervals;
 use super::releases::Releases;
 pub use super::releases::shows_functions;
-use super::{answer, events};
+use super::{answer, events, message};
 use crate::case::ONE_CALL;
 use crate::cases;
 use crate::chart::{self, Chart};
@@ -218,6 +218,14 @@ pub fn form(record: &Record, form: &str) -> Option<String> {
 pub fn thread_change(record: &Record) -> Option<String> {
     let (grid, sentence) = answer::thread_change(record)?;
     Some(format!("{}\n{}", grid.markdown(), wrap(&sentence)))
+}
+
+/// Sentences of the message and the figures, in docs/forms.md.
+#[must_use]
+pub fn message(record: &Record) -> String {
+    let answers = message::answers(record);
+    let items: Vec<_> = answers.iter().map(|it| item(it)).collect();
+    items.join("\n")
 }
 
 /// The instructions that no form removes, in docs/forms.md.

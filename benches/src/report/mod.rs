@@ -9,6 +9,7 @@ mod flames;
 mod functions;
 mod intervals;
 mod matrix;
+mod message;
 mod releases;
 mod words;
 

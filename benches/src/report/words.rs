@@ -23,6 +23,7 @@ pub fn work(row: &str) -> &str {
         SAVED => "saving and restoring a vCPU",
         REPLACED => "replacing one page",
         MAPPED => "mapping and unmapping memory",
+        FETCHED => "fetching the dirty log",
         other => other,
     }
 }
