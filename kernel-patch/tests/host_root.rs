@@ -182,8 +182,15 @@ impl OnTerminal {
             }
             thread::sleep(Duration::from_millis(20));
         }
-        self.child.kill().unwrap();
         panic!("the command does not end: {:?}", self.shown);
+    }
+}
+
+impl Drop for OnTerminal {
+    fn drop(&mut self) {
+        // A test that fails leaves it running.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
