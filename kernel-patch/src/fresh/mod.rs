@@ -21,10 +21,11 @@ use nix::unistd::Uid;
 pub use self::error::{FreshError, Result};
 use self::root::{RootFs, USER};
 pub use self::trial::Trial;
-use crate::host::cargo::{TARGET, cargo};
 use crate::host::lanes::lanes;
 use crate::host::transcript::Transcript;
-use crate::host::{IoContext, Lock, Progress, files, needs, packages, paths, process};
+use crate::host::{
+    IoContext, Lock, Progress, cargo, files, kvm_ioctls, needs, packages, paths, process,
+};
 
 /// The commands that the README promises.
 const README: [&str; 3] = ["cargo compare", "cargo test", "cargo conform"];
@@ -265,14 +266,12 @@ fn toolchain() -> Result<PathBuf> {
     Ok(toolchain)
 }
 
-/// Returns cargo's registry, with everything that the workspace depends on.
+/// Returns cargo's registry, with everything that the workspace and the tests of kvm-ioctls
+/// depend on.
 fn registry() -> Result<PathBuf> {
     let _progress = Progress::ours("fetching the dependencies of the workspace");
-    let mut fetch = cargo();
-    fetch.args(["fetch", "--locked", "--target", TARGET]);
-    fetch.arg("--manifest-path");
-    fetch.arg(paths::workspace_dir()?.join("Cargo.toml"));
-    process::run(&mut fetch, "cargo fetch", &paths::logs()?.join("fetch.log"))?;
+    cargo::fetch(&paths::workspace_dir()?.join("Cargo.toml"))?;
+    kvm_ioctls::fetch()?;
     let home = match env::var_os("CARGO_HOME") {
         Some(home) => PathBuf::from(home),
         None => Path::new(&env::var_os("HOME").unwrap_or_default()).join(".cargo"),

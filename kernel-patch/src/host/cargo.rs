@@ -4,6 +4,8 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde::Deserialize;
+
 use super::error::{IoContext, Result};
 use super::paths;
 use super::process::run;
@@ -35,18 +37,46 @@ pub fn cdylib(dir: &Path, features: &[&str]) -> Result<PathBuf> {
     let mut command = cargo();
     command
         .args(["rustc", "--quiet", "--locked", "--release"])
-        .args(["--crate-type", "cdylib", "--target", TARGET])
-        .args(["--features", &features.join(",")])
-        .arg("--manifest-path")
-        .arg(dir.join("Cargo.toml"))
-        .arg("--target-dir")
-        .arg(&target)
-        .env("RUSTFLAGS", "-Ctarget-feature=-crt-static")
-        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+        .args(["--crate-type", "cdylib"])
+        .args(["--features", &features.join(",")]);
+    make_dynamic(&mut command, &dir.join("Cargo.toml"), &target);
     let what = format!("building {name}");
     let _progress = Progress::ours(what.clone());
     run(&mut command, &what, &log)?;
     Ok(target.join(TARGET).join("release"))
+}
+
+/// Lets a command of cargo build a package for programs with a dynamic linker, in a
+/// directory of its own.
+pub(crate) fn make_dynamic(command: &mut Command, manifest: &Path, target: &Path) {
+    command
+        .args(["--target", TARGET, "--manifest-path"])
+        .arg(manifest)
+        .arg("--target-dir")
+        .arg(target)
+        .env("RUSTFLAGS", "-Ctarget-feature=-crt-static")
+        .env_remove("CARGO_ENCODED_RUSTFLAGS");
+}
+
+/// Returns the last executable that a build of cargo names in its output, which is in
+/// JSON.
+#[must_use]
+pub fn built_executable(output: &str) -> Option<PathBuf> {
+    #[derive(Deserialize)]
+    struct Message {
+        executable: Option<PathBuf>,
+    }
+    let executable = |line| serde_json::from_str::<Message>(line).ok()?.executable;
+    output.lines().filter_map(executable).next_back()
+}
+
+/// Fetches what a package depends on, in the versions that are locked.
+pub(crate) fn fetch(manifest: &Path) -> Result<()> {
+    let mut fetch = cargo();
+    fetch
+        .args(["fetch", "--locked", "--target", TARGET, "--manifest-path"])
+        .arg(manifest);
+    run(&mut fetch, "cargo fetch", &paths::logs()?.join("fetch.log"))
 }
 
 /// Returns the path of an executable of this workspace, which cargo puts beside the
@@ -72,4 +102,20 @@ pub fn beside(name: &str) -> Result<PathBuf> {
 /// The path is not known.
 pub fn this_program() -> Result<PathBuf> {
     env::current_exe().cannot_named("find", "this program")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_executable_is_found() {
+        let library = r#"{"reason":"compiler-artifact","executable":null}"#;
+        let other = r#"{"reason":"compiler-artifact","executable":"/a/other"}"#;
+        let tests = r#"{"reason":"compiler-artifact","executable":"/a/tests"}"#;
+        let end = r#"{"reason":"build-finished","success":true}"#;
+        let output = [library, other, "not JSON", tests, library, end].join("\n");
+        assert_eq!(built_executable(&output), Some("/a/tests".into()));
+        assert_eq!(built_executable(end), None);
+    }
 }

@@ -58,6 +58,10 @@ pub enum HostError {
         tail: String,
     },
 
+    /// The output of cargo does not name this package or its executable.
+    #[error("cargo does not name {0}")]
+    NotNamed(&'static str),
+
     /// Neither cargo, nor the program's path, nor the current directory names a
     /// checkout.
     #[error(

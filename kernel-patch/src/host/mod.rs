@@ -7,6 +7,7 @@ pub(crate) mod error;
 pub(crate) mod files;
 pub(crate) mod git;
 pub mod interrupt;
+pub(crate) mod kvm_ioctls;
 pub(crate) mod lanes;
 pub(crate) mod llvm_mca;
 pub(crate) mod lock;

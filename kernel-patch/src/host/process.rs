@@ -2,7 +2,7 @@
 
 use std::env;
 use std::fs::{self, File};
-use std::io::{self, PipeReader, Read, Write};
+use std::io::{self, PipeReader, Read, Seek, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -132,11 +132,40 @@ pub(crate) fn run_with(
     log: &Path,
     tick: impl FnMut(),
 ) -> Result<()> {
+    let file = log_file(log)?;
+    command.stdout(file.try_clone().cannot("write", log)?);
+    finish(command, what, log, file, tick)
+}
+
+/// Runs `command` to its end, and returns its standard output. Appends its standard error
+/// to `log`.
+pub(crate) fn run_for_stdout(command: &mut Command, what: &str, log: &Path) -> Result<String> {
+    let context = "take the output of";
+    let mut output = tempfile::tempfile().cannot_named(context, what)?;
+    command.stdout(output.try_clone().cannot_named(context, what)?);
+    finish(command, what, log, log_file(log)?, || ())?;
+    let mut text = String::new();
+    output
+        .rewind()
+        .and_then(|()| output.read_to_string(&mut text))
+        .cannot_named(context, what)?;
+    Ok(text)
+}
+
+fn log_file(log: &Path) -> Result<File> {
     let mut options = File::options();
     let file = options.create(true).append(true).open(log);
-    let file = file.cannot("write", log)?;
-    let copy = file.try_clone().cannot("write", log)?;
-    command.stdin(Stdio::null()).stdout(file).stderr(copy);
+    file.cannot("write", log)
+}
+
+fn finish(
+    command: &mut Command,
+    what: &str,
+    log: &Path,
+    stderr: File,
+    tick: impl FnMut(),
+) -> Result<()> {
+    command.stdin(Stdio::null()).stderr(stderr);
     let status = Process::spawn(command, what, Signal::SIGTERM)?
         .wait(None, tick)?
         .expect("a wait without a deadline returns a status");
@@ -244,6 +273,18 @@ mod tests {
             text.ends_with("\n99\n100") && !text.contains("\n75\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn output_and_errors_are_apart() {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("log");
+        let both = "echo out; echo error >&2; exit ";
+        let output = run_for_stdout(&mut shell(&format!("{both} 0")), "sh", &log);
+        assert_eq!(output.unwrap(), "out\n");
+        let error = run_for_stdout(&mut shell(&format!("{both} 3")), "sh", &log);
+        let error = error.unwrap_err().to_string();
+        assert!(error.ends_with(":\nerror\nerror"), "{error}");
     }
 
     #[test]
