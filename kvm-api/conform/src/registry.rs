@@ -29,7 +29,11 @@ pub const ALL: &[Property] = &[
 ];
 
 /// The properties of which [`Options::case`] selects cases.
-const NAMED_CASES: [&str; 2] = [suite::PROPERTY.name, races::PROPERTY.name];
+const NAMED_CASES: [&str; 3] = [
+    suite::PROPERTY.name,
+    races::PROPERTY.name,
+    selftests::PROPERTY.name,
+];
 
 /// The property of that name.
 pub fn find(name: &str) -> Result<&'static Property> {

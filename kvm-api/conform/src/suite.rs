@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, anyhow, ensure};
-use serde::Deserialize;
 
 use crate::outcome::{OnProgress, Outcome};
 use crate::property::{Kernels, Property, Test};
@@ -64,13 +63,6 @@ fn message<'a>(output: &'a str, name: &str) -> &'a str {
     message.unwrap_or("no message").trim()
 }
 
-/// A line of the output of cargo: something that it has built.
-#[derive(Deserialize)]
-struct Message {
-    #[serde(default)]
-    executable: Option<PathBuf>,
-}
-
 /// Builds the suite, and returns its path.
 fn executable() -> Result<PathBuf> {
     let manifest = kernel_patch::workspace_dir()?.join("kvm-api/Cargo.toml");
@@ -83,12 +75,7 @@ fn executable() -> Result<PathBuf> {
         .output()
         .context("cannot start cargo")?;
     ensure!(output.status.success(), "cargo did not build the suite");
-    let messages = String::from_utf8_lossy(&output.stdout);
-    let mut executables = messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Message>(line).ok()?.executable);
-    executables
-        .next_back()
+    kernel_patch::built_executable(&String::from_utf8_lossy(&output.stdout))
         .context("cargo has named no executable")
 }
 

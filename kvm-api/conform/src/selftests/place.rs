@@ -2,17 +2,15 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use kernel_patch::{Machine, cdylib, libraries, selftests};
+use kernel_patch::{Machine, cdylib, libraries};
 use nix::mount::{MsFlags, mount, umount};
 
+use super::suites::SUITES;
 use crate::test_kernel::TestKernel;
-use crate::walk;
 
-/// The paths of the tests and their libraries.
-pub const TESTS: &str = "/selftests";
+/// The paths of the libraries.
 pub const LIBRARIES: &str = "/lib";
 pub const PRELOADED: &str = "/lib/libkvm_preload.so";
 
@@ -24,27 +22,17 @@ pub const PRELOADED: &str = "/lib/libkvm_preload.so";
 pub fn machine(kernel: &TestKernel<'_>) -> Result<Machine> {
     let preload = kernel_patch::workspace_dir()?.join("kvm-api/preload");
     let library = cdylib(&preload, &["interpose"])?.join("libkvm_preload.so");
-    let tests = selftests(kernel.kernel())?;
     let mut files = BTreeMap::new();
-    for test in &tests {
-        files.extend(libraries(&test.path, &library)?);
-        files.insert(Path::new(TESTS).join(&test.name), test.path.clone());
+    for suite in SUITES {
+        for (inside, program) in (suite.build)(kernel)? {
+            files.extend(libraries(&program, &library)?);
+            files.insert(inside, program);
+        }
     }
     let machine = kernel.machine().memory("2G").cmdline("mem=2047M");
     Ok(files.into_iter().fold(machine, |machine, (inside, here)| {
         machine.file(here, inside)
     }))
-}
-
-/// The names of the tests in the machine.
-pub fn names() -> Result<Vec<String>> {
-    let name = |path: PathBuf| -> Result<String> {
-        Ok(path.strip_prefix(TESTS)?.to_string_lossy().into_owned())
-    };
-    let files = walk::files(Path::new(TESTS))?;
-    let mut names = files.into_iter().map(name).collect::<Result<Vec<_>>>()?;
-    names.sort_unstable();
-    Ok(names)
 }
 
 /// Shared memory in its usual place, which tests expect.

@@ -11,7 +11,7 @@ use crate::table;
 
 /// The results of a test, over ioctl and with the library.
 pub struct Both {
-    /// Its name in the Makefile.
+    /// Its name.
     pub name: String,
     /// The run over ioctl.
     pub ioctl: RunResult,

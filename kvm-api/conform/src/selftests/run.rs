@@ -14,11 +14,9 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use super::known::Start;
-use super::place::{LIBRARIES, PRELOADED, TESTS};
+use super::place::{LIBRARIES, PRELOADED};
 use super::result::{RunResult, Verdict};
-
-/// The exit status of a test that cannot run here.
-const SKIPPED: i32 = 4;
+use super::suites::{SelfTest, Suite};
 
 /// The interval between two checks of a running test.
 const STEP: Duration = Duration::from_millis(5);
@@ -26,25 +24,25 @@ const STEP: Duration = Duration::from_millis(5);
 const OUTPUT: &str = "/tmp/output";
 const COUNTS: &str = "/tmp/counts";
 
-pub fn over_ioctl(test: &str, start: &Start) -> Result<RunResult> {
-    run(command(test, start), start)
+pub fn over_ioctl(test: &SelfTest, start: &Start) -> Result<RunResult> {
+    run(test, command(test, start), start)
 }
 
 /// Runs a test with the preloaded library, and returns how its ioctls were
 /// passed on.
-pub fn preloaded(test: &str, start: &Start) -> Result<(RunResult, Counts)> {
+pub fn preloaded(test: &SelfTest, start: &Start) -> Result<(RunResult, Counts)> {
     let counts = Path::new(COUNTS);
     Counts::prepare(counts).context(COUNTS)?;
     let mut command = command(test, start);
     command
         .env("LD_PRELOAD", PRELOADED)
         .env(COUNTS_VARIABLE.to_str()?, counts);
-    let ran = run(command, start)?;
+    let ran = run(test, command, start)?;
     Ok((ran, Counts::read(counts).context(COUNTS)?))
 }
 
-fn command(test: &str, start: &Start) -> Command {
-    let mut command = Command::new(Path::new(TESTS).join(test));
+fn command(test: &SelfTest, start: &Start) -> Command {
+    let mut command = (test.suite.command)(&test.name);
     command
         .args(start.args)
         .env_clear()
@@ -54,7 +52,7 @@ fn command(test: &str, start: &Start) -> Command {
     command
 }
 
-fn run(mut command: Command, start: &Start) -> Result<RunResult> {
+fn run(test: &SelfTest, mut command: Command, start: &Start) -> Result<RunResult> {
     let output = File::create(OUTPUT).context(OUTPUT)?;
     command.stdout(output.try_clone()?).stderr(output);
     let started = Instant::now();
@@ -66,7 +64,7 @@ fn run(mut command: Command, start: &Start) -> Result<RunResult> {
     let took = started.elapsed();
     let output = fs::read(OUTPUT).context(OUTPUT)?;
     let output = String::from_utf8_lossy(&output);
-    let (verdict, place) = judge(ended?, &output);
+    let (verdict, place) = judge(test.suite, ended?, &output);
     Ok(RunResult {
         verdict,
         took,
@@ -85,19 +83,16 @@ fn wait(child: &mut Child, deadline: Instant) -> io::Result<Option<ExitStatus>> 
     Ok(None)
 }
 
-/// The verdict of a test, and the place at which it failed.
-fn judge(ended: Option<ExitStatus>, output: &str) -> (Verdict, String) {
+/// The verdict of a test, and the place at which it failed, or how else it ended.
+fn judge(suite: &Suite, ended: Option<ExitStatus>, output: &str) -> (Verdict, String) {
     let Some(status) = ended else {
         return (Verdict::CutOff, String::new());
     };
-    match status.code() {
-        Some(0) => (Verdict::Pass, String::new()),
-        Some(SKIPPED) => (Verdict::Skip, String::new()),
-        _ => {
-            let place = assertion(output).unwrap_or_else(|| end(status));
-            (Verdict::Fail, place)
-        }
+    let (verdict, mut place) = (suite.judge)(status, output);
+    if verdict == Verdict::Fail && place.is_empty() {
+        place = end(status);
     }
+    (verdict, place)
 }
 
 fn end(status: ExitStatus) -> String {
@@ -106,13 +101,6 @@ fn end(status: ExitStatus) -> String {
         (None, Some(signal)) => format!("signal {signal}"),
         (None, None) => "neither exited nor killed".into(),
     }
-}
-
-/// The place and the text of the assertion that failed.
-fn assertion(output: &str) -> Option<String> {
-    let mut lines = output.lines();
-    lines.find(|line| line.contains("==== Test Assertion Failure"))?;
-    lines.next().map(|line| line.trim().to_owned())
 }
 
 fn last(output: &str) -> String {
@@ -124,35 +112,23 @@ fn last(output: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::suites::SUITES;
     use super::*;
 
-    fn status(raw: i32) -> Option<ExitStatus> {
-        Some(ExitStatus::from_raw(raw))
-    }
-
-    const FAILED: &str = "Random seed: 0x1\n\
-                          ==== Test Assertion Failure ====\n  \
-                          x86/a_test.c:7: a == b\n  \
-                          pid=3 tid=3 errno=4 - Interrupted system call\n  \
-                          1 != 2\n\n";
-
     #[test]
-    fn ends_are_told_apart() {
-        assert_eq!(judge(status(0), "output"), (Verdict::Pass, String::new()));
-        let skipped = judge(status(SKIPPED << 8), "1..0 # SKIP - no");
-        assert_eq!(skipped, (Verdict::Skip, String::new()));
-        assert_eq!(judge(None, "output"), (Verdict::CutOff, String::new()));
-        let failed = judge(status(254 << 8), FAILED);
-        assert_eq!(failed, (Verdict::Fail, "x86/a_test.c:7: a == b".into()));
-        let failed = judge(status(1 << 8), "output");
-        assert_eq!(failed, (Verdict::Fail, "exit status 1".into()));
-        let killed = judge(status(11), "output");
-        assert_eq!(killed, (Verdict::Fail, "signal 11".into()));
+    fn a_test_that_says_nothing_has_its_end() {
+        for suite in SUITES {
+            let judge = |raw| judge(suite, Some(ExitStatus::from_raw(raw)), "output");
+            assert_eq!(judge(1 << 8), (Verdict::Fail, "exit status 1".into()));
+            assert_eq!(judge(11), (Verdict::Fail, "signal 11".into()));
+        }
+        let cut_off = judge(&SUITES[0], None, "output");
+        assert_eq!(cut_off, (Verdict::CutOff, String::new()));
     }
 
     #[test]
     fn the_last_line_is_the_last_that_says_something() {
-        assert_eq!(last(FAILED), "1 != 2");
+        assert_eq!(last("1\n  1 != 2\n\n"), "1 != 2");
         assert_eq!(last("round 1\rround 2\r"), "round 2");
         assert_eq!(last(""), "");
     }
