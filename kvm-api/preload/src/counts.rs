@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use kvm_sys::REQUESTS;
 use libc::c_int;
 
+use crate::bindings::{Bindings, Event};
 use crate::outcome::Outcome;
 use crate::route::Route;
 
@@ -27,6 +28,7 @@ pub(crate) const COUNTS: usize = OF_ROUTES + REQUESTS.len() + 1;
 #[repr(C)]
 pub(crate) struct Shared {
     pub(crate) processes: AtomicU64,
+    bindings: [AtomicU64; Event::COUNT],
     counts: [AtomicU64; COUNTS],
 }
 
@@ -93,6 +95,22 @@ fn add(place: Option<&AtomicU64>) {
 /// Counts a process that uses the library.
 pub(crate) fn count_process() {
     add(shared().map(|shared| &shared.processes));
+}
+
+/// Counts what happened to a binding.
+pub(crate) fn count_event(event: Event) {
+    add(shared().and_then(|shared| shared.bindings.get(event as usize)));
+}
+
+/// What happened to bindings.
+pub(crate) fn bindings() -> Bindings {
+    let of = |shared: &Shared| {
+        shared
+            .bindings
+            .each_ref()
+            .map(|it| it.load(Ordering::Relaxed))
+    };
+    Bindings(shared().map_or([0; _], of))
 }
 
 /// Counts a request that has a call.

@@ -8,12 +8,17 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use libc::c_int;
 
+use crate::bind;
 use crate::file::Kind;
 
 /// The descriptors that fit. The kernel is asked about higher ones each time.
 const CAPACITY: usize = 4096;
 
-/// By descriptor: a [`Kind`], of which `Other` means that nothing is known.
+/// A [`Kind::Vcpu`] whose calls may go without the descriptor, so that it is looked at
+/// another way.
+const BINDABLE: u8 = 8;
+
+/// By descriptor: a [`Kind`], of which `Other` means that nothing is known, or [`BINDABLE`].
 static KINDS: [AtomicU8; CAPACITY] = [const { AtomicU8::new(Kind::Other as u8) }; _];
 
 #[inline(always)]
@@ -28,10 +33,18 @@ pub(crate) fn remember_one_of(fd: c_int, kinds: u8) -> bool {
     place(fd).is_some_and(|kind| kind.load(Ordering::Relaxed) & kinds != 0)
 }
 
+/// Whether `fd` was a vCPU whose calls may go without the descriptor.
+#[inline(always)]
+pub(crate) fn is_bindable(fd: c_int) -> bool {
+    remember_one_of(fd, BINDABLE)
+}
+
 /// Remembers the kind of `fd`, which may be no descriptor.
 pub(crate) fn remember(fd: c_int, kind: Kind) {
+    let bindable = kind == Kind::Vcpu && bind::is_unnamed();
     if let Some(place) = place(fd) {
-        place.store(kind as u8, Ordering::Relaxed);
+        let kind = if bindable { BINDABLE } else { kind as u8 };
+        place.store(kind, Ordering::Relaxed);
     }
 }
 

@@ -8,11 +8,12 @@ use kvm_sys::instruction::{syscall1, syscall2, syscall3};
 use kvm_sys::{KVM_VCPU_STATE_SIZE_VER0, kvm_vcpu_state};
 use libc::{c_int, c_ulong};
 
+use crate::bind;
 use crate::counts;
 use crate::fields::{Fields, can_be_read, is_in_page_of_stack};
 use crate::kinds;
 use crate::outcome::Outcome;
-use crate::plain::{ioctl, returned};
+use crate::plain::returned;
 use crate::route::Route;
 
 /// The call takes what the ioctl takes.
@@ -39,6 +40,16 @@ pub(crate) unsafe extern "C" fn without_argument(
     unsafe { done(fd, route, arg, syscall1(route.number, fd)) }
 }
 
+/// A run of a vCPU, which may be bound to the thread.
+pub(crate) unsafe extern "C" fn run(fd: usize, route: &'static Route, arg: c_ulong) -> c_int {
+    if bind::is_on() {
+        // SAFETY: the caller vouches for the request.
+        return unsafe { bind::run::run(fd, route, arg) };
+    }
+    // SAFETY: as above.
+    unsafe { without_argument(fd, route, arg) }
+}
+
 /// The call takes no argument. That of the ioctl is the id that the call would choose.
 pub(crate) unsafe extern "C" fn without_id(
     fd: usize,
@@ -55,8 +66,20 @@ pub(crate) unsafe extern "C" fn part<const PART: u64>(
     route: &'static Route,
     arg: c_ulong,
 ) -> c_int {
+    let state = state_of::<PART>(arg);
+    let (state, size) = (&raw const state, KVM_VCPU_STATE_SIZE_VER0);
+    // SAFETY: the caller vouches for the request.
+    unsafe {
+        let answer = syscall3(route.number, fd, state.expose_provenance(), size);
+        done(fd, route, arg, answer)
+    }
+}
+
+/// A structure with the address of a part.
+#[inline(always)]
+pub(crate) fn state_of<const PART: u64>(arg: c_ulong) -> kvm_vcpu_state {
     // The kernel ignores the addresses of the other parts.
-    let state = kvm_vcpu_state {
+    kvm_vcpu_state {
         parts: PART,
         regs: arg,
         sregs: arg,
@@ -65,12 +88,6 @@ pub(crate) unsafe extern "C" fn part<const PART: u64>(
         debugregs: arg,
         vcpu_events: arg,
         xcrs: arg,
-    };
-    let (state, size) = (&raw const state, KVM_VCPU_STATE_SIZE_VER0);
-    // SAFETY: the caller vouches for the request.
-    unsafe {
-        let answer = syscall3(route.number, fd, state.expose_provenance(), size);
-        done(fd, route, arg, answer)
     }
 }
 
@@ -149,6 +166,10 @@ unsafe extern "C" fn failed(
         // SAFETY: the caller vouches for the request.
         return unsafe { stay(fd, route, arg, Outcome::Refused) };
     }
+    if -answer as c_int == libc::EBUSY && bind::is_on() {
+        // SAFETY: as above. A call with this error has had no effect.
+        return unsafe { stay(fd, route, arg, Outcome::Busy) };
+    }
     counts::count(route, Outcome::HandedOver);
     returned(answer)
 }
@@ -168,5 +189,5 @@ pub(crate) unsafe extern "C" fn stay(
 ) -> c_int {
     counts::count(route, reason);
     // SAFETY: the caller vouches for the request.
-    unsafe { ioctl(fd, route.request, arg) }
+    unsafe { bind::ask::ioctl(fd, route.request, arg) }
 }

@@ -73,7 +73,7 @@ fn write_report(text: &mut impl Write, process: c_int) -> fmt::Result {
         let lines = sorted().filter(of);
         lines.map(|line| line.count).sum::<u64>()
     };
-    let flat = sum(|line| line.outcome == Outcome::HandedOver);
+    let flat = sum(|line| line.outcome.is_call());
     let all = sum(|_| true);
     let mut name = [0_u8; 16];
     let name = name_of_thread(&mut name);
@@ -81,11 +81,16 @@ fn write_report(text: &mut impl Write, process: c_int) -> fmt::Result {
         text,
         "kvm-preload: {flat} of {all} KVM ioctls of process {process} ({name}) became system calls"
     )?;
+    write!(text, "{}", counts::bindings())?;
     writeln!(text, "{:>12}  {:<30} made as", "count", "ioctl")?;
     for line in sorted() {
         write!(text, "{:>12}  {:<30} ", line.count, line.request)?;
         match (line.outcome, line.call) {
             (Outcome::HandedOver, Some(call)) => writeln!(text, "{call}")?,
+            (Outcome::Bound, Some(call)) => {
+                writeln!(text, "kvm_bound_{}", call.trim_start_matches("kvm_"))?;
+            }
+            (Outcome::BoundWithFd, Some(call)) => writeln!(text, "{call} on a bound vCPU")?,
             (reason, _) => writeln!(text, "ioctl: {}", reason.reason())?,
         }
     }

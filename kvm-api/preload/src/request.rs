@@ -8,6 +8,8 @@ use kvm_sys::{
 };
 use libc::{c_int, c_ulong};
 
+use crate::bind;
+use crate::bind::record::of_this_thread;
 use crate::counts;
 use crate::file::{self, Kind};
 use crate::kinds;
@@ -26,16 +28,19 @@ const TYPE_MASK: u32 = 0xff00;
 /// Whether the kernel has the calls.
 static READY: AtomicBool = AtomicBool::new(false);
 
-/// Looks for the calls. Until then each request goes to the ioctl.
-pub(crate) fn look_for_calls() {
+/// Looks for the calls, and returns whether there are any. Until then each request goes to
+/// the ioctl.
+pub(crate) fn look_for_calls() -> bool {
     let (no_fd, extension) = (usize::MAX, KVM_CAP_SYSCALLS as usize);
     // SAFETY: the call touches no memory. If the number belongs to another call, -1 is
     // neither a file nor an address.
     let answer = unsafe { syscall6(__NR_kvm_check_extension, no_fd, extension, 0, 0, 0, 0) };
-    if answer == KVM_SYSCALLS_ABI as isize {
+    let ready = answer == KVM_SYSCALLS_ABI as isize;
+    if ready {
         counts::count_process();
         READY.store(true, Ordering::Release);
     }
+    ready
 }
 
 /// Does the work of `ioctl`, by the call that replaces it if both have the same effect.
@@ -69,8 +74,10 @@ pub unsafe fn hand_over(fd: c_int, request: c_ulong, arg: c_ulong) -> c_int {
 unsafe extern "C" fn other(fd: c_int, request: u32, arg: c_ulong) -> c_int {
     if request & TYPE_MASK == TYPE {
         counts::count_other(request);
+        // SAFETY: the caller vouches for the request.
+        return unsafe { bind::ask::ioctl(fd as usize, request, arg) };
     }
-    // SAFETY: the caller vouches for the request.
+    // SAFETY: as above.
     unsafe { ioctl(fd as usize, request, arg) }
 }
 
@@ -82,6 +89,13 @@ unsafe extern "C" fn other(fd: c_int, request: u32, arg: c_ulong) -> c_int {
 #[cold]
 #[inline(never)]
 unsafe extern "C" fn ask(fd: c_int, route: &'static Route, arg: c_ulong) -> c_int {
+    if route.remembered == Kind::Vcpu as u8 && kinds::is_bindable(fd) {
+        let bound = of_this_thread(fd).is_some();
+        let make = if bound { route.make_bound } else { route.make };
+        // SAFETY: the caller vouches for the request. The vCPU that the thread has bound is
+        // the one of the descriptor. Otherwise, the kernel refuses a file of another kind.
+        return unsafe { make(fd as u32 as usize, route, arg) };
+    }
     // SAFETY: the caller vouches for the request.
     let stay = |reason| unsafe { stay(fd as usize, route, arg, reason) };
     if !READY.load(Ordering::Acquire) {

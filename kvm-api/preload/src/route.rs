@@ -31,6 +31,11 @@ pub struct Route {
     pub(crate) make: Make,
     /// The number of the call.
     pub(crate) number: c_long,
+    /// Makes the call on the vCPU that is bound to the thread, of which the descriptor is
+    /// one; the call of the descriptor, if no other has been written.
+    pub(crate) make_bound: Make,
+    /// The number of this call, if there is one.
+    pub(crate) bound_number: c_long,
     /// The call.
     pub call: &'static Call,
     /// The name of the request.
@@ -66,7 +71,7 @@ impl Route {
         name: &'static str,
         request: c_ulong,
         call: &'static Call,
-        make: Make,
+        [make, make_bound]: [Make; 2],
     ) -> Self {
         let kinds = kinds(request, call.fd);
         // The call that makes a vCPU may give it another id.
@@ -78,6 +83,11 @@ impl Route {
             index: index as u8,
             make,
             number: call.number,
+            make_bound,
+            bound_number: match call.bound {
+                Some(number) => number,
+                None => call.number,
+            },
             call,
             name,
         }

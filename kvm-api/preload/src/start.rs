@@ -2,6 +2,7 @@
 
 use std::ffi::CStr;
 
+use crate::bind::{self, BIND_VARIABLE};
 use crate::counts::{self, COUNTS_VARIABLE};
 use crate::message::die;
 use crate::report::{self, REPORT_VARIABLE};
@@ -18,7 +19,10 @@ pub extern "C" fn start() {
     if let Some(target) = variable(REPORT_VARIABLE) {
         report::prepare(target);
     }
-    request::look_for_calls();
+    let ready = request::look_for_calls();
+    if let Some(value) = variable(BIND_VARIABLE) {
+        bind::start(value, ready);
+    }
 }
 
 fn variable(name: &CStr) -> Option<&CStr> {

@@ -12,6 +12,7 @@ use libc::c_ulong;
 
 use crate::counts;
 use crate::make;
+use crate::make_bound;
 use crate::route::{Make, Route};
 
 /// The requests beside those that a flat call replaces.
@@ -71,21 +72,26 @@ const fn new(index: usize, name: &'static str, request: c_ulong, call: &'static 
     Route::new(index, name, request, call, how(request))
 }
 
-/// How the call is made in place of a request.
-const fn how(request: c_ulong) -> Make {
+/// How the call is made in place of a request, and how on a bound vCPU.
+const fn how(request: c_ulong) -> [Make; 2] {
     match request {
-        KVM_CREATE_VM | KVM_GET_VCPU_MMAP_SIZE | KVM_RUN => make::without_argument,
-        KVM_CREATE_VCPU => make::without_id,
-        KVM_GET_DIRTY_LOG => make::with_fields::<kvm_dirty_log>,
-        KVM_TRANSLATE => make::with_fields::<kvm_translation>,
-        KVM_INTERRUPT => make::with_fields::<kvm_interrupt>,
-        KVM_SET_USER_MEMORY_REGION => make::with_fields::<kvm_userspace_memory_region>,
-        KVM_SET_USER_MEMORY_REGION2 => make::with_fields::<kvm_userspace_memory_region2>,
-        KVM_GET_VCPU_EVENTS | KVM_SET_VCPU_EVENTS => make::part::<KVM_STATE_VCPU_EVENTS>,
-        KVM_GET_DEBUGREGS | KVM_SET_DEBUGREGS => make::part::<KVM_STATE_DEBUGREGS>,
-        KVM_GET_XCRS | KVM_SET_XCRS => make::part::<KVM_STATE_XCRS>,
-        _ => make::with_argument,
+        KVM_CREATE_VM | KVM_GET_VCPU_MMAP_SIZE => [make::without_argument; 2],
+        KVM_RUN => [make::run; 2],
+        KVM_CREATE_VCPU => [make::without_id; 2],
+        KVM_GET_DIRTY_LOG => [make::with_fields::<kvm_dirty_log>; 2],
+        KVM_TRANSLATE => [make::with_fields::<kvm_translation>; 2],
+        KVM_INTERRUPT => [make::with_fields::<kvm_interrupt>; 2],
+        KVM_SET_USER_MEMORY_REGION => [make::with_fields::<kvm_userspace_memory_region>; 2],
+        KVM_SET_USER_MEMORY_REGION2 => [make::with_fields::<kvm_userspace_memory_region2>; 2],
+        KVM_GET_VCPU_EVENTS | KVM_SET_VCPU_EVENTS => part::<KVM_STATE_VCPU_EVENTS>(),
+        KVM_GET_DEBUGREGS | KVM_SET_DEBUGREGS => part::<KVM_STATE_DEBUGREGS>(),
+        KVM_GET_XCRS | KVM_SET_XCRS => part::<KVM_STATE_XCRS>(),
+        _ => [make::with_argument, make_bound::with_argument],
     }
+}
+
+const fn part<const PART: u64>() -> [Make; 2] {
+    [make::part::<PART>, make_bound::part::<PART>]
 }
 
 /// By the lowest byte of a request: its row, or the row of another request.

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use kvm_sys::REQUESTS;
 
+use crate::bindings::{Bindings, Event};
 use crate::counts::{COUNTS, OF_ROUTES, Shared, get};
 use crate::outcome::Outcome;
 use crate::table::ROUTES;
@@ -63,6 +64,8 @@ pub(crate) fn sorted() -> impl Iterator<Item = Line> {
 pub struct Counts {
     /// The number of processes that started with the library on a kernel with the calls.
     pub processes: u64,
+    /// How often vCPUs were bound and unbound.
+    pub bindings: Bindings,
     /// The counts that are not 0.
     pub lines: Vec<Line>,
 }
@@ -90,9 +93,11 @@ impl Counts {
         let words = bytes.as_chunks().0.iter().copied();
         let mut words = words.map(u64::from_ne_bytes);
         let processes = words.next().unwrap_or_default();
+        let bindings = Bindings([(); Event::COUNT].map(|()| words.next().unwrap_or_default()));
         let counted = words.enumerate().filter(|(_, count)| *count > 0);
         Ok(Self {
             processes,
+            bindings,
             lines: counted.map(|(index, count)| line(index, count)).collect(),
         })
     }
@@ -105,7 +110,7 @@ impl Counts {
     /// The number of KVM's requests that went to a call.
     #[must_use]
     pub fn flat(&self) -> u64 {
-        self.sum(|line| line.outcome == Outcome::HandedOver)
+        self.sum(|line| line.outcome.is_call())
     }
 
     /// The number of KVM's requests that a call replaces.
@@ -131,7 +136,7 @@ mod tests {
     use nix::unistd::{ForkResult, fork};
 
     use super::*;
-    use crate::counts::{attach, attach_own, count, count_other, count_process};
+    use crate::counts::{attach, attach_own, count, count_event, count_other, count_process};
     use crate::route::Route;
     use crate::table::route;
 
@@ -157,6 +162,7 @@ mod tests {
         count(regs, Outcome::Refused);
         count_other(KVM_GET_API_VERSION as u32);
         count_other(0xaeff);
+        count_event(Event::Waited);
         // SAFETY: the child counts and dies, and does nothing else.
         match unsafe { fork() }.unwrap() {
             ForkResult::Child => {
@@ -185,6 +191,7 @@ mod tests {
         ];
         let counts = Counts::read(&path).unwrap();
         assert_eq!((counts.processes, &counts.lines[..]), (1, &expected[..]));
+        assert_eq!(counts.bindings.0, [0, 0, 0, 0, 0, 1]);
         assert_eq!(
             (counts.flat(), counts.replaceable(), counts.all()),
             (2, 3, 5)

@@ -1,5 +1,5 @@
-//! The report of a small program, with the library preloaded as a user does it. No test
-//! needs a kernel with the calls.
+//! A small program with the library preloaded as a user does it: its report, and what it
+//! sees of the library. No test needs a kernel with the calls.
 
 use std::fs;
 use std::io::{Read, pipe};
@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::OnceLock;
 
-use kvm_preload::REPORT_VARIABLE;
+use kvm_preload::{BIND_VARIABLE, REPORT_VARIABLE, WITH_FD, WITHOUT_FD};
 use tempfile::TempDir;
 
 /// The lines of a report, if the kernel lacks the calls or the descriptor is none.
@@ -156,4 +156,29 @@ fn a_standard_error_that_nobody_reads_changes_nothing() {
     let mut report = String::new();
     reader.read_to_string(&mut report).unwrap();
     assert_eq!((status.code(), reports(&report)), (Some(7), 1));
+}
+
+#[test]
+fn functions_that_change_descriptors_do_what_they_do() {
+    for mode in [None, Some(WITH_FD), Some(WITHOUT_FD)] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut command = program("descriptors vfork requests", "-", dir.path());
+        for mode in mode {
+            command.env(BIND_VARIABLE.to_str().unwrap(), mode.to_str().unwrap());
+        }
+        let output = command.output().unwrap();
+        let report = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), reports(&report)), (Some(7), 1));
+    }
+}
+
+#[test]
+fn another_way_to_bind_ends_the_program_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = program("requests", "-", dir.path());
+    let output = command.env(BIND_VARIABLE.to_str().unwrap(), "1").output();
+    let output = output.unwrap();
+    assert_eq!(output.status.signal(), Some(libc::SIGABRT));
+    let expected = "kvm-preload: KVM_PRELOAD_BIND is neither with-fd nor without-fd\n";
+    assert_eq!(String::from_utf8(output.stderr).unwrap(), expected);
 }

@@ -136,7 +136,7 @@ fn by_ioctl(tests: &[Both]) -> Vec<Row> {
             rows.len() - 1
         });
         let row = &mut rows[place];
-        if line.outcome == Outcome::HandedOver {
+        if line.outcome.is_call() {
             row.flat += line.count;
         } else {
             let known = row.stayed.iter_mut().find(|it| it.0 == line.outcome);
@@ -172,7 +172,7 @@ fn number(number: u64) -> Cell {
 mod tests {
     use std::time::Duration;
 
-    use kvm_preload::Line;
+    use kvm_preload::{Bindings, Line};
 
     use super::*;
 
@@ -192,6 +192,7 @@ mod tests {
             flat,
             counts: Counts {
                 processes,
+                bindings: Bindings::default(),
                 lines: Vec::new(),
             },
         }

@@ -9,7 +9,7 @@ use guests::TestVm;
 use kvm_api::Kvm;
 use kvm_api::kvm_sys::KVM_CREATE_VM;
 use kvm_api::kvm_sys::slot::KVM_MEM_LOG_DIRTY_PAGES;
-use kvm_preload::hand_over;
+use kvm_preload::{Change, hand_over};
 
 use super::requests::Page;
 use crate::raw;
@@ -34,6 +34,8 @@ pub struct Files {
     files: Vec<OwnedFd>,
     /// A page that the machines may use.
     pub page: &'static Page,
+    /// Whether the library sees the changes of descriptors.
+    watched: bool,
 }
 
 /// A machine whose vCPU does not run its guest.
@@ -82,7 +84,44 @@ impl Files {
         ];
         assert_eq!(files.len() + 1, NAMES.len());
         let page = Page::leak();
-        Self { files, page }
+        let watched = false;
+        Self {
+            files,
+            page,
+            watched,
+        }
+    }
+
+    /// The library sees each change of a descriptor from now on.
+    pub fn watched(self) -> Self {
+        Self {
+            watched: true,
+            ..self
+        }
+    }
+
+    /// Whether it does.
+    pub fn are_watched(&self) -> bool {
+        self.watched
+    }
+
+    /// Makes a descriptor refer to the file of another one.
+    pub fn copy(&self, from: RawFd, to: RawFd) {
+        let to_change = to as u32;
+        let change = if self.watched {
+            Change::of(to_change, to_change)
+        } else {
+            Change::none()
+        };
+        // SAFETY: no file of the test has this number.
+        unsafe {
+            if from < 0 {
+                libc::close(to);
+            } else {
+                libc::dup2(from, to);
+            }
+        }
+        change.done();
     }
 
     /// The file with this name; -1 for "nothing".
@@ -94,16 +133,8 @@ impl Files {
         }
     }
 
-    /// Makes a descriptor refer to a file, or closes it. The library sees neither.
+    /// Makes a descriptor refer to a file, or closes it.
     pub fn put(&self, fd: RawFd, name: &str) {
-        let file = self.named(name);
-        // SAFETY: no file of the test has this number.
-        unsafe {
-            if file < 0 {
-                libc::close(fd);
-            } else {
-                assert_eq!(libc::dup2(file, fd), fd);
-            }
-        }
+        self.copy(self.named(name), fd);
     }
 }

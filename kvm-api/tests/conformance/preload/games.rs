@@ -3,7 +3,6 @@
 
 use std::num::NonZero;
 use std::os::fd::RawFd;
-use std::ptr::NonNull;
 
 use kvm_api::Errno;
 use kvm_preload::{ROUTES, Route};
@@ -29,7 +28,7 @@ const EDGE: usize = 16;
 
 /// Arguments of requests.
 #[derive(Clone, Copy, Debug)]
-enum Kind {
+pub enum Kind {
     /// With which the request succeeds on the right file.
     Good,
     /// Another number; none is the address of anything.
@@ -49,14 +48,14 @@ const KINDS: [Kind; 7] = [
 ];
 
 /// Makes a request by the library, and again by the ioctl, and compares.
-struct Game {
-    files: Files,
-    /// Memory up to an unmapped page.
-    edge: NonNull<[u8; EDGE]>,
+pub struct Game {
+    pub files: Files,
+    /// The address of memory up to an unmapped page.
+    edge: usize,
 }
 
 impl Game {
-    fn new(files: Files) -> Self {
+    pub fn new(files: Files) -> Self {
         let two = NonZero::new(0x2000).unwrap();
         let protection = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: new memory, wherever there is room, of which the second page goes.
@@ -64,8 +63,9 @@ impl Game {
             let pages = mmap_anonymous(None, two, protection, MapFlags::MAP_PRIVATE).unwrap();
             let second = pages.add(0x1000);
             munmap(second, 0x1000).unwrap();
-            second.sub(EDGE).cast()
+            second.sub(EDGE)
         };
+        let edge = edge.expose_provenance().get();
         Self { files, edge }
     }
 
@@ -75,10 +75,10 @@ impl Game {
             Kind::Good => good(route, self.files.named("a vCPU"), self.files.page),
             Kind::Number(number) => Argument::Number(number),
             Kind::Edge(bytes) => {
+                let memory = std::ptr::with_exposed_provenance_mut::<[u8; EDGE]>(self.edge);
                 // SAFETY: the memory is there, and nobody else uses it.
-                unsafe { self.edge.write([0; _]) };
-                let start = self.edge.expose_provenance().get() as u64;
-                Argument::Number(start + EDGE as u64 - bytes)
+                unsafe { memory.write([0; _]) };
+                Argument::Number((self.edge + EDGE) as u64 - bytes)
             }
         };
         let library = of_library(fd, route, argument());
@@ -100,30 +100,43 @@ impl Game {
             let argument = good(route(name), self.files.named("a vCPU"), self.files.page);
             let _ = of_library(fd, route(name), argument);
         }
+        self.run(fd);
+    }
+
+    /// Has a vCPU run, which may bind it to the thread.
+    fn run(&self, fd: RawFd) {
+        let _ = of_library(fd, route("KVM_RUN"), Argument::Number(0));
     }
 }
 
 /// Each request, on each file, after each other file.
 pub fn wrong_memories(stage: &Stage) {
     let parents = of_parent(&*stage.kvm);
-    in_child(|| {
-        let game = Game::new(Files::of_child(&*stage.kvm, parents));
+    in_child(|| Game::new(Files::of_child(&*stage.kvm, parents)).each_after_each());
+}
+
+impl Game {
+    /// Each request, on each file, after each other file.
+    pub fn each_after_each(&self) {
         for route in &ROUTES {
             for remembered in ["a pipe", "/dev/kvm", "a VM", "a vCPU"] {
                 for name in NAMES {
                     for kind in KINDS {
-                        game.teach(FIRST, remembered);
-                        game.files.put(FIRST, name);
-                        game.compare(FIRST, route, kind, &format!("{remembered}, then {name}"));
+                        self.teach(FIRST, remembered);
+                        self.files.put(FIRST, name);
+                        if self.files.are_watched() {
+                            self.run(FIRST);
+                        }
+                        self.compare(FIRST, route, kind, &format!("{remembered}, then {name}"));
                     }
                 }
             }
         }
-    });
+    }
 }
 
 #[derive(Clone, Debug)]
-enum Step {
+pub enum Step {
     Put(RawFd, &'static str),
     Copy(RawFd, RawFd),
     Request(RawFd, usize, Kind),
@@ -131,11 +144,14 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     let fd = || FIRST..FIRST + COUNT;
+    // A thread binds its vCPU at a run.
+    let run = ROUTES.iter().position(|route| route.name == "KVM_RUN");
     let name = proptest::sample::select(&NAMES[..]);
     let kind = prop_oneof![2 => Just(Kind::Good), 1 => proptest::sample::select(&KINDS[..])];
     prop_oneof![
         3 => (fd(), name).prop_map(|(fd, name)| Step::Put(fd, name)),
         1 => (fd(), fd()).prop_map(|(from, to)| Step::Copy(from, to)),
+        1 => fd().prop_map(move |fd| Step::Request(fd, run.unwrap(), Kind::Good)),
         6 => (fd(), 0..ROUTES.len(), kind).prop_map(|(fd, route, kind)| {
             Step::Request(fd, route, kind)
         }),
@@ -147,6 +163,13 @@ pub fn random(stage: &Stage) {
     let parents = of_parent(&*stage.kvm);
     in_child(|| {
         let game = Game::new(Files::of_child(&*stage.kvm, parents));
+        game.at_random(|steps| game.play(steps));
+    });
+}
+
+impl Game {
+    /// Random games, each of which a function plays.
+    pub fn at_random(&self, play: impl Fn(&[Step])) {
         let config = Config {
             cases: GAMES,
             failure_persistence: None,
@@ -155,26 +178,28 @@ pub fn random(stage: &Stage) {
         let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
         let games = proptest::collection::vec(step(), 1..STEPS);
         let played = TestRunner::new_with_rng(config, rng).run(&games, |steps| {
-            let history = format!("{steps:?}");
-            for fd in FIRST..FIRST + COUNT {
-                game.files.put(fd, "nothing");
-            }
-            for step in steps {
-                match step {
-                    Step::Put(fd, name) => game.files.put(fd, name),
-                    Step::Copy(from, to) => {
-                        // SAFETY: no file of the test has these numbers.
-                        unsafe { libc::dup2(from, to) };
-                    }
-                    Step::Request(fd, index, kind) => {
-                        game.compare(fd, &ROUTES[index], kind, &history);
-                    }
-                }
-            }
+            play(&steps);
             Ok(())
         });
         played.unwrap();
-    });
+    }
+
+    /// A game.
+    pub fn play(&self, steps: &[Step]) {
+        let history = format!("{steps:?}");
+        for fd in FIRST..FIRST + COUNT {
+            self.files.put(fd, "nothing");
+        }
+        for step in steps {
+            match *step {
+                Step::Put(fd, name) => self.files.put(fd, name),
+                Step::Copy(from, to) => self.files.copy(from, to),
+                Step::Request(fd, index, kind) => {
+                    self.compare(fd, &ROUTES[index], kind, &history);
+                }
+            }
+        }
+    }
 }
 
 /// Each request, while a filter refuses each call of KVM.

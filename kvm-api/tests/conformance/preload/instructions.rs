@@ -1,16 +1,17 @@
 //! What the library adds to a request, in instructions of user space.
 
+use std::ffi::CStr;
 use std::hint::black_box;
 use std::os::fd::{AsRawFd, RawFd};
 
 use guests::TestVm;
-use kvm_api::kvm_sys::Fd;
 use kvm_api::kvm_sys::instruction::syscall3;
 use kvm_api::kvm_sys::slot::KVM_MEM_LOG_DIRTY_PAGES;
-use kvm_preload::{ROUTES, Route, hand_over};
+use kvm_api::kvm_sys::{Fd, KVM_RUN};
+use kvm_preload::{BIND_VARIABLE, ROUTES, Route, WITH_FD, WITHOUT_FD, hand_over};
 use libc::{SYS_ioctl, c_int, c_ulong};
 
-use super::requests::{Argument, Page, good};
+use super::requests::{Argument, Page, good, route};
 use crate::Stage;
 use crate::raw;
 use crate::steps::count;
@@ -19,6 +20,9 @@ const HLT: u8 = 0xf4;
 
 /// The most that the library may add.
 const MOST: usize = 40;
+
+/// The value of a variable of the library.
+type Mode = Option<&'static CStr>;
 
 /// The descriptor and the argument of a request, on a machine that stays.
 fn set_up(stage: &Stage, route: &Route) -> (RawFd, Argument) {
@@ -52,10 +56,19 @@ unsafe fn bare(fd: c_int, request: c_ulong, arg: c_ulong) -> c_int {
 }
 
 /// The instructions of a request by this function, below so many bytes of the stack.
-fn steps<const BYTES: usize>(stage: &Stage, route: &Route, ioctl: Ioctl) -> usize {
+fn steps<const BYTES: usize>(stage: &Stage, route: &Route, mode: Mode, ioctl: Ioctl) -> usize {
     count(|| {
+        if let Some(mode) = mode {
+            let [name, value] = [BIND_VARIABLE, mode].map(|text| text.to_str().unwrap());
+            // SAFETY: this process has one thread.
+            unsafe { std::env::set_var(name, value) };
+        }
         kvm_preload::start();
         let (fd, argument) = set_up(stage, route);
+        if mode.is_some() {
+            // SAFETY: the request touches no memory but that of the vCPU.
+            assert_eq!(unsafe { hand_over(fd, KVM_RUN, 0) }, 0);
+        }
         let request = c_ulong::from(route.request);
         let (number, words) = match argument {
             Argument::Number(number) => (Some(number), [0; _]),
@@ -81,17 +94,40 @@ fn steps<const BYTES: usize>(stage: &Stage, route: &Route, ioctl: Ioctl) -> usiz
 }
 
 /// What the library adds to the bare call.
-fn added<const BYTES: usize>(stage: &Stage, route: &Route) -> usize {
-    steps::<BYTES>(stage, route, hand_over) - steps::<BYTES>(stage, route, bare)
+fn added<const BYTES: usize>(stage: &Stage, route: &Route, mode: Mode) -> usize {
+    let steps = |ioctl| steps::<BYTES>(stage, route, mode, ioctl);
+    steps(hand_over) - steps(bare)
+}
+
+/// What the library adds to these requests at most.
+fn most<'a>(stage: &Stage, routes: impl Iterator<Item = &'a Route>, mode: Mode) -> usize {
+    let added = |route: &Route| {
+        // In one of the two places the structure and the end of the stack share a page.
+        let added = added::<0>(stage, route, mode).min(added::<2048>(stage, route, mode));
+        let mode = mode.unwrap_or_default().to_string_lossy();
+        let name = route.name;
+        println!("{name}: {added} instructions beside the bare call {mode}");
+        added
+    };
+    routes.map(added).max().unwrap()
 }
 
 pub fn few(stage: &Stage) {
-    let mut most = 0;
-    for route in ROUTES.iter().filter(|route| !route.asks_each_time()) {
-        // In one of the two places the structure and the end of the stack share a page.
-        let added = added::<0>(stage, route).min(added::<2048>(stage, route));
-        println!("{}: {added} instructions beside the bare call", route.name);
-        most = most.max(added);
-    }
+    let routes = ROUTES.iter().filter(|route| !route.asks_each_time());
+    let most = most(stage, routes, None);
     assert!(most <= MOST, "{most} instructions");
+}
+
+/// The same on a bound vCPU.
+pub fn few_bound(stage: &Stage) {
+    for mode in [WITH_FD, WITHOUT_FD] {
+        let routes = [
+            "KVM_RUN",
+            "KVM_GET_REGS",
+            "KVM_SET_REGS",
+            "KVM_GET_VCPU_EVENTS",
+        ];
+        let most = most(stage, routes.map(route).into_iter(), Some(mode));
+        assert!(most <= MOST, "{most} instructions");
+    }
 }

@@ -1,6 +1,7 @@
 //! The library to preload, which hands requests to calls: the answers are those of the
 //! ioctls, whatever the program does with its descriptors, and cost next to nothing.
 
+mod bound;
 mod files;
 mod games;
 mod instructions;
@@ -8,6 +9,7 @@ mod races;
 mod report;
 mod requests;
 
+use std::ffi::CStr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use kvm_api::Form;
@@ -66,14 +68,46 @@ pub const TESTS: &[(Form, Test)] = &[
         Form::Syscall,
         ("preload::reports_at_its_end", AnyVcpu, report::written),
     ),
+    bound(
+        "preload::bound::adds_at_most_40_instructions",
+        instructions::few_bound,
+    ),
+    bound("preload::bound::games_with_fd", bound::with_fd),
+    bound("preload::bound::games_without_fd", bound::without_fd),
+    bound(
+        "preload::bound::a_thread_that_waits_gives_its_vcpu",
+        bound::given_by_waiting,
+    ),
+    bound("preload::bound::a_run_is_waited_for", bound::run_waited_for),
+    bound("preload::bound::threads_take_turns", bound::turns),
+    bound("preload::bound::busy_by_itself", bound::busy_by_itself),
+    bound(
+        "preload::bound::a_child_of_vfork_has_the_vcpu",
+        bound::before_vfork,
+    ),
+    bound("preload::bound::a_child_of_fork", bound::forked),
+    bound("preload::bound::reports_at_its_end", report::of_bound),
 ];
+
+const fn bound(name: &'static str, test: fn(&Stage)) -> (Form, Test) {
+    (Form::Syscall, (name, AnyVcpu, test))
+}
 
 /// Runs a test in a child, which has machines of its own, and starts the library there.
 fn in_child(test: impl FnOnce()) {
+    in_child_with(&[], test);
+}
+
+/// The same with variables for the library.
+fn in_child_with(variables: &[(&CStr, &str)], test: impl FnOnce()) {
     // SAFETY: this process has one thread that does anything, and the child leaves without
     // unwinding.
     match unsafe { fork() }.unwrap() {
         ForkResult::Child => {
+            for (name, value) in variables {
+                // SAFETY: this process has one thread.
+                unsafe { std::env::set_var(name.to_str().unwrap(), value) };
+            }
             kvm_preload::start();
             let done = catch_unwind(AssertUnwindSafe(test));
             // SAFETY: nothing of the parent's is touched on the way out.

@@ -3,13 +3,14 @@
 use std::fs;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
+use guests::{TestVm, programs};
 use kvm_api::kvm_sys::{
-    KVM_CREATE_VCPU, KVM_CREATE_VM, KVM_GET_API_VERSION, KVM_GET_REGS, kvm_regs,
+    KVM_CREATE_VCPU, KVM_CREATE_VM, KVM_GET_API_VERSION, KVM_GET_REGS, KVM_RUN, kvm_regs,
 };
-use kvm_preload::{REPORT_VARIABLE, finish, hand_over};
+use kvm_preload::{BIND_VARIABLE, Change, REPORT_VARIABLE, finish, hand_over};
 use libc::c_ulong;
 
-use super::in_child;
+use super::{in_child, in_child_with};
 use crate::{Stage, raw};
 
 /// Makes a request by the library.
@@ -66,6 +67,45 @@ pub fn written(_: &Stage) {
             "1 KVM_GET_REGS ioctl: the file is of another kind",
             "1 KVM_GET_REGS ioctl: the call was refused",
             "1 KVM_GET_API_VERSION ioctl: no call replaces it",
+        ]
+    );
+}
+
+pub fn of_bound(stage: &Stage) {
+    let path = std::env::temp_dir().join(format!("report-{}", std::process::id()));
+    let text = path.to_str().unwrap();
+    let variables = [(REPORT_VARIABLE, text), (BIND_VARIABLE, "without-fd")];
+    in_child_with(&variables, || {
+        let mut machine = TestVm::new(&*stage.kvm);
+        machine.load(programs::OUT);
+        let vcpu = machine.vcpu().as_raw_fd();
+        let mut regs = kvm_regs::default();
+        let address = (&raw mut regs).expose_provenance() as c_ulong;
+        for _ in 0..2 {
+            assert_eq!(request(vcpu, KVM_RUN, 0), 0);
+            assert_eq!(request(vcpu, KVM_GET_REGS, address), 0);
+        }
+        Change::of(vcpu as u32, vcpu as u32).done();
+        assert_eq!(request(vcpu, KVM_GET_REGS, address), 0);
+        finish();
+    });
+    let report = fs::read_to_string(&path).unwrap();
+    fs::remove_file(&path).unwrap();
+    let lines: Vec<_> = report.lines().collect();
+    assert!(lines[0].contains("5 of 5 KVM ioctls"), "{report}");
+    assert!(
+        lines[1].contains("1 times a thread bound its vCPU"),
+        "{report}"
+    );
+    assert!(lines[2].contains("1 times it was unbound"), "{report}");
+    let words = |line: &&str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+    let lines: Vec<_> = lines[4..].iter().map(words).collect();
+    assert_eq!(
+        lines,
+        [
+            "2 KVM_RUN kvm_bound_run",
+            "2 KVM_GET_REGS kvm_bound_get_regs",
+            "1 KVM_GET_REGS kvm_get_regs",
         ]
     );
 }

@@ -1,5 +1,7 @@
 //! The functions in the place of those of the C library.
 
+mod descriptors;
+
 use libc::{c_int, c_ulong};
 
 /// Has the dynamic linker call [`start`](crate::start) before the program begins.

@@ -1,0 +1,345 @@
+//! A vCPU that is bound at its first run: the answers are those of the ioctl, whatever the
+//! program does with its descriptors, and whatever other threads ask for.
+
+use std::fs;
+use std::io::{Read, Write, pipe};
+use std::os::fd::{AsRawFd, RawFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+use std::thread::{self, sleep};
+use std::time::{Duration, Instant};
+
+use guests::{TestVm, programs};
+use kvm_api::kvm_sys::{
+    KVM_GET_MP_STATE, KVM_GET_REGS, KVM_GUESTDBG_ENABLE, KVM_RUN, KVM_SET_GUEST_DEBUG,
+    kvm_guest_debug, kvm_regs,
+};
+use kvm_api::{Errno, Result};
+use kvm_preload::{
+    BIND_VARIABLE, COUNTS_VARIABLE, Counts, Event, Outcome, WITH_FD, WITHOUT_FD, hand_over,
+};
+use libc::{c_int, c_ulong};
+use nix::sys::pthread::{Pthread, pthread_kill, pthread_self};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+use nix::sys::wait::{WaitStatus, waitpid};
+use nix::unistd::{ForkResult, fork};
+
+use super::files::{Files, of_parent};
+use super::games::Game;
+use super::in_child_with;
+use crate::Stage;
+
+/// The time limit of a step that takes no time unless it hangs.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A request by the library.
+fn request(fd: RawFd, request: c_ulong, arg: c_ulong) -> Result<c_int> {
+    // SAFETY: the requests of these tests take numbers, or the address of a structure.
+    Errno::result(unsafe { hand_over(fd, request, arg) })
+}
+
+fn run(vcpu: RawFd) -> Result<c_int> {
+    request(vcpu, KVM_RUN, 0)
+}
+
+fn get_regs(vcpu: RawFd) -> Result<kvm_regs> {
+    let mut regs = kvm_regs::default();
+    let address = (&raw mut regs).expose_provenance() as c_ulong;
+    request(vcpu, KVM_GET_REGS, address).map(|_| regs)
+}
+
+/// A request that has no call.
+fn get_mp_state(vcpu: RawFd) -> Result<c_int> {
+    let mut state = 0_u32;
+    let address = (&raw mut state).expose_provenance() as c_ulong;
+    request(vcpu, KVM_GET_MP_STATE, address)
+}
+
+/// A file of counts.
+struct Counted(PathBuf);
+
+impl Counted {
+    fn new() -> Self {
+        let path = std::env::temp_dir().join(format!("counts-{}", std::process::id()));
+        Counts::prepare(&path).unwrap();
+        Self(path)
+    }
+
+    fn in_child(&self, mode: &str, test: impl FnOnce()) {
+        let path = self.0.to_str().unwrap();
+        in_child_with(&[(COUNTS_VARIABLE, path), (BIND_VARIABLE, mode)], test);
+    }
+
+    fn event(&self, event: Event) -> u64 {
+        Counts::read(&self.0).unwrap().bindings.count(event)
+    }
+
+    fn outcome(&self, outcome: Outcome) -> u64 {
+        let lines = Counts::read(&self.0).unwrap().lines;
+        let lines = lines.iter().filter(|line| line.outcome == outcome);
+        lines.map(|line| line.count).sum()
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Sets a flag at the end of a test, even if it fails.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Games while another thread asks for the vCPUs from time to time.
+fn games(game: &Game) {
+    let played = thread::scope(|scope| scope.spawn(|| game.each_after_each()).join());
+    played.unwrap();
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                for name in ["a vCPU", "another vCPU"] {
+                    let vcpu = game.files.named(name);
+                    get_regs(vcpu).unwrap();
+                    assert_eq!(get_mp_state(vcpu), Ok(0));
+                }
+                sleep(Duration::from_millis(1));
+            }
+        });
+        let _stop = Stop(&stop);
+        // Each in a thread of its own, which may bind a vCPU by another descriptor.
+        game.at_random(|steps| {
+            let played = thread::scope(|scope| scope.spawn(|| game.play(steps)).join());
+            played.unwrap();
+        });
+    });
+}
+
+/// The library sees no change of a descriptor.
+pub fn with_fd(stage: &Stage) {
+    let parents = of_parent(&*stage.kvm);
+    let counted = Counted::new();
+    counted.in_child(WITH_FD.to_str().unwrap(), || {
+        games(&Game::new(Files::of_child(&*stage.kvm, parents)));
+    });
+    assert!(counted.outcome(Outcome::BoundWithFd) > 1000);
+    assert_eq!(counted.outcome(Outcome::Bound), 0);
+    assert!(counted.event(Event::Waited) > 0);
+}
+
+/// The library sees each change.
+pub fn without_fd(stage: &Stage) {
+    let parents = of_parent(&*stage.kvm);
+    let counted = Counted::new();
+    counted.in_child(WITHOUT_FD.to_str().unwrap(), || {
+        games(&Game::new(Files::of_child(&*stage.kvm, parents).watched()));
+    });
+    assert!(counted.outcome(Outcome::Bound) > 1000);
+    assert!(counted.event(Event::Waited) > 0);
+}
+
+/// Does something in each mode, on a new machine with this program.
+fn in_each_mode(stage: &Stage, program: &[u8], test: impl Fn(&mut TestVm)) -> [Counted; 2] {
+    [WITH_FD, WITHOUT_FD].map(|mode| {
+        let counted = Counted::new();
+        counted.in_child(mode.to_str().unwrap(), || {
+            let mut machine = TestVm::new(&*stage.kvm);
+            machine.load(program);
+            test(&mut machine);
+        });
+        counted
+    })
+}
+
+/// A thread that waits outside of KVM gives its vCPU at once, and goes on waiting.
+pub fn given_by_waiting(stage: &Stage) {
+    let counted = in_each_mode(stage, programs::COUNT_OUT, |machine| {
+        let vcpu = machine.vcpu().as_raw_fd();
+        let (mut reader, mut writer) = pipe().unwrap();
+        let (tell, told) = channel();
+        thread::scope(|scope| {
+            let thread = scope.spawn(move || {
+                run(vcpu).unwrap();
+                tell.send(()).unwrap();
+                let mut byte = [0];
+                // Not `read_exact`, which would try again.
+                let read = reader.read(&mut byte).unwrap();
+                (read, byte, run(vcpu))
+            });
+            told.recv_timeout(PATIENCE).unwrap();
+            for _ in 0..3 {
+                assert_eq!(get_regs(vcpu).unwrap().rbx, 1);
+                assert_eq!(get_mp_state(vcpu), Ok(0));
+            }
+            writer.write_all(&[7]).unwrap();
+            assert_eq!(thread.join().unwrap(), (1, [7], Ok(0)));
+        });
+    });
+    for counted in counted {
+        assert_eq!(counted.event(Event::Bound), 1);
+        assert_eq!(counted.event(Event::Signalled), 1);
+        assert_eq!(counted.event(Event::Waited), 1);
+    }
+}
+
+extern "C" fn ignore(_: c_int) {}
+
+/// Has a signal end a run.
+fn catch(signal: Signal) {
+    let action = SigAction::new(
+        SigHandler::Handler(ignore),
+        SaFlags::empty(),
+        SigSet::empty(),
+    );
+    // SAFETY: the handler does nothing.
+    unsafe { sigaction(signal, &action) }.unwrap();
+}
+
+/// A request waits for the end of the run, which it does not cause.
+pub fn run_waited_for(stage: &Stage) {
+    /// Long enough for many attempts of the library.
+    const A_WHILE: Duration = Duration::from_millis(300);
+    /// `inc %bx; out %al,$0x11; jmp .`
+    const COUNT_AND_SPIN: &[u8] = &[0x43, 0xe6, 0x11, 0xeb, 0xfe];
+    let counted = in_each_mode(stage, COUNT_AND_SPIN, |machine| {
+        catch(Signal::SIGUSR1);
+        let vcpu = machine.vcpu().as_raw_fd();
+        let (tell, told) = channel::<Pthread>();
+        let answered = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let runs = scope.spawn(move || {
+                run(vcpu).unwrap();
+                tell.send(pthread_self()).unwrap();
+                run(vcpu)
+            });
+            let thread = told.recv_timeout(PATIENCE).unwrap();
+            sleep(A_WHILE);
+            let asks = scope.spawn(|| {
+                let regs = get_regs(vcpu);
+                answered.store(true, Ordering::SeqCst);
+                regs
+            });
+            sleep(A_WHILE);
+            assert!(!runs.is_finished());
+            assert!(!answered.load(Ordering::SeqCst));
+            let began = Instant::now();
+            // The signal may come before the run.
+            while !runs.is_finished() {
+                assert!(began.elapsed() < PATIENCE);
+                let _ = pthread_kill(thread, Signal::SIGUSR1);
+                sleep(Duration::from_millis(20));
+            }
+            assert_eq!(runs.join().unwrap(), Err(Errno::EINTR));
+            assert_eq!(asks.join().unwrap().map(|regs| regs.rbx), Ok(1));
+        });
+    });
+    for counted in counted {
+        assert_eq!(counted.event(Event::Bound), 1);
+        assert_eq!(counted.event(Event::Signalled), 0);
+    }
+}
+
+/// Threads that all run the vCPU see no error, and miss no exit.
+pub fn turns(stage: &Stage) {
+    const THREADS: usize = 3;
+    const RUNS: usize = 400;
+    let counted = in_each_mode(stage, programs::COUNT_OUT, |machine| {
+        let vcpu = machine.vcpu().as_raw_fd();
+        let runs = AtomicUsize::new(0);
+        thread::scope(|scope| {
+            for thread in 0..THREADS {
+                let runs = &runs;
+                scope.spawn(move || {
+                    for turn in 0..RUNS {
+                        assert_eq!(run(vcpu), Ok(0));
+                        runs.fetch_add(1, Ordering::SeqCst);
+                        get_regs(vcpu).unwrap();
+                        if turn % (thread + 2) == 0 {
+                            sleep(Duration::from_micros(100));
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(runs.into_inner(), THREADS * RUNS);
+        assert_eq!(get_regs(vcpu).unwrap().rbx, (THREADS * RUNS) as u64);
+    });
+    for counted in counted {
+        assert!(counted.event(Event::Bound) > 0);
+        assert!(counted.event(Event::Waited) > 0);
+    }
+}
+
+/// `EBUSY` of the request itself is its answer, for each thread.
+pub fn busy_by_itself(stage: &Stage) {
+    in_each_mode(stage, programs::COUNT_OUT, |machine| {
+        /// An exception, which cannot be injected while another is pending.
+        const INJECT: u32 = kvm_api::kvm_sys::debug::KVM_GUESTDBG_INJECT_DB;
+        let vcpu = machine.vcpu().as_raw_fd();
+        run(vcpu).unwrap();
+        let inject = || {
+            let mut debug = kvm_guest_debug {
+                control: KVM_GUESTDBG_ENABLE | INJECT,
+                ..Default::default()
+            };
+            let address = (&raw mut debug).expose_provenance() as c_ulong;
+            request(vcpu, KVM_SET_GUEST_DEBUG, address)
+        };
+        assert_eq!(inject(), Ok(0));
+        assert_eq!(inject(), Err(Errno::EBUSY));
+        let elsewhere = thread::scope(|scope| scope.spawn(inject).join());
+        assert_eq!(elsewhere.unwrap(), Err(Errno::EBUSY));
+        assert_eq!(inject(), Err(Errno::EBUSY));
+    });
+}
+
+/// The thread waits for its child, which may use the vCPU.
+pub fn before_vfork(stage: &Stage) {
+    in_each_mode(stage, programs::COUNT_OUT, |machine| {
+        let vcpu = machine.vcpu().as_raw_fd();
+        run(vcpu).unwrap();
+        kvm_preload::before_vfork();
+        // What `vfork` does, in another thread.
+        let regs = thread::scope(|scope| scope.spawn(|| get_regs(vcpu)).join());
+        assert_eq!(regs.unwrap().map(|regs| regs.rbx), Ok(1));
+        assert_eq!(run(vcpu), Ok(0));
+    });
+}
+
+/// A child has no bound vCPU, and the descriptors of its parent are of no use to it. It may
+/// bind one of its own.
+pub fn forked(stage: &Stage) {
+    let counted = in_each_mode(stage, programs::COUNT_OUT, |machine| {
+        let vcpu = machine.vcpu().as_raw_fd();
+        run(vcpu).unwrap();
+        // SAFETY: this process has one thread, and the child leaves without unwinding.
+        match unsafe { fork() }.unwrap() {
+            ForkResult::Child => {
+                let of_parent = (get_regs(vcpu).map(drop), run(vcpu).map(drop));
+                let mut own = TestVm::new(&*stage.kvm);
+                own.load(programs::COUNT_OUT);
+                let own_vcpu = own.vcpu().as_raw_fd();
+                let ran = (run(own_vcpu), get_regs(own_vcpu).map(|regs| regs.rbx));
+                let expected = ((Err(Errno::EIO), Err(Errno::EIO)), (Ok(0), Ok(1)));
+                let failed = (of_parent, ran) != expected;
+                // SAFETY: nothing of the parent's is touched on the way out.
+                unsafe { libc::_exit(failed.into()) }
+            }
+            ForkResult::Parent { child } => {
+                assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)));
+            }
+        }
+        assert_eq!(get_regs(vcpu).unwrap().rbx, 1);
+        run(vcpu).unwrap();
+    });
+    for counted in counted {
+        assert_eq!(counted.event(Event::Bound), 2);
+    }
+}
