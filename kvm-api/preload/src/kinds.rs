@@ -16,7 +16,7 @@ const CAPACITY: usize = 4096;
 
 /// A [`Kind::Vcpu`] whose calls may go without the descriptor, so that it is looked at
 /// another way.
-const BINDABLE: u8 = 8;
+pub(crate) const BINDABLE: u8 = 8;
 
 /// By descriptor: a [`Kind`], of which `Other` means that nothing is known, or [`BINDABLE`].
 static KINDS: [AtomicU8; CAPACITY] = [const { AtomicU8::new(Kind::Other as u8) }; _];

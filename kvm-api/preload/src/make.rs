@@ -9,6 +9,7 @@ use kvm_sys::{KVM_VCPU_STATE_SIZE_VER0, kvm_vcpu_state};
 use libc::{c_int, c_ulong};
 
 use crate::bind;
+use crate::bind::record::of_this_thread;
 use crate::counts;
 use crate::fields::{Fields, can_be_read, is_in_page_of_stack};
 use crate::kinds;
@@ -42,9 +43,15 @@ pub(crate) unsafe extern "C" fn without_argument(
 
 /// A run of a vCPU, which may be bound to the thread.
 pub(crate) unsafe extern "C" fn run(fd: usize, route: &'static Route, arg: c_ulong) -> c_int {
-    if bind::is_on() {
+    if arg == 0
+        && let Some(record) = of_this_thread(fd as c_int)
+    {
         // SAFETY: the caller vouches for the request.
-        return unsafe { bind::run::run(fd, route, arg) };
+        return unsafe { bind::run::run(record, fd, route) };
+    }
+    if bind::is_on() {
+        // SAFETY: as above.
+        return unsafe { bind::run::run_unbound(fd, route, arg) };
     }
     // SAFETY: as above.
     unsafe { without_argument(fd, route, arg) }

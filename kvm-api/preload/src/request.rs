@@ -57,7 +57,7 @@ pub unsafe fn hand_over(fd: c_int, request: c_ulong, arg: c_ulong) -> c_int {
     };
     if !kinds::remember_one_of(fd, route.remembered) {
         // SAFETY: the caller vouches for the request.
-        return unsafe { ask(fd, route, arg) };
+        return unsafe { look_or_ask(fd, route, arg) };
     }
     // SAFETY: the caller vouches for the request. If the file is of another kind now, the
     // kernel refuses the call.
@@ -81,6 +81,30 @@ unsafe extern "C" fn other(fd: c_int, request: u32, arg: c_ulong) -> c_int {
     unsafe { ioctl(fd as usize, request, arg) }
 }
 
+/// Makes a request on a vCPU that may be bound to the thread, or on a file whose kind is not
+/// remembered.
+///
+/// # Safety
+///
+/// As for the request.
+#[inline(never)]
+unsafe extern "C" fn look_or_ask(fd: c_int, route: &'static Route, arg: c_ulong) -> c_int {
+    if route.remembered == Kind::Vcpu as u8 {
+        let place = fd as u32 as usize;
+        if bind::is_unnamed() && of_this_thread(fd).is_some() {
+            // SAFETY: the caller vouches for the request. The vCPU that the thread has bound
+            // is the one of the descriptor.
+            return unsafe { (route.make_bound)(place, route, arg) };
+        }
+        if kinds::is_bindable(fd) {
+            // SAFETY: as above. The kernel refuses a file of another kind.
+            return unsafe { (route.make)(place, route, arg) };
+        }
+    }
+    // SAFETY: as above.
+    unsafe { ask(fd, route, arg) }
+}
+
 /// Makes a request on a file whose kind is not remembered.
 ///
 /// # Safety
@@ -89,13 +113,6 @@ unsafe extern "C" fn other(fd: c_int, request: u32, arg: c_ulong) -> c_int {
 #[cold]
 #[inline(never)]
 unsafe extern "C" fn ask(fd: c_int, route: &'static Route, arg: c_ulong) -> c_int {
-    if route.remembered == Kind::Vcpu as u8 && kinds::is_bindable(fd) {
-        let bound = of_this_thread(fd).is_some();
-        let make = if bound { route.make_bound } else { route.make };
-        // SAFETY: the caller vouches for the request. The vCPU that the thread has bound is
-        // the one of the descriptor. Otherwise, the kernel refuses a file of another kind.
-        return unsafe { make(fd as u32 as usize, route, arg) };
-    }
     // SAFETY: the caller vouches for the request.
     let stay = |reason| unsafe { stay(fd as usize, route, arg, reason) };
     if !READY.load(Ordering::Acquire) {

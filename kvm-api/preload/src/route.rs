@@ -4,6 +4,7 @@ use kvm_sys::{Call, Fd, KVM_CHECK_EXTENSION, KVM_CREATE_VCPU, KVM_CREATE_VM, KVM
 use libc::{c_int, c_long, c_ulong};
 
 use crate::file::Kind;
+use crate::kinds::BINDABLE;
 
 /// Makes the call in place of the request on a descriptor with an argument, and returns as
 /// `ioctl` does. Makes the ioctl if the call would do something else, or if the kernel
@@ -79,7 +80,12 @@ impl Route {
         Self {
             request: request as u32,
             kinds,
-            remembered: if refused_elsewhere { kinds } else { 0 },
+            remembered: match request {
+                // It looks itself whether the vCPU is bound.
+                KVM_RUN => kinds | BINDABLE,
+                _ if refused_elsewhere => kinds,
+                _ => 0,
+            },
             index: index as u8,
             make,
             number: call.number,
@@ -134,8 +140,8 @@ mod tests {
     fn a_kind_is_remembered_only_where_the_kernel_refuses_a_wrong_one() {
         for route in ROUTES.iter().filter(|route| !route.asks_each_time()) {
             let name = route.name;
-            assert_eq!(route.remembered, route.kinds, "{name}");
-            assert_eq!(route.remembered, accepted(route.call.fd), "{name}");
+            assert_eq!(route.remembered & !BINDABLE, route.kinds, "{name}");
+            assert_eq!(route.kinds, accepted(route.call.fd), "{name}");
             for errno in route.call.errors {
                 let refusal = route.is_refusal(*errno as c_int);
                 let without_effect = *errno as c_int == libc::EINVAL && name != "KVM_RUN";

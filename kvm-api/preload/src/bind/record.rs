@@ -88,6 +88,8 @@ pub(crate) struct Record {
     pub(crate) task: AtomicI32,
     /// The descriptor by which it binds.
     fd: AtomicI32,
+    /// Whether it has bound a vCPU by this descriptor, so that it binds by no other.
+    has_bound: AtomicBool,
     /// Whether the kernel may have bound a vCPU to it.
     pub(crate) bound: AtomicBool,
     /// Whether it is about to bind one.
@@ -108,6 +110,7 @@ impl Record {
             thread: AtomicUsize::new(0),
             task: AtomicI32::new(0),
             fd: AtomicI32::new(NO_FD),
+            has_bound: AtomicBool::new(false),
             bound: AtomicBool::new(false),
             binding: AtomicBool::new(false),
             running: AtomicBool::new(false),
@@ -257,6 +260,7 @@ impl Record {
         self.leave_descriptor();
         self.task.store(0, SeqCst);
         self.fd.store(NO_FD, SeqCst);
+        self.has_bound.store(false, SeqCst);
         self.bound.store(false, SeqCst);
         self.binding.store(false, SeqCst);
         self.running.store(false, SeqCst);
@@ -333,10 +337,10 @@ impl Record {
         if self.task.load(Acquire) != task {
             self.inherit(task);
         }
-        if self.fd.load(Acquire) == NO_FD && place(fd).is_some() {
+        // One number for each thread.
+        if !self.has_bound.load(Acquire) && place(fd).is_some() {
             self.fd.store(fd, SeqCst);
         }
-        // One number for each thread.
         self.fd.load(Acquire) == fd && self.bind(fd)
     }
 
@@ -377,6 +381,9 @@ impl Record {
         let no_vcpu = [libc::EBADF, libc::ENOTTY, libc::EINVAL, libc::EIO];
         if answer < 0 && !no_vcpu.contains(&(-answer as c_int)) {
             self.begin_rest();
+        }
+        if answer == 0 {
+            self.has_bound.store(true, SeqCst);
         }
         answer == 0
     }
@@ -485,9 +492,11 @@ impl Record {
 
     /// Counts a run, if the thread is to bind no vCPU yet.
     fn is_resting(&self) -> bool {
+        /// How often a thread looks whether it is another one that had to rest.
+        const LOOK: u32 = 8;
         let rest = self.rest.load(Relaxed);
         self.rest.store(rest.saturating_sub(1), Relaxed);
-        rest > 0
+        rest > 0 && (!rest.is_multiple_of(LOOK) || self.is_own())
     }
 
     /// Has the thread get a signal, if it has not answered this question. The thread that

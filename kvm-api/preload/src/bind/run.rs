@@ -22,7 +22,7 @@ use kvm_sys::instruction::{syscall0, syscall1};
 use libc::{c_int, c_ulong};
 
 use super::is_unnamed;
-use super::record::{Record, claim, of_this_thread};
+use super::record::{Record, claim};
 use crate::bindings::Event;
 use crate::counts;
 use crate::make;
@@ -30,71 +30,75 @@ use crate::outcome::Outcome;
 use crate::plain::returned;
 use crate::route::Route;
 
-/// Runs the vCPU of a descriptor, and returns as `ioctl` does.
+/// Runs the vCPU that the thread has bound by this descriptor, and returns as `ioctl` does.
+///
+/// What is not the usual case is in other functions, which this calls last, so that the
+/// compiler makes jumps of these calls.
 ///
 /// # Safety
 ///
-/// As for the request. The file is a vCPU, or the kernel refuses the call.
-#[inline(never)]
-pub(crate) unsafe extern "C" fn run(fd: usize, route: &'static Route, arg: c_ulong) -> c_int {
-    if arg == 0
-        && let Some(record) = of_this_thread(fd as c_int)
-    {
-        // SAFETY: the caller vouches for the request.
-        return unsafe { run_of(record, fd, route) };
-    }
-    // SAFETY: as above.
-    unsafe { run_unbound(fd, route, arg) }
-}
-
-/// Runs the vCPU that the thread has bound by this descriptor.
-unsafe fn run_of(record: &'static Record, fd: usize, route: &'static Route) -> c_int {
+/// As for the request.
+#[inline(always)]
+pub(crate) unsafe fn run(record: &'static Record, fd: usize, route: &'static Route) -> c_int {
     record.running.swap(true, SeqCst);
     if record.is_asked() {
         // SAFETY: the caller vouches for the request.
         return unsafe { answer_and_run(record, fd, route) };
     }
-    let unnamed = is_unnamed();
     // SAFETY: as above.
-    let answer = unsafe {
-        if unnamed {
-            syscall0(__NR_kvm_bound_run)
+    unsafe {
+        if is_unnamed() {
+            let answer = syscall0(__NR_kvm_bound_run);
+            end(record, fd, route, answer, Outcome::Bound)
         } else {
-            syscall1(route.number, fd)
+            let answer = syscall1(route.number, fd);
+            end(record, fd, route, answer, Outcome::BoundWithFd)
         }
-    };
-    leave(record);
-    let outcome = if unnamed {
-        Outcome::Bound
-    } else {
-        Outcome::BoundWithFd
-    };
-    if answer < 0 {
-        // SAFETY: as above.
-        return unsafe { failed(fd, route, answer, outcome) };
+    }
+}
+
+#[inline(always)]
+unsafe fn end(
+    record: &'static Record,
+    fd: usize,
+    route: &'static Route,
+    answer: isize,
+    outcome: Outcome,
+) -> c_int {
+    // A thread that does not see this yet looks again soon.
+    record.running.store(false, Release);
+    if record.is_asked() || answer < 0 {
+        // SAFETY: the caller vouches for the request.
+        return unsafe { asked_or_failed(record, fd, route, answer, outcome) };
     }
     counts::count(route, outcome);
     answer as c_int
 }
 
-/// The run has ended.
-#[inline(always)]
+/// After a run. Unbinds the vCPU if the thread was asked to.
 fn leave(record: &Record) {
-    // A thread that does not see this yet looks again soon.
     record.running.store(false, Release);
     if record.is_asked() {
         record.unbind(Event::Asked);
     }
 }
 
-/// Returns the error of a run, or runs the vCPU by its descriptor if there was no run.
 #[cold]
 #[inline(never)]
-unsafe fn failed(fd: usize, route: &'static Route, answer: isize, outcome: Outcome) -> c_int {
+unsafe extern "C" fn asked_or_failed(
+    record: &'static Record,
+    fd: usize,
+    route: &'static Route,
+    answer: isize,
+    outcome: Outcome,
+) -> c_int {
+    leave(record);
     let errno = -answer as c_int;
     // The first: the vCPU was unbound since the look at the record. The second: the
-    // descriptor refers to another vCPU, which another thread has bound.
-    if matches!(errno, libc::ENXIO | libc::EBUSY) || route.is_refusal(errno) {
+    // descriptor refers to another vCPU, which another thread has bound. Neither has run
+    // anything.
+    let is_refusal = matches!(errno, libc::ENXIO | libc::EBUSY) || route.is_refusal(errno);
+    if answer < 0 && is_refusal {
         // SAFETY: the caller vouches for the request.
         return unsafe { run_unbound(fd, route, 0) };
     }
@@ -104,23 +108,35 @@ unsafe fn failed(fd: usize, route: &'static Route, answer: isize, outcome: Outco
 
 #[cold]
 #[inline(never)]
-unsafe fn answer_and_run(record: &'static Record, fd: usize, route: &'static Route) -> c_int {
+unsafe extern "C" fn answer_and_run(
+    record: &'static Record,
+    fd: usize,
+    route: &'static Route,
+) -> c_int {
     leave(record);
     // SAFETY: the caller vouches for the request.
     unsafe { run_unbound(fd, route, 0) }
 }
 
 /// Runs a vCPU that is not bound to the thread, after the thread has bound it if it may.
+///
+/// # Safety
+///
+/// As for the request. The file is a vCPU, or the kernel refuses the call.
 #[cold]
 #[inline(never)]
-unsafe fn run_unbound(fd: usize, route: &'static Route, arg: c_ulong) -> c_int {
+pub(crate) unsafe extern "C" fn run_unbound(
+    fd: usize,
+    route: &'static Route,
+    arg: c_ulong,
+) -> c_int {
     let record = claim();
     if arg == 0
         && let Some(record) = record
         && record.bind_before_run(fd as c_int)
     {
         // SAFETY: the caller vouches for the request.
-        return unsafe { run_of(record, fd, route) };
+        return unsafe { run(record, fd, route) };
     }
     // In a handler that has interrupted the binding, the vCPU may be bound already.
     let bound = record.filter(|record| record.bound.load(SeqCst) && record.is_own());

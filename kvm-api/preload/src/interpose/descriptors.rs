@@ -22,7 +22,8 @@ impl Next {
         Self { name, address }
     }
 
-    /// Its address. The dynamic linker looks for it once.
+    /// Its address. The dynamic linker looks for it once, as a rule before the program
+    /// begins, because it may not be asked in a signal handler.
     fn address(&self) -> *mut c_void {
         let known = self.address.load(Ordering::Acquire);
         if !known.is_null() {
@@ -42,7 +43,28 @@ macro_rules! changes {
         $(#[doc = $doc:literal])*
         fn $name:ident($($argument:ident: $type:ty),*) -> $result:ty
             | $first:expr, $last:expr;
-    )*) => {$(
+    )*) => {
+        /// The functions of the C library.
+        #[allow(non_upper_case_globals)]
+        mod next {
+            use super::Next;
+
+            $(pub static $name: Next = Next::new({
+                const NAME: &str = concat!(stringify!($name), "\0");
+                match std::ffi::CStr::from_bytes_with_nul(NAME.as_bytes()) {
+                    Ok(name) => name,
+                    Err(_) => panic!("a name has no zero"),
+                }
+            });)*
+        }
+
+        /// Finds the functions of the C library.
+        pub fn find() {
+            $(next::$name.address();)*
+            VFORK.address();
+        }
+
+        $(
         $(#[doc = $doc])*
         ///
         /// # Safety
@@ -50,23 +72,17 @@ macro_rules! changes {
         /// As for the function of the C library.
         #[unsafe(no_mangle)]
         pub unsafe extern "C-unwind" fn $name($($argument: $type),*) -> $result {
-            static NEXT: Next = Next::new({
-                const NAME: &str = concat!(stringify!($name), "\0");
-                match CStr::from_bytes_with_nul(NAME.as_bytes()) {
-                    Ok(name) => name,
-                    Err(_) => panic!("a name has no zero"),
-                }
-            });
             type Function = unsafe extern "C-unwind" fn($($type),*) -> $result;
             let change = Change::of($first as u32, $last as u32);
             // SAFETY: the C library has this function with this type.
-            let next: Function = unsafe { std::mem::transmute(NEXT.address()) };
+            let next: Function = unsafe { std::mem::transmute(next::$name.address()) };
             // SAFETY: the caller vouches for the call.
             let result = unsafe { next($($argument),*) };
             change.done();
             result
         }
-    )*};
+        )*
+    };
 }
 
 changes! {
@@ -153,9 +169,10 @@ pub unsafe extern "C" fn vfork() -> libc::pid_t {
     )
 }
 
-/// Where `vfork` of the C library is.
+static VFORK: Next = Next::new(c"vfork");
+
+/// Prepares `vfork`, and returns where that of the C library is.
 extern "C" fn prepare_vfork() -> *mut c_void {
-    static NEXT: Next = Next::new(c"vfork");
     crate::before_vfork();
-    NEXT.address()
+    VFORK.address()
 }

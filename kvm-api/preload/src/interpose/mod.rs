@@ -7,7 +7,12 @@ use libc::{c_int, c_ulong};
 /// Has the dynamic linker call [`start`](crate::start) before the program begins.
 #[used]
 #[unsafe(link_section = ".init_array")]
-static START: extern "C" fn() = crate::start;
+static START: extern "C" fn() = start;
+
+extern "C" fn start() {
+    descriptors::find();
+    crate::start();
+}
 
 /// Has `exit` call [`finish`](crate::finish).
 #[used]

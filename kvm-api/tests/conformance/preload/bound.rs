@@ -1,6 +1,7 @@
 //! A vCPU that is bound at its first run: the answers are those of the ioctl, whatever the
 //! program does with its descriptors, and whatever other threads ask for.
 
+use std::ffi::CStr;
 use std::fs;
 use std::io::{Read, Write, pipe};
 use std::os::fd::{AsRawFd, RawFd};
@@ -11,9 +12,9 @@ use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
 use guests::{TestVm, programs};
+use kvm_api::kvm_sys::debug::{KVM_GUESTDBG_ENABLE, KVM_GUESTDBG_INJECT_DB};
 use kvm_api::kvm_sys::{
-    KVM_GET_MP_STATE, KVM_GET_REGS, KVM_GUESTDBG_ENABLE, KVM_RUN, KVM_SET_GUEST_DEBUG,
-    kvm_guest_debug, kvm_regs,
+    KVM_GET_MP_STATE, KVM_GET_REGS, KVM_RUN, KVM_SET_GUEST_DEBUG, kvm_guest_debug, kvm_regs,
 };
 use kvm_api::{Errno, Result};
 use kvm_preload::{
@@ -56,27 +57,40 @@ fn get_mp_state(vcpu: RawFd) -> Result<c_int> {
     request(vcpu, KVM_GET_MP_STATE, address)
 }
 
-/// A file of counts.
-struct Counted(PathBuf);
+/// A file of counts, for a child that binds its vCPUs.
+struct Counted {
+    path: PathBuf,
+    mode: &'static str,
+}
 
 impl Counted {
-    fn new() -> Self {
-        let path = std::env::temp_dir().join(format!("counts-{}", std::process::id()));
+    fn new(mode: &'static CStr) -> Self {
+        let mode = mode.to_str().unwrap();
+        let path = std::env::temp_dir().join(format!("counts-{mode}"));
         Counts::prepare(&path).unwrap();
-        Self(path)
+        Self { path, mode }
     }
 
-    fn in_child(&self, mode: &str, test: impl FnOnce()) {
-        let path = self.0.to_str().unwrap();
-        in_child_with(&[(COUNTS_VARIABLE, path), (BIND_VARIABLE, mode)], test);
+    fn in_child(&self, test: impl FnOnce()) {
+        let path = self.path.to_str().unwrap();
+        in_child_with(&[(COUNTS_VARIABLE, path), (BIND_VARIABLE, self.mode)], test);
+    }
+
+    fn print(&self) {
+        let counts = Counts::read(&self.path).unwrap();
+        print!("{}", counts.bindings);
+        for line in counts.lines.iter().filter(|line| line.outcome.is_call()) {
+            let name = line.call.unwrap_or_default();
+            println!("{name} {:?}: {}", line.outcome, line.count);
+        }
     }
 
     fn event(&self, event: Event) -> u64 {
-        Counts::read(&self.0).unwrap().bindings.count(event)
+        Counts::read(&self.path).unwrap().bindings.count(event)
     }
 
     fn outcome(&self, outcome: Outcome) -> u64 {
-        let lines = Counts::read(&self.0).unwrap().lines;
+        let lines = Counts::read(&self.path).unwrap().lines;
         let lines = lines.iter().filter(|line| line.outcome == outcome);
         lines.map(|line| line.count).sum()
     }
@@ -84,16 +98,7 @@ impl Counted {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        let _ = fs::remove_file(&self.0);
-    }
-}
-
-/// Sets a flag at the end of a test, even if it fails.
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        let _ = fs::remove_file(&self.path);
     }
 }
 
@@ -101,34 +106,35 @@ impl Drop for Stop<'_> {
 fn games(game: &Game) {
     let played = thread::scope(|scope| scope.spawn(|| game.each_after_each()).join());
     played.unwrap();
-    let stop = AtomicBool::new(false);
+    let (tell, told) = channel();
     thread::scope(|scope| {
-        scope.spawn(|| {
-            while !stop.load(Ordering::Relaxed) {
+        scope.spawn(move || {
+            for () in told {
                 for name in ["a vCPU", "another vCPU"] {
                     let vcpu = game.files.named(name);
                     get_regs(vcpu).unwrap();
                     assert_eq!(get_mp_state(vcpu), Ok(0));
                 }
-                sleep(Duration::from_millis(1));
             }
         });
-        let _stop = Stop(&stop);
-        // Each in a thread of its own, which may bind a vCPU by another descriptor.
-        game.at_random(|steps| {
-            let played = thread::scope(|scope| scope.spawn(|| game.play(steps)).join());
-            played.unwrap();
+        // Each in a thread of its own, which may bind a vCPU by another descriptor. The
+        // other thread ends when nobody can send it a message.
+        game.at_random(4, |steps| {
+            let play = || game.play(steps, Some(&tell));
+            thread::scope(|scope| scope.spawn(play).join()).unwrap();
         });
+        drop(tell);
     });
 }
 
 /// The library sees no change of a descriptor.
 pub fn with_fd(stage: &Stage) {
     let parents = of_parent(&*stage.kvm);
-    let counted = Counted::new();
-    counted.in_child(WITH_FD.to_str().unwrap(), || {
+    let counted = Counted::new(WITH_FD);
+    counted.in_child(|| {
         games(&Game::new(Files::of_child(&*stage.kvm, parents)));
     });
+    counted.print();
     assert!(counted.outcome(Outcome::BoundWithFd) > 1000);
     assert_eq!(counted.outcome(Outcome::Bound), 0);
     assert!(counted.event(Event::Waited) > 0);
@@ -137,10 +143,11 @@ pub fn with_fd(stage: &Stage) {
 /// The library sees each change.
 pub fn without_fd(stage: &Stage) {
     let parents = of_parent(&*stage.kvm);
-    let counted = Counted::new();
-    counted.in_child(WITHOUT_FD.to_str().unwrap(), || {
+    let counted = Counted::new(WITHOUT_FD);
+    counted.in_child(|| {
         games(&Game::new(Files::of_child(&*stage.kvm, parents).watched()));
     });
+    counted.print();
     assert!(counted.outcome(Outcome::Bound) > 1000);
     assert!(counted.event(Event::Waited) > 0);
 }
@@ -148,8 +155,8 @@ pub fn without_fd(stage: &Stage) {
 /// Does something in each mode, on a new machine with this program.
 fn in_each_mode(stage: &Stage, program: &[u8], test: impl Fn(&mut TestVm)) -> [Counted; 2] {
     [WITH_FD, WITHOUT_FD].map(|mode| {
-        let counted = Counted::new();
-        counted.in_child(mode.to_str().unwrap(), || {
+        let counted = Counted::new(mode);
+        counted.in_child(|| {
             let mut machine = TestVm::new(&*stage.kvm);
             machine.load(program);
             test(&mut machine);
@@ -280,13 +287,12 @@ pub fn turns(stage: &Stage) {
 /// `EBUSY` of the request itself is its answer, for each thread.
 pub fn busy_by_itself(stage: &Stage) {
     in_each_mode(stage, programs::COUNT_OUT, |machine| {
-        /// An exception, which cannot be injected while another is pending.
-        const INJECT: u32 = kvm_api::kvm_sys::debug::KVM_GUESTDBG_INJECT_DB;
         let vcpu = machine.vcpu().as_raw_fd();
         run(vcpu).unwrap();
         let inject = || {
             let mut debug = kvm_guest_debug {
-                control: KVM_GUESTDBG_ENABLE | INJECT,
+                // An exception, which cannot be injected while another is pending.
+                control: KVM_GUESTDBG_ENABLE | KVM_GUESTDBG_INJECT_DB,
                 ..Default::default()
             };
             let address = (&raw mut debug).expose_provenance() as c_ulong;

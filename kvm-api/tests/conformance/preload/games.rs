@@ -3,6 +3,8 @@
 
 use std::num::NonZero;
 use std::os::fd::RawFd;
+use std::sync::mpsc::Sender;
+use std::thread;
 
 use kvm_api::Errno;
 use kvm_preload::{ROUTES, Route};
@@ -140,18 +142,23 @@ pub enum Step {
     Put(RawFd, &'static str),
     Copy(RawFd, RawFd),
     Request(RawFd, usize, Kind),
+    /// Another thread makes requests.
+    Ask,
 }
 
-fn step() -> impl Strategy<Value = Step> {
+/// With this weight for steps that run a vCPU, at which a thread binds it.
+fn step(runs: u32) -> impl Strategy<Value = Step> {
     let fd = || FIRST..FIRST + COUNT;
-    // A thread binds its vCPU at a run.
+    let vcpu = proptest::sample::select(&["a vCPU", "another vCPU"][..]);
     let run = ROUTES.iter().position(|route| route.name == "KVM_RUN");
     let name = proptest::sample::select(&NAMES[..]);
     let kind = prop_oneof![2 => Just(Kind::Good), 1 => proptest::sample::select(&KINDS[..])];
     prop_oneof![
         3 => (fd(), name).prop_map(|(fd, name)| Step::Put(fd, name)),
         1 => (fd(), fd()).prop_map(|(from, to)| Step::Copy(from, to)),
-        1 => fd().prop_map(move |fd| Step::Request(fd, run.unwrap(), Kind::Good)),
+        runs => Just(Step::Ask),
+        runs => (fd(), vcpu).prop_map(|(fd, name)| Step::Put(fd, name)),
+        2 * runs => fd().prop_map(move |fd| Step::Request(fd, run.unwrap(), Kind::Good)),
         6 => (fd(), 0..ROUTES.len(), kind).prop_map(|(fd, route, kind)| {
             Step::Request(fd, route, kind)
         }),
@@ -163,20 +170,20 @@ pub fn random(stage: &Stage) {
     let parents = of_parent(&*stage.kvm);
     in_child(|| {
         let game = Game::new(Files::of_child(&*stage.kvm, parents));
-        game.at_random(|steps| game.play(steps));
+        game.at_random(1, |steps| game.play(steps, None));
     });
 }
 
 impl Game {
     /// Random games, each of which a function plays.
-    pub fn at_random(&self, play: impl Fn(&[Step])) {
+    pub fn at_random(&self, runs: u32, play: impl Fn(&[Step])) {
         let config = Config {
             cases: GAMES,
             failure_persistence: None,
             ..Config::default()
         };
         let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
-        let games = proptest::collection::vec(step(), 1..STEPS);
+        let games = proptest::collection::vec(step(runs), 1..STEPS);
         let played = TestRunner::new_with_rng(config, rng).run(&games, |steps| {
             play(&steps);
             Ok(())
@@ -184,8 +191,8 @@ impl Game {
         played.unwrap();
     }
 
-    /// A game.
-    pub fn play(&self, steps: &[Step]) {
+    /// A game. The other thread gets a message when it is to make requests.
+    pub fn play(&self, steps: &[Step], other: Option<&Sender<()>>) {
         let history = format!("{steps:?}");
         for fd in FIRST..FIRST + COUNT {
             self.files.put(fd, "nothing");
@@ -194,6 +201,12 @@ impl Game {
             match *step {
                 Step::Put(fd, name) => self.files.put(fd, name),
                 Step::Copy(from, to) => self.files.copy(from, to),
+                Step::Ask => {
+                    if let Some(other) = other {
+                        other.send(()).unwrap();
+                        thread::yield_now();
+                    }
+                }
                 Step::Request(fd, index, kind) => {
                     self.compare(fd, &ROUTES[index], kind, &history);
                 }

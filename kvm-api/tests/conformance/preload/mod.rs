@@ -17,7 +17,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 
 use crate::Needs::AnyVcpu;
-use crate::Test;
+use crate::{Stage, Test};
 
 pub const TESTS: &[(Form, Test)] = &[
     (
@@ -69,7 +69,7 @@ pub const TESTS: &[(Form, Test)] = &[
         ("preload::reports_at_its_end", AnyVcpu, report::written),
     ),
     bound(
-        "preload::bound::adds_at_most_40_instructions",
+        "preload::bound::adds_few_instructions",
         instructions::few_bound,
     ),
     bound("preload::bound::games_with_fd", bound::with_fd),
