@@ -21,6 +21,7 @@ use kvm_preload::{
     BIND_VARIABLE, COUNTS_VARIABLE, Counts, Event, Outcome, WITH_FD, WITHOUT_FD, hand_over,
 };
 use libc::{c_int, c_ulong};
+use nix::sched::{CloneFlags, clone};
 use nix::sys::pthread::{Pthread, pthread_kill, pthread_self};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use nix::sys::wait::{WaitStatus, waitpid};
@@ -306,17 +307,31 @@ pub fn busy_by_itself(stage: &Stage) {
     });
 }
 
-/// The thread waits for its child, which may use the vCPU.
+/// A child of `vfork`, for which the thread waits, has the memory of the thread, and may use
+/// the vCPU.
 pub fn before_vfork(stage: &Stage) {
-    in_each_mode(stage, programs::COUNT_OUT, |machine| {
+    let counted = in_each_mode(stage, programs::COUNT_OUT, |machine| {
         let vcpu = machine.vcpu().as_raw_fd();
         run(vcpu).unwrap();
         kvm_preload::before_vfork();
-        // What `vfork` does, in another thread.
-        let regs = thread::scope(|scope| scope.spawn(|| get_regs(vcpu)).join());
-        assert_eq!(regs.unwrap().map(|regs| regs.rbx), Ok(1));
+        let child = || {
+            // SAFETY: the call touches no memory. It ends a child that waits.
+            unsafe { libc::alarm(PATIENCE.as_secs() as u32) };
+            let answers = (get_regs(vcpu).map(|regs| regs.rbx), run(vcpu));
+            (answers != (Ok(1), Ok(0))).into()
+        };
+        let flags = CloneFlags::CLONE_VM | CloneFlags::CLONE_VFORK;
+        let mut stack = vec![0; 1 << 18];
+        // SAFETY: the child has a stack of its own, and this thread waits until it ends.
+        let child = unsafe { clone(Box::new(child), &mut stack, flags, Some(libc::SIGCHLD)) };
+        let child = child.unwrap();
+        assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)));
         assert_eq!(run(vcpu), Ok(0));
+        assert_eq!(get_regs(vcpu).unwrap().rbx, 3);
     });
+    for counted in counted {
+        assert_eq!(counted.event(Event::Bound), 2);
+    }
 }
 
 /// A child has no bound vCPU, and the descriptors of its parent are of no use to it. It may
