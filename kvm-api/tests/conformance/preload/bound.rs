@@ -35,6 +35,9 @@ use crate::Stage;
 /// The time limit of a step that takes no time unless it hangs.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// The time limit of a test.
+const LIMIT: Duration = Duration::from_secs(120);
+
 /// A request by the library.
 fn request(fd: RawFd, request: c_ulong, arg: c_ulong) -> Result<c_int> {
     // SAFETY: the requests of these tests take numbers, or the address of a structure.
@@ -74,7 +77,15 @@ impl Counted {
 
     fn in_child(&self, test: impl FnOnce()) {
         let path = self.path.to_str().unwrap();
-        in_child_with(&[(COUNTS_VARIABLE, path), (BIND_VARIABLE, self.mode)], test);
+        in_child_with(
+            &[(COUNTS_VARIABLE, path), (BIND_VARIABLE, self.mode)],
+            || {
+                // A thread of a test that fails may wait for ever.
+                // SAFETY: the call touches no memory.
+                unsafe { libc::alarm(LIMIT.as_secs() as u32) };
+                test();
+            },
+        );
     }
 
     fn print(&self) {
@@ -172,7 +183,7 @@ pub fn given_by_waiting(stage: &Stage) {
         let vcpu = machine.vcpu().as_raw_fd();
         let (mut reader, mut writer) = pipe().unwrap();
         let (tell, told) = channel();
-        thread::scope(|scope| {
+        thread::scope(move |scope| {
             let thread = scope.spawn(move || {
                 run(vcpu).unwrap();
                 tell.send(()).unwrap();
