@@ -163,7 +163,7 @@ fn functions_that_change_descriptors_do_what_they_do() {
     for mode in [None, Some(WITH_FD), Some(WITHOUT_FD)] {
         let dir = tempfile::tempdir().unwrap();
         let mut command = program("descriptors vfork requests", "-", dir.path());
-        for mode in mode {
+        if let Some(mode) = mode {
             command.env(BIND_VARIABLE.to_str().unwrap(), mode.to_str().unwrap());
         }
         let output = command.output().unwrap();

@@ -132,7 +132,7 @@ fn of_request(request: c_ulong) -> &'static Route {
 pub fn few_bound(stage: &Stage) {
     for mode in [WITH_FD, WITHOUT_FD] {
         let routes = [KVM_RUN, KVM_GET_REGS, KVM_SET_REGS, KVM_GET_VCPU_EVENTS];
-        let routes = routes.map(|request| of_request(request));
+        let routes = routes.map(of_request);
         let most = most(stage, routes.into_iter(), Some(mode));
         assert!(most <= MOST_BOUND, "{most} instructions");
     }
