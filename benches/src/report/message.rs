@@ -74,15 +74,15 @@ impl Sentence {
         let changes: Vec<_> = shares.collect::<Option<_>>()?;
         let saving = changes.iter().filter(|(_, change)| *change < 0.0).count();
         let verdict = match saving {
-            0 => "costs as many or more in each row",
-            all if all == changes.len() => "costs fewer in each row",
-            _ => "costs fewer in some rows",
+            0 => format!("no fewer {unit} in any row"),
+            all if all == changes.len() => format!("fewer {unit} in each row"),
+            _ => format!("fewer {unit} in some rows"),
         };
         let list = changes
             .iter()
             .map(|(name, change)| format!("{change:+.0} % for {}", work(name)));
         Some(format!(
-            "{}: \"{}\" In {unit}, `{}` {verdict}, compared with `{}`: {}.",
+            "{}: \"{}\" `{}` takes {verdict} than `{}`: {}.",
             self.by,
             self.quote,
             self.after,
@@ -130,11 +130,11 @@ mod tests {
             }
             answers(&record).remove(0)
         };
-        assert!(verdict([50, 60, 99]).contains("`merged` costs fewer in each row,"));
-        assert!(verdict([50, 60, 101]).contains("`merged` costs fewer in some rows,"));
+        assert!(verdict([50, 60, 99]).contains("`merged` takes fewer instructions in each row"));
+        assert!(verdict([50, 60, 101]).contains("`merged` takes fewer instructions in some rows"));
         let none = verdict([150, 100, 101]);
         assert!(
-            none.contains("`merged` costs as many or more in each row,"),
+            none.contains("`merged` takes no fewer instructions in any row"),
             "{none}"
         );
         assert!(none.contains("+50 % for reading"), "{none}");
