@@ -62,11 +62,15 @@ mod wire;
 pub use boot::accel::Accel;
 pub use boot::call::{Captured, call_here};
 pub use boot::error::{BootError, Console, LastLines};
+pub use boot::executable::find as find_program;
+pub use boot::initramfs::Initramfs;
 pub use boot::libraries::libraries;
 pub use boot::machine::Machine;
 pub use host::HostError;
 pub use host::Progress;
-pub use host::cargo::{TARGET, beside, built_executable, cargo, cdylib, this_program};
+pub use host::cargo::{
+    TARGET, beside, built_executable, cargo, cdylib, dynamic_programs, this_program,
+};
 pub use host::interrupt;
 pub use host::kvm_ioctls::kvm_ioctls_tests;
 pub use host::lanes::lanes;

@@ -37,7 +37,11 @@ pub(crate) fn check(path: &Path) -> Result<()> {
 
 /// Finds a program as a shell does: a name without a slash is in one of the directories of
 /// `PATH`.
-pub(crate) fn find(program: &Path) -> Result<PathBuf> {
+///
+/// # Errors
+///
+/// There is no such program.
+pub fn find(program: &Path) -> Result<PathBuf> {
     let can_run = |path: &PathBuf| path.is_file() && access(path, AccessFlags::X_OK).is_ok();
     if program.as_os_str().as_encoded_bytes().contains(&b'/') {
         let path = Some(program.to_owned()).filter(can_run);

@@ -18,7 +18,7 @@ const CONSOLE: u32 = 0o020_600;
 ///
 /// It is not compressed, because the machine would count the instructions of decompressing
 /// it. Times are 0, owners are root, inode numbers are consecutive.
-pub(crate) struct Initramfs {
+pub struct Initramfs {
     path: PathBuf,
     file: BufWriter<File>,
     inode: u32,
@@ -26,7 +26,12 @@ pub(crate) struct Initramfs {
 }
 
 impl Initramfs {
-    pub(crate) fn create(path: &Path) -> Result<Self> {
+    /// Begins an archive in the file at `path`.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be written.
+    pub fn create(path: &Path) -> Result<Self> {
         let file = File::create(path).cannot("write", path)?;
         let mut this = Self {
             path: path.into(),
@@ -41,13 +46,21 @@ impl Initramfs {
     }
 
     /// Copies a file of the host to an absolute path inside.
-    pub(crate) fn copy(&mut self, from: &Path, to: &Path) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or the archive cannot be written.
+    pub fn copy(&mut self, from: &Path, to: &Path) -> Result<()> {
         let data = fs::read(from).cannot("read", from)?;
         self.write(&data, to)
     }
 
-    /// Makes a file at an absolute path inside.
-    pub(crate) fn write(&mut self, data: &[u8], to: &Path) -> Result<()> {
+    /// Makes an executable file at an absolute path inside.
+    ///
+    /// # Errors
+    ///
+    /// The archive cannot be written.
+    pub fn write(&mut self, data: &[u8], to: &Path) -> Result<()> {
         if let Some(parent) = to.parent() {
             self.directory(parent)?;
         }
@@ -55,7 +68,11 @@ impl Initramfs {
     }
 
     /// Completes the archive.
-    pub(crate) fn finish(self) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// The archive cannot be written.
+    pub fn finish(self) -> Result<()> {
         newc::trailer(self.file)
             .and_then(|mut file| file.flush())
             .cannot("write", &self.path)

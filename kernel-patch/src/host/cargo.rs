@@ -23,22 +23,41 @@ pub fn cargo() -> Command {
 /// Builds the crate in `dir` with `features` as a shared library, for a program that
 /// is not part of this workspace. Returns the directory of the library.
 ///
-/// The executables of this workspace are static, and a library that is built in the
-/// same way cannot be loaded. It is therefore built with other flags, and in a
-/// directory of its own, so that the workspace's builds stay valid.
-///
 /// # Errors
 ///
 /// The crate does not build.
 pub fn cdylib(dir: &Path, features: &[&str]) -> Result<PathBuf> {
+    let features = features.join(",");
+    build_dynamic(
+        dir,
+        &["rustc", "--crate-type", "cdylib", "--features", &features],
+    )
+}
+
+/// Builds the executables of the crate in `dir` with a dynamic linker, which preloads
+/// libraries. Returns their directory.
+///
+/// # Errors
+///
+/// The crate does not build.
+pub fn dynamic_programs(dir: &Path) -> Result<PathBuf> {
+    build_dynamic(dir, &["build"])
+}
+
+/// Runs a command of cargo for the crate in `dir`, and returns the directory of what it
+/// builds.
+///
+/// The executables of this workspace are static, and a library that is built in the
+/// same way cannot be loaded. What is dynamic is therefore built with other flags, and in a
+/// directory of its own, so that the workspace's builds stay valid.
+fn build_dynamic(dir: &Path, args: &[&str]) -> Result<PathBuf> {
     let name = dir.file_name().unwrap_or_default().to_string_lossy();
     let target = paths::create(paths::target_dir()?.join(&*name))?;
     let log = target.join("build.log");
     let mut command = cargo();
     command
-        .args(["rustc", "--quiet", "--locked", "--release"])
-        .args(["--crate-type", "cdylib"])
-        .args(["--features", &features.join(",")]);
+        .args(args)
+        .args(["--quiet", "--locked", "--release"]);
     make_dynamic(&mut command, &dir.join("Cargo.toml"), &target);
     let what = format!("building {name}");
     let _progress = Progress::ours(what.clone());

@@ -20,13 +20,18 @@ pub(crate) struct Transcript<F> {
     on_write: F,
 }
 
-/// Returns a transcript that calls `on_line` with the last line of each write.
+/// Returns a transcript that calls `on_line` with the last line that each write completes.
 pub(crate) fn of_lines(
     on_line: &mut (dyn FnMut(&str) + Send),
 ) -> Transcript<impl FnMut(&[u8]) + Send> {
-    Transcript::new(|bytes: &[u8]| {
-        if let Some(line) = String::from_utf8_lossy(bytes).lines().last() {
-            on_line(line);
+    // A line can arrive in pieces.
+    let mut rest = Vec::new();
+    Transcript::new(move |bytes: &[u8]| {
+        rest.extend_from_slice(bytes);
+        if let Some(end) = rest.iter().rposition(|byte| *byte == b'\n') {
+            let lines = String::from_utf8_lossy(&rest[..end]);
+            on_line(lines.lines().last().unwrap_or_default());
+            rest.drain(..=end);
         }
     })
 }
@@ -109,15 +114,17 @@ mod tests {
     }
 
     #[test]
-    fn the_last_line_of_each_write_is_passed_on() {
+    fn the_last_complete_line_is_passed_on() {
         let mut lines = Vec::new();
         let mut on_line = |line: &str| lines.push(line.to_owned());
         let mut transcript = of_lines(&mut on_line);
         transcript.write_all(b"one\ntwo\n").unwrap();
-        transcript.write_all(b"three\n").unwrap();
+        for piece in ["th", "ree", "\n", "fo"] {
+            transcript.write_all(piece.as_bytes()).unwrap();
+        }
         let text = transcript.text();
         drop(transcript);
-        assert_eq!(text, "one\ntwo\nthree\n");
+        assert_eq!(text, "one\ntwo\nthree\nfo");
         assert_eq!(lines, ["two", "three"]);
     }
 }
