@@ -1,6 +1,7 @@
 //! The meaning of the figures, and the machine of a run.
 
 use crate::counter::Unit;
+use crate::place::Place;
 use crate::record::{Record, Run};
 
 /// The meaning of the figures.
@@ -26,7 +27,16 @@ pub fn meaning(unit: Unit) -> &'static str {
 /// The machine and the kernel of a run: names and values.
 #[must_use]
 pub fn place(run: &Run) -> Vec<(&'static str, String)> {
-    let place = &run.measured_on;
+    let mut lines = of_place(&run.measured_on);
+    if let Some(why) = &run.no_syscalls {
+        lines.push(("no syscalls", why.clone()));
+    }
+    lines
+}
+
+/// A machine and its kernel: names and values.
+#[must_use]
+pub fn of_place(place: &Place) -> Vec<(&'static str, String)> {
     let mut lines = vec![("kernel", format!("{} {}", place.kernel, place.version))];
     if let Some(build) = &place.build {
         let from = format!("series {}, configuration {}", build.series, build.config);
@@ -35,10 +45,7 @@ pub fn place(run: &Run) -> Vec<(&'static str, String)> {
     }
     lines.push(("processor", place.cpu.clone()));
     lines.push(("KVM", place.kvm.clone()));
-    lines.push(("mitigations", mitigations(run)));
-    if let Some(why) = &run.no_syscalls {
-        lines.push(("no syscalls", why.clone()));
-    }
+    lines.push(("mitigations", mitigations(place)));
     lines
 }
 
@@ -84,9 +91,15 @@ pub fn legend(record: &Record) -> String {
 /// The machine and the kernel of a run, in lines that begin with a newline.
 #[must_use]
 pub fn machine(run: &Run) -> String {
+    in_lines(place(run))
+}
+
+/// Names and values, in lines that begin with a newline.
+#[must_use]
+pub fn in_lines(values: Vec<(&str, String)>) -> String {
     let indent = " ".repeat(13);
     let options = textwrap::Options::new(88).subsequent_indent(&indent);
-    let lines = place(run).into_iter();
+    let lines = values.into_iter();
     let lines = lines.map(|(name, value)| format!("{name:<12} {value}"));
     lines
         .map(|line| format!("\n{}", textwrap::fill(&line, &options)))
@@ -94,8 +107,7 @@ pub fn machine(run: &Run) -> String {
 }
 
 /// The mitigations in force, and the vulnerabilities without one.
-fn mitigations(run: &Run) -> String {
-    let place = &run.measured_on;
+fn mitigations(place: &Place) -> String {
     let requested = match &place.build {
         Some(build) => format!("{}: ", build.mitigations),
         None => String::new(),

@@ -24,6 +24,7 @@ mod interfaces;
 mod layout;
 pub mod legend;
 mod measure;
+pub mod output;
 pub mod parts;
 mod peer;
 pub mod place;
@@ -34,6 +35,7 @@ pub mod report;
 pub mod seccomp;
 pub mod table;
 pub mod vendors;
+pub mod vmm;
 mod workload;
 
 use guests::counting as guest;

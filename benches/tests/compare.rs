@@ -1,32 +1,23 @@
 //! `cargo compare` on the command line.
 
+mod refusal;
+
 use std::env;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::Command;
 use std::sync::Mutex;
 
 use benches::record::{CaseRow, Record};
 use tempfile::TempDir;
 
+use crate::refusal::{refused, refused_with};
+
 fn compare(args: &[&str]) -> Command {
     let mut command = Command::new(kernel_patch::beside("compare").unwrap());
     command.args(args);
     command
-}
-
-#[track_caller]
-fn refused(output: &Output, message: &str) {
-    refused_with(1, output, message);
-}
-
-#[track_caller]
-fn refused_with(code: i32, output: &Output, message: &str) {
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{stderr}");
-    assert_eq!(stderr.lines().count(), 1, "{stderr}");
-    assert!(stderr.contains(message), "{stderr}");
 }
 
 #[test]

@@ -1,7 +1,8 @@
 //! The documents show the figures of one run, whose record is docs/results.json, and
-//! compare them with those of a run on the release before, docs/results-6.12.json.
+//! compare them with those of a run on the release before, docs/results-6.12.json. The figures
+//! of VMMs are those of docs/vmm.json.
 //!
-//! To show another run: `cargo compare --profile --json docs/results.json`, then
+//! To show another run: `cargo compare --profile --json docs/results.json`, `cargo vmm --json docs/vmm.json`, then
 //! `UPDATE_DOCS=1 cargo test -p benches --test readme`. The test also removes the stacks
 //! of functions, the events and the estimates that no document shows from the record, because they are
 //! most of it.
@@ -13,6 +14,7 @@ use benches::INTERFACES;
 use benches::grid::SCREEN;
 use benches::record::{CaseRow, Record};
 use benches::report::documents;
+use benches::vmm;
 
 /// The lines that begin and end a generated part. The first goes on with its name.
 const BEGIN: &str = "<!-- results: ";
@@ -37,6 +39,8 @@ fn update() -> bool {
 /// The kept record of the release before, and of the default one.
 const BEFORE: &str = "docs/results-6.12.json";
 const NOW: &str = "docs/results.json";
+/// The kept record of the work of VMMs.
+const VMMS: &str = "docs/vmm.json";
 
 /// A kept record, with the stacks of functions and the events that the documents show.
 fn kept(name: &str) -> Record {
@@ -143,7 +147,12 @@ fn documents_show_the_kept_results() {
     whole("docs/releases.md", &releases);
     whole("docs/chart.svg", &documents::chart(&record).unwrap());
     whole("docs/cycles.svg", &documents::intervals(&record).unwrap());
-    part("README.md", "answer", &documents::readme(&record).unwrap());
+    let vmms = vmm::record::Record::read(&file(VMMS)).unwrap();
+    let readme = documents::readme(&record, &vmms).unwrap();
+    part("README.md", "answer", &readme);
+    let work = vmm::documents::part(&vmms);
+    tables_fit("docs/vmm.md", &work, SCREEN);
+    part("docs/vmm.md", "work", &work);
     let forms = INTERFACES.into_iter();
     let forms = forms.filter(|name| !["ioctl", "kvm-ioctls"].contains(name));
     for form in forms.clone() {

@@ -15,7 +15,7 @@ use crate::cases;
 use crate::chart::{self, Chart};
 use crate::grid::{Grid, Section};
 use crate::record::Record;
-use crate::{hosts, legend, table, vendors};
+use crate::{hosts, legend, table, vendors, vmm};
 
 /// The width of the documents.
 const WIDTH: usize = 88;
@@ -137,7 +137,7 @@ fn rows() -> Grid {
 /// # Errors
 ///
 /// If the record has nothing to show.
-pub fn readme(record: &Record) -> Result<String> {
+pub fn readme(record: &Record, vmms: &vmm::record::Record) -> Result<String> {
     let run = record.runs.first().context("the record has no run")?;
     let place = legend::place(run);
     let cycles = Cycles::new(record)?;
@@ -145,6 +145,7 @@ pub fn readme(record: &Record) -> Result<String> {
         label: first_chart(record)?.label(),
         sentences: answer::sentences(record, cycles.as_ref())
             .iter()
+            .chain(vmm::documents::sentences(vmms).first())
             .map(|sentence| item(sentence))
             .collect(),
         text: wrap(&table::summary_text(record.unit)),
@@ -236,12 +237,12 @@ pub fn remains(record: &Record) -> Option<String> {
 }
 
 /// One item of a list.
-fn item(text: &str) -> String {
+pub(crate) fn item(text: &str) -> String {
     let options = Options::new(WIDTH).initial_indent("- ");
     textwrap::fill(text, options.subsequent_indent("  "))
 }
 
 /// Breaks a text into lines, as the documents have them.
-fn wrap(text: &str) -> String {
+pub(crate) fn wrap(text: &str) -> String {
     textwrap::fill(text, WIDTH)
 }

@@ -12,13 +12,14 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use benches::diff::Diff;
+use benches::output::Output;
 use benches::record::Record;
 use benches::report::{self, documents};
 use benches::{CRITERION, Selection, legend, measure};
 use clap::Parser;
 
 use crate::cli::Options;
-use crate::files::{Output, REPORT, Results};
+use crate::files::{REPORT, Results};
 use crate::machines::{KALLSYMS, MODULES};
 
 /// The exit status for which `git bisect run` skips a commit.
