@@ -28,8 +28,8 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 
 use super::files::{Files, of_parent};
-use super::games::Game;
-use super::in_child_with;
+use super::games::{Game, refuse_calls};
+use super::{end_of_child, in_child_with};
 use crate::Stage;
 
 /// The time limit of a step that takes no time unless it hangs.
@@ -374,4 +374,62 @@ pub fn forked(stage: &Stage) {
     for counted in counted {
         assert_eq!(counted.event(Event::Bound), 2);
     }
+}
+
+/// A program that keeps the library from unbinding a vCPU gets no wrong answer: it ends with
+/// a message.
+pub fn ends_with_a_message(stage: &Stage) {
+    let keeps_signal = "the program keeps a signal from a thread that has bound a vCPU";
+    let refuses = "the kernel refuses kvm_unbind";
+    let situations: [(fn(), &str); 3] = [
+        (|| SigSet::all().thread_block().unwrap(), keeps_signal),
+        (handle_signal, keeps_signal),
+        (|| refuse_calls(libc::EPERM), refuses),
+    ];
+    for mode in [WITH_FD, WITHOUT_FD] {
+        let mode = mode.to_str().unwrap();
+        for (prepare, expected) in situations {
+            let (mut errors, writer) = pipe().unwrap();
+            let ended = end_of_child(&[(BIND_VARIABLE, mode)], || {
+                // SAFETY: the calls touch no memory.
+                unsafe {
+                    libc::alarm(LIMIT.as_secs() as u32);
+                    libc::dup2(writer.as_raw_fd(), libc::STDERR_FILENO);
+                }
+                ask_after(stage, prepare);
+            });
+            drop(writer);
+            let mut text = String::new();
+            errors.read_to_string(&mut text).unwrap();
+            let aborted = matches!(ended, WaitStatus::Signaled(_, Signal::SIGABRT, _));
+            assert!(aborted, "{ended:?}, not {expected:?}: {text}");
+            assert!(text.contains(expected), "{text}");
+        }
+    }
+}
+
+/// Handles the signal that the library has chosen, as a program may by mistake.
+fn handle_signal() {
+    let signal = libc::SIGRTMAX();
+    let handler = (ignore as extern "C" fn(c_int) as *const ()).expose_provenance();
+    // SAFETY: the handler does nothing.
+    assert_ne!(unsafe { libc::signal(signal, handler) }, libc::SIG_ERR);
+}
+
+/// A thread binds a vCPU, prepares something, and waits. Another one asks for the vCPU.
+fn ask_after(stage: &Stage, prepare: fn()) {
+    let mut machine = TestVm::new(&*stage.kvm);
+    machine.load(programs::COUNT_OUT);
+    let vcpu = machine.vcpu().as_raw_fd();
+    let (tell, told) = channel();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            run(vcpu).unwrap();
+            prepare();
+            tell.send(()).unwrap();
+            sleep(LIMIT);
+        });
+        told.recv_timeout(PATIENCE).unwrap();
+        get_regs(vcpu).unwrap();
+    });
 }

@@ -233,8 +233,8 @@ pub fn filtered(stage: &Stage) {
     }
 }
 
-/// Has each call of KVM return an error without being made.
-fn refuse_calls(errno: i32) {
+/// Has each call of KVM by this thread return an error without being made.
+pub(super) fn refuse_calls(errno: i32) {
     const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
     const AT_LEAST: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
@@ -251,7 +251,7 @@ fn refuse_calls(errno: i32) {
         len: filter.len() as u16,
         filter: filter.as_mut_ptr(),
     };
-    // SAFETY: the filter is complete, and binds this child only.
+    // SAFETY: the filter is complete, and binds this thread only.
     unsafe {
         let privileges = libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
         assert_eq!(privileges, 0);

@@ -87,6 +87,10 @@ pub const TESTS: &[(Form, Test)] = &[
     ),
     bound("preload::bound::a_child_of_fork", bound::forked),
     bound("preload::bound::reports_at_its_end", report::of_bound),
+    bound(
+        "preload::bound::ends_with_a_message",
+        bound::ends_with_a_message,
+    ),
 ];
 
 const fn bound(name: &'static str, test: fn(&Stage)) -> (Form, Test) {
@@ -100,6 +104,12 @@ fn in_child(test: impl FnOnce()) {
 
 /// The same with variables for the library.
 fn in_child_with(variables: &[(&CStr, &str)], test: impl FnOnce()) {
+    let ended = end_of_child(variables, test);
+    assert!(matches!(ended, WaitStatus::Exited(_, 0)), "{ended:?}");
+}
+
+/// The same for a child that may end in another way, which is returned.
+fn end_of_child(variables: &[(&CStr, &str)], test: impl FnOnce()) -> WaitStatus {
     // SAFETY: this process has one thread that does anything, and the child leaves without
     // unwinding.
     match unsafe { fork() }.unwrap() {
@@ -113,8 +123,6 @@ fn in_child_with(variables: &[(&CStr, &str)], test: impl FnOnce()) {
             // SAFETY: nothing of the parent's is touched on the way out.
             unsafe { libc::_exit(done.is_err().into()) }
         }
-        ForkResult::Parent { child } => {
-            assert_eq!(waitpid(child, None), Ok(WaitStatus::Exited(child, 0)));
-        }
+        ForkResult::Parent { child } => waitpid(child, None).unwrap(),
     }
 }
