@@ -6,7 +6,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use benches::vmm::record::Record;
+use benches::vmm::record::{Record, WorkRecord};
 use benches::vmm::way::Way;
 use tempfile::TempDir;
 
@@ -66,19 +66,37 @@ fn a_saved_record_is_shown() {
     }
 }
 
-/// Exits of a guest, in the machine.
-#[test]
-fn an_exit_costs_less_by_the_calls() {
+/// Measures one work in the machine.
+fn measured(name: &str, runs: u32) -> WorkRecord {
     let dir = TempDir::new().unwrap();
     let json = dir.path().join("record.json");
-    let mut command = vmm(&["--filter", "exits", "--runs", "2", "--json"]);
+    let mut command = vmm(&["--filter", name, "--runs", &runs.to_string(), "--json"]);
     let output = command.arg(&json).output().unwrap();
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
-    let record = Record::read(&json).unwrap();
-    let [work] = &record.works[..] else {
-        panic!("{record:?}");
-    };
+    let mut works = Record::read(&json).unwrap().works;
+    assert_eq!(works.len(), 1);
+    works.remove(0)
+}
+
+/// QEMU boots Linux.
+#[test]
+fn qemu_is_handed_over() {
+    let work = measured("qemu_user_irqchip", 1);
+    for way in Way::ALL {
+        let figure = &work.figures[&way];
+        assert!(figure.exits() > 20_000, "{figure:?}");
+        let share = figure.handed_over();
+        assert_eq!(share > 0.95, way != Way::Ioctl, "{share}");
+    }
+    assert!(work.share(Way::Calls).unwrap() < 1.0);
+    assert!(work.share(Way::Bound).unwrap() < 0.99);
+}
+
+/// A guest exits in loops.
+#[test]
+fn an_exit_costs_less_by_the_calls() {
+    let work = measured("exits", 2);
     let figure = |way| &work.figures[&way];
     let [ioctl, calls, bound] = Way::ALL.map(figure);
     assert!(ioctl.exits() > 8000, "{ioctl:?}");
