@@ -70,7 +70,7 @@ macro_rules! qemu {
 }
 
 /// All work.
-pub const WORK: [Work; 5] = [
+pub static WORK: [Work; 5] = [
     Work {
         name: "qemu_boot",
         text: "QEMU boots Linux to user space, with the interrupt controllers in the kernel",
