@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use profile::Events;
 use profile::fold::Folded;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::Case;
@@ -212,21 +213,26 @@ impl Record {
     ///
     /// If the file is not a record of this schema.
     pub fn read(path: &Path) -> Result<Self> {
-        #[derive(Deserialize)]
-        struct Versioned {
-            schema: u32,
-        }
-
-        let json = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let damaged = || format!("{} is not the whole JSON of a comparison", path.display());
-        let Versioned { schema } = serde_json::from_slice(&json).with_context(damaged)?;
-        ensure!(
-            schema == SCHEMA,
-            "{} follows schema {schema}; this reads {SCHEMA}",
-            path.display()
-        );
-        serde_json::from_slice(&json).with_context(damaged)
+        read(path, SCHEMA, "the whole JSON of a comparison")
     }
+}
+
+/// Reads JSON of a schema. `what` says what it is not if it is damaged.
+pub(crate) fn read<T: DeserializeOwned>(path: &Path, version: u32, what: &str) -> Result<T> {
+    #[derive(Deserialize)]
+    struct Versioned {
+        schema: u32,
+    }
+
+    let json = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let damaged = || format!("{} is not {what}", path.display());
+    let Versioned { schema } = serde_json::from_slice(&json).with_context(damaged)?;
+    ensure!(
+        schema == version,
+        "{} follows schema {schema}; this reads {version}",
+        path.display()
+    );
+    serde_json::from_slice(&json).with_context(damaged)
 }
 
 impl Run {

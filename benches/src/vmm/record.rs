@@ -1,15 +1,15 @@
 //! The results of a measurement, in memory and as JSON.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::way::Way;
 use crate::counter::Unit;
 use crate::place::Place;
+use crate::record;
 
 /// The version of the schema, which grows with each incompatible change.
 pub const SCHEMA: u32 = 1;
@@ -185,12 +185,6 @@ impl WorkRecord {
 }
 
 impl Record {
-    /// The results of a work.
-    #[must_use]
-    pub fn work(&self, name: &str) -> Option<&WorkRecord> {
-        self.works.iter().find(|work| work.name == name)
-    }
-
     /// The number of figures that are missing because the work failed.
     #[must_use]
     pub fn failures(&self) -> usize {
@@ -203,16 +197,7 @@ impl Record {
     ///
     /// If the file is not a record of this schema.
     pub fn read(path: &Path) -> Result<Self> {
-        let json = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
-        let read: Self = serde_json::from_slice(&json)
-            .with_context(|| format!("{} is not the JSON of cargo vmm", path.display()))?;
-        ensure!(
-            read.schema == SCHEMA,
-            "{} follows schema {}; this reads {SCHEMA}",
-            path.display(),
-            read.schema
-        );
-        Ok(read)
+        record::read(path, SCHEMA, "the JSON of cargo vmm")
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 use std::{io, mem};
@@ -10,6 +10,8 @@ use std::{io, mem};
 use anyhow::{Context, Result, ensure};
 use nix::libc::{SYS_pidfd_open, rusage, syscall, timeval, wait4};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
 
 const OUTPUT: &str = "/tmp/output";
 
@@ -40,12 +42,12 @@ pub fn run(mut command: Command, limit: Duration) -> Result<Outcome> {
     command
         .stdin(Stdio::null())
         .stdout(output.try_clone()?)
-        .stderr(output);
-    let mut child = command.spawn().context("cannot start it")?;
+        .stderr(output)
+        .process_group(0);
+    let child = command.spawn().context("cannot start it")?;
     let ended = wait(&child, limit);
-    if !matches!(ended, Ok(true)) {
-        let _ = child.kill();
-    }
+    // What it has started, too: it would take processor time from the next run.
+    let _ = killpg(Pid::from_raw(child.id() as i32), Signal::SIGKILL);
     let (status, time) = reap(&child)?;
     let output = fs::read(OUTPUT).context(OUTPUT)?;
     let output = String::from_utf8_lossy(&output).into_owned();
@@ -93,6 +95,13 @@ fn last(output: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::OpenOptionsExt;
+    use std::time::Instant;
+
+    use nix::libc::O_NONBLOCK;
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
     use super::*;
 
     fn shell(script: &str) -> Command {
@@ -104,7 +113,7 @@ mod tests {
     /// One test, since the output has one place.
     #[test]
     fn a_run_has_output_and_processor_time() {
-        let limit = Duration::from_secs(60);
+        let limit = Duration::from_secs(30);
         // The time is that of the inner shell.
         let busy = "sh -c 'i=0; while [ $i -lt 50000 ]; do i=$((i + 1)); done'; echo done; exit 3";
         let outcome = run(shell(busy), limit).unwrap();
@@ -116,8 +125,27 @@ mod tests {
             outcome.time
         );
 
-        let endless = shell("echo one; echo two >&2; exec sleep 60");
+        // Another process of its own ends with it.
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        mkfifo(&fifo, Mode::S_IRWXU).unwrap();
+        let holds = format!(
+            "exec 3<>{0}; sleep 600 & echo one; echo two >&2; wait",
+            fifo.display()
+        );
+        let endless = shell(&holds);
         let error = run(endless, Duration::from_millis(200)).err().unwrap();
         assert_eq!(error.to_string(), "no end after 200ms:\none\ntwo");
+        // Without a reader, it cannot be opened for writing.
+        let open = || {
+            File::options()
+                .write(true)
+                .custom_flags(O_NONBLOCK)
+                .open(&fifo)
+        };
+        let deadline = Instant::now() + limit;
+        while open().is_ok() {
+            assert!(Instant::now() < deadline, "a process is left");
+        }
     }
 }

@@ -14,7 +14,7 @@ use benches::vmm::record::{Figure, Interface, Loop, Request, WorkRecord};
 use benches::vmm::way::Way;
 use kvm_api::kvm_sys::__NR_kvm_check_extension;
 use kvm_ioctls::Kvm;
-use kvm_preload::{BIND_VARIABLE, COUNTS_VARIABLE, Counts};
+use kvm_preload::{BIND_VARIABLE, COUNTS_VARIABLE, Counts, REPORT_VARIABLE};
 use nix::libc::{ENOSYS, ioctl};
 use nix::time::{ClockId, clock_gettime};
 use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
@@ -160,6 +160,11 @@ impl Job {
             command.env_clear().env("LD_LIBRARY_PATH", libraries);
             command.env("HOME", "/tmp");
         }
+        // The caller may have these of a trial of the library.
+        for variable in [BIND_VARIABLE, COUNTS_VARIABLE, REPORT_VARIABLE] {
+            command.env_remove(variable.to_str()?);
+        }
+        command.env_remove("LD_PRELOAD");
         if way.has_library() {
             command.env("LD_PRELOAD", &self.library);
         }

@@ -59,13 +59,10 @@ fn outside(options: &Options) -> Result<()> {
 fn measure(options: &Options) -> Result<(Record, usize)> {
     let (works, missing) = machines::measure(options)?;
     let time = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
-    let schema = SCHEMA;
-    Ok((
-        Record {
-            schema,
-            time,
-            works,
-        },
-        missing,
-    ))
+    let record = Record {
+        schema: SCHEMA,
+        time,
+        works,
+    };
+    Ok((record, missing))
 }
