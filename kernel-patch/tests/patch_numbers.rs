@@ -88,7 +88,7 @@ fn named_in_cover_letter(base: Base) -> Vec<&'static str> {
             "Keep a bound vCPU loaded while its task is in userspace",
             ENTRY_POINTS,
             BOUND_CALLS,
-            "Kick a bound vCPU",
+            "Kick a vCPU",
             ENTRY_POINTS,
         ],
     ]

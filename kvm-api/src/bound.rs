@@ -61,19 +61,6 @@ impl<F> Drop for BoundVcpu<F> {
     }
 }
 
-/// Makes the thread of a pidfd, see pidfd_open(2), return from
-/// [`kvm_run`](Vcpu::kvm_run) with `EINTR`. A thread that does not run its bound vCPU
-/// returns from the next run.
-///
-/// # Errors
-///
-/// `EBADF` when the descriptor is no pidfd; `ESRCH` when the thread has ended or has no
-/// bound vCPU; `EIO` when the vCPU belongs to another process.
-pub fn kick(_: Syscall, thread: BorrowedFd<'_>) -> Result<()> {
-    // SAFETY: the call touches no memory.
-    done(unsafe { syscall1(__NR_kvm_kick, fd(thread)) })
-}
-
 impl<F: AsFd> AsFd for BoundVcpu<F> {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()

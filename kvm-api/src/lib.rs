@@ -17,6 +17,8 @@
 //! * [`bound::BoundVcpu`] is bound to the calling thread, so that its calls take no file
 //!   descriptor.
 //!
+//! [`kick()`] makes a vCPU return to user space, whatever form runs it.
+//!
 //! The traits [`Vcpu`] and [`VmMemory`] are for programs that use a vCPU, or memory, in
 //! the way of any form. [`Form`] lists the forms, and opens the [`Backend`] of each.
 //!
@@ -77,6 +79,7 @@ pub mod bound;
 pub mod files;
 mod form;
 pub mod ioctl;
+mod kick;
 mod memory;
 pub mod merged;
 mod msr_list;
@@ -91,6 +94,7 @@ mod vm_memory;
 
 pub use api::Kvm;
 pub use form::{Backend, Form, OpenError};
+pub use kick::kick;
 pub use kvm_sys;
 pub use memory::GuestMemory;
 pub use nix::errno::Errno;

@@ -1,5 +1,5 @@
-//! The calls that bind vCPUs to tasks. The tables of the other calls list the calls on a
-//! bound vCPU, each beside the call that it replaces.
+//! The calls that bind vCPUs to tasks and that kick vCPUs. The tables of the other calls
+//! list the calls on a bound vCPU, each beside the call that it replaces.
 
 // The kernel's names are kept.
 #![allow(non_upper_case_globals)]
@@ -10,9 +10,9 @@ use nix::errno::Errno::*;
 use crate::call::calls;
 
 calls! {
-    /// The calls that bind vCPUs to tasks.
+    /// The calls that bind vCPUs to tasks and that kick vCPUs.
     static BINDING_CALLS;
-    /// A call that binds a vCPU to a task, or concerns a binding.
+    /// A call that binds a vCPU to a task, ends a binding, or kicks a vCPU.
     enum BindingCall;
 
     /// Binds a vCPU to the calling task.
@@ -26,9 +26,10 @@ calls! {
         errors ENXIO;
     }
 
-    /// Has the vCPU that is bound to another task return to user space.
-    kvm_kick: __NR_kvm_kick = 631 ("int pidfd") on None {
+    /// Makes a vCPU return to user space. The descriptor is the vCPU's, or the pidfd of
+    /// the task that the vCPU is bound to.
+    kvm_kick: __NR_kvm_kick = 631 ("int fd") on VcpuOrTask {
         errors EBADF ESRCH EIO;
-        note "EBADF: it is no pidfd; ESRCH: its task is gone, or has no bound vCPU";
+        note "EBADF: neither a vCPU nor a pidfd; ESRCH: the task is gone, or has no bound vCPU";
     }
 }

@@ -51,6 +51,8 @@ pub enum Fd {
     Vm,
     /// The descriptor of a vCPU.
     Vcpu,
+    /// The descriptor of a vCPU, or the pidfd of the task that a vCPU is bound to.
+    VcpuOrTask,
 }
 
 /// A structure that passes between a program and KVM.

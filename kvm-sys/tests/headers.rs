@@ -228,6 +228,7 @@ fn calls_md() -> String {
             Fd::System => "VM or `/dev/kvm`",
             Fd::Vm => "VM",
             Fd::Vcpu => "vcpu",
+            Fd::VcpuOrTask => "vcpu or pidfd",
         };
         let errors: Vec<_> = call
             .errors
@@ -333,7 +334,7 @@ fn pages_have_the_errors_of_the_table() {
         let page = page(name);
         let own = call.errors.iter().map(|errno| format!("{errno:?}"));
         let fd = match call.fd {
-            Fd::None => &[][..],
+            Fd::None | Fd::VcpuOrTask => &[][..],
             _ => &["EBADF", "EINVAL", "EIO", "ENOTTY"],
         };
         let pointer = call.parameters.contains('*').then_some("EFAULT");

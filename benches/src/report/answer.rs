@@ -62,13 +62,14 @@ const CLAIMS: [Claim; 5] = [
 ];
 
 /// The comparisons of each form: the form, the form that it is compared with, and the rows.
-const FORMS: [(&str, &str, &[&str]); 8] = [
+const FORMS: [(&str, &str, &[&str]); 9] = [
     ("syscall", "ioctl", &[EXIT, REGS, REGISTERS, LOOP, SAVED]),
     ("merged", "syscall", &[REGISTERS, LOOP, SAVED]),
     ("ranges", "syscall", &[REPLACED, MAPPED, FETCHED]),
     ("files", "syscall", &[REGS, REGISTERS, LOOP, SAVED]),
     ("bound", "syscall", &[EXIT, REGS]),
     ("bound", "merged", &[REGISTERS, LOOP, SAVED]),
+    ("syscall", "ioctl", &["kick", "interrupt_by_another_thread"]),
     ("bound", "ioctl", &["kick", "interrupt_by_another_thread"]),
     ("sync-regs", "ioctl", &[LOOP, REGISTERS]),
 ];

@@ -79,6 +79,16 @@ fn message(panic: &dyn Any) -> &str {
 
 /// A pidfd of a process.
 pub fn pidfd(process: u32) -> Result<OwnedFd> {
+    open_pidfd(process, 0)
+}
+
+/// A pidfd of a thread.
+pub fn pidfd_of_thread(thread: Pid) -> Result<OwnedFd> {
+    open_pidfd(thread.as_raw() as u32, libc::PIDFD_THREAD)
+}
+
+fn open_pidfd(id: u32, flags: libc::c_uint) -> Result<OwnedFd> {
     // SAFETY: the call touches no memory, and returns a new descriptor.
-    unsafe { new_descriptor(libc::syscall(libc::SYS_pidfd_open, process, 0)) }.context("pidfd_open")
+    let fd = unsafe { new_descriptor(libc::syscall(libc::SYS_pidfd_open, id, flags)) };
+    fd.context("pidfd_open")
 }

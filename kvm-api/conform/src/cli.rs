@@ -129,6 +129,11 @@ impl Options {
         }
     }
 
+    /// Whether the user has chosen the number of random cases.
+    pub fn has_cases(&self) -> bool {
+        self.cases.is_some()
+    }
+
     /// Whether the run tests all properties, with the usual number of cases.
     pub fn whole(&self) -> bool {
         self.only.is_empty() && !self.sample && self.cases.is_none()

@@ -53,7 +53,7 @@ const fn accepted(fd: Fd) -> u8 {
         Fd::None => u8::MAX,
         Fd::System => DEVICE | VM,
         Fd::Vm => VM,
-        Fd::Vcpu => VCPU,
+        Fd::Vcpu | Fd::VcpuOrTask => VCPU,
     }
 }
 

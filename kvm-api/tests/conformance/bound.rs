@@ -9,16 +9,16 @@ use std::thread;
 use std::time::Duration;
 
 use guests::{TestVm, programs};
-use kvm_api::bound::{BoundVcpu, kick};
+use kvm_api::bound::BoundVcpu;
 use kvm_api::kvm_sys::{
     __NR_kvm_bind, __NR_kvm_bound_get_regs, __NR_kvm_bound_run, __NR_kvm_unbind,
-    KVM_CREATE_IRQCHIP, KVM_SET_SIGNAL_MASK, kvm_regs,
+    KVM_SET_SIGNAL_MASK, kvm_regs,
 };
 use kvm_api::syscall::Syscall;
-use kvm_api::{Errno, Reason, Result, Vcpu};
+use kvm_api::{Errno, Result, kick};
 use libc::c_long;
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, fork, gettid};
+use nix::unistd::{ForkResult, alarm, fork, gettid};
 
 use crate::Needs::AnyVcpu;
 use crate::{Stage, Test};
@@ -38,19 +38,16 @@ pub const TESTS: &[(Form, Test)] = &[
     of("kvm_bind::is_not_inherited", not_inherited),
     of("kvm_unbind::gives_the_vcpu_free", given_free),
     of("kvm_unbind::leaves_a_pending_exit_as_it_is", pending_exit),
-    of("kvm_kick::of_one_that_does_not_run", kick_before),
-    of("kvm_kick::of_one_that_runs", kick_during),
-    of("kvm_kick::of_one_that_is_halted", kick_halted),
-    of("kvm_kick::completes_the_exit", kick_completes),
-    of("kvm_kick::says_who_cannot_be_kicked", kick_refused),
 ];
 
 const fn of(name: &'static str, test: fn(&Stage)) -> (Form, Test) {
     (Form::Bound, (name, AnyVcpu, test))
 }
 
+/// The time limit of something that only a kick ends, in seconds.
+const LIMIT: u32 = 10;
 /// The time limit of a step that takes no time unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
 fn raw(number: c_long, argument: c_long) -> Result<c_long> {
     // SAFETY: the calls that are made this way touch no memory but the vCPU's
@@ -58,15 +55,15 @@ fn raw(number: c_long, argument: c_long) -> Result<c_long> {
     Errno::result(unsafe { libc::syscall(number, argument) })
 }
 
-fn bind(vcpu: BorrowedFd<'_>) -> Result<()> {
+pub fn bind(vcpu: BorrowedFd<'_>) -> Result<()> {
     raw(__NR_kvm_bind, vcpu.as_raw_fd().into()).map(drop)
 }
 
-fn unbind() -> Result<()> {
+pub fn unbind() -> Result<()> {
     raw(__NR_kvm_unbind, 0).map(drop)
 }
 
-fn bound_run() -> Result<()> {
+pub fn bound_run() -> Result<()> {
     raw(__NR_kvm_bound_run, 0).map(drop)
 }
 
@@ -78,15 +75,22 @@ fn bound_regs() -> Result<kvm_regs> {
 
 /// A machine of the witness, which binds no vCPU. No earlier test has left a vCPU
 /// bound.
-fn machine<'s>(stage: &'s Stage, program: &[u8]) -> TestVm<'s> {
+pub fn machine<'s>(stage: &'s Stage, program: &[u8]) -> TestVm<'s> {
     let _ = unbind();
     let mut machine = TestVm::new(&*stage.witness);
     machine.load(program);
     machine
 }
 
+/// Does something that hangs if a kick is lost. Then a signal ends the process.
+pub fn limited(act: impl FnOnce()) {
+    alarm::set(LIMIT);
+    act();
+    alarm::cancel();
+}
+
 /// A pidfd of the calling thread.
-fn this_thread() -> OwnedFd {
+pub fn this_thread() -> OwnedFd {
     // SAFETY: the calls touch no memory, and the second gives a new descriptor.
     unsafe {
         let fd = libc::syscall(libc::SYS_pidfd_open, libc::gettid(), libc::PIDFD_THREAD);
@@ -100,7 +104,7 @@ fn elsewhere<T: Send>(f: impl FnOnce() -> T + Send) -> T {
 }
 
 /// The calls of the kernel.
-fn flat() -> Syscall {
+pub fn flat() -> Syscall {
     Syscall::open().unwrap()
 }
 
@@ -122,24 +126,27 @@ fn one_task_a_vcpu(stage: &Stage) {
     let machine = machine(stage, programs::SPIN);
     let vcpu = machine.vcpu();
     let (tell, told) = mpsc::channel();
-    thread::scope(|scope| {
-        let runs = scope.spawn(move || {
-            bind(vcpu).unwrap();
-            tell.send(this_thread()).unwrap();
-            let result = bound_run();
-            unbind().unwrap();
-            result
-        });
-        let thread = told.recv_timeout(PATIENCE).unwrap();
-        // The call returns at once, although the task is in the guest and stays there.
-        for kvm in [&*stage.witness, &flat()] {
-            let regs = kvm.kvm_get_regs(vcpu, &mut kvm_regs::default());
-            assert_eq!(regs, Err(Errno::EBUSY));
-        }
-        assert_eq!(BoundVcpu::bind(flat(), vcpu).err(), Some(Errno::EBUSY));
-        kick(flat(), thread.as_fd()).unwrap();
-        assert_eq!(runs.join().unwrap(), Err(Errno::EINTR));
-    });
+    let contend = || {
+        thread::scope(|scope| {
+            let runs = scope.spawn(move || {
+                bind(vcpu).unwrap();
+                tell.send(this_thread()).unwrap();
+                let result = bound_run();
+                unbind().unwrap();
+                result
+            });
+            let thread = told.recv_timeout(PATIENCE).unwrap();
+            // The call returns at once, although the task is in the guest and stays there.
+            for kvm in [&*stage.witness, &flat()] {
+                let regs = kvm.kvm_get_regs(vcpu, &mut kvm_regs::default());
+                assert_eq!(regs, Err(Errno::EBUSY));
+            }
+            assert_eq!(BoundVcpu::bind(flat(), vcpu).err(), Some(Errno::EBUSY));
+            kick(flat(), thread.as_fd()).unwrap();
+            assert_eq!(runs.join().unwrap(), Err(Errno::EINTR));
+        })
+    };
+    limited(contend);
     let regs = &mut kvm_regs::default();
     stage.witness.kvm_get_regs(vcpu, regs).unwrap();
 }
@@ -311,7 +318,7 @@ fn not_inherited(stage: &Stage) {
 }
 
 /// The exit status of a child that only calls `f`.
-fn in_child(f: impl FnOnce() -> i32) -> i32 {
+pub fn in_child(f: impl FnOnce() -> i32) -> i32 {
     // SAFETY: the tests run one at a time, and no other thread is active. The child ends
     // without unwinding into the frames of the parent.
     match unsafe { fork() }.unwrap() {
@@ -353,88 +360,4 @@ fn pending_exit(stage: &Stage) {
         machine.run_to_hlt();
         assert_eq!(machine.regs().rip, rip, "moved by {moved} instructions");
     }
-}
-
-fn kick_before(stage: &Stage) {
-    let mut machine = machine(stage, programs::OUT);
-    let me = this_thread();
-    let bound = BoundVcpu::bind(flat(), machine.vcpu_fd()).unwrap();
-    // Several kicks count as one.
-    for _ in 0..3 {
-        kick(flat(), me.as_fd()).unwrap();
-    }
-    let kicked = bound.kvm_run(&mut machine.run);
-    assert_eq!(kicked.map(|exit| exit.reason()), Err(Errno::EINTR));
-    let exit = bound.kvm_run(&mut machine.run);
-    assert!(matches!(exit.unwrap().reason(), Reason::Io { .. }));
-    // A pending kick ends with the binding.
-    kick(flat(), me.as_fd()).unwrap();
-    drop(bound);
-    machine.run_to_hlt();
-}
-
-fn kick_during(stage: &Stage) {
-    kicked(machine(stage, programs::SPIN));
-}
-
-/// Kicks a guest that does not exit by itself, several times.
-fn kicked(machine: TestVm) {
-    const ROUNDS: usize = 20;
-    let vcpu = machine.vcpu();
-    let (tell, told) = mpsc::channel();
-    thread::scope(|scope| {
-        let runs = scope.spawn(move || {
-            bind(vcpu).unwrap();
-            let results = [(); ROUNDS].map(|()| {
-                tell.send(this_thread()).unwrap();
-                bound_run()
-            });
-            unbind().unwrap();
-            results
-        });
-        for _ in 0..ROUNDS {
-            let thread = told.recv_timeout(PATIENCE).unwrap();
-            kick(flat(), thread.as_fd()).unwrap();
-        }
-        assert_eq!(runs.join().unwrap(), [Err(Errno::EINTR); ROUNDS]);
-    });
-}
-
-fn kick_halted(stage: &Stage) {
-    // With the interrupt controller in the kernel, a halted vCPU waits in the kernel.
-    let kvm = &*stage.witness;
-    let vm = kvm.kvm_create_vm().unwrap();
-    // SAFETY: the request touches no memory.
-    Errno::result(unsafe { libc::ioctl(vm.as_raw_fd(), KVM_CREATE_IRQCHIP) }).unwrap();
-    let mut machine = TestVm::of_vm(kvm, vm, 0);
-    machine.load(programs::HLT);
-    kicked(machine);
-}
-
-fn kick_completes(stage: &Stage) {
-    let mut machine = machine(stage, programs::IN);
-    let bound = BoundVcpu::bind(flat(), machine.vcpu_fd()).unwrap();
-    let exit = bound.kvm_run(&mut machine.run);
-    exit.unwrap().write_data(&[0x10]);
-    kick(flat(), this_thread().as_fd()).unwrap();
-    let kicked = bound.kvm_run(&mut machine.run);
-    assert_eq!(kicked.map(|exit| exit.reason()), Err(Errno::EINTR));
-    // The run completes the pending instruction, and begins no other.
-    let regs = bound_regs().unwrap();
-    assert_eq!((regs.rax & 0xff, regs.rip), (0x10, guests::ENTRY + 2));
-    drop(bound);
-}
-
-fn kick_refused(stage: &Stage) {
-    let machine = machine(stage, programs::OUT);
-    let null = File::open("/dev/null").unwrap();
-    assert_eq!(kick(flat(), null.as_fd()), Err(Errno::EBADF));
-    assert_eq!(kick(flat(), machine.vcpu()), Err(Errno::EBADF));
-    let me = this_thread();
-    assert_eq!(kick(flat(), me.as_fd()), Err(Errno::ESRCH));
-    bind(machine.vcpu()).unwrap();
-    // A process may not kick the vCPU of another process.
-    let status = in_child(|| i32::from(kick(flat(), me.as_fd()) != Err(Errno::EIO)));
-    assert_eq!(status, 0);
-    unbind().unwrap();
 }

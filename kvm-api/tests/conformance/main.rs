@@ -14,6 +14,7 @@ mod bound;
 mod files;
 mod host;
 mod interrupt;
+mod kick;
 mod memory;
 mod misuse;
 mod msrs;
@@ -108,6 +109,7 @@ fn main() -> ExitCode {
         backing::TESTS,
         bound::TESTS,
         files::TESTS,
+        kick::TESTS,
         permission::TESTS,
         preload::TESTS,
         range_logs::TESTS,

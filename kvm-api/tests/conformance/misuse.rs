@@ -156,7 +156,7 @@ fn pipe_fd(stage: &Stage) {
     let (reader, _writer) = pipe().unwrap();
     let fd = reader.as_fd();
     refuse(stage, fd, |call| match call.fd {
-        Fd::None => None,
+        Fd::None | Fd::VcpuOrTask => None,
         Fd::Vcpu => Some(no_vcpu(stage, Errno::ENOTTY)),
         Fd::System | Fd::Vm => Some(Errno::ENOTTY),
     });
@@ -174,7 +174,7 @@ fn device_fd(stage: &Stage) {
         Fd::Vcpu if call.request == Some(KVM_GET_MSRS) && stage.form == Form::Ioctl => None,
         Fd::Vcpu => Some(no_vcpu(stage, Errno::EINVAL)),
         Fd::Vm => Some(Errno::EINVAL),
-        Fd::None | Fd::System => None,
+        Fd::None | Fd::System | Fd::VcpuOrTask => None,
     });
     let result = stage.kvm.kvm_map_memory(device.as_fd(), 0, 0x1000);
     assert_eq!(result.err(), Some(Errno::ENODEV));
@@ -191,7 +191,7 @@ fn vcpu_fd(stage: &Stage) {
     let (_vm, vcpu, _run, _memory) = parts(TestVm::of_form(&stage.kvm, 0));
     refuse(stage, vcpu.as_fd(), |call| match call.fd {
         Fd::Vm | Fd::System => Some(Errno::EINVAL),
-        Fd::None | Fd::Vcpu => None,
+        Fd::None | Fd::Vcpu | Fd::VcpuOrTask => None,
     });
     let result = stage.kvm.kvm_map_memory(vcpu.as_fd(), 0, 0x1000);
     assert_eq!(result.err(), Some(Errno::EINVAL));

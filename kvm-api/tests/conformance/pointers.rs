@@ -179,7 +179,7 @@ fn bad_pointers(stage: &Stage) {
             continue;
         };
         let fd = match call.fd {
-            Fd::Vcpu => machine.vcpu(),
+            Fd::Vcpu | Fd::VcpuOrTask => machine.vcpu(),
             Fd::Vm => machine.vm(),
             Fd::None | Fd::System => device.as_fd(),
         };

@@ -17,7 +17,6 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, bail, ensure};
-use kvm_api::bound;
 use kvm_api::syscall::Syscall;
 use nix::sys::pthread::pthread_kill;
 
@@ -31,7 +30,8 @@ use crate::workload::{Prepared, Workload};
 macro_rules! request_ways {
     ($request:expr) => {
         ways![
-            |form, _| request(form, Kick::Signal, $request) => Ioctl, Syscall;
+            |form, _| request(form, Kick::Signal, $request) => Ioctl;
+            |form, _| request(form, Kick::Vcpu(*form), $request) => Syscall;
             |form, _| request(form, Kick::Pidfd(form.0), $request) => Bound;
         ]
     };
@@ -73,6 +73,8 @@ enum Request {
 enum Kick {
     /// By a signal whose handler sets `immediate_exit`, as VMMs do.
     Signal,
+    /// By a call on the vCPU's descriptor.
+    Vcpu(Syscall),
     /// By a call on the thread's pidfd.
     Pidfd(Syscall),
 }
@@ -94,7 +96,8 @@ struct OtherThread {
     kick: Kick,
     request: Request,
     thread: Option<JoinHandle<Result<()>>>,
-    pidfd: OwnedFd,
+    /// The descriptor that the call takes.
+    target: OwnedFd,
     /// What did not happen in time. Then nothing is asked any more.
     late: Option<&'static str>,
 }
@@ -110,10 +113,11 @@ impl OtherThread {
         let (started, start) = mpsc::channel();
         let vcpu = VcpuThread {
             shared: Arc::clone(&shared),
+            kick,
             requester: thread::current(),
         };
         let thread = thread::spawn(move || vcpu.serve::<B>(&started));
-        let Ok(pidfd) = start.recv_timeout(PATIENCE) else {
+        let Ok(target) = start.recv_timeout(PATIENCE) else {
             if !thread.is_finished() {
                 bail!("the vCPU's thread does not start");
             }
@@ -124,7 +128,7 @@ impl OtherThread {
             kick,
             request,
             thread: Some(thread),
-            pidfd,
+            target,
             late: None,
         })
     }
@@ -136,7 +140,9 @@ impl OtherThread {
                 let thread = self.thread.as_ref().expect("it is joined at the end only");
                 pthread_kill(thread.as_pthread_t(), vcpu::SIGNAL).unwrap();
             }
-            Kick::Pidfd(flat) => bound::kick(flat, self.pidfd.as_fd()).unwrap(),
+            Kick::Vcpu(flat) | Kick::Pidfd(flat) => {
+                kvm_api::kick(flat, self.target.as_fd()).unwrap();
+            }
         }
     }
 

@@ -17,7 +17,7 @@ use nix::libc;
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
-use super::{Request, Shared};
+use super::{Kick, Request, Shared};
 use crate::fixture::Fixture;
 use crate::form::StaticForm;
 use crate::guest::{INTERRUPTED, VECTOR};
@@ -82,18 +82,22 @@ impl Drop for Flag {
 /// The start of the vCPU's thread.
 pub struct VcpuThread {
     pub(super) shared: Arc<Shared>,
+    pub(super) kick: Kick,
     /// The thread that waits for completed requests.
     pub(super) requester: Thread,
 }
 
 impl VcpuThread {
-    /// Makes a vCPU, sends the pidfd of the thread, and runs the vCPU until the request to
-    /// end.
+    /// Makes a vCPU, sends the descriptor by which to kick it, and runs it until the request
+    /// to end.
     pub fn serve<B: StaticForm>(self, started: &Sender<OwnedFd>) -> Result<()> {
         let form = B::open()?;
         let mut f = Fixture::with_code(&form, INTERRUPTED)?;
         let _flag = Flag::new(f.vcpu.as_fd())?;
-        started.send(pidfd()?)?;
+        started.send(match self.kick {
+            Kick::Vcpu(_) => f.vcpu.as_fd().try_clone_to_owned()?,
+            Kick::Signal | Kick::Pidfd(_) => pidfd()?,
+        })?;
         loop {
             self.shared.entries.fetch_add(1, SeqCst);
             self.requester.unpark();

@@ -83,14 +83,20 @@ pub fn accessors(
     set_fpu.set(state, &fpu)
 }
 
-pub fn kick(state: &HostState, thread: Pid) -> Result<()> {
+/// Kicks a vCPU, by its descriptor or by the pidfd of a thread.
+pub fn kick(state: &HostState, fd: RawFd) -> Result<()> {
+    syscall(state, __NR_kvm_kick, [fd as usize, 0, 0]).map(drop)
+}
+
+/// Kicks the vCPU that is bound to the thread.
+pub fn kick_thread(state: &HostState, thread: Pid) -> Result<()> {
     const PIDFD_THREAD: usize = libc::O_EXCL as usize;
     let words = [thread.as_raw() as usize, PIDFD_THREAD, 0];
-    let pidfd = syscall(state, libc::SYS_pidfd_open, words)?;
-    let answer = syscall(state, __NR_kvm_kick, [pidfd as usize, 0, 0]);
+    let pidfd = syscall(state, libc::SYS_pidfd_open, words)? as RawFd;
+    let answer = kick(state, pidfd);
     // SAFETY: the descriptor is this function's.
-    unsafe { libc::close(pidfd as RawFd) };
-    answer.map(drop)
+    unsafe { libc::close(pidfd) };
+    answer
 }
 
 /// Adds a vCPU to a VM. Its descriptor is closed, and it lives as long as the

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use proptest_state_machine::ReferenceStateMachine;
 
 use super::program::{JMP, OUT, START};
-use super::steps::{Action, By, Step, VCPUS, any_step};
+use super::steps::{Action, By, Kicked, Step, VCPUS, any_step};
 
 #[derive(Clone, Copy, Debug)]
 pub struct ModelVcpu {
@@ -43,9 +43,9 @@ impl ModelVcpu {
         Ok(())
     }
 
+    /// A kick stays until a run has taken it.
     fn unbind(&mut self) {
         self.task = None;
-        self.kicked = false;
     }
 }
 
@@ -116,8 +116,11 @@ impl Model {
                 vcpu.rip = rip.unwrap_or(vcpu.rip);
                 vcpu.bx = bx;
             }
-            Action::Kick(target) => {
-                let vcpu = self.bound_to(target).ok_or(Errno::ESRCH)?;
+            Action::Kick(kicked) => {
+                let vcpu = match kicked {
+                    Kicked::Task(task) => self.bound_to(task).ok_or(Errno::ESRCH)?,
+                    Kicked::Vcpu(vcpu) => vcpu,
+                };
                 self.vcpus[vcpu].kicked = true;
             }
             Action::Spin { .. } => {

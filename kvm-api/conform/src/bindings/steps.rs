@@ -20,6 +20,15 @@ pub enum By {
     Syscall(usize),
 }
 
+/// How a kick names a vCPU.
+#[derive(Clone, Copy, Debug)]
+pub enum Kicked {
+    /// By the pidfd of the task that it is bound to.
+    Task(usize),
+    /// By the file descriptor.
+    Vcpu(usize),
+}
+
 #[derive(Clone, Debug)]
 pub struct Step {
     pub task: usize,
@@ -42,8 +51,7 @@ pub enum Action {
     /// Reads the special registers and the floating point registers, and writes
     /// them back.
     Accessors(By),
-    /// Kicks the vCPU that is bound to this task.
-    Kick(usize),
+    Kick(Kicked),
     /// Runs a spinning guest on the bound vCPU, while another task tries to use
     /// the vCPU, until a kick or a signal ends the run.
     Spin {
@@ -93,7 +101,8 @@ pub fn any_step() -> impl Strategy<Value = Step> {
             4 => (by(), rip(), any::<u16>())
                 .prop_map(move |(by, rip, bx)| step(Action::SetRegs { by, rip, bx })),
             3 => by().prop_map(Action::Accessors).prop_map(step),
-            3 => (0..TASKS).prop_map(move |from| Step { task: from, action: Action::Kick(task) }),
+            2 => (0..TASKS).prop_map(Kicked::Task).prop_map(Action::Kick).prop_map(step),
+            1 => (0..VCPUS).prop_map(Kicked::Vcpu).prop_map(Action::Kick).prop_map(step),
             2 => (any::<bool>(), any::<bool>())
                 .prop_map(move |(signal, migrate)| step(Action::Spin { signal, migrate })),
             1 => Just(step(Action::Exit)),

@@ -17,12 +17,12 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 use super::calls::{
-    Call, GUEST_VECTOR, accessors, change_regs, child, create, forked, kick, syscall,
+    Call, GUEST_VECTOR, accessors, change_regs, child, create, forked, kick, kick_thread, syscall,
 };
 use super::host_state::has_pkru;
 use super::model::Model;
 use super::program::{SPIN, START};
-use super::steps::{Action, By, Step, TASKS, VCPUS};
+use super::steps::{Action, By, Kicked, Step, TASKS, VCPUS};
 use super::tasks::Task;
 use super::watch;
 use crate::requests::{KVM_CAP_EXCEPTION_PAYLOAD, enable, filled};
@@ -130,9 +130,13 @@ impl TaskSet {
                 let calls = calls.map(|call| self.call(by, call));
                 task.execute(move |state| accessors(state, calls))
             }
-            Action::Kick(target) => {
+            Action::Kick(Kicked::Task(target)) => {
                 let target = self.tasks[target].id();
-                task.execute(move |state| kick(state, target))
+                task.execute(move |state| kick_thread(state, target))
+            }
+            Action::Kick(Kicked::Vcpu(vcpu)) => {
+                let fd = self.fd(vcpu);
+                task.execute(move |state| kick(state, fd))
             }
             Action::Spin { signal, migrate } => {
                 let Some(vcpu) = before.bound_to(step.task) else {
@@ -189,7 +193,7 @@ impl TaskSet {
     /// Kicks a task, from the task that binds nothing.
     pub fn kick(&self, task: usize) -> Result<()> {
         let target = self.tasks[task].id();
-        self.other.execute(move |state| kick(state, target))
+        self.other.execute(move |state| kick_thread(state, target))
     }
 
     /// The calls that read and set the general registers.

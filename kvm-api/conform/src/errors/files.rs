@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use anyhow::{Context, Result, bail};
 use kvm_sys::FlatCall::*;
-use kvm_sys::{BindingCall, Fd, KVM_CREATE_DEVICE, KVM_CREATE_GUEST_MEMFD, KVM_GET_STATS_FD};
+use kvm_sys::{Fd, KVM_CREATE_DEVICE, KVM_CREATE_GUEST_MEMFD, KVM_GET_STATS_FD};
 use libc::c_ulong;
 use nix::errno::Errno::*;
 
@@ -20,7 +20,7 @@ use super::misuse::{Made, Misuse};
 use super::signature::{Kind, arguments};
 use super::testbed::Testbed;
 use crate::requests::{new_descriptor, request};
-use crate::tested_call::TestedCall::{self, Binding, Flat, MapMemory};
+use crate::tested_call::TestedCall::{self, Flat, MapMemory};
 
 /// A descriptor in place of the right one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,9 +95,6 @@ const ANY_MAPPED: Expected = differs(Fails(ENOTTY), Works, MMAP);
 const MAP: &[TestedCall] = &[MapMemory];
 const EXTENSION: &[TestedCall] = &[Flat(kvm_check_extension)];
 const GET_MSRS: &[TestedCall] = &[Flat(kvm_get_msrs)];
-const KICK: &[TestedCall] = &[Binding(BindingCall::kvm_kick)];
-
-const NO_PIDFD: Expected = both(Fails(EBADF));
 
 #[rustfmt::skip]
 pub const RULES: &[Rule<Wrong>] = &[
@@ -139,9 +136,9 @@ pub const RULES: &[Rule<Wrong>] = &[
     Rule(All, &[Garbage], both(Works)),
     Rule(These(LIBRARY), &[Garbage], flat_only(Works, BY_TYPE)),
 
-    Rule(These(KICK), &[Closed, MinusOne, Lowest, Path, DevicePath, Pipe, Event, Regular,
-        Directory, KvmDevice, VmStats, VcpuStats, GuestMemory, Device, Vm, Vcpu, OthersVm,
-        OthersVcpu, DeadVm, DeadVcpu], NO_PIDFD),
+    Rule(On(Fd::VcpuOrTask), &[Pipe, Event, Regular, Directory, KvmDevice, VmStats, VcpuStats,
+        GuestMemory, Device, Vm, OthersVm, DeadVm], both(Fails(EBADF))),
+    Rule(On(Fd::VcpuOrTask), &[Vcpu], both(Works)),
 ];
 
 const BY_TYPE: &str = "the library's types rule it out";

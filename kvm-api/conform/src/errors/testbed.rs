@@ -154,7 +154,6 @@ impl<'k> Testbed<'k> {
     pub fn fd(&self, call: TestedCall) -> BorrowedFd<'_> {
         // Over ioctl, only /dev/kvm takes two of the three system calls.
         match (self.route, call.fd) {
-            _ if call == TestedCall::Binding(BindingCall::kvm_kick) => self.pidfd.as_fd(),
             (Route::Ioctl, Fd::System) if call.request == Some(KVM_CHECK_EXTENSION) => {
                 self.machine.vm()
             }
@@ -162,6 +161,7 @@ impl<'k> Testbed<'k> {
             (_, Fd::None | Fd::System | Fd::Vm) => self.machine.vm(),
             (_, Fd::Vcpu) if call.number == __NR_kvm_run => self.machine.vcpu(),
             (_, Fd::Vcpu) => self.still.as_fd(),
+            (_, Fd::VcpuOrTask) => self.pidfd.as_fd(),
         }
     }
 

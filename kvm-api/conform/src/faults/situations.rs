@@ -5,11 +5,11 @@ use std::iter;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use guests::{MEMORY, SLOT, TestVm, programs};
-use kvm_api::bound::{BoundVcpu, kick};
+use kvm_api::bound::BoundVcpu;
 use kvm_api::merged::MergedVcpu;
 use kvm_api::ranges::RangeMemory;
 use kvm_api::syscall::Syscall;
-use kvm_api::{Form, GetState, GuestMemory, Result, SetState, State};
+use kvm_api::{Form, GetState, GuestMemory, Result, SetState, State, kick};
 use kvm_sys::BindingCall::*;
 use kvm_sys::FlatCall::*;
 use kvm_sys::MergedCall::*;
@@ -270,7 +270,8 @@ pub const ALL: &[Situation] = &[
             Ok(())
         })
     }),
-    Situation::new(Binding(kvm_kick), "", |m| {
+    Situation::new(Binding(kvm_kick), "vCPU", |_| Box::new(|m| kick(flat(), m.vcpu()))),
+    Situation::new(Binding(kvm_kick), "thread", |m| {
         let bound = bound(m);
         let pidfd = pidfd(std::process::id()).unwrap();
         Box::new(move |_| {

@@ -29,7 +29,7 @@ fn paths(call: &Call, flat: bool) -> &'static [&'static str] {
         Fd::System if flat => &[VM, DEVICE],
         Fd::None | Fd::System => &[DEVICE],
         Fd::Vm => &[VM],
-        Fd::Vcpu => &[VCPU],
+        Fd::Vcpu | Fd::VcpuOrTask => &[VCPU],
     }
 }
 

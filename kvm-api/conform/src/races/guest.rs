@@ -143,7 +143,7 @@ impl Running<'_> {
 }
 
 /// Ends the race if KVM cannot continue the guest, which no race expects.
-fn unless_internal(kvm: &SharedKvm, vcpu: BorrowedFd<'_>, end: &Result<Reason>) {
+pub fn unless_internal(kvm: &SharedKvm, vcpu: BorrowedFd<'_>, end: &Result<Reason>) {
     let Ok(Reason::InternalError { .. }) = end else {
         return;
     };

@@ -13,6 +13,7 @@ mod dirty;
 mod guest;
 mod host_memory;
 mod immediate;
+mod kicks;
 mod memory;
 mod migrate;
 mod process;
@@ -68,11 +69,15 @@ const RACES: &[&[Race]] = &[
     process::RACES,
     signals::RACES,
     immediate::RACES,
+    kicks::RACES,
     create::RACES,
     table::RACES,
     migrate::RACES,
     task_work::RACES,
 ];
+
+/// The time limit of a race whose number of rounds the user has chosen.
+const ALL_ROUNDS: Duration = Duration::from_secs(900);
 
 /// The numbers of online processors to run the races on, in ascending order. The
 /// machine starts with one.
@@ -96,11 +101,12 @@ fn machine(kernel: &TestKernel<'_>) -> Result<Machine> {
 fn test(options: &Options) -> Result<Outcome> {
     let limit = Limit {
         rounds: options.cases(1000, 1000, 200),
-        time: Duration::from_millis(match (options.sample, options.debug) {
-            (true, _) => 250,
-            (false, false) => 500,
-            (false, true) => 2000,
-        }),
+        time: match (options.sample, options.debug) {
+            _ if options.has_cases() => ALL_ROUNDS,
+            (true, _) => Duration::from_millis(250),
+            (false, false) => Duration::from_millis(500),
+            (false, true) => Duration::from_millis(2000),
+        },
     };
     // This VM keeps KVM loaded. It also keeps KVM from patching the kernel's
     // code whenever the first VM is created or the last one destroyed, while

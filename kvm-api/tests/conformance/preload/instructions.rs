@@ -35,7 +35,7 @@ fn set_up(stage: &Stage, route: &Route) -> (RawFd, Argument) {
     let machine = Box::leak(Box::new(machine));
     let vcpu = machine.vcpu().as_raw_fd();
     let fd = match route.call.fd {
-        Fd::Vcpu => vcpu,
+        Fd::Vcpu | Fd::VcpuOrTask => vcpu,
         Fd::Vm => machine.vm().as_raw_fd(),
         Fd::System | Fd::None => Box::leak(Box::new(raw::device())).as_raw_fd(),
     };

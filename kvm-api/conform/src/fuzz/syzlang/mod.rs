@@ -90,9 +90,11 @@ fn each_call_is_described_once() {
     let mut expected = BTreeSet::from([("kvm_check_extension".into(), "probe")]);
     for row in ROWS.iter() {
         expected.insert((kernel_name(row), ""));
-        if row.call.fd == kvm_sys::Fd::System {
-            expected.insert((kernel_name(row), "vm"));
-        }
+        match row.call.fd {
+            kvm_sys::Fd::System => expected.insert((kernel_name(row), "vm")),
+            kvm_sys::Fd::VcpuOrTask => expected.insert((kernel_name(row), "task")),
+            _ => true,
+        };
     }
     assert_eq!(there, expected);
 }
@@ -135,11 +137,11 @@ fn is_of_type(parameter: &Parameter, argument: &Field, row: &CallRow, variant: &
     let is_buffer =
         |direction| is(&["buffer"]) && kind.inner(0).is_some_and(|by| by.name == direction);
     match parameter.declared {
-        "int" if argument.name == "pidfd" => is(&["fd_pidfd"]),
         "int" => is(&[match (row.call.fd, variant) {
             (kvm_sys::Fd::System, "") => "fd_kvm",
             (kvm_sys::Fd::System, "vm") | (kvm_sys::Fd::Vm, "") => "fd_kvmvm",
-            (kvm_sys::Fd::Vcpu, "") => "fd_kvmcpu",
+            (kvm_sys::Fd::Vcpu | kvm_sys::Fd::VcpuOrTask, "") => "fd_kvmcpu",
+            (kvm_sys::Fd::VcpuOrTask, "task") => "fd_pidfd",
             _ => return false,
         }]),
         "unsigned int" if argument.name == "flags" => is(&["flags"]),
