@@ -66,6 +66,7 @@ pub use boot::executable::find as find_program;
 pub use boot::initramfs::Initramfs;
 pub use boot::libraries::libraries;
 pub use boot::machine::Machine;
+pub use boot::qemu::program as qemu;
 pub use host::HostError;
 pub use host::Progress;
 pub use host::cargo::{

@@ -4,14 +4,26 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::error::{BootError, Result};
+use super::executable;
 use crate::boot::accel::Accel;
 use crate::boot::machine::Machine;
 use crate::boot::run_dir::RunDir;
-use crate::host::{needs, process};
+use crate::host::{needs, packages, process};
 use crate::wire::job::HOST_TAG;
 
 /// The emulator's program.
 pub(crate) const PROGRAM: &str = needs::QEMU.name;
+
+/// Returns the path of QEMU's program. Installs QEMU if it is missing and the user may
+/// install packages.
+///
+/// # Errors
+///
+/// QEMU is still missing.
+pub fn program() -> Result<PathBuf> {
+    packages::ensure(needs::RUN)?;
+    executable::find(Path::new(PROGRAM))
+}
 
 impl Machine {
     /// A description for a report: the emulator (with QEMU's version), what executes the

@@ -151,7 +151,7 @@ impl Vmm {
     fn find(program: Program, library: &Path) -> Result<Self> {
         let name = Path::new(program.name());
         let path = match program {
-            Program::Qemu => find_program(name)?,
+            Program::Qemu => kernel_patch::qemu()?,
             Program::SmallVmm => {
                 dynamic_programs(&workspace_dir()?.join("benches/small-vmm"))?.join(name)
             }
