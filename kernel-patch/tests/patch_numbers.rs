@@ -8,7 +8,8 @@ use kernel_patch::Base;
 
 const COVER_LETTER: &str = "0000-cover-letter.patch";
 
-/// The first and the last patch of each form, as the README and docs/forms.md name them.
+/// The patches of each form that the README and docs/forms.md name: the first and the last,
+/// and one that stands apart.
 const FORMS: &[&str] = &[
     "Split requests that need no ioctl out of the ioctl handlers",
     "selftests: Add a test for KVM's system calls",
@@ -18,6 +19,7 @@ const FORMS: &[&str] = &[
     "selftests: Test guest memory by ranges",
     "Make the fd of a vCPU a directory of its state",
     "selftests: Add a test for the files of a vCPU",
+    "Add files for the rest of a vCPU's state",
     "Let generic x86 code switch back to the host's state",
     "selftests: Add a test for bound vCPUs",
 ];

@@ -83,7 +83,7 @@ pub const KVM_CAP_SYSCALLS: u32 = 20070717;
 
 /// The answer of a kernel with these system calls to [`KVM_CAP_SYSCALLS`]: the date of
 /// the proposal, then the revision of the ABI in two digits.
-pub const KVM_SYSCALLS_ABI: i32 = 2007071707;
+pub const KVM_SYSCALLS_ABI: i32 = 2007071708;
 
 /// The number of memory aliases of a virtual machine, as on x86 in 2007.
 pub const KVM_ALIAS_SLOTS: u32 = 4;

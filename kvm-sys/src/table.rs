@@ -135,7 +135,7 @@ calls! {
     kvm_get_msrs: __NR_kvm_get_msrs = 615 ("int fd, struct kvm_msrs *msrs") on Vcpu {
         bound __NR_kvm_bound_get_msrs = 640;
         merged KVM_STATE_MSRS;
-        file c"msrs";
+        file c"chosen_msrs";
         ioctl KVM_GET_MSRS = request_code_readwrite 0x88 of kvm_msrs;
         errors E2BIG;
     }

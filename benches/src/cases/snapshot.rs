@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd};
 
 use anyhow::{Context, Result};
+use kvm_api::files::FileVcpu;
 use kvm_api::kvm_sys::{
     KVM_GET_DEBUGREGS, KVM_GET_VCPU_EVENTS, KVM_GET_XCRS, KVM_SET_DEBUGREGS, KVM_SET_VCPU_EVENTS,
     KVM_SET_XCRS,
@@ -17,7 +18,7 @@ use nix::{ioctl_read_bad, ioctl_write_ptr_bad};
 use super::system::dev_kvm;
 use crate::case::Case;
 use crate::fixture::{Fixture, Guest};
-use crate::form::StaticForm;
+use crate::form::{Files, StaticForm};
 use crate::interface::ways;
 use crate::workload::{Prepared, Steps};
 
@@ -25,7 +26,11 @@ use crate::workload::{Prepared, Steps};
 pub const WORK: &[Case] = &[Case::new(
     "vcpu_saved_restored",
     "a whole vCPU saved and restored",
-    ways![by_calls => Ioctl, Syscall, Files; by_merged_calls => Merged, Bound],
+    ways![
+        by_calls => Ioctl, Syscall;
+        by_files => Files;
+        by_merged_calls => Merged, Bound;
+    ],
 )];
 
 // The proposal has no calls for these.
@@ -110,11 +115,39 @@ impl Saved {
         assert!(set == self.msrs.as_slice().len());
     }
 
-    fn save<V: Vcpu>(&mut self, vcpu: &V) {
+    /// Saves the parts that the proposal has calls for.
+    fn save_by_calls<V: Vcpu>(&mut self, vcpu: &V) {
         vcpu.kvm_get_regs(&mut self.regs).unwrap();
         vcpu.kvm_get_sregs(&mut self.sregs).unwrap();
         vcpu.kvm_get_fpu(&mut self.fpu).unwrap();
         vcpu.kvm_get_msrs(&mut self.msrs).unwrap();
+    }
+
+    /// Restores the parts that the proposal has calls for.
+    fn restore_by_calls<V: Vcpu>(&self, vcpu: &V) {
+        let set = vcpu.kvm_set_msrs(&self.msrs).unwrap();
+        assert!(set == self.msrs.as_slice().len());
+        vcpu.kvm_set_sregs(&self.sregs).unwrap();
+        vcpu.kvm_set_regs(&self.regs).unwrap();
+        vcpu.kvm_set_fpu(&self.fpu).unwrap();
+    }
+
+    fn save_files<F: AsFd>(&mut self, vcpu: &FileVcpu<F>) {
+        self.save_by_calls(vcpu);
+        vcpu.get(&mut self.debugregs).unwrap();
+        vcpu.get(&mut self.vcpu_events).unwrap();
+        vcpu.get(&mut self.xcrs).unwrap();
+    }
+
+    fn restore_files<F: AsFd>(&self, vcpu: &FileVcpu<F>) {
+        self.restore_by_calls(vcpu);
+        vcpu.set(&self.xcrs).unwrap();
+        vcpu.set(&self.debugregs).unwrap();
+        vcpu.set(&self.vcpu_events).unwrap();
+    }
+
+    fn save<V: Vcpu>(&mut self, vcpu: &V) {
+        self.save_by_calls(vcpu);
         let fd = vcpu.as_fd().as_raw_fd();
         // SAFETY: each writes one structure of this type.
         unsafe {
@@ -125,11 +158,7 @@ impl Saved {
     }
 
     fn restore<V: Vcpu>(&self, vcpu: &V) {
-        let set = vcpu.kvm_set_msrs(&self.msrs).unwrap();
-        assert!(set == self.msrs.as_slice().len());
-        vcpu.kvm_set_sregs(&self.sregs).unwrap();
-        vcpu.kvm_set_regs(&self.regs).unwrap();
-        vcpu.kvm_set_fpu(&self.fpu).unwrap();
+        self.restore_by_calls(vcpu);
         let fd = vcpu.as_fd().as_raw_fd();
         // SAFETY: each reads one structure of this type.
         unsafe {
@@ -148,6 +177,18 @@ fn by_calls<B: StaticForm>(form: &B, guest: Guest) -> Prepared<'_> {
         saved.save(&f.vcpu);
         saved.regs.r8 += 1;
         saved.restore(&f.vcpu);
+    });
+    steps.check(|f, calls| f.check_changes(calls))
+}
+
+/// By the file of each part.
+fn by_files(form: &Files, guest: Guest) -> Prepared<'_> {
+    let fixture = Fixture::with_guest(form, guest)?;
+    let mut saved = Saved::new(&fixture)?;
+    let steps = Steps::new(fixture, move |f| {
+        saved.save_files(&f.vcpu);
+        saved.regs.r8 += 1;
+        saved.restore_files(&f.vcpu);
     });
     steps.check(|f, calls| f.check_changes(calls))
 }

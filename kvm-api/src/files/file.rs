@@ -5,7 +5,8 @@ use std::os::fd::{BorrowedFd, OwnedFd};
 
 use kvm_sys::{
     Call, CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MAX_MSR_ENTRIES, Msrs, kvm_cpuid_entry2, kvm_cpuid2,
-    kvm_msr_entry, kvm_msrs,
+    kvm_debugregs, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_msrs, kvm_vcpu_events,
+    kvm_xcrs,
 };
 use nix::fcntl::{OFlag, openat};
 use nix::sys::signal::SigSet;
@@ -36,6 +37,21 @@ named! {
         Debug = c"debug",
         /// The vector, a `__u32`; only written.
         Interrupt = c"interrupt",
+        /// `struct kvm_xcrs`.
+        Xcrs = c"xcrs",
+        /// `struct kvm_debugregs`.
+        Debugregs = c"debugregs",
+        /// `struct kvm_vcpu_events`.
+        Events = c"events",
+        /// `struct kvm_mp_state`.
+        MpState = c"mp_state",
+        /// `struct kvm_lapic_state`.
+        Lapic = c"lapic",
+        /// `struct kvm_xsave`, and what follows it on some processors.
+        Xsave = c"xsave",
+        /// `struct kvm_msr_list` and its indices when it is written, which chooses MSRs;
+        /// `struct kvm_msrs` and its entries when it is read.
+        ChosenMsrs = c"chosen_msrs",
     }
 }
 
@@ -111,6 +127,31 @@ unsafe impl Structure for kvm_sys::kvm_guest_debug {}
 // SAFETY: it is an integer.
 unsafe impl Structure for u32 {}
 
+/// A part of the state that the proposal has no call for, and a file of its own.
+pub trait Part: Structure {
+    /// The file.
+    const FILE: File;
+}
+
+macro_rules! parts {
+    ($($structure:ident in $file:ident;)*) => {$(
+        // SAFETY: it is integers, and so is the padding between them.
+        unsafe impl Structure for $structure {}
+
+        impl Part for $structure {
+            const FILE: File = File::$file;
+        }
+    )*};
+}
+
+parts! {
+    kvm_xcrs in Xcrs;
+    kvm_debugregs in Debugregs;
+    kvm_vcpu_events in Events;
+    kvm_mp_state in MpState;
+    kvm_lapic_state in Lapic;
+}
+
 #[inline(always)]
 pub(super) fn get<T: Structure>(file: BorrowedFd<'_>, value: &mut T) -> Result<()> {
     // SAFETY: any bytes are good for it, and it is borrowed for that.
@@ -134,18 +175,52 @@ pub(super) fn get_all_msrs(file: BorrowedFd<'_>) -> Result<Msrs> {
     Ok(msrs)
 }
 
-/// Reads the MSRs whose indices `msrs` holds, up to the first that the file lacks. A read
-/// cannot ask for particular MSRs, so this reads all.
-pub(super) fn get_msrs(file: BorrowedFd<'_>, msrs: &mut Msrs) -> Result<usize> {
-    let all = get_all_msrs(file)?;
-    let mut count = 0;
-    for wanted in msrs.as_mut_slice() {
-        let found = all.as_slice().iter().find(|it| it.index == wanted.index);
-        let Some(found) = found else { break };
-        wanted.data = found.data;
-        count += 1;
+/// Chooses the MSRs that reads of the open file return.
+fn choose_msrs(file: BorrowedFd<'_>, indices: &[u32]) -> Result<()> {
+    let list = [&[indices.len() as u32], indices].concat();
+    // SAFETY: the list is that long.
+    unsafe { write(file, list.as_ptr(), size_of_val(&list[..])) }.map(drop)
+}
+
+/// Reads the MSRs whose indices `msrs` holds, up to the first that cannot be read. `chosen`
+/// has the last choice on this open file, which is changed only if it has to be.
+pub(super) fn get_msrs(
+    file: BorrowedFd<'_>,
+    msrs: &mut Msrs,
+    chosen: &mut Option<Vec<u32>>,
+) -> Result<usize> {
+    let wanted = msrs.as_slice().len();
+    let is_chosen = chosen.as_ref().is_some_and(|chosen| {
+        let indices = msrs.as_slice().iter().map(|it| &it.index);
+        indices.eq(chosen)
+    });
+    if !is_chosen {
+        let indices: Vec<_> = msrs.as_slice().iter().map(|it| it.index).collect();
+        choose_msrs(file, &indices)?;
+        *chosen = Some(indices);
     }
-    Ok(count)
+    let size = size_of::<kvm_msrs>() + size_of_val(msrs.as_slice());
+    let list = msrs.as_mut_fam_struct_ptr();
+    // SAFETY: the list is that long, and nothing else refers to it. The kernel writes the
+    // number of the entries that it has read into the header, which has to be that of the
+    // entries that are there.
+    let read = unsafe {
+        let read = read(file, list, size);
+        (*list).nmsrs = wanted as u32;
+        read
+    };
+    Ok((read? - size_of::<kvm_msrs>()) / size_of::<kvm_msr_entry>())
+}
+
+/// Reads or writes the extended state of the processor, of the size of `bytes`.
+pub(super) fn get_xsave(file: BorrowedFd<'_>, bytes: &mut [u8]) -> Result<()> {
+    // SAFETY: any bytes are good for it, and it is borrowed for that.
+    unsafe { read(file, bytes.as_mut_ptr(), bytes.len()) }.map(drop)
+}
+
+pub(super) fn set_xsave(file: BorrowedFd<'_>, bytes: &[u8]) -> Result<()> {
+    // SAFETY: it is borrowed for that.
+    unsafe { write(file, bytes.as_ptr(), bytes.len()) }.map(drop)
 }
 
 pub(super) fn set_msrs(file: BorrowedFd<'_>, msrs: &Msrs) -> Result<usize> {

@@ -7,11 +7,12 @@
 mod file;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
 
 use kvm_sys::*;
 use nix::sys::signal::SigSet;
 
-pub use self::file::File;
+pub use self::file::{File, Part, Structure};
 use crate::syscall::Syscall;
 use crate::{Kvm, Result, Vcpu};
 
@@ -20,14 +21,15 @@ use crate::{Kvm, Result, Vcpu};
 /// The files keep the vCPU and its virtual machine, even when the file descriptor of the
 /// vCPU is closed.
 ///
-/// [`kvm_get_msrs`](Vcpu::kvm_get_msrs) knows the MSRs that
-/// [`kvm_get_msr_index_list`](Kvm::kvm_get_msr_index_list) lists, and no others. It has
-/// no limit, hence no `E2BIG`: a read cannot ask for particular MSRs.
+/// [`kvm_get_msrs`](Vcpu::kvm_get_msrs) writes the indices into a file before it reads the
+/// MSRs from there, unless they are those of the time before.
 #[derive(Debug)]
 pub struct FileVcpu<F> {
     flat: Syscall,
     fd: F,
     files: [OwnedFd; File::ALL.len()],
+    /// The MSRs that were chosen last.
+    chosen_msrs: Mutex<Option<Vec<u32>>>,
 }
 
 impl<F: AsFd> FileVcpu<F> {
@@ -45,6 +47,7 @@ impl<F: AsFd> FileVcpu<F> {
             flat,
             fd: vcpu,
             files: files.try_into().expect("one for each"),
+            chosen_msrs: Mutex::default(),
         })
     }
 
@@ -55,6 +58,43 @@ impl<F: AsFd> FileVcpu<F> {
     /// Those of read(2).
     pub fn kvm_get_all_msrs(&self) -> Result<Msrs> {
         file::get_all_msrs(self.file(File::Msrs))
+    }
+
+    /// Reads a part of the state that the proposal has no call for, for example a
+    /// [`kvm_xcrs`].
+    ///
+    /// # Errors
+    ///
+    /// Those of read(2), and of the ioctl of the part.
+    pub fn get<P: Part>(&self, part: &mut P) -> Result<()> {
+        file::get(self.file(P::FILE), part)
+    }
+
+    /// Sets a part of the state that the proposal has no call for.
+    ///
+    /// # Errors
+    ///
+    /// Those of write(2), and of the ioctl of the part.
+    pub fn set<P: Part>(&self, part: &P) -> Result<()> {
+        file::set(self.file(P::FILE), part)
+    }
+
+    /// Reads the extended state of the processor. Its size is that of the file.
+    ///
+    /// # Errors
+    ///
+    /// Those of read(2).
+    pub fn get_xsave(&self, bytes: &mut [u8]) -> Result<()> {
+        file::get_xsave(self.file(File::Xsave), bytes)
+    }
+
+    /// Sets the extended state of the processor. Its size is that of the file.
+    ///
+    /// # Errors
+    ///
+    /// Those of write(2), and of `KVM_SET_XSAVE`.
+    pub fn set_xsave(&self, bytes: &[u8]) -> Result<()> {
+        file::set_xsave(self.file(File::Xsave), bytes)
     }
 
     /// Reads the results of the CPUID instruction of the guest.
@@ -121,7 +161,10 @@ impl<F: AsFd> Vcpu for FileVcpu<F> {
 
     #[inline]
     fn kvm_get_msrs(&self, msrs: &mut Msrs) -> Result<usize> {
-        file::get_msrs(self.file(File::Msrs), msrs)
+        // A panic in between leaves a choice that is not noted, which is made again.
+        let chosen = self.chosen_msrs.lock();
+        let mut chosen = chosen.unwrap_or_else(PoisonError::into_inner);
+        file::get_msrs(self.file(File::ChosenMsrs), msrs, &mut chosen)
     }
 
     #[inline]

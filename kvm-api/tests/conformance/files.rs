@@ -7,7 +7,7 @@ use std::fs;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 
-use kvm_api::files::{File, FileVcpu};
+use kvm_api::files::{File, FileVcpu, Part};
 use kvm_api::kvm_sys::*;
 use kvm_api::syscall::Syscall;
 use kvm_api::{Errno, Result, Vcpu};
@@ -42,6 +42,28 @@ pub const TESTS: &[(Form, Test)] = &[
         ("file::a_reused_number_is_another_vcpu", AnyVcpu, reused),
     ),
     (Here, ("msrs::are_those_of_the_list", AnyVcpu, msrs)),
+    (
+        Here,
+        ("chosen_msrs::are_those_chosen", AnyVcpu, chosen_msrs),
+    ),
+    (
+        Here,
+        ("chosen_msrs::end_where_one_fails", AnyVcpu, unreadable),
+    ),
+    (
+        Here,
+        (
+            "chosen_msrs::belong_to_the_open_file",
+            AnyVcpu,
+            chosen_by_each,
+        ),
+    ),
+    (Here, ("parts::are_those_of_the_ioctls", AnyVcpu, parts)),
+    (
+        Here,
+        ("parts::need_what_the_ioctls_need", AnyVcpu, refused_parts),
+    ),
+    (Here, ("xsave::has_the_size_of_the_file", AnyVcpu, xsave)),
     (Here, ("cpuid::is_read_back", AnyVcpu, cpuid)),
     (Here, ("sigmask::has_one_length_or_none", AnyVcpu, sigmask)),
 ];
@@ -52,10 +74,15 @@ fn size(file: File) -> Option<usize> {
         File::Regs => size_of::<kvm_regs>(),
         File::Sregs => size_of::<kvm_sregs>(),
         File::Fpu => size_of::<kvm_fpu>(),
-        File::Msrs | File::Cpuid => return None,
+        File::Msrs | File::Cpuid | File::Xsave | File::ChosenMsrs => return None,
         File::Sigmask => size_of::<kvm_signal_mask_set>(),
         File::Debug => size_of::<kvm_guest_debug>(),
         File::Interrupt => size_of::<u32>(),
+        File::Xcrs => size_of::<kvm_xcrs>(),
+        File::Debugregs => size_of::<kvm_debugregs>(),
+        File::Events => size_of::<kvm_vcpu_events>(),
+        File::MpState => size_of::<kvm_mp_state>(),
+        File::Lapic => size_of::<kvm_lapic_state>(),
     })
 }
 
@@ -158,7 +185,7 @@ fn unchanging(stage: &Stage) {
     let at = vcpu.as_raw_fd();
     let raw = |answer: i32| Errno::result(answer).map(drop);
     for flags in [libc::O_RDWR, libc::O_RDWR | libc::O_CREAT] {
-        assert_eq!(openat(vcpu, c"xcrs", flags).err(), Some(Errno::ENOENT));
+        assert_eq!(openat(vcpu, c"mce", flags).err(), Some(Errno::ENOENT));
     }
     let exclusive = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
     assert_eq!(openat(vcpu, c"regs", exclusive).err(), Some(Errno::EEXIST));
@@ -382,6 +409,224 @@ fn msrs(stage: &Stage) {
 /// The MSRs that change by themselves: the time stamp counter, Hyper-V's clock, and
 /// Hyper-V's run time of the vCPU.
 const CLOCKS: [u32; 3] = [0x10, 0x4000_0020, 0x4000_0010];
+
+/// MSRs that every vCPU has.
+const SYSENTER: [u32; 3] = [0x174, 0x175, 0x176];
+/// An MSR that no vCPU has.
+const NONE: u32 = 0x4000_dead;
+
+/// A value that no MSR has.
+const UNREAD: u64 = 0x5a5a;
+
+fn list(indices: &[u32]) -> Msrs {
+    let entries = indices.iter().map(|&index| kvm_msr_entry {
+        index,
+        data: UNREAD,
+        ..Default::default()
+    });
+    Msrs::from_entries(&entries.collect::<Vec<_>>()).unwrap()
+}
+
+fn chosen_msrs(stage: &Stage) {
+    let machine = TestVm::of_form(&stage.kvm, 0);
+    let files = files(&machine);
+    let mut set = list(&SYSENTER);
+    for (n, entry) in set.as_mut_slice().iter_mut().enumerate() {
+        entry.data = n as u64 + 1;
+    }
+    assert_eq!(stage.witness.kvm_set_msrs(machine.vcpu(), &set), Ok(3));
+    // Each choice takes the place of the one before, and an empty one is a choice.
+    for indices in [
+        &SYSENTER[..],
+        &SYSENTER[1..2],
+        &[],
+        &SYSENTER[..],
+        &SYSENTER[..],
+    ] {
+        let (mut by_file, mut by_ioctl) = (list(indices), list(indices));
+        assert_eq!(files.kvm_get_msrs(&mut by_file), Ok(indices.len()));
+        let read = stage.witness.kvm_get_msrs(machine.vcpu(), &mut by_ioctl);
+        assert_eq!(read, Ok(indices.len()));
+        assert_eq!(by_file.as_slice(), by_ioctl.as_slice());
+    }
+    // What was read can be written.
+    let mut read = list(&SYSENTER);
+    files.kvm_get_msrs(&mut read).unwrap();
+    assert_eq!(files.kvm_set_msrs(&read), Ok(3));
+}
+
+fn unreadable(stage: &Stage) {
+    let machine = TestVm::of_form(&stage.kvm, 0);
+    let files = files(&machine);
+    let indices = [SYSENTER[0], NONE, SYSENTER[1]];
+    for indices in [&indices[..], &indices[1..]] {
+        let (mut by_file, mut by_ioctl) = (list(indices), list(indices));
+        let read = stage.witness.kvm_get_msrs(machine.vcpu(), &mut by_ioctl);
+        assert_eq!(files.kvm_get_msrs(&mut by_file), read);
+        let read = read.unwrap();
+        assert_eq!(read, indices.len() - 2);
+        assert_eq!(by_file.as_slice()[..read], by_ioctl.as_slice()[..read]);
+        // The rest is as it was.
+        assert!(
+            by_file.as_slice()[read..]
+                .iter()
+                .all(|it| it.data == UNREAD)
+        );
+    }
+}
+
+fn chosen_by_each(stage: &Stage) {
+    let machine = TestVm::of_form(&stage.kvm, 0);
+    let open = || File::ChosenMsrs.open(machine.vcpu()).unwrap();
+    let (one, other) = (open(), open());
+    let choice = |indices: &[u32]| -> Vec<u8> {
+        let words = [&[indices.len() as u32], indices].concat();
+        words.iter().flat_map(|word| word.to_ne_bytes()).collect()
+    };
+    let mut buffer = [0; size_of::<kvm_msrs>() + 2 * size_of::<kvm_msr_entry>()];
+    let one_entry = buffer.len() - size_of::<kvm_msr_entry>();
+    assert_eq!(read(&one, &mut buffer), Err(Errno::EINVAL), "no choice");
+    assert_eq!(write(&one, &choice(&SYSENTER[..2])), Ok(12));
+    assert_eq!(write(&other, &choice(&SYSENTER[2..])), Ok(8));
+    assert_eq!(read(&one, &mut buffer), Ok(buffer.len()));
+    assert_eq!(read(&other, &mut buffer), Err(Errno::EINVAL), "too long");
+    assert_eq!(read(&other, &mut buffer[..one_entry]), Ok(one_entry));
+    let index = size_of::<kvm_msrs>();
+    assert_eq!(buffer[index..index + 4], SYSENTER[2].to_ne_bytes());
+    // A choice that is refused leaves the one before.
+    for (wrong, errno) in [
+        (&choice(&SYSENTER)[..15], Errno::EINVAL),
+        (&choice(&[])[..3], Errno::EINVAL),
+        (&choice(&[0; 256]), Errno::E2BIG),
+    ] {
+        assert_eq!(write(&other, wrong), Err(errno));
+    }
+    assert_eq!(pwrite(&other, &choice(&[]), 1), Err(Errno::EINVAL));
+    assert_eq!(read(&other, &mut buffer[..one_entry]), Ok(one_entry));
+}
+
+/// The ioctl that reads or sets a structure.
+fn ioctl<T>(machine: &TestVm<'_>, request: libc::c_ulong, structure: &mut T) -> Result<()> {
+    let fd = machine.vcpu().as_raw_fd();
+    // SAFETY: the request is for a structure of that type.
+    Errno::result(unsafe { libc::ioctl(fd, request, &raw mut *structure) }).map(drop)
+}
+
+/// A machine with the interrupt controller in the kernel.
+fn with_irqchip(stage: &Stage) -> TestVm<'_> {
+    let vm = stage.kvm.kvm_create_vm().unwrap();
+    // SAFETY: the request touches no memory.
+    Errno::result(unsafe { libc::ioctl(vm.as_raw_fd(), KVM_CREATE_IRQCHIP) }).unwrap();
+    TestVm::of_vm(&*stage.kvm, vm, 0)
+}
+
+fn parts(stage: &Stage) {
+    /// Changes a part by its file, and looks at it by the ioctl, and the other way round.
+    fn part<P: Part + Default>(
+        machine: &TestVm<'_>,
+        requests: [libc::c_ulong; 2],
+        change: fn(&mut P, u8),
+        value: fn(&P) -> u64,
+    ) {
+        let files = files(machine);
+        let [mut by_file, mut by_ioctl] = [P::default(), P::default()];
+        files.get(&mut by_file).unwrap();
+        ioctl(machine, requests[0], &mut by_ioctl).unwrap();
+        assert_eq!(value(&by_file), value(&by_ioctl), "{:?}", P::FILE);
+        change(&mut by_file, 1);
+        assert_eq!(files.set(&by_file), Ok(()), "{:?}", P::FILE);
+        ioctl(machine, requests[0], &mut by_ioctl).unwrap();
+        assert_eq!(value(&by_ioctl), value(&by_file), "{:?}", P::FILE);
+        change(&mut by_ioctl, 2);
+        ioctl(machine, requests[1], &mut by_ioctl).unwrap();
+        files.get(&mut by_file).unwrap();
+        assert_eq!(value(&by_file), value(&by_ioctl), "{:?}", P::FILE);
+    }
+    let machine = with_irqchip(stage);
+    // With SSE's registers.
+    let supported = kvm_ioctls::Kvm::new()
+        .unwrap()
+        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
+        .unwrap();
+    machine.vcpu.kvm_set_cpuid(&supported).unwrap();
+    part::<kvm_xcrs>(
+        &machine,
+        [KVM_GET_XCRS, KVM_SET_XCRS],
+        |it, n| it.xcrs[0].value = [0, 3, 1][usize::from(n)],
+        |it| it.xcrs[0].value,
+    );
+    part::<kvm_debugregs>(
+        &machine,
+        [KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS],
+        |it, n| it.db[0] = n.into(),
+        |it| it.db[0],
+    );
+    part::<kvm_vcpu_events>(
+        &machine,
+        [KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS],
+        |it, n| it.nmi.masked = n & 1,
+        |it| it.nmi.masked.into(),
+    );
+    part::<kvm_mp_state>(
+        &machine,
+        [KVM_GET_MP_STATE, KVM_SET_MP_STATE],
+        |it, n| it.mp_state = [0, 3, 0][usize::from(n)],
+        |it| it.mp_state.into(),
+    );
+    // The task priority.
+    part::<kvm_lapic_state>(
+        &machine,
+        [KVM_GET_LAPIC, KVM_SET_LAPIC],
+        |it, n| it.regs[0x80] = (n << 4) as libc::c_char,
+        |it| it.regs[0x80] as u64,
+    );
+}
+
+fn refused_parts(stage: &Stage) {
+    let machine = TestVm::of_form(&stage.kvm, 0);
+    let files = files(&machine);
+    // Without the interrupt controller in the kernel.
+    let mut lapic = kvm_lapic_state::default();
+    assert_eq!(files.get(&mut lapic), Err(Errno::EINVAL));
+    assert_eq!(files.set(&lapic), Err(Errno::EINVAL));
+    assert_eq!(files.set(&kvm_mp_state { mp_state: 3 }), Err(Errno::EINVAL));
+    let mut xcrs = kvm_xcrs::default();
+    files.get(&mut xcrs).unwrap();
+    xcrs.xcrs[0].value = 0;
+    assert_eq!(files.set(&xcrs), Err(Errno::EINVAL));
+    let debugregs = kvm_debugregs {
+        flags: 1,
+        ..Default::default()
+    };
+    assert_eq!(files.set(&debugregs), Err(Errno::EINVAL));
+    let events = kvm_vcpu_events {
+        flags: 1 << 31,
+        ..Default::default()
+    };
+    assert_eq!(files.set(&events), Err(Errno::EINVAL));
+}
+
+fn xsave(stage: &Stage) {
+    let machine = TestVm::of_form(&stage.kvm, 0);
+    let files = files(&machine);
+    let stat = nix::sys::stat::fstat(files.file(File::Xsave)).unwrap();
+    let mut by_file = vec![0; stat.st_size as usize];
+    let mut by_ioctl = by_file.clone();
+    files.get_xsave(&mut by_file).unwrap();
+    ioctl(&machine, KVM_GET_XSAVE2, &mut by_ioctl[0]).unwrap();
+    assert!(by_file == by_ioctl);
+    // The FPU's control word is the first.
+    by_file[..2].copy_from_slice(&0x027f_u16.to_ne_bytes());
+    // The header says that the FPU is not in its initial state.
+    by_file[512] |= 1;
+    files.set_xsave(&by_file).unwrap();
+    let mut fpu = kvm_fpu::default();
+    stage.witness.kvm_get_fpu(machine.vcpu(), &mut fpu).unwrap();
+    assert_eq!(fpu.fcw, 0x027f);
+    let len = by_file.len();
+    assert_eq!(files.get_xsave(&mut by_file[..len - 1]), Err(Errno::EINVAL));
+    assert_eq!(files.set_xsave(&by_file[..len - 1]), Err(Errno::EINVAL));
+}
 
 fn cpuid(stage: &Stage) {
     let machine = TestVm::of_form(&stage.kvm, 0);

@@ -27,7 +27,10 @@ pub const TESTS: &[(Form, Test)] = &[
     of_bound("kvm_kick::of_one_that_runs", during),
     of_bound("kvm_kick::of_one_that_is_halted", halted),
     of_bound("kvm_kick::completes_the_exit", completes),
-    of_bound("kvm_kick::says_which_thread_cannot_be_kicked", thread_refused),
+    of_bound(
+        "kvm_kick::says_which_thread_cannot_be_kicked",
+        thread_refused,
+    ),
     of_bound("kvm_kick::stays_when_a_binding_begins_or_ends", stays),
 ];
 

@@ -145,14 +145,15 @@ unsafe fn file_call(
     address: usize,
 ) -> Result<i64> {
     let fd = file.open(vcpu)?;
+    if file == File::ChosenMsrs {
+        let one = [1_u32, 0x174].map(u32::to_ne_bytes).concat();
+        nix::unistd::write(&fd, &one)?;
+    }
     let (fd, address) = (fd.as_raw_fd(), ptr::without_provenance_mut(address));
     let header = call.structure.map_or(0, |structure| structure.size);
     let size = header
         + match file {
-            File::Msrs if call == FlatCall::kvm_get_msrs => {
-                KVM_MAX_MSR_ENTRIES * size_of::<kvm_msr_entry>()
-            }
-            File::Msrs => size_of::<kvm_msr_entry>(),
+            File::Msrs | File::ChosenMsrs => size_of::<kvm_msr_entry>(),
             File::Sigmask => size_of::<kernel_sigset>(),
             _ => 0,
         };

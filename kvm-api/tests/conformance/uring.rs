@@ -5,10 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use io_uring::{IoUring, opcode, types};
+use io_uring::{IoUring, opcode, squeue, types};
 use kvm_api::Vcpu;
 use kvm_api::files::{File, FileVcpu};
-use kvm_api::kvm_sys::{kvm_fpu, kvm_regs, kvm_sregs};
+use kvm_api::kvm_sys::{Msrs, kvm_fpu, kvm_msr_entry, kvm_regs, kvm_sregs};
 use kvm_api::syscall::Syscall;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
@@ -27,10 +27,25 @@ pub const TESTS: &[(Form, Test)] = &[
         Form::Files,
         ("io_uring::leaves_a_busy_vcpu_to_a_worker", AnyVcpu, busy),
     ),
+    (
+        Form::Files,
+        (
+            "io_uring::chooses_msrs_and_reads_them",
+            AnyVcpu,
+            chosen_msrs,
+        ),
+    ),
 ];
 
 fn number(files: &FileVcpu<OwnedFd>, file: File) -> types::Fd {
     types::Fd(files.file(file).as_raw_fd())
+}
+
+/// Does something with a ring in a thread of its own. The kernel ends a ring some time after
+/// the last descriptor is closed, by work of the task that has used it. That would end a
+/// later run of a vCPU, unless the task has ended.
+fn apart<T: Send>(act: impl FnOnce() -> T + Send) -> T {
+    thread::scope(|scope| scope.spawn(act).join().unwrap())
 }
 
 fn batch(stage: &Stage) {
@@ -45,35 +60,72 @@ fn batch(stage: &Stage) {
         kvm_sregs::default(),
         kvm_fpu::default(),
     );
-    let set = |file, from: *const u8, size: usize| {
-        opcode::Write::new(number(&files, file), from, size as u32).build()
-    };
-    let get = |file, to: *mut u8, size: usize| {
-        opcode::Read::new(number(&files, file), to, size as u32).build()
-    };
-    let entries = [
-        set(File::Regs, (&raw const regs).cast(), size_of_val(&regs)),
-        set(File::Sregs, (&raw const sregs).cast(), size_of_val(&sregs)),
-        set(File::Fpu, (&raw const fpu).cast(), size_of_val(&fpu)),
-        get(File::Regs, (&raw mut got_regs).cast(), size_of_val(&regs)),
-        get(
-            File::Sregs,
-            (&raw mut got_sregs).cast(),
-            size_of_val(&sregs),
-        ),
-        get(File::Fpu, (&raw mut got_fpu).cast(), size_of_val(&fpu)),
-    ];
-    let mut ring = IoUring::new(8).unwrap();
-    // SAFETY: the structures are there until the ring is dropped.
-    unsafe { ring.submission().push_multiple(&entries) }.unwrap();
-    ring.submit().unwrap();
-    // Without a wait, the submission has done all of it.
-    let done: Vec<_> = ring.completion().map(|done| done.result()).collect();
-    let sizes = [144, 312, 416, 144, 312, 416];
-    assert_eq!(done, sizes);
-    drop(ring);
+    apart(|| {
+        let set = |file, from: *const u8, size: usize| {
+            opcode::Write::new(number(&files, file), from, size as u32).build()
+        };
+        let get = |file, to: *mut u8, size: usize| {
+            opcode::Read::new(number(&files, file), to, size as u32).build()
+        };
+        let entries = [
+            set(File::Regs, (&raw const regs).cast(), size_of_val(&regs)),
+            set(File::Sregs, (&raw const sregs).cast(), size_of_val(&sregs)),
+            set(File::Fpu, (&raw const fpu).cast(), size_of_val(&fpu)),
+            get(File::Regs, (&raw mut got_regs).cast(), size_of_val(&regs)),
+            get(
+                File::Sregs,
+                (&raw mut got_sregs).cast(),
+                size_of_val(&sregs),
+            ),
+            get(File::Fpu, (&raw mut got_fpu).cast(), size_of_val(&fpu)),
+        ];
+        let mut ring = IoUring::new(8).unwrap();
+        // SAFETY: the structures are there until the ring is dropped.
+        unsafe { ring.submission().push_multiple(&entries) }.unwrap();
+        ring.submit().unwrap();
+        // Without a wait, the submission has done all of it.
+        let done: Vec<_> = ring.completion().map(|done| done.result()).collect();
+        let sizes = [144, 312, 416, 144, 312, 416];
+        assert_eq!(done, sizes);
+    });
     assert_eq!((got_regs, got_sregs), (regs, sregs));
     assert_eq!(got_fpu.fcw, fpu.fcw);
+}
+
+fn chosen_msrs(stage: &Stage) {
+    const SYSENTER_CS: u32 = 0x174;
+    let machine = TestVm::of_form(&stage.kvm, 0);
+    let files = FileVcpu::open(Syscall::open().unwrap(), machine.vcpu_fd()).unwrap();
+    let entry = kvm_msr_entry {
+        index: SYSENTER_CS,
+        data: 0x1234,
+        ..Default::default()
+    };
+    let set = Msrs::from_entries(&[entry]).unwrap();
+    assert_eq!(files.kvm_set_msrs(&set), Ok(1));
+    let read = apart(|| {
+        let file = number(&files, File::ChosenMsrs);
+        let choice = [1, SYSENTER_CS];
+        let (choose, from) = (size_of_val(&choice) as u32, choice.as_ptr().cast());
+        // The header, and the entry with its data.
+        let mut read = [0_u64; 3];
+        let (size, to) = (size_of_val(&read) as u32, read.as_mut_ptr().cast());
+        // A worker makes the choice, which allocates memory. The read waits for it.
+        let linked = squeue::Flags::IO_LINK;
+        let entries = [
+            opcode::Write::new(file, from, choose).build().flags(linked),
+            opcode::Read::new(file, to, size).build(),
+        ];
+        let mut ring = IoUring::new(2).unwrap();
+        // SAFETY: the arrays are there until the ring is dropped.
+        unsafe { ring.submission().push_multiple(&entries) }.unwrap();
+        ring.submit_and_wait(2).unwrap();
+        let done: Vec<_> = ring.completion().map(|done| done.result()).collect();
+        assert_eq!(done, [choose as i32, size as i32]);
+        drop(ring);
+        read
+    });
+    assert_eq!(read, [1, SYSENTER_CS.into(), 0x1234]);
 }
 
 static HIT: AtomicBool = AtomicBool::new(false);

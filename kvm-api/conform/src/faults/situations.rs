@@ -270,7 +270,9 @@ pub const ALL: &[Situation] = &[
             Ok(())
         })
     }),
-    Situation::new(Binding(kvm_kick), "vCPU", |_| Box::new(|m| kick(flat(), m.vcpu()))),
+    Situation::new(Binding(kvm_kick), "vCPU", |_| {
+        Box::new(|m| kick(flat(), m.vcpu()))
+    }),
     Situation::new(Binding(kvm_kick), "thread", |m| {
         let bound = bound(m);
         let pidfd = pidfd(std::process::id()).unwrap();

@@ -32,6 +32,16 @@ const PARTS: [(u64, c_ulong, c_ulong); 3] = [
     (KVM_STATE_XCRS, KVM_GET_XCRS, KVM_SET_XCRS),
 ];
 
+/// The files of parts that have no flat call.
+const FILES: [(File, c_ulong, c_ulong); 6] = [
+    (File::Xcrs, KVM_GET_XCRS, KVM_SET_XCRS),
+    (File::Debugregs, KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS),
+    (File::Events, KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS),
+    (File::MpState, KVM_GET_MP_STATE, KVM_SET_MP_STATE),
+    (File::Lapic, KVM_GET_LAPIC, KVM_SET_LAPIC),
+    (File::Xsave, KVM_GET_XSAVE2, KVM_SET_XSAVE),
+];
+
 /// Guest memory that no test uses otherwise.
 const ADDRESS: u64 = 1 << 30;
 const PAGE: u64 = 0x1000;
@@ -89,10 +99,14 @@ fn all() -> Vec<Attempt> {
             add(VCPU, command, if gets { get } else { set });
         }
         if let Some(file) = File::of(&call) {
-            let path = format!("{VCPU}/{}", file.name().to_string_lossy());
+            let path = path(file);
             let (read, write) = (Call::OpenToRead(file), Call::OpenToWrite(file));
             add(&path, command, if gets { read } else { write });
         }
+    }
+    for (file, get, set) in FILES {
+        add(&path(file), get, Call::OpenToRead(file));
+        add(&path(file), set, Call::OpenToWrite(file));
     }
     for (part, get, set) in PARTS {
         add(VCPU, get, Call::Bind);
@@ -104,6 +118,11 @@ fn all() -> Vec<Attempt> {
     add(VM, KVM_GET_DIRTY_LOG, Call::GetDirtyRange);
     add(VM, KVM_CLEAR_DIRTY_LOG, Call::ClearDirtyRange);
     attempts
+}
+
+/// The name that the kernel gives a file.
+fn path(file: File) -> String {
+    format!("{VCPU}/{}", file.name().to_string_lossy())
 }
 
 impl Call {

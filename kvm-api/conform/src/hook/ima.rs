@@ -60,8 +60,14 @@ fn test(_: &Options) -> Result<Outcome> {
 /// The hash that IMA lists for a file.
 fn hash(file: File) -> Option<&'static str> {
     match file {
-        File::Regs | File::Sregs | File::Fpu => Some(UNREADABLE),
-        File::Msrs | File::Cpuid => Some(EMPTY),
+        File::Regs
+        | File::Sregs
+        | File::Fpu
+        | File::Xcrs
+        | File::Debugregs
+        | File::Events
+        | File::MpState => Some(UNREADABLE),
+        File::Msrs | File::Cpuid | File::Lapic | File::Xsave | File::ChosenMsrs => Some(EMPTY),
         File::Sigmask | File::Debug | File::Interrupt => None,
     }
 }

@@ -26,6 +26,13 @@ fn structure(file: File) -> &'static str {
         File::Sigmask => "kvm_signal_mask",
         File::Debug => "kvm_guest_debug",
         File::Interrupt => "kvm_irq",
+        File::Xcrs => "kvm_xcrs",
+        File::Debugregs => "kvm_debugregs",
+        File::Events => "kvm_vcpu_events",
+        File::MpState => "kvm_mp_state",
+        File::Lapic => "kvm_lapic_state",
+        File::Xsave => "kvm_xsave",
+        File::ChosenMsrs => "kvm_msr_list",
     }
 }
 
@@ -86,7 +93,7 @@ fn each_file_is_read_and_written_as_it_can_be() {
             .map(|file| {
                 let name = file.name().to_str().unwrap();
                 // The buffer of a list has no structure before the call.
-                let is_list = matches!(file, File::Msrs | File::Cpuid);
+                let is_list = matches!(file, File::Msrs | File::Cpuid | File::ChosenMsrs);
                 let target = (direction == "in" || !is_list).then(|| structure(file));
                 (
                     format!("kvmcpu_{name}"),

@@ -29,7 +29,7 @@ const LANGUAGE: [&str; 17] = [
 ];
 
 /// The types of syzkaller's own descriptions.
-const SYZKALLER: [&str; 20] = [
+const SYZKALLER: [&str; 23] = [
     "fd",
     "fd_kvm",
     "fd_kvmcpu",
@@ -40,6 +40,8 @@ const SYZKALLER: [&str; 20] = [
     "kvm_fpu",
     "kvm_guest_debug",
     "kvm_guest_debug_arch_x86",
+    "kvm_lapic_state",
+    "kvm_mp_state",
     "kvm_msr_list",
     "kvm_msrs",
     "kvm_regs",
@@ -47,6 +49,7 @@ const SYZKALLER: [&str; 20] = [
     "kvm_sregs",
     "kvm_vcpu_events",
     "kvm_xcrs",
+    "kvm_xsave",
     "mmap_flags",
     "mmap_prot",
     "vcpu_mmap_size",

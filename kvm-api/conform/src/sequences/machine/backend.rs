@@ -4,8 +4,8 @@
 use kvm_api::kvm_sys::Fd;
 use kvm_api::{Backend, Errno, Form};
 
-use crate::sequences::model::{StepResult, Value};
-use crate::sequences::steps::{Step, VcpuStep};
+use crate::sequences::model::StepResult;
+use crate::sequences::steps::Step;
 use crate::trait_calls;
 
 /// The backend by which a machine takes its steps.
@@ -39,10 +39,6 @@ impl BackendKind {
             (Step::WrongFd { call, .. }, Err(Errno::ENOTTY)) => {
                 let (call, _) = trait_calls::nth(*call);
                 (call.fd == Fd::Vcpu).then_some(Err(Errno::ENOTDIR))
-            }
-            // A read gets all MSRs, and the backend selects any number of them.
-            (Step::OnVcpu(_, VcpuStep::ManyMsrs(count)), Err(Errno::E2BIG)) => {
-                Some(Ok(Value::Number(*count as u64)))
             }
             _ => None,
         }
