@@ -94,7 +94,10 @@ impl Claim {
         let mut parts = Vec::new();
         for row in self.rows.iter().filter_map(|name| run.row(name)) {
             if let Some(share) = row.share(self.after, self.before) {
-                let (words, than) = (words(share), take(&mut than));
+                let (words, mut than) = (words(share), take(&mut than));
+                if words == SAME {
+                    than = than.replace(" than ", " as ");
+                }
                 parts.push(format!("{words}{than} for {}", work(&row.name)));
             }
         }
@@ -225,9 +228,15 @@ pub fn remains(record: &Record) -> Option<(Grid, String)> {
     Some((grid, sentence))
 }
 
+/// The words for a change that rounds to nothing.
+const SAME: &str = "about as many";
+
 /// The change of a figure in words, from its share of the figure before.
 fn words(share: f64) -> String {
     let percent = percent(share);
+    if percent.abs() < 0.5 {
+        return SAME.into();
+    }
     let direction = if percent > 0.0 { "more" } else { "fewer" };
     format!("{:.0} % {direction}", percent.abs())
 }
@@ -260,16 +269,26 @@ mod tests {
 
     #[test]
     fn a_sentence_follows_the_figures() {
-        let mut record = kept();
-        let row = record.runs[0].rows.iter_mut().find(|row| row.name == EXIT);
-        let figures = &mut row.unwrap().figures;
-        for (interface, mode) in [("ioctl", 1000), ("syscall", 1250)] {
-            let figure = figures.get_mut(interface).unwrap();
-            figure.exact.as_mut().unwrap().mode = mode;
+        for (after, expected) in [
+            (
+                1250,
+                "A system call takes 25 % more instructions than the ioctl for an exit",
+            ),
+            (
+                1004,
+                "A system call takes about as many instructions as the ioctl for an exit",
+            ),
+        ] {
+            let mut record = kept();
+            let row = record.runs[0].rows.iter_mut().find(|row| row.name == EXIT);
+            let figures = &mut row.unwrap().figures;
+            for (interface, mode) in [("ioctl", 1000), ("syscall", after)] {
+                let figure = figures.get_mut(interface).unwrap();
+                figure.exact.as_mut().unwrap().mode = mode;
+            }
+            let sentences = sentences(&record, None);
+            assert!(sentences[0].starts_with(expected), "{}", sentences[0]);
         }
-        let sentences = sentences(&record, None);
-        let expected = "A system call takes 25 % more instructions than the ioctl for an exit";
-        assert!(sentences[0].starts_with(expected), "{}", sentences[0]);
     }
 
     #[test]
