@@ -11,15 +11,24 @@ use serde::{Deserialize, Serialize};
 
 use super::configurations::Configuration;
 use super::dependencies;
-use super::error::{Result, finding};
+use super::error::{CheckError, Result, finding};
 use super::review::{CheckOutcome, EXTRA, SPARSE};
 use super::warnings::{Known, Warnings, is_sparse};
 use crate::host::{IoContext, Progress, files, needs, paths};
 use crate::kbuild::Make;
 use crate::kbuild::tree::{self, BUILD, stamp};
 
-/// Makes sparse mark its warnings, and go on after the hundredth of a file.
-const SPARSE_FLAGS: &str = "CF=-fdiagnostic-prefix -fmax-warnings=unlimited";
+/// Runs sparse on what is compiled, has it mark its warnings, and go on after the hundredth
+/// of a file. Linux 7.3 leaves out a sparse that does not know a keyword, as Debian 12's does
+/// not. Its compiler does not know it either, so no source uses it.
+const RUN_SPARSE: [&str; 3] = [
+    "C=1",
+    "CHECK=sparse -D__typeof_unqual__=__typeof__",
+    "CF=-fdiagnostic-prefix -fmax-warnings=unlimited",
+];
+
+/// What Linux says if it leaves out sparse.
+const LEFT_OUT: &str = "is not available or not up to date";
 
 /// Leaves kernel-doc out of W=1: it takes a third of the time of a file, and the check of the
 /// documentation runs it on the files that a patch changes.
@@ -111,7 +120,7 @@ impl ConfigurationBuild {
         let config = configuration.config(false)?.id();
         let sparse = warns && configuration.runs_sparse;
         let inputs = format!(
-            "{source} {config} {targets} {warns} {NO_KERNEL_DOC} {sparse} {SPARSE_FLAGS} {tools}"
+            "{source} {config} {targets} {warns} {NO_KERNEL_DOC} {sparse} {RUN_SPARSE:?} {tools}"
         );
         let build = tree.join(format!("{BUILD}-{}", configuration.slug()));
         let baseline = Baseline::read(&build, &inputs)?;
@@ -251,7 +260,7 @@ impl ConfigurationBuild {
         if self.warns {
             args.extend(["W=1", NO_KERNEL_DOC].map(String::from));
             if self.configuration.runs_sparse {
-                args.extend(["C=1", SPARSE_FLAGS].map(String::from));
+                args.extend(RUN_SPARSE.map(String::from));
             }
         }
         args.extend(cache(tree));
@@ -270,7 +279,17 @@ impl ConfigurationBuild {
             config.make(&make)?;
             self.config = Some(config.id());
         }
-        Ok(make.run(self.targets)?)
+        let made = make.run(self.targets);
+        sparse_ran(&files::text_or_empty(log)?)?;
+        Ok(made?)
+    }
+}
+
+/// Fails if the build has left out sparse.
+fn sparse_ran(output: &str) -> Result<()> {
+    match output.lines().find(|line| line.contains(LEFT_OUT)) {
+        Some(line) => Err(CheckError::NoSparse(line.into())),
+        None => Ok(()),
     }
 }
 
@@ -298,6 +317,16 @@ fn read(log: &Path) -> Result<Warnings> {
 mod tests {
     use super::*;
     use crate::check::configurations;
+
+    #[test]
+    fn a_build_without_sparse_is_no_check() {
+        let built = "  CC      virt/kvm/bound.o\n";
+        let left_out =
+            "Makefile:1311: C=1 specified, but sparse is not available or not up to date\n";
+        sparse_ran(built).unwrap();
+        let error = sparse_ran(&(left_out.to_owned() + built)).unwrap_err();
+        assert!(error.to_string().contains("Makefile:1311"), "{error}");
+    }
 
     #[test]
     fn a_later_check_knows_which_patches_have_passed() {

@@ -33,6 +33,10 @@ pub enum CheckError {
     #[error("no configuration is named {:?}; there are {}", .0, .1.join(", "))]
     NoSuchConfiguration(String, Vec<&'static str>),
 
+    /// The build runs no sparse, so it checks less than the table would say.
+    #[error("sparse does not run: {0}")]
+    NoSparse(String),
+
     /// A line in the file of checkpatch's exceptions is incomplete.
     #[error("{}: not PATCH TYPE FILE REASON: {}", .0.display(), .1)]
     BadException(PathBuf, String),
