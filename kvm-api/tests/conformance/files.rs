@@ -15,6 +15,7 @@ use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::{ForkResult, fork};
 
 use crate::Needs::AnyVcpu;
+use crate::state_msrs::with_apic;
 use crate::{Stage, Test};
 use guests::TestVm;
 use guests::programs::{self, OUT_PORT};
@@ -512,14 +513,6 @@ fn ioctl<T>(machine: &TestVm<'_>, request: libc::c_ulong, structure: &mut T) -> 
     Errno::result(unsafe { libc::ioctl(fd, request, &raw mut *structure) }).map(drop)
 }
 
-/// A machine with the interrupt controller in the kernel.
-fn with_irqchip(stage: &Stage) -> TestVm<'_> {
-    let vm = stage.kvm.kvm_create_vm().unwrap();
-    // SAFETY: the request touches no memory.
-    Errno::result(unsafe { libc::ioctl(vm.as_raw_fd(), KVM_CREATE_IRQCHIP) }).unwrap();
-    TestVm::of_vm(&*stage.kvm, vm, 0)
-}
-
 fn parts(stage: &Stage) {
     /// Changes a part by its file, and looks at it by the ioctl, and the other way round.
     fn part<P: Part + Default>(
@@ -542,13 +535,7 @@ fn parts(stage: &Stage) {
         files.get(&mut by_file).unwrap();
         assert_eq!(value(&by_file), value(&by_ioctl), "{:?}", P::FILE);
     }
-    let machine = with_irqchip(stage);
-    // With SSE's registers.
-    let supported = kvm_ioctls::Kvm::new()
-        .unwrap()
-        .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
-        .unwrap();
-    machine.vcpu.kvm_set_cpuid(&supported).unwrap();
+    let machine = with_apic(stage);
     part::<kvm_xcrs>(
         &machine,
         [KVM_GET_XCRS, KVM_SET_XCRS],

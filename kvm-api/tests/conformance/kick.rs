@@ -2,13 +2,13 @@
 //! descriptor or as a bound one, and the kick may name it or its thread.
 
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc;
 use std::thread;
 
 use guests::{ENTRY, TestVm, programs};
 use kvm_api::kvm_sys::exit::KVM_EXIT_INTR;
-use kvm_api::kvm_sys::{KVM_CREATE_IRQCHIP, kvm_regs};
+use kvm_api::kvm_sys::kvm_regs;
 use kvm_api::{Backend, Errno, Form, Reason, RunMapping, Vcpu, kick};
 
 use crate::Needs::AnyVcpu;
@@ -105,8 +105,7 @@ fn halted(stage: &Stage) {
         // With the interrupt controller in the kernel, a halted vCPU waits in the kernel.
         let kvm = &*stage.witness;
         let vm = kvm.kvm_create_vm().unwrap();
-        // SAFETY: the request touches no memory.
-        Errno::result(unsafe { libc::ioctl(vm.as_raw_fd(), KVM_CREATE_IRQCHIP) }).unwrap();
+        crate::raw::create_irqchip(vm.as_fd()).unwrap();
         let mut machine = TestVm::of_vm(kvm, vm, 0);
         machine.load(programs::HLT);
         kick_often(way, machine);

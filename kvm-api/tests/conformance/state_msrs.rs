@@ -1,6 +1,6 @@
 //! kvm_set_state: MSRs that cannot be restored, and MSRs that depend on another part.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -45,10 +45,9 @@ const DEADLINE_MODE: u64 = 0b10 << 17;
 const SOFTWARE_ENABLED: u64 = 0x1ff;
 
 /// A machine with a local APIC in the kernel, and with all features of KVM in CPUID.
-fn with_apic(stage: &Stage) -> TestVm<'_> {
+pub fn with_apic(stage: &Stage) -> TestVm<'_> {
     let vm = stage.kvm.kvm_create_vm().unwrap();
-    // SAFETY: the request takes nothing.
-    Errno::result(unsafe { libc::ioctl(vm.as_raw_fd(), KVM_CREATE_IRQCHIP) }).unwrap();
+    crate::raw::create_irqchip(vm.as_fd()).unwrap();
     let machine = TestVm::of_vm(&*stage.kvm, vm, 0);
     let mut supported = kvm_ioctls::Kvm::new()
         .unwrap()
