@@ -85,9 +85,16 @@ impl Case {
 }
 
 /// Makes the case of one call of the proposal, from the call on a fixture by the trait
-/// `Kvm` or `Vcpu`, and from the call by `kvm-ioctls` if the crate has it.
+/// `Kvm` or `Vcpu`, from the call by `kvm-ioctls` if the crate has it, and from the call of
+/// the form `process` if that is another one.
 macro_rules! call {
-    ($call:ident, |$f:ident| $ours:expr $(, |$peer:ident| $theirs:expr)? $(,)?) => {{
+    (
+        $call:ident,
+        |$f:ident| $ours:expr
+        $(, |$peer:ident| $theirs:expr)?
+        $(, process |$process:ident| $own:expr)?
+        $(,)?
+    ) => {{
         fn prepare<B: $crate::form::StaticForm>(
             form: &B,
             _: $crate::fixture::Guest,
@@ -101,7 +108,11 @@ macro_rules! call {
                 stringify!($call),
                 $crate::case::ONE_CALL,
                 $crate::interface::ways![
-                    prepare => Ioctl, Syscall, Merged, Files, Bound;
+                    $(|form, _| {
+                        let $process = form.0;
+                        Ok(Box::new($own))
+                    } => Process;)?
+                    prepare => Ioctl, Syscall, Merged, Files, Bound, Process;
                     $(|kvm, _| {
                         let $peer = kvm.idle()?;
                         Ok(Box::new($theirs))

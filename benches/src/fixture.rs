@@ -1,6 +1,6 @@
 //! The virtual machine of a case, and checks of its guest.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use anyhow::{Context, Result, ensure};
 use guests::TestVm;
@@ -23,7 +23,7 @@ pub struct Guest {
 pub struct Fixture<'b, B: StaticForm> {
     pub form: &'b B,
     pub vcpu: B::Vcpu<'b>,
-    pub vm: OwnedFd,
+    pub vm: B::Vm,
     pub run: RunMapping,
     pub memory: GuestMemory,
 }
@@ -46,12 +46,12 @@ impl<'b, B: StaticForm> Fixture<'b, B> {
     }
 
     fn of(form: &'b B, machine: TestVm<'b>) -> Result<Self> {
+        let vcpu = machine.vcpu_fd();
+        let vm = machine.vm.into_fd().context("the descriptor of the VM")?;
         Ok(Self {
             form,
-            vcpu: form
-                .vcpu(machine.vcpu_fd())
-                .context("the vCPU of the form")?,
-            vm: machine.vm,
+            vcpu: form.vcpu(vcpu).context("the vCPU of the form")?,
+            vm: form.vm(vm).context("the VM of the form")?,
             run: machine.run,
             memory: machine.memory,
         })

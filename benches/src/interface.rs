@@ -6,7 +6,7 @@ use kvm_api::kvm_sys::FlatCall;
 use kvm_api::syscall::Syscall;
 
 use crate::fixture::Guest;
-use crate::form::{Bound, Files, Merged, StaticForm};
+use crate::form::{Bound, Files, Merged, Process, StaticForm};
 use crate::peer::KvmIoctls;
 use crate::workload::Prepared;
 
@@ -82,6 +82,8 @@ columns! {
     Files(Files) = Form::Files.name();
     /// The calls on the bound vCPU.
     Bound(Bound) = Form::Bound.name();
+    /// The calls on the VM of the process and on the bound vCPU.
+    Process(Process) = Form::Process.name();
     /// The registers that pass with `KVM_RUN`, by `KVM_CAP_SYNC_REGS`.
     SyncRegs(Ioctl) = "sync-regs";
     /// The ioctls, by the crate that VMMs use.

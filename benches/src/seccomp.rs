@@ -12,10 +12,10 @@ use std::fmt;
 
 use anyhow::{Context, Result};
 use kvm_api::kvm_sys::{
-    __NR_kvm_unbind, Fd, KVM_GET_CPUID2, KVM_GET_DEBUGREGS, KVM_GET_LAPIC, KVM_GET_MP_STATE,
-    KVM_GET_MSRS, KVM_GET_PIT2, KVM_GET_REGS, KVM_GET_SREGS, KVM_GET_TSC_KHZ, KVM_GET_VCPU_EVENTS,
-    KVM_GET_XCRS, KVM_GET_XSAVE, KVM_RUN, KVM_SET_CPUID2, KVM_SET_DEBUGREGS, KVM_SET_LAPIC,
-    KVM_SET_MP_STATE, KVM_SET_MSRS, KVM_SET_REGS, KVM_SET_SREGS, KVM_SET_TSC_KHZ,
+    __NR_kvm_unbind, __NR_kvm_unbind_vm, Fd, KVM_GET_CPUID2, KVM_GET_DEBUGREGS, KVM_GET_LAPIC,
+    KVM_GET_MP_STATE, KVM_GET_MSRS, KVM_GET_PIT2, KVM_GET_REGS, KVM_GET_SREGS, KVM_GET_TSC_KHZ,
+    KVM_GET_VCPU_EVENTS, KVM_GET_XCRS, KVM_GET_XSAVE, KVM_RUN, KVM_SET_CPUID2, KVM_SET_DEBUGREGS,
+    KVM_SET_LAPIC, KVM_SET_MP_STATE, KVM_SET_MSRS, KVM_SET_REGS, KVM_SET_SREGS, KVM_SET_TSC_KHZ,
     KVM_SET_VCPU_EVENTS, KVM_SET_XCRS, KVM_SET_XSAVE, calls,
 };
 use nix::libc;
@@ -147,7 +147,7 @@ fn filter() -> Result<SeccompFilter> {
         .into_iter()
         .chain(CALLS_ADDED)
         .chain(new_numbers.flatten())
-        .chain([__NR_kvm_unbind])
+        .chain([__NR_kvm_unbind, __NR_kvm_unbind_vm])
     {
         // A call without a rule is allowed unconditionally.
         rules.insert(number, Vec::new());

@@ -12,7 +12,7 @@ struct Question {
     text: &'static str,
 }
 
-const QUESTIONS: [Question; 7] = [
+const QUESTIONS: [Question; 8] = [
     Question {
         column: Column::Syscall,
         title: "A system call instead of an ioctl",
@@ -37,6 +37,11 @@ const QUESTIONS: [Question; 7] = [
         column: Column::Bound,
         title: "A vCPU bound to its task",
         text: "Calls act on the vCPU of the calling task, which stays loaded.",
+    },
+    Question {
+        column: Column::Process,
+        title: "A VM bound to its address space",
+        text: "No call takes a descriptor: the VM is that of the process, and the vCPU is bound.",
     },
     Question {
         column: Column::SyncRegs,

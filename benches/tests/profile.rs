@@ -86,7 +86,14 @@ fn every_condition_and_every_interface_is_there() {
             let interfaces: Vec<_> = row.figures.keys().collect();
             assert_eq!(
                 interfaces,
-                ["bound", "files", "ioctl", "kvm-ioctls", "syscall"]
+                [
+                    "bound",
+                    "files",
+                    "ioctl",
+                    "kvm-ioctls",
+                    "process",
+                    "syscall"
+                ]
             );
         }
         assert!(RUN.shown.contains(&run.condition()), "{}", RUN.shown);
@@ -317,15 +324,22 @@ fn the_report_shows_the_measurements_in_a_browser() {
         assert_eq!(seen.charts, 2);
         assert_eq!(seen.bars.len(), 2, "{:?}", seen.bars);
         for (bars, row) in seen.bars.iter().zip(&RUN.record().runs[0].rows[1..]) {
-            let sums: Vec<_> = ["ioctl", "syscall", "files", "bound", "kvm-ioctls"]
-                .map(|it| (it, row.figures[it].profile.as_ref().unwrap().instructions))
-                .map(|(it, sum)| format!("{it} {sum}"))
-                .into();
+            let sums: Vec<_> = [
+                "ioctl",
+                "syscall",
+                "files",
+                "bound",
+                "process",
+                "kvm-ioctls",
+            ]
+            .map(|it| (it, row.figures[it].profile.as_ref().unwrap().instructions))
+            .map(|(it, sum)| format!("{it} {sum}"))
+            .into();
             assert_eq!(*bars, format!("{}: {}", row.name, sums.join(", ")));
         }
-        // The floor has one interface, the exits have five and four differences,
+        // The floor has one interface, the exits have six and five differences,
         // each of them in two shapes.
-        assert_eq!((seen.graphs, seen.differences), (1 + 2 * 5, 2 * 4 * 2));
+        assert_eq!((seen.graphs, seen.differences), (1 + 2 * 6, 2 * 5 * 2));
         assert_eq!(seen.invisible, 0);
         assert!(seen.tables >= 6, "{}", seen.tables);
         assert!(seen.overflow <= 0, "{} pixels too wide", seen.overflow);

@@ -22,6 +22,8 @@ const FORMS: &[&str] = &[
     "Add files for the rest of a vCPU's state",
     "Let generic x86 code switch back to the host's state",
     "selftests: Add a test for bound vCPUs",
+    BOUND_VM,
+    "selftests: Add a test for a VM bound to its address space",
 ];
 
 const ENTRY_POINTS: &str = "Add entry points of system calls for KVM";
@@ -30,6 +32,7 @@ const FILES: &str = "Make the fd of a vCPU a directory of its state";
 const DESTROY: &str = "Do not destroy a VM while the task has a vCPU loaded";
 const SIGNAL_MASK: &str = "Take vcpu->mutex in the compat ioctl that sets the signal mask";
 const BOUND_CALLS: &str = "Add system calls for bound vCPUs";
+const BOUND_VM: &str = "Bind a VM to an address space";
 
 /// The documents that name patches of the default base by number, and the ends of the
 /// subjects of these patches, in the order of the text.
@@ -70,12 +73,15 @@ fn named_in_cover_letter(base: Base) -> Vec<&'static str> {
             MEMORY,
             "Wire up KVM's system calls",
         ],
-        &FORMS[2..],
+        &FORMS[2..FORMS.len() - 2],
         &[
             gaps,
             SIGNAL_MASK,
             "Do not forget the CPU on which WBINVD was emulated",
             "Do not look for a bound vCPU where it was left",
+        ],
+        &FORMS[FORMS.len() - 2..],
+        &[
             ENTRY_POINTS,
             ENTRY_POINTS,
             ENTRY_POINTS,
@@ -88,10 +94,12 @@ fn named_in_cover_letter(base: Base) -> Vec<&'static str> {
             DESTROY,
             "Take vCPUs by helpers that respect a binding",
             "Keep a bound vCPU loaded while its task is in userspace",
+            BOUND_VM,
             ENTRY_POINTS,
             BOUND_CALLS,
             "Kick a vCPU",
             ENTRY_POINTS,
+            BOUND_VM,
         ],
     ]
     .concat()

@@ -335,8 +335,8 @@ pub trait Kvm {
     /// made. The range has to be within one such slot. The mapping outlives the slot and
     /// the VM.
     ///
-    /// The kernel has no call for it: a program maps the descriptor of the VM by mmap(2)
-    /// at the guest physical address, as in 2007.
+    /// With ioctls a program maps the descriptor of the VM by mmap(2) at the guest physical
+    /// address, as in 2007. The system call does the same.
     ///
     /// # Errors
     ///

@@ -46,11 +46,16 @@ impl<F: AsFd> BoundVcpu<F> {
     pub fn bind(flat: Syscall, vcpu: F) -> Result<Self> {
         // SAFETY: the call touches no memory.
         done(unsafe { syscall1(__NR_kvm_bind, fd(vcpu.as_fd())) })?;
-        Ok(Self {
+        Ok(Self::of_thread(flat, vcpu))
+    }
+
+    /// The vCPU that is bound to this thread.
+    pub(crate) fn of_thread(flat: Syscall, fd: F) -> Self {
+        Self {
             flat,
-            fd: vcpu,
+            fd,
             not_send: PhantomData,
-        })
+        }
     }
 }
 

@@ -2,15 +2,16 @@
 
 use std::fmt;
 use std::ops::Deref;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use kvm_sys::Call;
+use kvm_sys::{Call, Fd};
 
 use crate::bound::BoundVcpu;
 use crate::files::FileVcpu;
 use crate::ioctl::{self, Ioctl};
 use crate::merged::MergedVcpu;
 use crate::named::named;
+use crate::process::BoundVm;
 use crate::ranges::RangeMemory;
 use crate::syscall::{self, Syscall};
 use crate::{ByFd, Kvm, Result, SlotMemory, Vcpu, VmMemory};
@@ -30,6 +31,8 @@ named! {
         Files = "files",
         /// The system calls on the vCPU that is bound to the calling task.
         Bound = "bound",
+        /// The same, on a VM that is bound to the address space of the process.
+        Process = "process",
     }
 }
 
@@ -67,6 +70,8 @@ impl Form {
             Self::Ranges => call.range.is_some(),
             Self::Files => call.file.is_some(),
             Self::Bound => call.bound.is_some(),
+            // It makes VMs and vCPUs, and names them, in its own way.
+            Self::Process => call.fd != Fd::System,
         }
     }
 
@@ -81,6 +86,41 @@ impl Form {
 enum Flat {
     Ioctl(Ioctl),
     Syscall(Syscall),
+}
+
+/// A VM, as a form names it.
+#[derive(Debug)]
+pub enum Vm {
+    /// By a file descriptor.
+    Fd(OwnedFd),
+    /// As the VM of this process.
+    Bound(BoundVm),
+}
+
+impl Vm {
+    /// The file descriptor, if the form has one.
+    #[must_use]
+    pub fn into_fd(self) -> Option<OwnedFd> {
+        match self {
+            Self::Fd(fd) => Some(fd),
+            Self::Bound(_) => None,
+        }
+    }
+}
+
+impl AsFd for Vm {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Fd(fd) => fd.as_fd(),
+            Self::Bound(vm) => vm.as_fd(),
+        }
+    }
+}
+
+impl AsRawFd for Vm {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
 }
 
 /// A form that is open.
@@ -99,7 +139,21 @@ impl Backend {
         self.form
     }
 
-    /// Names a vCPU as the form does. The form `bound` binds it to this thread.
+    /// Names a VM as the form does. The form `process` binds it to the address space of
+    /// this process, and closes the file descriptor.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`BoundVm::bind`].
+    pub fn vm(&self, fd: OwnedFd) -> Result<Vm> {
+        Ok(match (&self.flat, self.form) {
+            (Flat::Syscall(flat), Form::Process) => Vm::Bound(BoundVm::bind(*flat, fd.as_fd())?),
+            _ => Vm::Fd(fd),
+        })
+    }
+
+    /// Names a vCPU as the form does. The forms `bound` and `process` bind it to this
+    /// thread.
     ///
     /// # Errors
     ///
@@ -109,7 +163,9 @@ impl Backend {
         Ok(match (&self.flat, self.form) {
             (Flat::Syscall(flat), Form::Merged) => Box::new(MergedVcpu::new(*flat, fd)),
             (Flat::Syscall(flat), Form::Files) => Box::new(FileVcpu::open(*flat, fd)?),
-            (Flat::Syscall(flat), Form::Bound) => Box::new(BoundVcpu::bind(*flat, fd)?),
+            (Flat::Syscall(flat), Form::Bound | Form::Process) => {
+                Box::new(BoundVcpu::bind(*flat, fd)?)
+            }
             _ => Box::new(ByFd::new(&**self, fd)),
         })
     }

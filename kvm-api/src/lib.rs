@@ -15,7 +15,9 @@
 //! * [`ranges::RangeMemory`] names guest memory by ranges of addresses, without slots;
 //! * [`files::FileVcpu`] reads and writes the files that are the state of a vCPU;
 //! * [`bound::BoundVcpu`] is bound to the calling thread, so that its calls take no file
-//!   descriptor.
+//!   descriptor;
+//! * [`process::BoundVm`] is bound to the address space of the process, so that no call
+//!   takes a file descriptor.
 //!
 //! [`kick()`] makes a vCPU return to user space, whatever form runs it.
 //!
@@ -84,6 +86,7 @@ mod memory;
 pub mod merged;
 mod msr_list;
 mod named;
+pub mod process;
 pub mod ranges;
 mod run;
 mod signal;
@@ -93,7 +96,7 @@ mod vcpu;
 mod vm_memory;
 
 pub use api::Kvm;
-pub use form::{Backend, Form, OpenError};
+pub use form::{Backend, Form, OpenError, Vm};
 pub use kick::kick;
 pub use kvm_sys;
 pub use memory::GuestMemory;

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::os::fd::BorrowedFd;
-use std::ptr::NonNull;
+use std::ptr::{NonNull, with_exposed_provenance_mut};
 
 use libc::{c_void, off_t};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
@@ -55,6 +55,19 @@ impl GuestMemory {
             start: start.cast(),
             len,
         })
+    }
+
+    /// Takes over a mapping that a call of KVM has made.
+    ///
+    /// # Safety
+    ///
+    /// The mapping has `len` bytes at `address`, is readable and writable, and nothing
+    /// else refers to it.
+    pub(crate) unsafe fn of_mapping(address: usize, len: usize) -> Self {
+        Self {
+            start: NonNull::new(with_exposed_provenance_mut(address)).expect("it is mapped"),
+            len: NonZeroUsize::new(len).expect("a mapping has bytes"),
+        }
     }
 
     const PROTECTION: ProtFlags = ProtFlags::PROT_READ.union(ProtFlags::PROT_WRITE);

@@ -49,6 +49,12 @@ impl RunMapping {
         GuestMemory::of_file(vcpu, 0, size).map(Self)
     }
 
+    /// Takes over a mapping that a call of KVM has made.
+    pub(crate) fn of(mapping: GuestMemory) -> Self {
+        assert!(mapping.len() >= size_of::<kvm_run>());
+        Self(mapping)
+    }
+
     fn as_ptr(&self) -> *mut kvm_run {
         self.0.as_ptr().cast()
     }

@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-use crate::{BindingCall, Call, FlatCall, MergedCall, RangeCall};
+use crate::{BindingCall, Call, FlatCall, MergedCall, ProcessCall, RangeCall};
 
 /// A call of any form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub enum AnyCall {
     Range(RangeCall),
     /// A call that binds a vCPU to a task, or concerns a binding.
     Binding(BindingCall),
+    /// A call of the form without descriptors.
+    Process(ProcessCall),
 }
 
 impl AnyCall {
@@ -24,6 +26,7 @@ impl AnyCall {
         flat.chain(MergedCall::ALL.map(Self::Merged))
             .chain(RangeCall::ALL.map(Self::Range))
             .chain(BindingCall::ALL.map(Self::Binding))
+            .chain(ProcessCall::ALL.map(Self::Process))
     }
 
     /// Its row in its table.
@@ -34,6 +37,7 @@ impl AnyCall {
             Self::Merged(call) => call.row(),
             Self::Range(call) => call.row(),
             Self::Binding(call) => call.row(),
+            Self::Process(call) => call.row(),
         }
     }
 }

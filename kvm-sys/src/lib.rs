@@ -2,9 +2,9 @@
 //! ioctl request that each call replaces, and the structures that pass.
 //!
 //! Each form has one table: [`CALLS`], in the order of the proposal of July 2007,
-//! [`MERGED_CALLS`], [`RANGE_CALLS`] and [`BINDING_CALLS`]. An `enum` for each table
-//! names its calls, and [`AnyCall`] those of all forms. [`instruction`] makes a call. This
-//! crate has no logic beyond that: `kvm-api` has the interface.
+//! [`MERGED_CALLS`], [`RANGE_CALLS`], [`BINDING_CALLS`] and [`PROCESS_CALLS`]. An `enum`
+//! for each table names its calls, and [`AnyCall`] those of all forms. [`instruction`]
+//! makes a call. This crate has no logic beyond that: `kvm-api` has the interface.
 
 #![cfg(target_arch = "x86_64")]
 
@@ -13,6 +13,7 @@ mod bound;
 mod call;
 pub mod instruction;
 mod merged;
+mod process;
 mod ranges;
 mod requests;
 mod structs;
@@ -62,14 +63,18 @@ pub use any::*;
 pub use bound::*;
 pub use call::*;
 pub use merged::*;
+pub use process::*;
 pub use ranges::*;
 pub use requests::*;
 pub use structs::*;
 pub use table::*;
 
 /// The number of calls in the tables.
-pub const CALL_COUNT: usize =
-    CALLS.len() + MERGED_CALLS.len() + RANGE_CALLS.len() + BINDING_CALLS.len();
+pub const CALL_COUNT: usize = CALLS.len()
+    + MERGED_CALLS.len()
+    + RANGE_CALLS.len()
+    + BINDING_CALLS.len()
+    + PROCESS_CALLS.len();
 
 /// The calls of every form.
 pub fn calls() -> impl Iterator<Item = &'static Call> + Clone {
@@ -83,7 +88,7 @@ pub const KVM_CAP_SYSCALLS: u32 = 20070717;
 
 /// The answer of a kernel with these system calls to [`KVM_CAP_SYSCALLS`]: the date of
 /// the proposal, then the revision of the ABI in two digits.
-pub const KVM_SYSCALLS_ABI: i32 = 2007071708;
+pub const KVM_SYSCALLS_ABI: i32 = 2007071709;
 
 /// The number of memory aliases of a virtual machine, as on x86 in 2007.
 pub const KVM_ALIAS_SLOTS: u32 = 4;

@@ -15,7 +15,7 @@ use std::{env, fs};
 use kernel_patch::Kernel;
 use kvm_sys::{
     BINDING_CALLS, CALLS, Call, Fd, FlatCall, KVM_ALIAS_SLOTS, KVM_CAP_SYSCALLS, KVM_SYSCALLS_ABI,
-    MERGED_CALLS, RANGE_CALLS, calls,
+    MERGED_CALLS, PROCESS_CALLS, RANGE_CALLS, calls,
 };
 
 /// The number and the name of each, and of those that do the same to the bound vCPU,
@@ -281,6 +281,7 @@ fn paged() -> impl Iterator<Item = (&'static Call, &'static str)> {
         .chain(BINDING_CALLS.iter().map(page("kvm_bind.2")))
         .chain(MERGED_CALLS.iter().map(page("kvm_get_state.2")))
         .chain(RANGE_CALLS.iter().map(page("kvm_map_range.2")))
+        .chain(PROCESS_CALLS.iter().map(page("kvm_bind_vm.2")))
 }
 
 fn page(name: &str) -> String {
@@ -302,7 +303,7 @@ fn synopsis(page: &str) -> String {
 
 fn prototype(name: &str, parameters: &[&str]) -> String {
     let arguments: String = parameters.iter().map(|it| format!(",{it}")).collect();
-    format!("int syscall(__NR_{name}{arguments});").replace(' ', "")
+    format!("syscall(__NR_{name}{arguments});").replace(' ', "")
 }
 
 #[test]

@@ -93,7 +93,7 @@ const fn run(name: &'static str, work: &'static str, exit: Exit, mode: Mode) -> 
         ..Case::new(
             name,
             work,
-            ways![by_call => Ioctl, Syscall, Files, Bound; by_kvm_ioctls => KvmIoctls],
+            ways![by_call => Ioctl, Syscall, Files, Bound, Process; by_kvm_ioctls => KvmIoctls],
         )
     }
 }
@@ -125,7 +125,7 @@ const IMMEDIATE_EXIT: Case = {
         ..Case::new(
             "kvm_run_immediate_exit",
             "a run that returns before the guest",
-            ways![by_call => Ioctl, Syscall, Bound; by_kvm_ioctls => KvmIoctls],
+            ways![by_call => Ioctl, Syscall, Bound, Process; by_kvm_ioctls => KvmIoctls],
         )
     }
 };
@@ -189,7 +189,7 @@ const fn emulation_loop(name: &'static str, work: &'static str, exit: Exit, mode
             name,
             work,
             ways![
-                by_calls => Ioctl, Syscall, Merged, Files, Bound;
+                by_calls => Ioctl, Syscall, Merged, Files, Bound, Process;
                 by_sync_regs => SyncRegs;
                 by_kvm_ioctls => KvmIoctls;
             ],

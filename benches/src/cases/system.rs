@@ -7,6 +7,7 @@ use std::os::fd::AsFd;
 use anyhow::{Context, Result};
 use kvm_api::Kvm;
 use kvm_api::kvm_sys::KVM_CAP_NR_MEMSLOTS;
+use kvm_api::process::BoundVm;
 use kvm_bindings::{KVM_MAX_MSR_ENTRIES, MsrList};
 use kvm_ioctls::VmFd;
 
@@ -38,6 +39,10 @@ pub const CALLS: &[Case] = &[
             |peer| {
                 let kvm = peer.kvm;
                 Steps::new(None, |vm| *vm = Some(kvm.create_vm().unwrap())).after(|vm| *vm = None)
+            },
+            process | flat | {
+                Steps::new(None, move |vm| *vm = Some(BoundVm::create(flat).unwrap()))
+                    .after(|vm| *vm = None)
             }
         )
     },
@@ -93,6 +98,15 @@ pub const CALLS: &[Case] = &[
                     *vcpu = Some(vm.create_vcpu(0).unwrap());
                 })
                 .before(|(_, vm)| *vm = Some(kvm.create_vm().unwrap()))
+                .after(|created| *created = (None, None))
+            },
+            // The call binds the vCPU as well.
+            process | flat | {
+                Steps::new((None, None), |(vcpu, vm)| {
+                    let vm: &BoundVm = vm.as_ref().expect("it was created before");
+                    *vcpu = Some(vm.create_vcpu().unwrap());
+                })
+                .before(move |(_, vm)| *vm = Some(BoundVm::create(flat).unwrap()))
                 .after(|created| *created = (None, None))
             }
         )

@@ -76,7 +76,7 @@ pub const CALLS: &[Case] = &[
 pub const WORK: &[Case] = &[Case::new(
     "debugger_step",
     "a guest single-stepped, registers read",
-    ways![step => Ioctl, Syscall, Merged, Files, Bound],
+    ways![step => Ioctl, Syscall, Merged, Files, Bound, Process],
 )];
 
 fn step<B: StaticForm>(form: &B, _: Guest) -> Prepared<'_> {

@@ -26,7 +26,7 @@ use crate::workload::{Prepared, Steps};
 macro_rules! window_ways {
     ($work:ident) => {
         ways![
-            |form, _| $work(Window::new(form)?, BySlot(Numbered)) => Ioctl, Syscall;
+            |form, _| $work(Window::new(form)?, BySlot(Numbered)) => Ioctl, Syscall, Process;
             |form, _| $work(Window::new(form)?, ByRange) => Ranges;
             |kvm: &KvmIoctls, _| {
                 let window = Window::new(&kvm.setup)?;

@@ -2,7 +2,7 @@
 
 use std::ops::Deref;
 
-use kvm_sys::{AnyCall, BindingCall, Call, Fd, FlatCall, MergedCall, RangeCall};
+use kvm_sys::{AnyCall, BindingCall, Call, FlatCall, MergedCall, ProcessCall, RangeCall};
 
 /// A call that a property tests in each way that it has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,39 +11,20 @@ pub enum TestedCall {
     Merged(MergedCall),
     Range(RangeCall),
     Binding(BindingCall),
-    /// Maps memory that the kernel has allocated: by mmap() of the virtual machine's
-    /// descriptor, not by a call of its own.
-    MapMemory,
+    Process(ProcessCall),
 }
 
-/// The row of [`TestedCall::MapMemory`].
-static MAP: Call = Call {
-    name: "kvm_map_memory",
-    number: libc::SYS_mmap,
-    parameters: "int fd, __u64 guest_phys_addr, __u64 size",
-    bound: None,
-    merged: None,
-    file: None,
-    range: None,
-    fd: Fd::Vm,
-    ioctl: "",
-    request: None,
-    structure: None,
-    errors: &[],
-    note: "",
-};
-
 impl TestedCall {
-    /// Each call of the tables of kvm-sys, and the one for mmap(). The calls on a bound
-    /// vCPU have no rows, because they are the calls on a descriptor without the
-    /// descriptor.
+    /// Each call of the tables of kvm-sys. The calls on a bound vCPU have no rows, because
+    /// they are the calls on a descriptor without the descriptor.
     pub fn all() -> impl Iterator<Item = Self> {
-        AnyCall::all().map(Self::from).chain([Self::MapMemory])
+        AnyCall::all().map(Self::from)
     }
 
-    /// Whether an ioctl, or several, do the same.
+    /// Whether an ioctl, or several, do the same, or mmap() does.
     pub fn has_ioctl(self) -> bool {
-        matches!(self, Self::Flat(_) | Self::MapMemory)
+        let mapping = Self::Process(ProcessCall::kvm_map_memory);
+        matches!(self, Self::Flat(_)) || self == mapping
     }
 
     /// Whether the library replaces an ioctl that Linux does not have.
@@ -59,6 +40,7 @@ impl From<AnyCall> for TestedCall {
             AnyCall::Merged(call) => Self::Merged(call),
             AnyCall::Range(call) => Self::Range(call),
             AnyCall::Binding(call) => Self::Binding(call),
+            AnyCall::Process(call) => Self::Process(call),
         }
     }
 }
@@ -72,7 +54,7 @@ impl Deref for TestedCall {
             Self::Merged(call) => call.row(),
             Self::Range(call) => call.row(),
             Self::Binding(call) => call.row(),
-            Self::MapMemory => &MAP,
+            Self::Process(call) => call.row(),
         }
     }
 }

@@ -7,8 +7,8 @@
 use std::os::fd::AsFd;
 
 use anyhow::{Context, Result};
-use kvm_api::Kvm;
 use kvm_api::kvm_sys::{kvm_regs, kvm_sregs};
+use kvm_api::{Kvm, Vm};
 
 use crate::assemble::programs;
 use crate::long_mode::{self, PageTables};
@@ -151,7 +151,7 @@ impl<'k> TestVm<'k> {
         let memory = kvm
             .kvm_map_memory(vm.as_fd(), 0, MEMORY as usize)
             .context("kvm_map_memory")?;
-        Self::with_memory(kvm, None, vm, memory)
+        Self::with_memory(kvm, None, Vm::Fd(vm), memory)
     }
 
     /// Makes a virtual machine that is ready to run a program.

@@ -5,7 +5,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use anyhow::{Context, Result};
 use kvm_api::kvm_sys::{kvm_regs, kvm_sregs};
 use kvm_api::{
-    Backend, ByFd, Errno, Exit, GuestMemory, Kvm, Reason, RunMapping, SlotMemory, Vcpu, VmMemory,
+    Backend, ByFd, Errno, Exit, GuestMemory, Kvm, Reason, RunMapping, SlotMemory, Vcpu, Vm,
+    VmMemory,
 };
 
 use crate::long_mode::{self, PageTables};
@@ -35,7 +36,9 @@ pub struct TestVm<'k> {
     /// The vCPU, which all methods use.
     pub vcpu: Box<dyn Vcpu + 'k>,
     /// The virtual machine.
-    pub vm: OwnedFd,
+    pub vm: Vm,
+    /// Its descriptor, if `vm` is not one.
+    descriptor: Option<OwnedFd>,
     /// The guest's memory.
     // Dropped after the virtual machine, which uses it.
     pub memory: GuestMemory,
@@ -55,16 +58,23 @@ impl<'k> TestVm<'k> {
 
     /// Gives memory and a vCPU to a virtual machine that has neither.
     pub fn of_vm(kvm: &'k dyn Kvm, vm: OwnedFd, flags: u32) -> Self {
-        Self::make(kvm, None, vm, flags)
+        Self::make(kvm, None, Vm::Fd(vm), flags)
     }
 
     /// Makes a virtual machine of a form, with flags for its memory.
     pub fn of_form(backend: &'k Backend, flags: u32) -> Self {
-        let vm = backend.kvm_create_vm().unwrap();
-        Self::make(&**backend, Some(backend), vm, flags)
+        let fd = backend.kvm_create_vm().unwrap();
+        let again = fd.try_clone().unwrap();
+        let vm = backend.vm(fd).unwrap();
+        let is_descriptor = matches!(vm, Vm::Fd(_));
+        let machine = Self::make(&**backend, Some(backend), vm, flags);
+        Self {
+            descriptor: (!is_descriptor).then_some(again),
+            ..machine
+        }
     }
 
-    fn make(kvm: &'k dyn Kvm, backend: Option<&'k Backend>, vm: OwnedFd, flags: u32) -> Self {
+    fn make(kvm: &'k dyn Kvm, backend: Option<&'k Backend>, vm: Vm, flags: u32) -> Self {
         let memory = GuestMemory::anonymous(MEMORY).unwrap();
         let address = memory.as_ptr().expose_provenance() as u64;
         let of_vm: Box<dyn VmMemory> = match backend {
@@ -81,7 +91,7 @@ impl<'k> TestVm<'k> {
 
     /// Replaces the vCPU by a new one. A vCPU that is bound has to be unbound first.
     pub fn replace_vcpu(&mut self) {
-        (self.vcpu, self.run) = form_vcpu(self.kvm, self.backend, self.vm()).unwrap();
+        (self.vcpu, self.run) = form_vcpu(self.kvm, self.backend, &self.vm).unwrap();
         make_ready(&*self.vcpu);
     }
 
@@ -99,24 +109,34 @@ impl<'k> TestVm<'k> {
     pub(crate) fn with_memory(
         kvm: &'k dyn Kvm,
         backend: Option<&'k Backend>,
-        vm: OwnedFd,
+        vm: Vm,
         memory: GuestMemory,
     ) -> Result<Self> {
-        let (vcpu, run) = form_vcpu(kvm, backend, vm.as_fd())?;
+        let (vcpu, run) = form_vcpu(kvm, backend, &vm)?;
         Ok(Self {
             kvm,
             backend,
             run,
             vcpu,
             vm,
+            descriptor: None,
             memory,
         })
     }
 
-    /// The descriptor of the virtual machine.
+    /// The virtual machine, for the calls of the form.
     #[must_use]
     pub fn vm(&self) -> BorrowedFd<'_> {
         self.vm.as_fd()
+    }
+
+    /// The descriptor of the virtual machine, for any interface.
+    #[must_use]
+    pub fn descriptor(&self) -> BorrowedFd<'_> {
+        match &self.descriptor {
+            Some(fd) => fd.as_fd(),
+            None => self.vm(),
+        }
     }
 
     /// The descriptor of the vCPU.
@@ -128,6 +148,12 @@ impl<'k> TestVm<'k> {
 
 /// Operations of tests, which panic if a call fails.
 impl TestVm<'_> {
+    /// A new descriptor of the virtual machine.
+    #[must_use]
+    pub fn vm_fd(&self) -> OwnedFd {
+        self.descriptor().try_clone_to_owned().unwrap()
+    }
+
     /// A new descriptor of the vCPU.
     #[must_use]
     pub fn vcpu_fd(&self) -> OwnedFd {
@@ -258,9 +284,9 @@ fn make_ready(vcpu: &dyn Vcpu) {
 fn form_vcpu<'k>(
     kvm: &'k dyn Kvm,
     backend: Option<&'k Backend>,
-    vm: BorrowedFd<'_>,
+    vm: &Vm,
 ) -> Result<(Box<dyn Vcpu + 'k>, RunMapping)> {
-    let (vcpu, run) = new_vcpu(kvm, vm)?;
+    let (vcpu, run) = new_vcpu(kvm, vm.as_fd())?;
     let vcpu = match backend {
         None => Box::new(ByFd::new(kvm, vcpu)),
         Some(backend) => backend.vcpu(vcpu).context("the vCPU of the form")?,

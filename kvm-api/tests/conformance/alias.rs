@@ -155,7 +155,7 @@ fn alias_is_a_slot(stage: &Stage) {
     let delete = |slot| unsafe {
         stage
             .witness
-            .kvm_set_user_memory_region(machine.vm(), slot, 0, FAR, 0, 0)
+            .kvm_set_user_memory_region(machine.descriptor(), slot, 0, FAR, 0, 0)
     };
     assert_eq!(delete(slots - 1), Err(Errno::EINVAL));
     assert_eq!(delete(slots - 2), Ok(()));

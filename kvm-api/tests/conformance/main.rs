@@ -21,6 +21,7 @@ mod msrs;
 mod permission;
 mod pointers;
 mod preload;
+mod process;
 mod range_guest;
 mod range_logs;
 mod range_model;
@@ -89,15 +90,16 @@ fn main() -> ExitCode {
         regs::TESTS,
         interrupt::TESTS,
         msrs::TESTS,
-        misuse::TESTS,
-        pointers::TESTS,
     ]
     .concat();
+    // Tests of descriptors, and of calls on the vCPU that the form `bound` makes, too.
+    let by_descriptor = [misuse::TESTS, pointers::TESTS].concat();
 
     host.report();
     let mut trials = host.trials();
     for form in Form::ALL {
-        for &(name, needs, test) in &tests {
+        let by_descriptor = by_descriptor.iter().filter(|_| form != Form::Process);
+        for &(name, needs, test) in tests.iter().chain(by_descriptor) {
             // `misuse` tests how a backend refuses a call that it lacks.
             let call = FlatCall::named(name.split("::").next().unwrap_or(name));
             if call.is_none_or(|call| !form.lacks(&call)) {
@@ -112,6 +114,7 @@ fn main() -> ExitCode {
         kick::TESTS,
         permission::TESTS,
         preload::TESTS,
+        process::TESTS,
         range_logs::TESTS,
         range_model::TESTS,
         ranges::TESTS,

@@ -128,10 +128,11 @@ fn check_extension(stage: &Stage) {
     let machine = TestVm::of_form(&stage.kvm, 0);
     let device = raw::device();
     for extension in 0..256 {
-        for fd in [machine.vm(), device.as_fd()] {
+        let of_vm = (machine.vm(), machine.descriptor());
+        for (fd, descriptor) in [of_vm, (device.as_fd(), device.as_fd())] {
             assert_eq!(
                 stage.kvm.kvm_check_extension(fd, extension),
-                raw::check_extension(fd, extension),
+                raw::check_extension(descriptor, extension),
                 "{extension}"
             );
         }

@@ -12,7 +12,7 @@ use kvm_api::kvm_sys::exit::KVM_EXIT_IO;
 use kvm_api::kvm_sys::*;
 use kvm_api::merged::MergedVcpu;
 use kvm_api::syscall::Syscall;
-use kvm_api::{Errno, GuestMemory, Kvm, Result, RunMapping, SetState, State};
+use kvm_api::{Errno, GuestMemory, Kvm, Result, RunMapping, SetState, State, Vm};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
@@ -32,7 +32,7 @@ use crate::signal;
 struct TaskVcpu {
     fd: OwnedFd,
     run: RunMapping,
-    vm: Arc<(OwnedFd, GuestMemory)>,
+    vm: Arc<(Vm, GuestMemory)>,
 }
 
 pub struct TaskSet {

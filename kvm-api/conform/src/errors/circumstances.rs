@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use kvm_sys::FlatCall::*;
-use kvm_sys::{BindingCall, Fd};
+use kvm_sys::{BindingCall, Fd, ProcessCall};
 use nix::errno::Errno::*;
 
 use self::Circumstance::*;
@@ -15,7 +15,7 @@ use super::misuse::{Made, Misuse};
 use super::testbed::Testbed;
 use super::{processes, signals, threads};
 use crate::open_files::without_files;
-use crate::tested_call::TestedCall::{self, Binding, Flat};
+use crate::tested_call::TestedCall::{self, Binding, Flat, Process};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Circumstance {
@@ -63,20 +63,27 @@ const NOT_ON_VCPU: &str = "it takes no vCPU";
 const NO_WAIT: &str = "it takes no vCPU, so it does not wait for one";
 const RUNS_NEXT: &str = "it waits, and then `immediate_exit` ends its run";
 const MEMFD: &str = "the library allocates a memfd; memory of the kernel needs no descriptor";
-const PROCESS: &str = "each process has its own record in the library";
+const OWN_RECORD: &str = "each process has its own record in the library";
 const NO_FD: &str = "it takes no descriptor";
 
 const CREATE_VM: &[TestedCall] = &[Flat(kvm_create_vm)];
 const RUN: &[TestedCall] = &[Flat(kvm_run)];
 const SET_MEMORY: &[TestedCall] = &[Flat(kvm_set_memory_region)];
 const NEW_FILES: &[TestedCall] = &[Flat(kvm_create_vm), Flat(kvm_create_vcpu)];
-const UNBIND: &[TestedCall] = &[Binding(BindingCall::kvm_unbind)];
+/// The calls on the vCPU that is bound to the task.
+const ON_BOUND: &[TestedCall] = &[
+    Binding(BindingCall::kvm_unbind),
+    Process(ProcessCall::kvm_bound_mmap),
+];
+const UNBIND_VM: &[TestedCall] = &[Process(ProcessCall::kvm_unbind_vm)];
+const CREATE_BOUND_VM: &[TestedCall] = &[Process(ProcessCall::kvm_create_bound_vm)];
+const CREATE_BOUND_VCPU: &[TestedCall] = &[Process(ProcessCall::kvm_create_bound_vcpu)];
 
 const OWN_WORKS: Expected = Expected {
     why: OWN,
     ..both(Works)
 };
-/// The binding is that of the task which runs the tests.
+/// The binding is that of the task which runs the tests, or of its address space.
 const UNBOUND: Expected = both(Fails(ENXIO));
 const FOR_VCPU: Expected = nothing(NOT_ON_VCPU);
 const FOR_WAITER: Expected = nothing(NO_WAIT);
@@ -87,8 +94,11 @@ pub const RULES: &[Rule<Circumstance>] = &[
     Rule(These(CREATE_VM), &[Forked], OWN_WORKS),
     Rule(These(CREATE_VM), &[Executed], ioctl_only(Works, NO_FD)),
     Rule(These(LISTS), &[Forked, Executed], differs(Works, Fails(EIO), OF_DEVICE)),
-    Rule(These(LIBRARY), &[Executed], flat_only(Fails(EIO), PROCESS)),
-    Rule(These(UNBIND), &[Forked, Executed, Thread, Running], UNBOUND),
+    Rule(These(LIBRARY), &[Executed], flat_only(Fails(EIO), OWN_RECORD)),
+    Rule(These(ON_BOUND), &[Forked, Executed, Thread, Running], UNBOUND),
+    Rule(These(UNBIND_VM), &[Forked, Executed], UNBOUND),
+    Rule(These(CREATE_BOUND_VM), &[Forked, Executed], both(Works)),
+    Rule(These(CREATE_BOUND_VCPU), &[Forked, Executed], both(Fails(EBADF))),
     Rule(All, &[Thread, Running, Pending, NoFile], both(Works)),
     Rule(These(RUN), &[Running, Signalled], Expected { why: RUNS_NEXT, ..both(Fails(EINTR)) }),
     Rule(All, &[Signalled, Killed], FOR_WAITER),

@@ -9,7 +9,7 @@ use std::ptr::NonNull;
 use anyhow::{Context, Result};
 use guests::msr::EFER;
 use guests::{MEMORY, SLOT};
-use kvm_api::Kvm;
+use kvm_api::{Kvm, Vm};
 use kvm_sys::debug::*;
 use kvm_sys::slot::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
 use kvm_sys::*;
@@ -48,12 +48,12 @@ const CONDITIONS: &[Condition] = &[
     Condition(Flat(FlatCall::kvm_create_vcpu), "beyond the limit of an enabled `KVM_CAP_MAX_VCPU_ID`",
         Fails(EINVAL), |testbed, it| {
             another_machine(testbed, it, |vm| enable(vm, KVM_CAP_MAX_VCPU_ID, 1))?;
-            it.words[0] = testbed.machine.vm.as_raw_fd() as u64;
+            it.words[0] = testbed.machine.vm().as_raw_fd() as u64;
             set(it, "argument", 1)
         }),
     Condition(Flat(FlatCall::kvm_get_dirty_log), "the machine has dirty rings", Fails(ENXIO), |testbed, it| {
         another_machine(testbed, it, |vm| enable(vm, KVM_CAP_DIRTY_LOG_RING, 0x1_0000))?;
-        it.words[0] = testbed.machine.vm.as_raw_fd() as u64;
+        it.words[0] = testbed.machine.vm().as_raw_fd() as u64;
         Ok(())
     }),
     Condition(Flat(FlatCall::kvm_run), "the guest's memory cannot be reached", Fails(EFAULT), |testbed, _| {
@@ -145,7 +145,7 @@ const CONDITIONS: &[Condition] = &[
             alias(testbed)?;
             set(it, "memory_size", 2 * PAGE)
         }),
-    Condition(MapMemory, "the address of an alias", Fails(ENODEV),
+    Condition(Process(ProcessCall::kvm_map_memory), "the address of an alias", Fails(ENODEV),
         |testbed, it| {
             alias(testbed)?;
             set(it, "guest_phys_addr", FREE)
@@ -163,6 +163,49 @@ const CONDITIONS: &[Condition] = &[
         }),
     Condition(Binding(BindingCall::kvm_unbind), "the thread has no bound vCPU", Fails(ENXIO),
         |testbed, _| {
+            testbed.unbind();
+            Ok(())
+        }),
+    Condition(Process(ProcessCall::kvm_bind_vm), "the process has a bound VM, this one",
+        Fails(EEXIST), |testbed, _| {
+            testbed.bind_vm();
+            Ok(())
+        }),
+    Condition(Process(ProcessCall::kvm_bind_vm), "the process has a bound VM, another one",
+        Fails(EEXIST), |testbed, it| {
+            testbed.bind_vm();
+            another_machine(testbed, it, |_| Ok(()))?;
+            it.words[0] = testbed.machine.vm().as_raw_fd() as u64;
+            Ok(())
+        }),
+    Condition(Process(ProcessCall::kvm_unbind_vm), "the process has no bound VM", Fails(ENXIO),
+        |testbed, _| {
+            testbed.unbind_vm();
+            Ok(())
+        }),
+    Condition(Process(ProcessCall::kvm_create_bound_vm), "the process has a bound VM",
+        Fails(EEXIST), |testbed, _| {
+            testbed.bind_vm();
+            Ok(())
+        }),
+    Condition(Process(ProcessCall::kvm_create_bound_vcpu), "the process has no bound VM",
+        Fails(EBADF), |testbed, _| {
+            testbed.unbind_vm();
+            Ok(())
+        }),
+    Condition(Process(ProcessCall::kvm_create_bound_vcpu), "the thread has a bound vCPU",
+        Fails(EEXIST), |testbed, _| {
+            testbed.bind();
+            Ok(())
+        }),
+    Condition(Process(ProcessCall::kvm_create_bound_vcpu),
+        "beyond the limit of an enabled `KVM_CAP_MAX_VCPU_ID`", Fails(EINVAL), |testbed, it| {
+            another_machine(testbed, it, |vm| enable(vm, KVM_CAP_MAX_VCPU_ID, 1))?;
+            testbed.bind_vm();
+            Ok(())
+        }),
+    Condition(Process(ProcessCall::kvm_bound_mmap), "the thread has no bound vCPU",
+        Fails(ENXIO), |testbed, _| {
             testbed.unbind();
             Ok(())
         }),
@@ -251,7 +294,7 @@ fn another_machine(
     change(vm.as_fd())?;
     let vcpu = kvm.kvm_create_vcpu(vm.as_fd())?;
     testbed.forget_memory();
-    testbed.machine.vm = vm;
+    testbed.machine.vm = Vm::Fd(vm);
     use_vcpu(testbed, it, vcpu);
     Ok(())
 }

@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use kvm_sys::Fd;
 use kvm_sys::FlatCall::*;
+use kvm_sys::{Fd, ProcessCall};
 use nix::errno::Errno;
 
-use crate::tested_call::TestedCall::{self, Flat, MapMemory};
+use crate::tested_call::TestedCall::{self, Flat, Process};
 
 /// The two routes of a call into KVM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +110,7 @@ pub const LIBRARY: &[TestedCall] = &[
     Flat(kvm_set_memory_region),
     Flat(kvm_get_memory_alias),
     Flat(kvm_set_memory_alias),
-    MapMemory,
+    Process(ProcessCall::kvm_map_memory),
 ];
 
 /// The calls to which a rule applies.

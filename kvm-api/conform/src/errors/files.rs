@@ -6,7 +6,9 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use anyhow::{Context, Result, bail};
 use kvm_sys::FlatCall::*;
-use kvm_sys::{Fd, KVM_CREATE_DEVICE, KVM_CREATE_GUEST_MEMFD, KVM_GET_STATS_FD};
+use kvm_sys::{
+    Fd, KVM_BOUND_VM, KVM_CREATE_DEVICE, KVM_CREATE_GUEST_MEMFD, KVM_GET_STATS_FD, ProcessCall,
+};
 use libc::c_ulong;
 use nix::errno::Errno::*;
 
@@ -20,7 +22,7 @@ use super::misuse::{Made, Misuse};
 use super::signature::{Kind, arguments};
 use super::testbed::Testbed;
 use crate::requests::{new_descriptor, request};
-use crate::tested_call::TestedCall::{self, Flat, MapMemory};
+use crate::tested_call::TestedCall::{self, Flat, Process};
 
 /// A descriptor in place of the right one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +30,7 @@ pub enum Wrong {
     Closed,
     MinusOne,
     Lowest,
+    BoundVm,
     Pipe,
     Event,
     Regular,
@@ -48,10 +51,11 @@ pub enum Wrong {
     Garbage,
 }
 
-pub const ALL_WRONG: [(Wrong, &str); 21] = [
+pub const ALL_WRONG: [(Wrong, &str); 22] = [
     (Closed, "closed"),
     (MinusOne, "-1"),
     (Lowest, "the lowest `int`"),
+    (BoundVm, "`KVM_BOUND_VM`, without a bound VM"),
     (Pipe, "a pipe"),
     (Event, "an eventfd (an anonymous inode, as KVM's are)"),
     (Regular, "a regular file"),
@@ -79,42 +83,29 @@ const KIND_FIRST: &str = "the call first checks the kind of the file, in the bui
                           the owner";
 const FEATURES: &str = "on `/dev/kvm` this code is another request, which reads MSRs with features";
 const NO_FD: &str = "the call takes none";
-const MMAP: &str =
-    "the call is mmap(), which maps any file that has memory; the library first checks the file";
 const RIGHT: &str = "it is the right one";
 
-/// mmap() of a file that is not open for writing.
-const NOT_WRITABLE: Expected = differs(Fails(ENOTTY), Fails(EACCES), MMAP);
-
-/// mmap() of a file that cannot be mapped.
-const NOT_MAPPED: Expected = differs(Fails(ENOTTY), Fails(ENODEV), MMAP);
-
-/// mmap() works on other files that have memory.
-const ANY_MAPPED: Expected = differs(Fails(ENOTTY), Works, MMAP);
-
-const MAP: &[TestedCall] = &[MapMemory];
+const MAP: &[TestedCall] = &[Process(ProcessCall::kvm_map_memory)];
 const EXTENSION: &[TestedCall] = &[Flat(kvm_check_extension)];
 const GET_MSRS: &[TestedCall] = &[Flat(kvm_get_msrs)];
 
 #[rustfmt::skip]
 pub const RULES: &[Rule<Wrong>] = &[
-    Rule(All, &[Closed, MinusOne, Lowest, Path, DevicePath], both(Fails(EBADF))),
+    Rule(All, &[Closed, MinusOne, Lowest, BoundVm, Path, DevicePath], both(Fails(EBADF))),
     Rule(These(EXTENSION), &[MinusOne], differs(Fails(EBADF), Works,
         "without a descriptor the call asks KVM itself, so that a program can find out whether \
          the calls exist")),
 
     Rule(All, &[Pipe, Event, Regular, Directory, KvmDevice, VmStats, VcpuStats, GuestMemory],
         both(Fails(ENOTTY))),
-    Rule(These(MAP), &[Pipe, Directory, VmStats, VcpuStats], NOT_WRITABLE),
-    Rule(These(MAP), &[Event, KvmDevice, GuestMemory], NOT_MAPPED),
-    Rule(These(MAP), &[Regular], ANY_MAPPED),
 
     Rule(On(Fd::None), &[Device], nothing(RIGHT)),
     Rule(On(Fd::System), &[Device], both(Works)),
     Rule(On(Fd::Vm), &[Device], both(Fails(EINVAL))),
     Rule(On(Fd::Vcpu), &[Device], both(Fails(EINVAL))),
     Rule(These(GET_MSRS), &[Device], differs(Works, Fails(EINVAL), FEATURES)),
-    Rule(These(MAP), &[Device], both(Fails(ENODEV))),
+    Rule(These(MAP), &[Device], differs(Fails(ENODEV), Fails(EINVAL),
+        "the library looks for memory of this VM, and finds none")),
 
     Rule(On(Fd::None), &[Vm], both(Fails(ENOTTY))),
     Rule(These(LISTS), &[Vm], differs(Fails(ENOTTY), Works, DEVICE_ONLY)),
@@ -124,14 +115,12 @@ pub const RULES: &[Rule<Wrong>] = &[
 
     Rule(All, &[Vcpu], both(Fails(EINVAL))),
     Rule(On(Fd::Vcpu), &[Vcpu], nothing(RIGHT)),
-    Rule(These(MAP), &[Vcpu], differs(Fails(EINVAL), Works, MMAP)),
 
     Rule(All, &[OthersVm, OthersVcpu, DeadVm, DeadVcpu], both(Fails(EIO))),
     Rule(On(Fd::Vcpu), &[OthersVm, DeadVm], differs(Fails(EIO), Fails(ENOTTY), KIND_FIRST)),
     Rule(On(Fd::System), &[OthersVcpu, DeadVcpu],
         differs(Fails(EIO), Fails(EINVAL), KIND_FIRST)),
     Rule(On(Fd::Vm), &[OthersVcpu, DeadVcpu], differs(Fails(EIO), Fails(EINVAL), KIND_FIRST)),
-    Rule(These(MAP), &[OthersVcpu, DeadVcpu], differs(Fails(EIO), Works, MMAP)),
 
     Rule(All, &[Garbage], both(Works)),
     Rule(These(LIBRARY), &[Garbage], flat_only(Works, BY_TYPE)),
@@ -188,6 +177,7 @@ fn attempt(testbed: &mut Testbed<'_>, mut invocation: Invocation, wrong: Wrong) 
         Closed => RawFd::MAX,
         MinusOne => -1,
         Lowest => RawFd::MIN,
+        BoundVm => KVM_BOUND_VM,
         _ => {
             held = open(wrong, testbed)?;
             held.as_raw_fd()

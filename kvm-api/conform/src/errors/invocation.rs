@@ -130,9 +130,20 @@ impl Invocation {
             Range(RangeCall::kvm_get_dirty_range | RangeCall::kvm_clear_dirty_range) => {
                 set.extend([("size", PAGE), ("bitmap", room)]);
             }
-            MapMemory => set.extend([("guest_phys_addr", KERNEL_MEMORY), ("size", PAGE)]),
+            Process(ProcessCall::kvm_map_memory) => {
+                set.extend([("guest_phys_addr", KERNEL_MEMORY), ("size", PAGE)]);
+            }
             // These calls need an existing binding.
-            Binding(BindingCall::kvm_unbind | BindingCall::kvm_kick) => testbed.bind(),
+            Binding(BindingCall::kvm_unbind | BindingCall::kvm_kick)
+            | Process(ProcessCall::kvm_bound_mmap) => testbed.bind(),
+            Process(ProcessCall::kvm_unbind_vm | ProcessCall::kvm_create_bound_vcpu) => {
+                testbed.unbind();
+                testbed.bind_vm();
+            }
+            // These need the place.
+            Process(ProcessCall::kvm_bind_vm | ProcessCall::kvm_create_bound_vm) => {
+                testbed.unbind_vm();
+            }
             // Zeroes are good arguments beside the descriptor.
             Flat(
                 kvm_create_vm
@@ -245,18 +256,20 @@ impl Invocation {
         let number = self.call.number;
         let (number, words) = match (self.route, self.call.request) {
             (Route::Ioctl, Some(request)) => (libc::SYS_ioctl, [fd, request, a, 0, 0, 0]),
-            _ if self.call == TestedCall::MapMemory => {
-                let access = (libc::PROT_READ | libc::PROT_WRITE) as u64;
-                (number, [0, b, access, libc::MAP_SHARED as u64, fd, a])
-            }
             (Route::Flat, _) => (number, self.words),
             (Route::Ioctl, None) => panic!("{} has no ioctl", self.call.name),
         };
         let makes = match self.call {
             TestedCall::Flat(call) if makes_file(call) => Makes::File,
             TestedCall::Range(RangeCall::kvm_map_range) => Makes::Range,
-            TestedCall::Binding(BindingCall::kvm_bind) => Makes::Binding,
-            TestedCall::MapMemory => Makes::Mapping(b),
+            TestedCall::Binding(BindingCall::kvm_bind)
+            | TestedCall::Process(ProcessCall::kvm_create_bound_vcpu) => Makes::Binding,
+            TestedCall::Process(ProcessCall::kvm_bind_vm | ProcessCall::kvm_create_bound_vm) => {
+                Makes::VmBinding
+            }
+            TestedCall::Process(ProcessCall::kvm_map_memory) => Makes::Mapping(b),
+            // The run mapping is that long.
+            TestedCall::Process(ProcessCall::kvm_bound_mmap) => Makes::Mapping(3 * PAGE),
             _ => Makes::Nothing,
         };
         Raw {
@@ -291,7 +304,9 @@ impl Invocation {
             TestedCall::Flat(FlatCall::kvm_set_memory_alias) => {
                 kvm.kvm_set_memory_alias(fd, &alias())
             }
-            TestedCall::MapMemory => kvm.kvm_map_memory(fd, a, b as usize).map(drop),
+            TestedCall::Process(ProcessCall::kvm_map_memory) => {
+                kvm.kvm_map_memory(fd, a, b as usize).map(drop)
+            }
             other => panic!("{} has an ioctl, or no substitute", other.name),
         }
         .map(|()| 0)
@@ -306,6 +321,7 @@ enum Makes {
     Mapping(u64),
     Range,
     Binding,
+    VmBinding,
 }
 
 /// A call as register values, which any thread can make.
@@ -354,6 +370,8 @@ impl Raw {
             }
             // SAFETY: as above.
             Makes::Binding => unsafe { libc::syscall(__NR_kvm_unbind) as i32 },
+            // SAFETY: as above.
+            Makes::VmBinding => unsafe { libc::syscall(__NR_kvm_unbind_vm) as i32 },
         };
         Ok(0)
     }

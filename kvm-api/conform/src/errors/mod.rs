@@ -36,7 +36,7 @@ use crate::signal;
 pub const PROPERTY: Property = Property {
     name: "errors",
     about: "each misuse fails with its documented errno and changes nothing",
-    backends: "ioctl, syscall, merged, ranges, bound",
+    backends: "ioctl, syscall, merged, ranges, bound, process",
     kernels: Kernels::Both,
     test: Test::inside(test),
 };

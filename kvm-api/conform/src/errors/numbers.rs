@@ -4,7 +4,7 @@ use guests::MEMORY;
 use kvm_sys::FlatCall::*;
 use kvm_sys::MergedCall::*;
 use kvm_sys::RangeCall::*;
-use kvm_sys::{KVM_ALIAS_SLOTS, KVM_CAP_SYSCALLS, KVM_SYSCALLS_ABI};
+use kvm_sys::{KVM_ALIAS_SLOTS, KVM_CAP_SYSCALLS, KVM_SYSCALLS_ABI, ProcessCall};
 use nix::errno::Errno::*;
 
 use self::Limit::*;
@@ -186,12 +186,12 @@ pub const NUMBERS: &[Number] = &[
         zero: INVALID, ..IN_PAGES },
     Number { calls: &[Flat(kvm_set_memory_alias)], name: "target_phys_addr",
         limit: Is(KERNEL_MEMORY + KERNEL_SIZE - PAGE), ..IN_PAGES },
-    Number { calls: &[MapMemory], name: "guest_phys_addr",
+    Number { calls: &[Process(ProcessCall::kvm_map_memory)], name: "guest_phys_addr",
         limit: Is(KERNEL_MEMORY + KERNEL_SIZE - PAGE), zero: UNBACKED, above: UNBACKED,
-        more: &[(TOP, differs(Fails(ENODEV), Fails(EOVERFLOW), MMAP_LIMIT))], ..IN_PAGES },
-    Number { calls: &[MapMemory], name: "size", limit: Is(KERNEL_SIZE), zero: INVALID,
+        more: &[(TOP, differs(Fails(ENODEV), Fails(EINVAL), MMAP_LIMIT))], ..IN_PAGES },
+    Number { calls: &[Process(ProcessCall::kvm_map_memory)], name: "size", limit: Is(KERNEL_SIZE), zero: INVALID,
         one: WORKS, above: UNBACKED, most: differs(Fails(ENODEV), Fails(ENOMEM), MMAP_LIMIT),
-        more: &[(TOP, differs(Fails(ENODEV), Fails(ENOMEM), MMAP_LIMIT))], ..IN_PAGES },
+        more: &[(TOP, differs(Fails(ENODEV), Fails(EINVAL), MMAP_LIMIT))], ..IN_PAGES },
     Number { calls: &[Merged(kvm_get_state), Merged(kvm_set_state)], name: "parts",
         limit: Is(0x7f), below: UNREACHABLE, at: UNREACHABLE, above: INVALID, most: INVALID,
         more: &[(0x81, INVALID), (1 << 32 | 1, INVALID), (1 << 63, INVALID)], ..ALL_WORK },

@@ -4,7 +4,7 @@
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use guests::TestVm;
 use kvm_api::kvm_sys::KVM_SMI;
 use kvm_api::{Errno, Kvm};
@@ -41,8 +41,6 @@ pub fn dead(kvm: &dyn Kvm) -> Result<Others> {
     let run = machine.try_run();
     ensure!(run == Err(Errno::EIO), "the machine is not dead: {run:?}");
     let vcpu = machine.vcpu_fd();
-    Ok(Others {
-        vm: machine.vm,
-        vcpu,
-    })
+    let vm = machine.vm.into_fd().context("it has a descriptor")?;
+    Ok(Others { vm, vcpu })
 }

@@ -223,6 +223,6 @@ fn fields(call: TestedCall) -> Vec<Argument> {
         )
         | Range(_)
         | Binding(_)
-        | MapMemory => Vec::new(),
+        | Process(_) => Vec::new(),
     }
 }

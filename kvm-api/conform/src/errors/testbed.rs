@@ -179,6 +179,20 @@ impl<'k> Testbed<'k> {
         unsafe { libc::syscall(__NR_kvm_unbind) };
     }
 
+    /// Binds the VM to the address space, in place of another testbed's.
+    pub fn bind_vm(&self) {
+        self.unbind_vm();
+        // SAFETY: the call touches no memory.
+        let bound = unsafe { libc::syscall(__NR_kvm_bind_vm, self.machine.vm().as_raw_fd()) };
+        assert_eq!(Errno::result(bound), Ok(0), "kvm_bind_vm");
+    }
+
+    /// Unbinds the VM of the address space, if there is one.
+    pub fn unbind_vm(&self) {
+        // SAFETY: the call touches no memory.
+        unsafe { libc::syscall(__NR_kvm_unbind_vm) };
+    }
+
     /// The state of the vCPUs, and the number of open files.
     /// [`check_slots`](Self::check_slots) compares the slots.
     pub fn state(&self) -> Result<State> {
@@ -225,6 +239,7 @@ impl<'k> Testbed<'k> {
     /// Undoes the effects of successful calls on the vCPUs.
     pub fn restore(&mut self, state: &State) -> Result<()> {
         self.unbind();
+        self.unbind_vm();
         let vcpus = [self.machine.vcpu(), self.still.as_fd()];
         for (vcpu, saved) in vcpus.into_iter().zip(&state.vcpus) {
             self.both.ioctl.kvm_debug_guest(vcpu, &Default::default())?;
@@ -262,6 +277,7 @@ impl<'k> Testbed<'k> {
 impl Drop for Testbed<'_> {
     fn drop(&mut self) {
         self.unbind();
+        self.unbind_vm();
         self.forget_memory();
     }
 }

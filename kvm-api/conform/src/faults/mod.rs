@@ -25,7 +25,7 @@ use state::State;
 pub const PROPERTY: Property = Property {
     name: "faults",
     about: "a failed allocation or copy gives the right errno and changes nothing",
-    backends: "ioctl, syscall, merged, ranges, files, bound",
+    backends: "ioctl, syscall, merged, ranges, files, bound, process",
     kernels: Kernels::Debug,
     test: Test::inside(test),
 };

@@ -7,12 +7,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use guests::{MEMORY, SLOT, TestVm, programs};
 use kvm_api::bound::BoundVcpu;
 use kvm_api::merged::MergedVcpu;
+use kvm_api::process::BoundVm;
 use kvm_api::ranges::RangeMemory;
 use kvm_api::syscall::Syscall;
 use kvm_api::{Form, GetState, GuestMemory, Result, SetState, State, kick};
 use kvm_sys::BindingCall::*;
 use kvm_sys::FlatCall::*;
 use kvm_sys::MergedCall::*;
+use kvm_sys::ProcessCall::*;
 use kvm_sys::RangeCall::*;
 use kvm_sys::slot::KVM_MEM_LOG_DIRTY_PAGES;
 use kvm_sys::{MsrList, Msrs, kvm_fpu, kvm_guest_debug, kvm_memory_alias, kvm_regs};
@@ -67,11 +69,14 @@ impl Situation {
             TestedCall::Flat(_) => match form {
                 Form::Ioctl => call.request.is_some(),
                 Form::Ranges => false,
+                // Its calls on VMs and vCPUs are those of other forms. The calls that only it
+                // has have situations of their own.
+                Form::Process => false,
                 form => form.has_own(&call),
             },
             TestedCall::Merged(_) => *form == Form::Merged,
             TestedCall::Range(_) => *form == Form::Ranges,
-            TestedCall::Binding(_) | TestedCall::MapMemory => *form == Form::Syscall,
+            TestedCall::Binding(_) | TestedCall::Process(_) => *form == Form::Syscall,
         })
     }
 }
@@ -211,11 +216,11 @@ pub const ALL: &[Situation] = &[
         let gone = kvm_memory_alias::default();
         Box::new(move |m| m.kvm.kvm_set_memory_alias(m.vm(), &gone))
     }),
-    Situation::new(MapMemory, "", |m| {
+    Situation::new(Process(kvm_map_memory), "", |m| {
         set(m, 0, ADDRESS, SIZE).unwrap();
         Box::new(|m| map(m).map(drop))
     }),
-    Situation::new(MapMemory, "touched", |m| {
+    Situation::new(Process(kvm_map_memory), "touched", |m| {
         set(m, 0, ADDRESS, SIZE).unwrap();
         let mut memory = map(m).unwrap();
         Box::new(move |_| memory.write(0, &[1]))
@@ -280,6 +285,27 @@ pub const ALL: &[Situation] = &[
             let _ = &bound;
             kick(flat(), pidfd.as_fd())
         })
+    }),
+    Situation::new(Process(kvm_bind_vm), "", |_| {
+        Box::new(|m| BoundVm::bind(flat(), m.vm()).map(drop))
+    }),
+    Situation::new(Process(kvm_unbind_vm), "", |m| {
+        let mut bound = Some(BoundVm::bind(flat(), m.vm()).unwrap());
+        Box::new(move |_| {
+            bound.take();
+            Ok(())
+        })
+    }),
+    Situation::new(Process(kvm_create_bound_vm), "", |_| {
+        Box::new(|_| BoundVm::create(flat()).map(drop))
+    }),
+    Situation::fresh(Process(kvm_create_bound_vcpu), "", |m| {
+        let bound = BoundVm::bind(flat(), m.vm()).unwrap();
+        Box::new(move |_| bound.create_vcpu().map(drop))
+    }),
+    Situation::new(Process(kvm_bound_mmap), "", |m| {
+        let bound = BoundVcpu::bind_and_close(flat(), m.vcpu_fd()).unwrap();
+        Box::new(move |_| bound.map_run().map(drop))
     }),
 ];
 

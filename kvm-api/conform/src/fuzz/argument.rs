@@ -10,6 +10,8 @@ use clap::ValueEnum;
 pub enum Fd {
     Vm0,
     Vm1,
+    /// The VM that is bound to the child's address space, if there is one.
+    BoundVm,
     Vcpu0,
     Vcpu1,
     Kvm,

@@ -1,12 +1,13 @@
 //! A child that makes calls until it is done or dead.
 
 use std::os::fd::{BorrowedFd, RawFd};
+use std::ptr::with_exposed_provenance_mut;
 
 use anyhow::Result;
 use fastrand::Rng;
 use kvm_api::RunMapping;
 use kvm_sys::exit::KVM_EXIT_FAIL_ENTRY;
-use kvm_sys::{AnyCall, BindingCall, FlatCall, kvm_run};
+use kvm_sys::{__NR_kvm_bound_mmap, AnyCall, BindingCall, FlatCall, ProcessCall, kvm_run};
 use libc::{c_int, c_long};
 use nix::errno::Errno;
 use nix::sys::signal::Signal;
@@ -21,6 +22,10 @@ use crate::arguments::makes_file;
 use crate::signal::{self, set_timer};
 
 const RUN: AnyCall = AnyCall::Flat(FlatCall::kvm_run);
+const MAP: AnyCall = AnyCall::Process(ProcessCall::kvm_map_memory);
+
+/// The size of a vCPU's run mapping.
+const RUN_SIZE: u64 = 0x3000;
 
 /// The time limit of a guest's run, in microseconds. Many guests loop.
 const ALARM: libc::suseconds_t = 200;
@@ -70,7 +75,7 @@ fn take(step: &Step, pool: &mut Pool, tally: &Tally) -> Result<bool> {
             let result = timed(call.call == RUN, || raw(call.number, &args));
             tally.count(Some(row), result);
             if let Ok(answer) = result {
-                note(call, args[0] as RawFd, answer as RawFd, pool)?;
+                note(call, &args, answer, pool)?;
             }
         }
         Target::Ioctl(row) => {
@@ -110,14 +115,22 @@ fn take(step: &Step, pool: &mut Pool, tally: &Tally) -> Result<bool> {
 }
 
 /// Updates the pool after a call.
-fn note(call: &CallRow, fd: RawFd, answer: RawFd, pool: &mut Pool) -> Result<()> {
+fn note(call: &CallRow, args: &[u64; 6], answer: i64, pool: &mut Pool) -> Result<()> {
+    let fd = args[0] as RawFd;
     match call.call {
-        AnyCall::Flat(call) if makes_file(call) => pool.keep(answer),
+        AnyCall::Flat(call) if makes_file(call) => pool.keep(answer as RawFd),
         AnyCall::Binding(BindingCall::kvm_bind) => pool.bind(Some(fd))?,
-        AnyCall::Binding(BindingCall::kvm_unbind) => pool.bind(None)?,
+        AnyCall::Binding(BindingCall::kvm_unbind)
+        | AnyCall::Process(ProcessCall::kvm_create_bound_vcpu) => pool.bind(None)?,
+        AnyCall::Process(ProcessCall::kvm_map_memory | ProcessCall::kvm_bound_mmap) => {
+            // A new mapping, of which nobody learns. A size is rounded up to pages.
+            let size = if call.call == MAP { args[2] } else { RUN_SIZE };
+            // SAFETY: nothing refers to it.
+            unsafe { libc::munmap(with_exposed_provenance_mut(answer as usize), size as usize) };
+        }
         RUN if !call.bound => replace_broken(fd, pool)?,
         RUN => {
-            if pool.bound().is_some_and(is_broken)
+            if bound_is_broken()
                 && let Some(vcpu) = pool.unbind()
             {
                 pool.replace(vcpu)?;
@@ -143,6 +156,22 @@ fn is_broken(vcpu: RawFd) -> bool {
     let vcpu = unsafe { BorrowedFd::borrow_raw(vcpu) };
     RunMapping::new(vcpu, size_of::<kvm_run>())
         .is_ok_and(|mut run| run.exit().exit_reason() == KVM_EXIT_FAIL_ENTRY)
+}
+
+/// The same for the bound vCPU, which may have no descriptor.
+fn bound_is_broken() -> bool {
+    // SAFETY: the call makes a new mapping, which is longer than the structure, and of which
+    // nobody learns.
+    unsafe {
+        let at = libc::syscall(__NR_kvm_bound_mmap);
+        if at == -1 {
+            return false;
+        }
+        let run = with_exposed_provenance_mut::<kvm_run>(at as usize);
+        let reason = (&raw const (*run).exit_reason).read_volatile();
+        libc::munmap(run.cast(), RUN_SIZE as usize);
+        reason == KVM_EXIT_FAIL_ENTRY
+    }
 }
 
 fn resolve(arg: Arg, pool: &Pool) -> u64 {

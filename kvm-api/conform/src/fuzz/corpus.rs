@@ -4,7 +4,7 @@
 use super::step::Step;
 
 /// The files, and their weights, which are small for slow ones.
-const FILES: [(&str, &str, usize); 10] = [
+const FILES: [(&str, &str, usize); 11] = [
     ("registers", include_str!("../../corpus/registers"), 48),
     ("msrs", include_str!("../../corpus/msrs"), 48),
     ("state", include_str!("../../corpus/state"), 48),
@@ -14,6 +14,7 @@ const FILES: [(&str, &str, usize); 10] = [
     ("memory", include_str!("../../corpus/memory"), 1),
     ("ranges", include_str!("../../corpus/ranges"), 1),
     ("aliases", include_str!("../../corpus/aliases"), 1),
+    ("process", include_str!("../../corpus/process"), 1),
     ("machines", include_str!("../../corpus/machines"), 1),
 ];
 

@@ -2,6 +2,7 @@
 
 use clap::ValueEnum;
 use fastrand::Rng;
+use kvm_sys::{AnyCall, ProcessCall};
 
 use super::argument::{Arg, Fd, NUMBERS, Place};
 use super::rows::CallRow;
@@ -37,13 +38,20 @@ pub fn described(parameter: &Parameter, row: &CallRow, rng: &mut Rng) -> Arg {
     match (parameter.name, parameter.declared) {
         ("fd", _) => Arg::Fd(match row.call.fd {
             kvm_sys::Fd::Vcpu => pick(&[Fd::Vcpu0, Fd::Vcpu1, Fd::New], rng),
-            kvm_sys::Fd::Vm => pick(&[Fd::Vm0, Fd::Vm1, Fd::New], rng),
+            // The bound VM is bound already.
+            kvm_sys::Fd::Vm if row.call == AnyCall::Process(ProcessCall::kvm_bind_vm) => {
+                pick(&[Fd::Vm0, Fd::Vm1, Fd::New], rng)
+            }
+            kvm_sys::Fd::Vm => pick(&[Fd::Vm0, Fd::Vm1, Fd::BoundVm, Fd::New], rng),
             kvm_sys::Fd::System | kvm_sys::Fd::None => pick(&[Fd::Kvm, Fd::Vm0], rng),
             kvm_sys::Fd::VcpuOrTask => pick(&[Fd::Vcpu0, Fd::Vcpu1, Fd::New, Fd::Pidfd], rng),
         }),
         ("slot", _) => Arg::Number(rng.u64(..6)),
         ("flags", _) => Arg::Number(rng.u64(..4)),
         ("guest_phys_addr", _) => Arg::Number(rng.u64(..32) << 12),
+        ("size", "size_t") if row.call == AnyCall::Process(ProcessCall::kvm_map_memory) => {
+            Arg::Number(rng.u64(..6) << 12)
+        }
         ("size", "size_t") => Arg::Number(size_of::<kvm_sys::kvm_vcpu_state>() as u64),
         ("size", _) => Arg::Number(rng.u64(..6) << 12),
         ("userspace_addr", _) => Arg::Place(Place::Memory),

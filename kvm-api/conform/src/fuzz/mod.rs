@@ -32,7 +32,7 @@ use tally::Tally;
 pub const PROPERTY: Property = Property {
     name: "fuzz",
     about: "no raw call makes the kernel report a problem or hang",
-    backends: "syscall, merged, ranges, files, bound, ioctl",
+    backends: "syscall, merged, ranges, files, bound, process, ioctl",
     kernels: Kernels::Both,
     test: Test::inside(test),
 };

@@ -12,7 +12,7 @@ use kvm_api::GuestMemory;
 use kvm_api::ioctl::Ioctl;
 use kvm_api::syscall::Syscall;
 use kvm_sys::state::*;
-use kvm_sys::{__NR_kvm_unbind, kvm_fpu, kvm_vcpu_state};
+use kvm_sys::{__NR_kvm_unbind, KVM_BOUND_VM, kvm_fpu, kvm_vcpu_state};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mprotect};
 
 use super::argument::{Fd, Place};
@@ -142,6 +142,7 @@ impl Pool {
         match fd {
             Fd::Vm0 => self.guests[0].vm.as_raw_fd(),
             Fd::Vm1 => self.guests[1].vm.as_raw_fd(),
+            Fd::BoundVm => KVM_BOUND_VM,
             Fd::Vcpu0 => self.guests[0].vcpu().as_raw_fd(),
             Fd::Vcpu1 => self.guests[1].vcpu().as_raw_fd(),
             Fd::Kvm => self.device.as_raw_fd(),
@@ -170,11 +171,6 @@ impl Pool {
             self.bound = Some((vcpu.try_clone_to_owned()?, fd));
         }
         Ok(())
-    }
-
-    /// The vCPU that is bound to this task.
-    pub fn bound(&self) -> Option<RawFd> {
-        self.bound.as_ref().map(|(vcpu, _)| vcpu.as_raw_fd())
     }
 
     /// Unbinds the vCPU, and returns its descriptor.

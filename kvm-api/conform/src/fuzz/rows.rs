@@ -3,7 +3,7 @@
 
 use std::sync::LazyLock;
 
-use kvm_sys::{AnyCall, CALL_COUNT, RangeCall};
+use kvm_sys::{AnyCall, CALL_COUNT, ProcessCall, RangeCall};
 use libc::{c_long, c_ulong};
 
 use crate::arguments::makes_file;
@@ -74,6 +74,9 @@ impl CallRow {
                     | kvm_set_user_memory_region
                     | kvm_set_memory_alias
             ) | AnyCall::Range(RangeCall::kvm_map_range | RangeCall::kvm_unmap_range)
+                | AnyCall::Process(
+                    ProcessCall::kvm_create_bound_vm | ProcessCall::kvm_create_bound_vcpu
+                )
         )
     }
 }

@@ -10,9 +10,10 @@ use kvm_api::files::File;
 use kvm_api::kvm_sys::slot::KVM_MEM_LOG_DIRTY_PAGES;
 use kvm_api::kvm_sys::state::{KVM_STATE_DEBUGREGS, KVM_STATE_VCPU_EVENTS, KVM_STATE_XCRS};
 use kvm_api::kvm_sys::*;
+use kvm_api::process::BoundVm;
 use kvm_api::ranges::RangeMemory;
 use kvm_api::syscall::Syscall;
-use kvm_api::{Errno, GuestMemory};
+use kvm_api::{Errno, GuestMemory, Kvm};
 use libc::c_ulong;
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::Mode;
@@ -59,6 +60,8 @@ enum Call {
     MapRange,
     GetDirtyRange,
     ClearDirtyRange,
+    OnBoundVm,
+    CreateBoundVcpu,
 }
 
 /// Denies each command in turn, and allows it again.
@@ -117,6 +120,10 @@ fn all() -> Vec<Attempt> {
     add(VM, KVM_SET_USER_MEMORY_REGION, Call::MapRange);
     add(VM, KVM_GET_DIRTY_LOG, Call::GetDirtyRange);
     add(VM, KVM_CLEAR_DIRTY_LOG, Call::ClearDirtyRange);
+    add(VM, KVM_CHECK_EXTENSION, Call::OnBoundVm);
+    // It binds the vCPU, and asks for this as well.
+    add(VM, KVM_CREATE_VCPU, Call::CreateBoundVcpu);
+    add(VCPU, KVM_RUN, Call::CreateBoundVcpu);
     attempts
 }
 
@@ -148,6 +155,12 @@ impl Call {
                 // SAFETY: the bitmap has a bit for the page.
                 unsafe { ranges.kvm_clear_dirty_range(ADDRESS, PAGE, &[1]) }
             }),
+            Self::OnBoundVm => {
+                let vm = BoundVm::bind(flat, vm)?;
+                let slots = flat.kvm_check_extension(vm.as_fd(), KVM_CAP_NR_MEMSLOTS);
+                slots.map(drop)
+            }
+            Self::CreateBoundVcpu => BoundVm::bind(flat, vm)?.create_vcpu().map(drop),
         }
     }
 }

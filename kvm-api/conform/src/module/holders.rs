@@ -11,6 +11,7 @@ use anyhow::{Result, ensure};
 use guests::TestVm;
 use kvm_api::files::File as VcpuFile;
 use kvm_api::kvm_sys::{__NR_kvm_bind, __NR_kvm_unbind};
+use kvm_api::process::BoundVm;
 use kvm_api::syscall::Syscall;
 use kvm_api::{Errno, Form, GuestMemory, Kvm};
 use nix::unistd::{chdir, fchdir};
@@ -44,6 +45,9 @@ const HOLDERS: &[(&str, Make)] = &[
     ("a vCPU's directory, opened with O_PATH", path),
     ("a vCPU's directory as the current directory", current),
     ("a vCPU that is bound, and has no file descriptor", bound),
+    ("a VM that is bound, and has no file descriptor", |_| {
+        held(BoundVm::create(Syscall::open()?)?)
+    }),
 ];
 
 /// The parts that do not keep KVM loaded.

@@ -46,7 +46,7 @@ impl Guest {
         Self {
             run: run.into(),
             vcpu,
-            vm,
+            vm: vm.into_fd().expect("it has a descriptor"),
             memory,
         }
     }

@@ -6,6 +6,7 @@
 //! Meanwhile the watchdog tries to unload KVM.
 
 mod accessors;
+mod bound_vm;
 mod capabilities;
 mod close;
 mod create;
@@ -49,7 +50,7 @@ use crate::test_kernel::TestKernel;
 pub const PROPERTY: Property = Property {
     name: "races",
     about: "whichever operation comes first, nothing is lost, torn or used after it is freed",
-    backends: "ioctl, syscall, mixed",
+    backends: "ioctl, syscall, process, mixed",
     kernels: Kernels::All,
     test: Test::Inside { machine, test },
 };
@@ -70,6 +71,7 @@ const RACES: &[&[Race]] = &[
     signals::RACES,
     immediate::RACES,
     kicks::RACES,
+    bound_vm::RACES,
     create::RACES,
     table::RACES,
     migrate::RACES,

@@ -33,7 +33,7 @@ use crate::random;
 pub const PROPERTY: Property = Property {
     name: "sequences",
     about: "a model and all backends agree after each step of random sequences",
-    backends: "model, ioctl, syscall, merged, files, bound, mixed",
+    backends: "model, ioctl, syscall, merged, files, bound, process, mixed",
     kernels: Kernels::Both,
     test: Test::inside(test),
 };

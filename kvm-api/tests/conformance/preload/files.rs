@@ -46,7 +46,7 @@ fn machine(kvm: &dyn Kvm) -> [OwnedFd; 2] {
     let TestVm { vm, memory, .. } = machine;
     // The memory of the guest stays.
     std::mem::forget(memory);
-    [vm, vcpu]
+    [vm.into_fd().unwrap(), vcpu]
 }
 
 /// The files of the parent, which are those of another process for its child.

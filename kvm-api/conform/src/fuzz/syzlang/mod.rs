@@ -96,6 +96,10 @@ fn each_call_is_described_once() {
         match row.call.fd {
             kvm_sys::Fd::System => expected.insert((kernel_name(row), "vm")),
             kvm_sys::Fd::VcpuOrTask => expected.insert((kernel_name(row), "task")),
+            // A bound VM need not be bound.
+            kvm_sys::Fd::Vm if row.name != "kvm_bind_vm" => {
+                expected.insert((kernel_name(row), "bound"))
+            }
             _ => true,
         };
     }
@@ -145,6 +149,7 @@ fn is_of_type(parameter: &Parameter, argument: &Field, row: &CallRow, variant: &
             (kvm_sys::Fd::System, "vm") | (kvm_sys::Fd::Vm, "") => "fd_kvmvm",
             (kvm_sys::Fd::Vcpu | kvm_sys::Fd::VcpuOrTask, "") => "fd_kvmcpu",
             (kvm_sys::Fd::VcpuOrTask, "task") => "fd_pidfd",
+            (kvm_sys::Fd::Vm, "bound") => "const",
             _ => return false,
         }]),
         "unsigned int" if argument.name == "flags" => is(&["flags"]),
@@ -152,7 +157,7 @@ fn is_of_type(parameter: &Parameter, argument: &Field, row: &CallRow, variant: &
         "__u64" if argument.name == "userspace_addr" => is(&["vma"]),
         "__u64" => is(&["int64", "len"]),
         "unsigned long" => is(&["intptr"]),
-        "size_t" => is(&["bytesize"]),
+        "size_t" => is(&["bytesize", "int64"]),
         "void *" => is_buffer("out"),
         "const void *" => is_buffer("in"),
         "__u64 *" => points(&["out"], "int64"),
@@ -177,6 +182,7 @@ fn calls_create_the_resources_of_the_fuzzer() {
             ("kvm_get_vcpu_mmap_size", "", "vcpu_mmap_size"),
             ("kvm_get_vcpu_mmap_size", "vm", "vcpu_mmap_size"),
             ("kvm_create_vcpu", "", "fd_kvmcpu"),
+            ("kvm_create_vcpu", "bound", "fd_kvmcpu"),
         ]
     );
 }
@@ -221,6 +227,10 @@ fn is_one(arg: Arg, kind: &Type, call: &Call) -> bool {
         ("fd_kvmvm", Arg::Fd(fd)) => matches!(fd, Fd::Vm0 | Fd::Vm1 | Fd::New),
         ("fd_kvmcpu", Arg::Fd(fd)) => matches!(fd, Fd::Vcpu0 | Fd::Vcpu1 | Fd::New),
         ("fd_pidfd", Arg::Fd(fd)) => fd == Fd::Pidfd,
+        ("const", Arg::Fd(fd)) => {
+            let value = kind.inner(0).map(|value| &*value.name);
+            fd == Fd::BoundVm && value == Some("KVM_BOUND_VM")
+        }
         ("vma", Arg::Place(place)) => place == Place::Memory,
         ("buffer", Arg::Place(place)) => place == Place::Bitmap,
         ("ptr", Arg::Place(place)) => kind.inner(1).is_some_and(|target| {

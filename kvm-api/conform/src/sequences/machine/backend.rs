@@ -5,7 +5,7 @@ use kvm_api::kvm_sys::Fd;
 use kvm_api::{Backend, Errno, Form};
 
 use crate::sequences::model::StepResult;
-use crate::sequences::steps::Step;
+use crate::sequences::steps::{Step, Wrong};
 use crate::trait_calls;
 
 /// The backend by which a machine takes its steps.
@@ -31,17 +31,18 @@ impl BackendKind {
     /// The result of a step, if this backend documents a result that differs from
     /// the `answer` of the others.
     pub fn own(self, step: &Step, answer: &StepResult) -> Option<StepResult> {
-        if self != Self::Form(Form::Files) {
+        let (Step::WrongFd { call, fd }, Err(Errno::ENOTTY)) = (step, answer) else {
             return None;
-        }
-        match (step, answer) {
+        };
+        let (call, _) = trait_calls::nth(*call);
+        let errno = match self {
             // Only a vCPU is a directory.
-            (Step::WrongFd { call, .. }, Err(Errno::ENOTTY)) => {
-                let (call, _) = trait_calls::nth(*call);
-                (call.fd == Fd::Vcpu).then_some(Err(Errno::ENOTDIR))
-            }
-            _ => None,
-        }
+            Self::Form(Form::Files) => Errno::ENOTDIR,
+            // The VM has no descriptor.
+            Self::Form(Form::Process) if *fd == Wrong::Kind => Errno::EBADF,
+            _ => return None,
+        };
+        (call.fd == Fd::Vcpu).then_some(Err(errno))
     }
 }
 

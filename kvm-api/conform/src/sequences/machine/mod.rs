@@ -16,7 +16,7 @@ use kvm_api::files::FileVcpu;
 use kvm_api::kvm_sys::*;
 use kvm_api::merged::MergedVcpu;
 use kvm_api::syscall::Syscall;
-use kvm_api::{ByFd, Errno, Form, GuestMemory, Kvm, RunMapping, Vcpu};
+use kvm_api::{ByFd, Errno, Form, GuestMemory, Kvm, RunMapping, Vcpu, Vm};
 use nix::sys::signal::Signal;
 
 use self::backend::{BackendKind, Backends};
@@ -50,7 +50,7 @@ pub struct SequenceVm {
     vcpus: Vec<OpenVcpu>,
     /// The memory that the kernel has allocated, by the model's numbers.
     kernel: BTreeMap<u32, GuestMemory>,
-    vm: OwnedFd,
+    vm: Vm,
     // Dropped after the VM, which uses it.
     pool: GuestMemory,
 }
@@ -64,7 +64,8 @@ impl fmt::Debug for SequenceVm {
 impl SequenceVm {
     pub fn new(backend: BackendKind) -> Self {
         let backends = Backends::open(backend);
-        let vm = backends.pick(true).kvm_create_vm();
+        let flat = backends.pick(true);
+        let vm = flat.kvm_create_vm().and_then(|fd| flat.vm(fd));
         let pool = GuestMemory::anonymous((POOL * PAGE) as usize).expect("there is memory");
         let mut machine = Self {
             backends,

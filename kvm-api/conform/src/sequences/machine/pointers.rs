@@ -77,7 +77,9 @@ fn make(registers: Registers, vcpu: BorrowedFd<'_>, at: usize, by: Form) -> Resu
                 let number = [libc::SYS_read, libc::SYS_write][sets];
                 libc::syscall(number, file.as_raw_fd(), at, size_of_registers(registers))
             }
-            Form::Bound => libc::syscall(call.bound.expect("registers belong to a vCPU"), at),
+            Form::Bound | Form::Process => {
+                libc::syscall(call.bound.expect("registers belong to a vCPU"), at)
+            }
         }
     };
     Errno::result(answer).map(drop)
