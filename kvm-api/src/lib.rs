@@ -103,7 +103,7 @@ pub use memory::GuestMemory;
 pub use nix::errno::Errno;
 pub use nix::sys::signal::SigSet;
 pub use run::{Direction, Exit, Reason, RunMapping};
-pub use state::{GetState, SetState};
+pub use state::{GetState, SetState, XsaveArea};
 pub use vcpu::{ByFd, State, Vcpu};
 pub use vm_memory::{SlotMemory, VmMemory};
 

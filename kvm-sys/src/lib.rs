@@ -57,6 +57,22 @@ pub mod state {
     pub const KVM_STATE_VCPU_EVENTS: u64 = 1 << 5;
     /// `struct kvm_xcrs`.
     pub const KVM_STATE_XCRS: u64 = 1 << 6;
+    /// `struct kvm_sregs2`. Not together with [`KVM_STATE_SREGS`].
+    pub const KVM_STATE_SREGS2: u64 = 1 << 7;
+    /// `struct kvm_state_xsave`.
+    pub const KVM_STATE_XSAVE: u64 = 1 << 8;
+    /// `struct kvm_lapic_state`.
+    pub const KVM_STATE_LAPIC: u64 = 1 << 9;
+    /// `struct kvm_mp_state`.
+    pub const KVM_STATE_MP_STATE: u64 = 1 << 10;
+    /// `struct kvm_nested_state`.
+    pub const KVM_STATE_NESTED_STATE: u64 = 1 << 11;
+    /// `struct kvm_cpuid2`.
+    pub const KVM_STATE_CPUID: u64 = 1 << 12;
+    /// `__u32`: the frequency of the TSC in kHz.
+    pub const KVM_STATE_TSC_KHZ: u64 = 1 << 13;
+    /// `__u64`: the offset of the TSC, as the attribute `KVM_VCPU_TSC_OFFSET` has it.
+    pub const KVM_STATE_TSC_OFFSET: u64 = 1 << 14;
 }
 
 pub use any::*;
@@ -88,7 +104,7 @@ pub const KVM_CAP_SYSCALLS: u32 = 20070717;
 
 /// The answer of a kernel with these system calls to [`KVM_CAP_SYSCALLS`]: the date of
 /// the proposal, then the revision of the ABI in two digits.
-pub const KVM_SYSCALLS_ABI: i32 = 2007071709;
+pub const KVM_SYSCALLS_ABI: i32 = 2007071710;
 
 /// The number of memory aliases of a virtual machine, as on x86 in 2007.
 pub const KVM_ALIAS_SLOTS: u32 = 4;

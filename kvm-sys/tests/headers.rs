@@ -120,6 +120,21 @@ fn table_matches_the_headers() {
             kvm_sys::state::KVM_STATE_VCPU_EVENTS,
         ),
         ("KVM_STATE_XCRS", kvm_sys::state::KVM_STATE_XCRS),
+        (
+            "KVM_VCPU_STATE_SIZE_VER1",
+            kvm_sys::KVM_VCPU_STATE_SIZE_VER1 as u64,
+        ),
+        ("KVM_STATE_SREGS2", kvm_sys::state::KVM_STATE_SREGS2),
+        ("KVM_STATE_XSAVE", kvm_sys::state::KVM_STATE_XSAVE),
+        ("KVM_STATE_LAPIC", kvm_sys::state::KVM_STATE_LAPIC),
+        ("KVM_STATE_MP_STATE", kvm_sys::state::KVM_STATE_MP_STATE),
+        (
+            "KVM_STATE_NESTED_STATE",
+            kvm_sys::state::KVM_STATE_NESTED_STATE,
+        ),
+        ("KVM_STATE_CPUID", kvm_sys::state::KVM_STATE_CPUID),
+        ("KVM_STATE_TSC_KHZ", kvm_sys::state::KVM_STATE_TSC_KHZ),
+        ("KVM_STATE_TSC_OFFSET", kvm_sys::state::KVM_STATE_TSC_OFFSET),
     ] {
         expect(name, name.into(), value);
     }
@@ -150,7 +165,9 @@ fn fields_are_where_the_headers_say() {
     assert_fields!(kvm_memory_alias:
         slot flags guest_phys_addr memory_size target_phys_addr);
     assert_fields!(kvm_vcpu_state:
-        parts regs sregs fpu msrs debugregs vcpu_events xcrs);
+        parts regs sregs fpu msrs debugregs vcpu_events xcrs
+        sregs2 xsave lapic mp_state nested_state cpuid tsc_khz tsc_offset);
+    assert_fields!(kvm_state_xsave: size pad);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 //! so that the counter is `n` after `n` runs. The programs do the same in real
 //! mode and in 64-bit mode, unless the text names one mode.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use anyhow::{Context, Result};
 use kvm_api::kvm_sys::{kvm_regs, kvm_sregs};
@@ -145,7 +145,10 @@ impl<'k> TestVm<'k> {
     ///
     /// If a call fails.
     pub fn idle(kvm: &'k dyn Kvm) -> Result<Self> {
-        let vm = kvm.kvm_create_vm().context("kvm_create_vm")?;
+        Self::idle_of(kvm, kvm.kvm_create_vm().context("kvm_create_vm")?)
+    }
+
+    fn idle_of(kvm: &'k dyn Kvm, vm: OwnedFd) -> Result<Self> {
         kvm.kvm_set_memory_region(vm.as_fd(), 0, 0, 0, MEMORY)
             .context("kvm_set_memory_region")?;
         let memory = kvm
@@ -160,7 +163,25 @@ impl<'k> TestVm<'k> {
     ///
     /// If a call fails.
     pub fn with_code(kvm: &'k dyn Kvm, program: &[(u64, &[u8])], mode: Mode) -> Result<Self> {
-        let mut machine = Self::idle(kvm)?;
+        Self::idle(kvm)?.ready(program, mode)
+    }
+
+    /// Makes the same of a virtual machine that has neither memory nor a vCPU.
+    ///
+    /// # Errors
+    ///
+    /// If a call fails.
+    pub fn with_code_in(
+        kvm: &'k dyn Kvm,
+        vm: OwnedFd,
+        program: &[(u64, &[u8])],
+        mode: Mode,
+    ) -> Result<Self> {
+        Self::idle_of(kvm, vm)?.ready(program, mode)
+    }
+
+    fn ready(self, program: &[(u64, &[u8])], mode: Mode) -> Result<Self> {
+        let mut machine = self;
         for (address, code) in program {
             let written = machine.memory.write(*address as usize, code);
             written.context("writing to the guest's memory")?;

@@ -5,7 +5,7 @@
 //! ABI of C, in which nothing unwinds, so that the compiler makes jumps of these calls.
 
 use kvm_sys::instruction::{syscall1, syscall2, syscall3};
-use kvm_sys::{KVM_VCPU_STATE_SIZE_VER0, kvm_vcpu_state};
+use kvm_sys::kvm_vcpu_state;
 use libc::{c_int, c_ulong};
 
 use crate::bind;
@@ -74,7 +74,7 @@ pub(crate) unsafe extern "C" fn part<const PART: u64>(
     arg: c_ulong,
 ) -> c_int {
     let state = state_of::<PART>(arg);
-    let (state, size) = (&raw const state, KVM_VCPU_STATE_SIZE_VER0);
+    let (state, size) = (&raw const state, size_of::<kvm_vcpu_state>());
     // SAFETY: the caller vouches for the request.
     unsafe {
         let answer = syscall3(route.number, fd, state.expose_provenance(), size);
@@ -95,6 +95,7 @@ pub(crate) fn state_of<const PART: u64>(arg: c_ulong) -> kvm_vcpu_state {
         debugregs: arg,
         vcpu_events: arg,
         xcrs: arg,
+        ..kvm_vcpu_state::default()
     }
 }
 

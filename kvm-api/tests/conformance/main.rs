@@ -31,6 +31,7 @@ mod regs;
 mod run;
 mod shim;
 mod state;
+mod state_migration;
 mod state_misuse;
 mod state_msrs;
 mod steps;
@@ -120,6 +121,7 @@ fn main() -> ExitCode {
         ranges::TESTS,
         shim::TESTS,
         state::TESTS,
+        state_migration::TESTS,
         state_misuse::TESTS,
         state_msrs::TESTS,
         traced::TESTS,

@@ -7,7 +7,7 @@ use kvm_api::{Errno, Result};
 
 use crate::raw;
 use crate::state::{ALL, machine, on_syscall};
-use crate::vcpu_state::{PARTS, Whole};
+use crate::vcpu_state::Whole;
 use crate::{Stage, Test};
 use kvm_api::Form;
 
@@ -45,6 +45,7 @@ pub fn addresses(whole: &mut Whole) -> kvm_vcpu_state {
         debugregs: (&raw mut whole.debugregs).expose_provenance() as u64,
         vcpu_events: (&raw mut whole.vcpu_events).expose_provenance() as u64,
         xcrs: (&raw mut whole.xcrs).expose_provenance() as u64,
+        ..kvm_vcpu_state::default()
     }
 }
 
@@ -70,10 +71,17 @@ fn sizes(stage: &Stage, number: libc::c_long) {
     let call = |words: &[u64], size| {
         raw_state(number, machine.vcpu(), words.as_ptr().cast(), size).map(drop)
     };
-    for size in [0, 8, SIZE - 1] {
+    for size in [0, 8, KVM_VCPU_STATE_SIZE_VER0 - 1] {
         assert_eq!(call(&words, size), Err(Errno::EINVAL), "{size}");
     }
-    for size in [SIZE, SIZE + 1, SIZE + 8, 4096] {
+    for size in [
+        KVM_VCPU_STATE_SIZE_VER0,
+        SIZE - 8,
+        SIZE,
+        SIZE + 1,
+        SIZE + 8,
+        4096,
+    ] {
         assert_eq!(call(&words, size), Ok(()), "{size}");
     }
     assert_eq!(call(&words, 4097), Err(Errno::E2BIG));
@@ -82,7 +90,7 @@ fn sizes(stage: &Stage, number: libc::c_long) {
     assert_eq!(call(&words, SIZE), Ok(()));
     assert_eq!(call(&words, SIZE + 8), Err(Errno::E2BIG));
     words[SIZE / 8] = 0;
-    for bit in PARTS..64 {
+    for bit in SIZE / 8 - 1..64 {
         words[0] = ALL | 1 << bit;
         assert_eq!(call(&words, SIZE), Err(Errno::EINVAL), "bit {bit}");
     }

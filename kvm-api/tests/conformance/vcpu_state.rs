@@ -47,7 +47,7 @@ fn bytes<T: Copy>(value: &T) -> Vec<u8> {
 }
 
 /// An ioctl that passes a structure.
-fn ioctl<T>(vcpu: BorrowedFd<'_>, request: libc::c_ulong, value: *mut T) -> Result<()> {
+pub fn ioctl<T>(vcpu: BorrowedFd<'_>, request: libc::c_ulong, value: *mut T) -> Result<()> {
     // SAFETY: the requests below pass a structure of this type.
     Errno::result(unsafe { libc::ioctl(vcpu.as_raw_fd(), request, value) }).map(drop)
 }

@@ -85,6 +85,14 @@ impl Pool {
             debugregs: at(Place::Debug),
             vcpu_events: at(Place::Bytes),
             xcrs: at(Place::Bytes),
+            sregs2: at(Place::Sregs),
+            xsave: at(Place::Bytes),
+            lapic: at(Place::Bytes),
+            mp_state: at(Place::Alias),
+            nested_state: at(Place::Bytes),
+            cpuid: at(Place::Cpuid),
+            tsc_khz: at(Place::List),
+            tsc_offset: at(Place::Alias),
         };
         for (place, bytes) in [
             (Place::Regs, bytes_of(&regs)),

@@ -185,6 +185,14 @@ fn state(
         debugregs: address,
         vcpu_events: address,
         xcrs: address,
+        sregs2: address,
+        xsave: address,
+        lapic: address,
+        mp_state: address,
+        nested_state: address,
+        cpuid: address,
+        tsc_khz: address,
+        tsc_offset: address,
     };
     let size = size_of_val(&state);
     // SAFETY: the buffer is longer than each part. Its first word is the number of MSRs.

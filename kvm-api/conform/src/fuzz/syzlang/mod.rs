@@ -319,7 +319,8 @@ fn structures_match_the_table() {
     );
     assert_eq!(
         layout("kvm_vcpu_state"),
-        fields!(kvm_vcpu_state: parts regs sregs fpu msrs debugregs vcpu_events xcrs)
+        fields!(kvm_vcpu_state: parts regs sregs fpu msrs debugregs vcpu_events xcrs
+            sregs2 xsave lapic mp_state nested_state cpuid tsc_khz tsc_offset)
     );
     assert_eq!(DESCRIPTION.structures.len(), 2, "there is another one");
 }
@@ -332,7 +333,15 @@ fn each_part_of_the_state_has_its_flag_and_its_structure() {
     assert_eq!(DESCRIPTION.flags["kvm_state_parts"], flags);
     for field in fields {
         let target = field.kind.inner(1).map(|it| it.name.clone());
-        assert_eq!(target, Some(format!("kvm_{}", field.name)));
+        let expected = match &*field.name {
+            "xsave" => "kvm_state_xsave".to_owned(),
+            "lapic" => "kvm_lapic_state".to_owned(),
+            "cpuid" => "kvm_cpuid2".to_owned(),
+            "tsc_khz" => "int32".to_owned(),
+            "tsc_offset" => "int64".to_owned(),
+            name => format!("kvm_{name}"),
+        };
+        assert_eq!(target, Some(expected));
     }
 }
 
