@@ -1,14 +1,18 @@
 //! The virtual machine of a case, and checks of its guest.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use anyhow::{Context, Result, ensure};
 use guests::TestVm;
-use kvm_api::{GuestMemory, RunMapping, Vcpu};
+use kvm_api::kvm_sys::KVM_CREATE_IRQCHIP;
+use kvm_api::{GuestMemory, Kvm, RunMapping, Vcpu};
 use kvm_bindings::{kvm_regs, kvm_sregs};
+use nix::ioctl_none_bad;
 
 use crate::form::StaticForm;
 use crate::guest::{CODE, Exit, Mode, Program};
+
+ioctl_none_bad!(create_irqchip, KVM_CREATE_IRQCHIP);
 
 /// The guest of a case.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +42,18 @@ impl<'b, B: StaticForm> Fixture<'b, B> {
     pub fn with_guest(form: &'b B, guest: Guest) -> Result<Self> {
         let program = [(CODE, guest.exit.program())];
         Self::of(form, TestVm::with_code(form.kvm(), &program, guest.mode)?)
+    }
+
+    /// Makes a virtual machine with a local APIC in the kernel, ready to run the program of
+    /// `guest`.
+    pub fn with_apic(form: &'b B, guest: Guest) -> Result<Self> {
+        let kvm = form.kvm();
+        let vm = kvm.kvm_create_vm().context("kvm_create_vm")?;
+        // SAFETY: the request touches no memory.
+        unsafe { create_irqchip(vm.as_raw_fd()) }.context("KVM_CREATE_IRQCHIP")?;
+        let program = [(CODE, guest.exit.program())];
+        let machine = TestVm::with_code_in(kvm, vm, &program, guest.mode)?;
+        Self::of(form, machine)
     }
 
     /// Makes a virtual machine that is ready to run a program in real mode.
