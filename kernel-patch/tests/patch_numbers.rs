@@ -9,12 +9,14 @@ use kernel_patch::Base;
 const COVER_LETTER: &str = "0000-cover-letter.patch";
 
 /// The patches of each form that the README and docs/forms.md name: the first and the last,
-/// and one that stands apart.
+/// and those that stand apart.
 const FORMS: &[&str] = &[
     "Split requests that need no ioctl out of the ioctl handlers",
     "selftests: Add a test for KVM's system calls",
     "Split checking and loading out of getting and setting state",
     "selftests: Test getting and setting parts of a vCPU's state",
+    "Split out what get and set the state that migrates a vCPU",
+    MIGRATED,
     "Split the checks of a memory region and of invalidating a slot",
     "selftests: Test guest memory by ranges",
     "Make the fd of a vCPU a directory of its state",
@@ -26,6 +28,7 @@ const FORMS: &[&str] = &[
     "selftests: Add a test for a VM bound to its address space",
 ];
 
+const MIGRATED: &str = "Get and set all state that migrates a vCPU";
 const ENTRY_POINTS: &str = "Add entry points of system calls for KVM";
 const MEMORY: &str = "Allocate guest memory and set memory aliases by system call";
 const FILES: &str = "Make the fd of a vCPU a directory of its state";
@@ -89,6 +92,7 @@ fn named_in_cover_letter(base: Base) -> Vec<&'static str> {
             BOUND_CALLS,
             MEMORY,
             "Get and set any parts of a vCPU's state by one system call",
+            MIGRATED,
             "Map guest memory by ranges of addresses",
             FILES,
             DESTROY,

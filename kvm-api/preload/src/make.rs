@@ -4,8 +4,8 @@
 //! What is not the usual case is in other functions, which these call last. They have the
 //! ABI of C, in which nothing unwinds, so that the compiler makes jumps of these calls.
 
+use kvm_sys::KVM_VCPU_STATE_SIZE_VER0;
 use kvm_sys::instruction::{syscall1, syscall2, syscall3};
-use kvm_sys::kvm_vcpu_state;
 use libc::{c_int, c_ulong};
 
 use crate::bind;
@@ -74,7 +74,7 @@ pub(crate) unsafe extern "C" fn part<const PART: u64>(
     arg: c_ulong,
 ) -> c_int {
     let state = state_of::<PART>(arg);
-    let (state, size) = (&raw const state, size_of::<kvm_vcpu_state>());
+    let (state, size) = (&raw const state, KVM_VCPU_STATE_SIZE_VER0);
     // SAFETY: the caller vouches for the request.
     unsafe {
         let answer = syscall3(route.number, fd, state.expose_provenance(), size);
@@ -82,21 +82,16 @@ pub(crate) unsafe extern "C" fn part<const PART: u64>(
     }
 }
 
+/// The first words of a `kvm_vcpu_state`: all that the kernel reads at its first size.
+type State = [u64; KVM_VCPU_STATE_SIZE_VER0 / size_of::<u64>()];
+
 /// A structure with the address of a part.
 #[inline(always)]
-pub(crate) fn state_of<const PART: u64>(arg: c_ulong) -> kvm_vcpu_state {
+pub(crate) fn state_of<const PART: u64>(arg: c_ulong) -> State {
     // The kernel ignores the addresses of the other parts.
-    kvm_vcpu_state {
-        parts: PART,
-        regs: arg,
-        sregs: arg,
-        fpu: arg,
-        msrs: arg,
-        debugregs: arg,
-        vcpu_events: arg,
-        xcrs: arg,
-        ..kvm_vcpu_state::default()
-    }
+    let mut state = [arg; size_of::<State>() / size_of::<u64>()];
+    state[0] = PART;
+    state
 }
 
 /// The call takes fields of the structure of the ioctl.

@@ -1,8 +1,8 @@
 //! Makes calls on the vCPU that is bound to the thread, without its descriptor. The functions
 //! have the type [`Make`](crate::route::Make), as those of [`make`](crate::make).
 
+use kvm_sys::KVM_VCPU_STATE_SIZE_VER0;
 use kvm_sys::instruction::{syscall1, syscall2};
-use kvm_sys::kvm_vcpu_state;
 use libc::{c_int, c_ulong};
 
 use crate::bind::record;
@@ -29,7 +29,7 @@ pub(crate) unsafe extern "C" fn part<const PART: u64>(
     arg: c_ulong,
 ) -> c_int {
     let state = state_of::<PART>(arg);
-    let (state, size) = (&raw const state, size_of::<kvm_vcpu_state>());
+    let (state, size) = (&raw const state, KVM_VCPU_STATE_SIZE_VER0);
     // SAFETY: the caller vouches for the request.
     unsafe {
         let answer = syscall2(route.bound_number, state.expose_provenance(), size);

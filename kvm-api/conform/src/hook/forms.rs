@@ -8,7 +8,7 @@ use guests::TestVm;
 use kvm_api::bound::BoundVcpu;
 use kvm_api::files::File;
 use kvm_api::kvm_sys::slot::KVM_MEM_LOG_DIRTY_PAGES;
-use kvm_api::kvm_sys::state::{KVM_STATE_DEBUGREGS, KVM_STATE_VCPU_EVENTS, KVM_STATE_XCRS};
+use kvm_api::kvm_sys::state::*;
 use kvm_api::kvm_sys::*;
 use kvm_api::process::BoundVm;
 use kvm_api::ranges::RangeMemory;
@@ -23,7 +23,7 @@ use super::tomoyo::Rules;
 use crate::outcome::Outcome;
 
 /// The parts of a vCPU's state that have no flat call.
-const PARTS: [(u64, c_ulong, c_ulong); 3] = [
+const PARTS: [(u64, c_ulong, c_ulong); 11] = [
     (KVM_STATE_DEBUGREGS, KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS),
     (
         KVM_STATE_VCPU_EVENTS,
@@ -31,6 +31,22 @@ const PARTS: [(u64, c_ulong, c_ulong); 3] = [
         KVM_SET_VCPU_EVENTS,
     ),
     (KVM_STATE_XCRS, KVM_GET_XCRS, KVM_SET_XCRS),
+    (KVM_STATE_SREGS2, KVM_GET_SREGS2, KVM_SET_SREGS2),
+    (KVM_STATE_XSAVE, KVM_GET_XSAVE2, KVM_SET_XSAVE),
+    (KVM_STATE_LAPIC, KVM_GET_LAPIC, KVM_SET_LAPIC),
+    (KVM_STATE_MP_STATE, KVM_GET_MP_STATE, KVM_SET_MP_STATE),
+    (
+        KVM_STATE_NESTED_STATE,
+        KVM_GET_NESTED_STATE,
+        KVM_SET_NESTED_STATE,
+    ),
+    (KVM_STATE_CPUID, KVM_GET_CPUID2, KVM_SET_CPUID2),
+    (KVM_STATE_TSC_KHZ, KVM_GET_TSC_KHZ, KVM_SET_TSC_KHZ),
+    (
+        KVM_STATE_TSC_OFFSET,
+        KVM_GET_DEVICE_ATTR,
+        KVM_SET_DEVICE_ATTR,
+    ),
 ];
 
 /// The files of parts that have no flat call.
@@ -166,7 +182,9 @@ impl Call {
 }
 
 /// More words than any part of the state has.
-const BUFFER: usize = 0x400;
+const BUFFER: usize = 0x800;
+/// The size of the buffer in bytes, without its first word.
+const ROOM: u64 = 8 * (BUFFER as u64 - 1);
 
 /// Moves one part of the state from or to the buffer, and no MSR.
 fn state(
@@ -176,6 +194,15 @@ fn state(
     buffer: &mut [u64; BUFFER],
 ) -> kvm_api::Result<()> {
     let address = buffer.as_mut_ptr().expose_provenance() as u64;
+    if number == __NR_kvm_get_state {
+        // The room for what follows.
+        buffer[0] = match part {
+            KVM_STATE_XSAVE => ROOM,
+            KVM_STATE_NESTED_STATE => ROOM << 32,
+            KVM_STATE_CPUID => KVM_MAX_CPUID_ENTRIES as u64,
+            _ => 0,
+        };
+    }
     let state = kvm_vcpu_state {
         parts: part,
         regs: address,

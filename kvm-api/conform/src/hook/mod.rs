@@ -9,9 +9,12 @@ mod securityfs;
 mod tomoyo;
 
 use std::collections::BTreeSet;
+use std::os::fd::AsFd;
 
 use anyhow::{Result, ensure};
+use guests::TestVm;
 use kvm_api::ioctl::Ioctl;
+use kvm_api::kvm_sys::{KVM_CREATE_IRQCHIP, slot};
 use kvm_api::syscall::Syscall;
 use kvm_api::{Errno, Kvm};
 
@@ -24,6 +27,7 @@ use crate::cli::Options;
 use crate::inside::progress;
 use crate::outcome::Outcome;
 use crate::property::{Kernels, Property, Test};
+use crate::requests::request;
 
 pub const PROPERTY: Property = Property {
     name: "hook",
@@ -55,6 +59,7 @@ fn test(_: &Options) -> Result<Outcome> {
         ensure!(succeeds, "{attempted} gives {answer:?}");
     }
     let before = machine(&ioctl);
+    let with_apic = machine_with_apic(&ioctl)?;
     let mut rules = Rules::enforce()?;
     outcome.case("no rule", {
         let denied = answers(&attempts, &before, &ioctl)?;
@@ -86,9 +91,16 @@ fn test(_: &Options) -> Result<Outcome> {
         let result = compare(&attempts, &allowed, |_, index| usual[index]);
         outcome.case(&format!("allowed again: {name}"), result);
     }
-    forms::test(&mut rules, &machine(&ioctl), &mut outcome)?;
+    forms::test(&mut rules, &with_apic, &mut outcome)?;
     outcome.case("opening /dev/kvm", opening(&mut rules));
     Ok(outcome)
+}
+
+/// A machine whose vCPU has every part of the state.
+fn machine_with_apic(kvm: &dyn Kvm) -> Result<TestVm<'_>> {
+    let vm = kvm.kvm_create_vm()?;
+    request(vm.as_fd(), KVM_CREATE_IRQCHIP, 0)?;
+    Ok(TestVm::of_vm(kvm, vm, slot::KVM_MEM_LOG_DIRTY_PAGES))
 }
 
 /// Creating a VM needs read and write permission to the device.

@@ -9,7 +9,7 @@ use std::mem::{offset_of, size_of};
 use std::sync::LazyLock;
 
 use fastrand::Rng;
-use kvm_sys::{kvm_memory_alias, kvm_vcpu_state, slot};
+use kvm_sys::{kvm_memory_alias, kvm_state_xsave, kvm_vcpu_state, slot};
 
 use super::argument::{Arg, Fd, Place};
 use super::fitting::described;
@@ -23,13 +23,13 @@ static DESCRIPTION: LazyLock<Description> = LazyLock::new(|| {
 });
 
 /// The types of the language itself.
-const LANGUAGE: [&str; 17] = [
-    "buffer", "bytesize", "const", "flags", "in", "inout", "int32", "int64", "int8", "intptr",
-    "len", "opt", "out", "ptr", "ptr64", "string", "vma",
+const LANGUAGE: [&str; 18] = [
+    "array", "buffer", "bytesize", "const", "flags", "in", "inout", "int32", "int64", "int8",
+    "intptr", "len", "opt", "out", "ptr", "ptr64", "string", "vma",
 ];
 
 /// The types of syzkaller's own descriptions.
-const SYZKALLER: [&str; 23] = [
+const SYZKALLER: [&str; 25] = [
     "fd",
     "fd_kvm",
     "fd_kvmcpu",
@@ -44,9 +44,11 @@ const SYZKALLER: [&str; 23] = [
     "kvm_mp_state",
     "kvm_msr_list",
     "kvm_msrs",
+    "kvm_nested_state",
     "kvm_regs",
     "kvm_signal_mask",
     "kvm_sregs",
+    "kvm_sregs2",
     "kvm_vcpu_events",
     "kvm_xcrs",
     "kvm_xsave",
@@ -290,12 +292,14 @@ fn layout(name: &str) -> (Vec<(&'static str, usize)>, usize) {
         fields.push((&*field.name, end));
         let kind = resolved(&field.kind);
         let number = match &*kind.name {
-            "const" | "flags" => kind.inner(1).map_or("", |base| &base.name),
+            "const" | "flags" | "len" => kind.inner(1).map_or("", |base| &base.name),
             name => name,
         };
         end += match number {
             "int32" => 4,
             "int64" | "ptr64" => 8,
+            // The data after a header, which is no part of the structure.
+            "array" => 0,
             other => panic!("{name}: the size of {other} is not known"),
         };
     }
@@ -322,7 +326,11 @@ fn structures_match_the_table() {
         fields!(kvm_vcpu_state: parts regs sregs fpu msrs debugregs vcpu_events xcrs
             sregs2 xsave lapic mp_state nested_state cpuid tsc_khz tsc_offset)
     );
-    assert_eq!(DESCRIPTION.structures.len(), 2, "there is another one");
+    assert_eq!(
+        layout("kvm_state_xsave").0[..2],
+        fields!(kvm_state_xsave: size pad).0
+    );
+    assert_eq!(DESCRIPTION.structures.len(), 3, "there is another one");
 }
 
 #[test]
@@ -380,9 +388,10 @@ fn names<'a>(fields: &'a [Field], used: &mut BTreeSet<&'a str>) {
             Opt::Type(inner) => Some(inner),
             _ => None,
         });
-        for inner in inner {
+        for (position, inner) in inner.enumerate() {
             match &*kind.name {
-                "len" | "bytesize" => {
+                // The type of the length may follow.
+                "len" | "bytesize" if position == 0 => {
                     let is = |field: &Field| field.name == inner.name;
                     assert!(fields.iter().any(is), "{} is no neighbour", inner.name);
                 }
