@@ -176,7 +176,8 @@ impl Call {
                 let slots = flat.kvm_check_extension(vm.as_fd(), KVM_CAP_NR_MEMSLOTS);
                 slots.map(drop)
             }
-            Self::CreateBoundVcpu => BoundVm::bind(flat, vm)?.create_vcpu().map(drop),
+            // The rules name the first vCPU of a VM.
+            Self::CreateBoundVcpu => BoundVm::create(flat)?.create_vcpu().map(drop),
         }
     }
 }
