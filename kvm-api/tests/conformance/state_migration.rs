@@ -15,7 +15,7 @@ use crate::raw::check_extension;
 use crate::state::{ALL, merged, on_syscall};
 use crate::state_misuse::{CALLS, SIZE, raw_state};
 use crate::state_msrs::with_apic;
-use crate::vcpu_state::{SYSENTER_CS, UNKNOWN, Whole, ioctl, msrs};
+use crate::vcpu_state::{SYSENTER_CS, SYSENTER_ESP, UNKNOWN, Whole, ioctl, msrs};
 use crate::{Stage, Test};
 
 pub const TESTS: &[(Form, Test)] = &[
@@ -626,8 +626,9 @@ fn nested_fails(stage: &Stage) {
     // A guest that runs, but an address that is not aligned.
     changed.nested_state.flags |= 1;
     changed.nested_state.size = check_extension(machine.vm(), NESTED).unwrap() as u32;
-    changed.sregs2.efer |= SVME;
-    others.msrs = msrs(&[(SYSENTER_CS, 5), (EFER, SVME)]);
+    // Only a host with SVM takes it.
+    changed.sregs2.efer |= self::machine(stage).sregs().efer & SVME;
+    others.msrs = msrs(&[(SYSENTER_CS, 5), (SYSENTER_ESP, 6)]);
     let sregs = state::KVM_STATE_SREGS;
     let state = changed.adding(others.setting(ALL & !sregs), every());
     let result = merged(&machine).kvm_set_state(&state);
