@@ -106,8 +106,11 @@ fn added<const BYTES: usize>(stage: &Stage, route: &Route, mode: Mode) -> usize 
 /// What the library adds to these requests at most.
 fn most<'a>(stage: &Stage, routes: impl Iterator<Item = &'a Route>, mode: Mode) -> usize {
     let added = |route: &Route| {
-        // In one of the two places the structure and the end of the stack share a page.
-        let added = added::<0>(stage, route, mode).min(added::<2048>(stage, route, mode));
+        // In one of the places the structure and the end of the stack share a page, if less
+        // than three quarters of one lie between them.
+        let places = [added::<0>, added::<1024>, added::<2048>, added::<3072>];
+        let added = places.map(|added| added(stage, route, mode));
+        let added = added.into_iter().min().expect("there are places");
         let mode = mode.unwrap_or_default().to_string_lossy();
         let name = route.name;
         println!("{name}: {added} instructions beside the bare call {mode}");
