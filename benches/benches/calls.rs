@@ -38,16 +38,15 @@ fn bench() -> anyhow::Result<()> {
     let mut criteria = Criteria::from_args(counter::detect());
     let mut failures = 0;
     for case in cases::all().filter(|case| interfaces.can(case)) {
-        let mut workloads = Vec::new();
-        for (interface, prepared) in interfaces.workloads(case) {
-            match prepared {
-                Ok(workload) => workloads.push((interface, workload)),
-                Err(error) => {
-                    eprintln!("error: {} by {interface}: {error:#}", case.name);
-                    failures += 1;
-                }
+        let workloads = interfaces.workloads(case);
+        let workloads = workloads.filter_map(|(interface, prepared)| match prepared {
+            Ok(workload) => Some((interface, workload)),
+            Err(error) => {
+                eprintln!("error: {} by {interface}: {error:#}", case.name);
+                failures += 1;
+                None
             }
-        }
+        });
         criteria.measure(case.name, workloads);
     }
     criteria.finish();

@@ -5,7 +5,7 @@ use comfy_table::presets::ASCII_MARKDOWN;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
 
 /// The width, in characters, of a table that fits on a screen.
-pub const SCREEN: usize = 110;
+pub const SCREEN: usize = 120;
 
 /// A table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Template)]

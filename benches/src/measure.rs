@@ -91,7 +91,7 @@ pub fn measure(selection: &Selection, out: &Path, progress: impl Fn(&str)) -> Re
             let workloads = interfaces.workloads(case);
             let workloads = workloads.filter(|(name, _)| row.figures.contains_key(*name));
             let workloads = workloads.filter_map(|(name, it)| Some((name, it.ok()?)));
-            criteria.measure(case.name, workloads.collect());
+            criteria.measure(case.name, workloads);
         }
         rows.push(row);
     }

@@ -58,10 +58,14 @@ const QUESTIONS: [Question; 8] = [
 /// The crate makes the same ioctls as the column ioctl, so the summary leaves it out.
 pub(crate) const KVM_IOCTLS: &str = Column::KvmIoctls.name();
 
-/// The interfaces to compare with ioctl, without the crate.
+/// The exits and the calls on a vCPU are those of the column bound, so the summary leaves it
+/// out.
+const PROCESS: &str = Column::Process.name();
+
+/// The interfaces to compare with ioctl, without the crate, and without `process`.
 pub(crate) fn forms() -> impl Iterator<Item = &'static str> {
     let others = INTERFACES.into_iter().skip(1);
-    others.filter(|it| *it != KVM_IOCTLS)
+    others.filter(|it| ![KVM_IOCTLS, PROCESS].contains(it))
 }
 
 /// The rows of the summary.
@@ -84,7 +88,7 @@ pub(crate) fn is_summary(row: &str) -> bool {
 pub fn summary(run: &Run) -> Option<Grid> {
     let rows: Vec<_> = SUMMARY.iter().filter_map(|name| run.row(name)).collect();
     let mut columns = columns(&rows);
-    columns.retain(|name| *name != KVM_IOCTLS);
+    columns.retain(|name| ![KVM_IOCTLS, PROCESS].contains(name));
     if columns.len() < 2 {
         return None;
     }

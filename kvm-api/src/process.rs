@@ -12,11 +12,11 @@ use kvm_sys::{
 use crate::bound::BoundVcpu;
 use crate::syscall::Syscall;
 use crate::syscall::conv::{done, fd, number};
-use crate::{GuestMemory, Result, RunMapping, Vcpu};
+use crate::{GuestMemory, Kvm, Result, RunMapping};
 
 /// The VM that is bound to the address space of this process. A drop unbinds it.
 ///
-/// Each call of [`Kvm`](crate::Kvm) on a VM takes [`as_fd`](AsFd::as_fd) of this value. That is no
+/// Each call of [`Kvm`] on a VM takes [`as_fd`](AsFd::as_fd) of this value. That is no
 /// descriptor of the process but a number that the kernel takes in place of one, as it
 /// takes `AT_FDCWD`: other calls, also ioctls, fail with `EBADF`.
 ///
@@ -41,7 +41,7 @@ impl BoundVm {
     /// # Errors
     ///
     /// `EEXIST` when the address space has a VM, and the errors of
-    /// [`kvm_create_vm`](crate::Kvm::kvm_create_vm) except `EMFILE`.
+    /// [`Kvm::kvm_create_vm`] except `EMFILE`.
     pub fn create(flat: Syscall) -> Result<Self> {
         // SAFETY: the call touches no memory.
         done(unsafe { syscall0(__NR_kvm_create_bound_vm) })?;
@@ -53,7 +53,7 @@ impl BoundVm {
     ///
     /// # Errors
     ///
-    /// `EEXIST` when the address space has a VM, and the errors of [`Kvm`](crate::Kvm)
+    /// `EEXIST` when the address space has a VM, and the errors of [`Kvm`]
     /// for a descriptor that is no VM's.
     pub fn bind(flat: Syscall, vm: BorrowedFd<'_>) -> Result<Self> {
         // SAFETY: the call touches no memory.
@@ -74,6 +74,20 @@ impl BoundVm {
         done(unsafe { syscall0(__NR_kvm_create_bound_vcpu) })?;
         Ok(BoundVcpu::of_thread(self.flat, NoFd))
     }
+
+    /// Maps what a vCPU of this thread shares with user space.
+    ///
+    /// # Errors
+    ///
+    /// Those of mmap(2).
+    pub fn map_run(&self, _: &BoundVcpu<NoFd>) -> Result<RunMapping> {
+        let size = self.flat.kvm_get_vcpu_mmap_size(self.as_fd())?;
+        // SAFETY: the call makes a new mapping.
+        let address = number(unsafe { syscall0(__NR_kvm_bound_mmap) })?;
+        // SAFETY: it has this size, and nothing else refers to it.
+        let mapping = unsafe { GuestMemory::of_mapping(address, size) };
+        Ok(RunMapping::of(mapping))
+    }
 }
 
 impl BoundVcpu<NoFd> {
@@ -86,20 +100,6 @@ impl BoundVcpu<NoFd> {
         // SAFETY: the call touches no memory.
         done(unsafe { syscall1(__NR_kvm_bind, fd(vcpu.as_fd())) })?;
         Ok(Self::of_thread(flat, NoFd))
-    }
-
-    /// Maps what the vCPU shares with user space.
-    ///
-    /// # Errors
-    ///
-    /// Those of mmap(2), and `EBADF` if the address space has no VM any more.
-    pub fn map_run(&self) -> Result<RunMapping> {
-        let size = self.flat().kvm_get_vcpu_mmap_size(BoundVm::NUMBER)?;
-        // SAFETY: the call makes a new mapping.
-        let address = number(unsafe { syscall0(__NR_kvm_bound_mmap) })?;
-        // SAFETY: it has this size, and nothing else refers to it.
-        let mapping = unsafe { GuestMemory::of_mapping(address, size) };
-        Ok(RunMapping::of(mapping))
     }
 }
 

@@ -54,7 +54,7 @@ const fn of(name: &'static str, test: fn(&Stage)) -> (Form, Test) {
 }
 
 /// The time limit of a child, in seconds.
-const LIMIT: u32 = 60;
+const LIMIT: u32 = 300;
 /// The address and the size of the memory of a VM, which the kernel allocates.
 const AT: u64 = 0x10_0000;
 const SIZE: usize = 32 << 20;
@@ -117,7 +117,7 @@ fn run_guest_of(vm: &BoundVm) {
     unsafe { flat().kvm_set_user_memory_region(vm.as_fd(), 7, 0, ENTRY, 0x1000, address) }.unwrap();
     {
         let vcpu = vm.create_vcpu().unwrap();
-        let mut run = vcpu.map_run().unwrap();
+        let mut run = vm.map_run(&vcpu).unwrap();
         let mut sregs = kvm_sregs::default();
         vcpu.kvm_get_sregs(&mut sregs).unwrap();
         (sregs.cs.base, sregs.cs.selector) = (0, 0);
@@ -183,7 +183,7 @@ fn no_descriptor(_: &Stage) {
         let vm = BoundVm::create(flat()).unwrap();
         run_guest_of(&vm);
         let vcpu = vm.create_vcpu().unwrap();
-        let _run = vcpu.map_run().unwrap();
+        let _run = vm.map_run(&vcpu).unwrap();
         let open = fs::read_dir("/proc/self/fd").unwrap();
         let open = open.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok());
         let of_kvm: Vec<_> = open
@@ -282,7 +282,7 @@ fn mapped_vcpu(_: &Stage) {
     let vm = BoundVm::create(flat()).unwrap();
     fill(&vm);
     let vcpu = vm.create_vcpu().unwrap();
-    let run = vcpu.map_run().unwrap();
+    let run = vm.map_run(&vcpu).unwrap();
     drop(vm);
     drop(vcpu);
     there(before);
@@ -449,7 +449,7 @@ fn ends(act: impl FnOnce(), tidy: impl FnOnce()) -> WaitStatus {
         fill(&vm);
         there(before);
         let vcpu = vm.create_vcpu().unwrap();
-        let run = vcpu.map_run().unwrap();
+        let run = vm.map_run(&vcpu).unwrap();
         act();
         std::mem::forget((run, vcpu, vm));
     });

@@ -32,7 +32,7 @@ macro_rules! request_ways {
         ways![
             |form, _| request(form, Kick::Signal, $request) => Ioctl;
             |form, _| request(form, Kick::Vcpu(*form), $request) => Syscall;
-            |form, _| request(form, Kick::Pidfd(form.0), $request) => Bound, Process;
+            |form, _| request(form, Kick::Pidfd(form.0), $request) => Bound;
         ]
     };
 }

@@ -317,8 +317,9 @@ pub const ALL: &[Situation] = &[
         Box::new(move |_| bound.create_vcpu().map(drop))
     }),
     Situation::new(Process(kvm_bound_mmap), "", |m| {
-        let bound = BoundVcpu::bind_and_close(flat(), m.vcpu_fd()).unwrap();
-        Box::new(move |_| bound.map_run().map(drop))
+        let vm = BoundVm::bind(flat(), m.vm()).unwrap();
+        let vcpu = BoundVcpu::bind_and_close(flat(), m.vcpu_fd()).unwrap();
+        Box::new(move |_| vm.map_run(&vcpu).map(drop))
     }),
 ];
 
