@@ -34,6 +34,11 @@ const LEFT_OUT: &str = "is not available or not up to date";
 /// documentation runs it on the files that a patch changes.
 const NO_KERNEL_DOC: &str = "cmd_checkdoc=";
 
+/// Takes the place of the kernel's script that makes the headers of system call numbers.
+/// Nearly every file includes one. A file that uses a new number changes with it, so it is
+/// compiled nevertheless.
+const KEEP_NUMBERS: &str = include_str!("syscallhdr.sh");
+
 /// The builds of one configuration.
 pub(super) struct ConfigurationBuild {
     pub(super) configuration: &'static Configuration,
@@ -170,7 +175,7 @@ impl ConfigurationBuild {
             None => fs::create_dir(&self.build).cannot("make", &self.build)?,
         }
         if self.warns {
-            self.make(tree, false, log, "the source itself")?;
+            self.make(tree, false, false, log, "the source itself")?;
             self.known.learn(&read(log)?);
         }
         self.fresh = false;
@@ -221,19 +226,21 @@ impl ConfigurationBuild {
     }
 
     /// Builds the tree, which has the patch `what`, a change of the files `changed`.
-    /// `calls` tells whether the calls are there to be built.
+    /// `calls` tells whether the calls are there to be built, and `all` whether everything
+    /// that includes the numbers of the calls is compiled.
     pub(super) fn build(
         &mut self,
         tree: &Path,
         changed: &BTreeSet<String>,
         calls: bool,
+        all: bool,
         log: &Path,
         what: &str,
     ) -> Result<BuildFindings> {
         if !self.is_current || dependencies::have_options(changed) {
             self.config = None;
         }
-        let error = finding(self.make(tree, calls, log, what))?;
+        let error = finding(self.make(tree, calls, all, log, what))?;
         let warnings = if self.warns {
             read(log)?
         } else {
@@ -250,7 +257,7 @@ impl ConfigurationBuild {
         })
     }
 
-    fn make(&mut self, tree: &Path, calls: bool, log: &Path, what: &str) -> Result<()> {
+    fn make(&mut self, tree: &Path, calls: bool, all: bool, log: &Path, what: &str) -> Result<()> {
         let mut args = vec![
             self.configuration.toolchain(),
             // Show all errors, and do not mix the lines of two.
@@ -264,6 +271,9 @@ impl ConfigurationBuild {
             }
         }
         args.extend(cache(tree));
+        if !all {
+            args.push(format!("syshdr={}", numbers_script(tree).display()));
+        }
         let _ = fs::remove_file(log);
         let make = Make {
             tree,
@@ -307,6 +317,18 @@ fn cache(tree: &Path) -> [String; 3] {
         // The build directories differ, and no object has the name of one.
         "CCACHE_NOHASHDIR=true".into(),
     ]
+}
+
+fn numbers_script(tree: &Path) -> PathBuf {
+    tree.with_file_name("syscallhdr.sh")
+}
+
+/// Writes the script that all builds of `tree` use.
+pub(super) fn write_numbers_script(tree: &Path) -> Result<()> {
+    Ok(files::write(
+        &numbers_script(tree),
+        KEEP_NUMBERS.as_bytes(),
+    )?)
 }
 
 fn read(log: &Path) -> Result<Warnings> {

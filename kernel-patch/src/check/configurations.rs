@@ -10,8 +10,8 @@ use crate::kbuild::config::{self, Config};
 /// The fragment of all configurations.
 const COMMON: &str = "check.config";
 
-/// The fragment of the configurations for x86.
-const X86_FRAGMENT: &str = "check-x86.config";
+/// The fragment of the configuration that has all code of KVM for x86.
+const ALL_CODE: &str = "check-all-code.config";
 
 const X86_64: &str = "CONFIG_64BIT=y\nCONFIG_IA32_EMULATION=y\n";
 /// Not with clang: the kernel does not offer x32 with the objcopy of LLVM.
@@ -20,15 +20,6 @@ const OFF: &str = "# CONFIG_KVM is not set\n";
 const BUILT_IN: &str = "CONFIG_KVM=y\nCONFIG_KVM_INTEL=y\nCONFIG_KVM_AMD=y\nCONFIG_KVM_SMM=y\n";
 const MODULE: &str = "CONFIG_KVM=m\nCONFIG_KVM_INTEL=m\nCONFIG_KVM_AMD=m\nCONFIG_KVM_SMM=y\n";
 const HYPERCALLS: &str = "CONFIG_KVM_HYPERV=y\nCONFIG_KVM_XEN=y\n";
-
-/// Encrypted guests: AMD's SEV and Intel's TDX.
-const ENCRYPTED: &str = "CONFIG_KVM_AMD_SEV=y\nCONFIG_INTEL_TDX_HOST=y\n";
-
-/// What encrypted guests depend on. The kernel without KVM has it as well, so that most of
-/// its files are those of the others, which are compiled already.
-const HOST: &str = "CONFIG_CRYPTO=y\nCONFIG_CRYPTO_HW=y\nCONFIG_CRYPTO_DEV_CCP=y\nCONFIG_CRYPTO_DEV_CCP_DD=y\n\
-    CONFIG_CRYPTO_DEV_SP_PSP=y\nCONFIG_IOMMU_SUPPORT=y\nCONFIG_AMD_IOMMU=y\n\
-    CONFIG_HYPERVISOR_GUEST=y\nCONFIG_X86_X2APIC=y\nCONFIG_X86_MCE=y\nCONFIG_CMA=y\n";
 
 /// Linux 6.12 has no such guests.
 const TDX: &str = "CONFIG_KVM_INTEL_TDX=y\n";
@@ -90,20 +81,19 @@ pub(super) const ALL: [Configuration; 8] = [
         calls: true,
         runs_sparse: true,
         has_all_code: true,
-        more: &[X86_64, X32, MODULE, HYPERCALLS, ENCRYPTED, HOST],
+        more: &[X86_64, X32, MODULE, HYPERCALLS],
         optional: TDX,
         ..X86
     },
     Configuration {
         name: "builtin",
         calls: true,
-        more: &[X86_64, X32, BUILT_IN, HYPERCALLS, ENCRYPTED, HOST],
-        optional: TDX,
+        more: &[X86_64, X32, BUILT_IN, HYPERCALLS],
         ..X86
     },
     Configuration {
         name: "off",
-        more: &[X86_64, X32, OFF, HOST],
+        more: &[X86_64, X32, OFF],
         ..X86
     },
     Configuration {
@@ -116,8 +106,7 @@ pub(super) const ALL: [Configuration; 8] = [
     Configuration {
         name: "no calls",
         in_sample: false,
-        more: &[X86_64, X32, MODULE, ENCRYPTED, HOST],
-        optional: TDX,
+        more: &[X86_64, X32, MODULE],
         ..X86
     },
     Configuration {
@@ -161,7 +150,7 @@ impl Configuration {
     /// The kernel configuration, with the calls if there are any.
     pub(super) fn config(&self, calls: bool) -> Result<Config> {
         let mut fragments = vec![COMMON];
-        fragments.extend((self.arch != "arm64").then_some(X86_FRAGMENT));
+        fragments.extend(self.has_all_code.then_some(ALL_CODE));
         let mut more = self.more.concat();
         if self.calls && calls {
             more += config::SYSCALLS;

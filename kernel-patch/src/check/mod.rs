@@ -224,6 +224,7 @@ impl CheckRun<'_> {
     /// Builds the source, and then patch by patch.
     fn build(&mut self, commits: &[String], source: &Source) -> Result<()> {
         let tree = self.tree.root();
+        builds::write_numbers_script(tree)?;
         let mut all = self.open_builds(source)?;
         for n in 0..all.len() {
             let (done, rest) = all.split_at_mut(n);
@@ -305,6 +306,7 @@ impl CheckRun<'_> {
     ) -> Result<()> {
         let last = self.check.only.unwrap_or(self.series.patches.len());
         let is_last = number == self.series.patches.len();
+        let compiles_all = is_last && !self.check.sample;
         let changed = self.patch(number).files().map(String::from).collect();
         let mut looked = Vec::new();
         let mut due = Vec::new();
@@ -335,7 +337,7 @@ impl CheckRun<'_> {
         let is_native = |it: &&mut ConfigurationBuild| it.configuration.arch == selftests::ARCH;
         let built = in_lanes(due, is_native, |builds| -> Result<_> {
             let log = log(builds);
-            let built = builds.build(tree, &changed, calls, &log, what)?;
+            let built = builds.build(tree, &changed, calls, compiles_all, &log, what)?;
             if built.is_clean() {
                 builds.note(step, CheckOutcome::Passed)?;
             }
