@@ -9,16 +9,17 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use guests::{TestVm, programs};
+use kvm_api::bound::BoundVcpu;
 use kvm_api::kvm_sys::{
     __NR_kvm_bound_mmap, __NR_kvm_unbind_vm, KVM_CAP_NR_MEMSLOTS, kvm_regs, kvm_sregs,
 };
-use kvm_api::process::BoundVm;
-use kvm_api::{Errno, Form, GuestMemory, Kvm, Reason, Vcpu};
+use kvm_api::process::{BoundVm, NoFd};
+use kvm_api::{Errno, Form, GuestMemory, Kvm, Reason, RunMapping, Vcpu};
 use nix::sys::ptrace;
 use nix::sys::resource::{Resource, setrlimit};
-use nix::sys::signal::{Signal, raise};
-use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, Pid, alarm, chdir, execv, fork, pipe};
+use nix::sys::signal::{Signal, kill, raise};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::{ForkResult, Pid, alarm, chdir, execv, fork, gettid, pipe};
 
 use crate::Needs::AnyVcpu;
 use crate::bound::{bind, bound_run, flat, unbind};
@@ -44,6 +45,10 @@ pub const TESTS: &[(Form, Test)] = &[
     ),
     of("bound_vm::ends_with_exec", ended_by_exec),
     of("bound_vm::ends_with_the_last_task", ended_by_exit),
+    of(
+        "bound_vm::ends_with_the_last_thread",
+        ended_by_exit_of_threads,
+    ),
     of("bound_vm::ends_after_a_core_dump", ended_by_core_dump),
     of("bound_vm::ends_after_an_oom_kill", ended_by_oom_kill),
     of("bound_vm::belongs_to_a_traced_task", traced),
@@ -58,6 +63,8 @@ const LIMIT: u32 = 300;
 /// The address and the size of the memory of a VM, which the kernel allocates.
 const AT: u64 = 0x10_0000;
 const SIZE: usize = 32 << 20;
+/// The slot of the memory of a guest that runs.
+const SLOT: u32 = 7;
 
 /// Removes what an earlier test has left bound.
 fn tidy() {
@@ -80,7 +87,23 @@ fn unbind_vm() -> Result<(), Errno> {
 
 /// The exit status of `does` in a child, 1 if it panics.
 fn in_child(does: impl FnOnce()) -> WaitStatus {
-    waitpid(child(does), None).unwrap()
+    ended(child(does))
+}
+
+/// The exit status of a child. A signal ends a child that stays.
+fn ended(child: Pid) -> WaitStatus {
+    let end = Instant::now() + Duration::from_secs(LIMIT.into());
+    loop {
+        match waitpid(child, Some(WaitPidFlag::WNOHANG)).unwrap() {
+            WaitStatus::StillAlive => thread::sleep(Duration::from_millis(10)),
+            status => return status,
+        }
+        if Instant::now() > end {
+            kill(child, Signal::SIGKILL).unwrap();
+            let status = waitpid(child, None).unwrap();
+            panic!("the child has not ended, but stayed until a signal: {status:?}");
+        }
+    }
 }
 
 fn child(does: impl FnOnce()) -> Pid {
@@ -109,25 +132,9 @@ fn run_guest() {
 }
 
 fn run_guest_of(vm: &BoundVm) {
-    const ENTRY: u64 = 0x1000;
-    let mut memory = GuestMemory::anonymous(0x1000).unwrap();
-    memory.write(0, programs::OUT).unwrap();
-    let address = memory.as_ptr().expose_provenance() as u64;
-    // SAFETY: the slot is deleted before the memory goes.
-    unsafe { flat().kvm_set_user_memory_region(vm.as_fd(), 7, 0, ENTRY, 0x1000, address) }.unwrap();
+    let memory = load(vm, programs::OUT);
     {
-        let vcpu = vm.create_vcpu().unwrap();
-        let mut run = vm.map_run(&vcpu).unwrap();
-        let mut sregs = kvm_sregs::default();
-        vcpu.kvm_get_sregs(&mut sregs).unwrap();
-        (sregs.cs.base, sregs.cs.selector) = (0, 0);
-        vcpu.kvm_set_sregs(&sregs).unwrap();
-        let regs = kvm_regs {
-            rip: ENTRY,
-            rflags: 2,
-            ..Default::default()
-        };
-        vcpu.kvm_set_regs(&regs).unwrap();
+        let (vcpu, mut run) = new_vcpu(vm);
         let exit = vcpu.kvm_run(&mut run).unwrap();
         let mut data = [0];
         assert_eq!(exit.read_data(&mut data), 1);
@@ -136,7 +143,54 @@ fn run_guest_of(vm: &BoundVm) {
         assert_eq!(exit.reason(), Reason::Hlt);
     }
     // SAFETY: a slot that is deleted needs no memory.
-    unsafe { flat().kvm_set_user_memory_region(vm.as_fd(), 7, 0, ENTRY, 0, 0) }.unwrap();
+    unsafe { flat().kvm_set_user_memory_region(vm.as_fd(), SLOT, 0, 0, 0, 0) }.unwrap();
+    drop(memory);
+}
+
+/// Gives the VM a program, and memory for it, which has to stay as long as the slot.
+fn load(vm: &BoundVm, program: &[u8]) -> GuestMemory {
+    let mut memory = GuestMemory::anonymous(guests::MEMORY).unwrap();
+    memory.write(guests::ENTRY as usize, program).unwrap();
+    let address = memory.as_ptr().expose_provenance() as u64;
+    let size = guests::MEMORY as u64;
+    // SAFETY: the callers keep the memory.
+    unsafe { flat().kvm_set_user_memory_region(vm.as_fd(), SLOT, 0, 0, size, address) }.unwrap();
+    memory
+}
+
+/// Makes a vCPU of this thread, at the start of the program.
+fn new_vcpu(vm: &BoundVm) -> (BoundVcpu<NoFd>, RunMapping) {
+    let vcpu = vm.create_vcpu().unwrap();
+    let run = vm.map_run(&vcpu).unwrap();
+    let mut sregs = kvm_sregs::default();
+    vcpu.kvm_get_sregs(&mut sregs).unwrap();
+    (sregs.cs.base, sregs.cs.selector) = (0, 0);
+    vcpu.kvm_set_sregs(&sregs).unwrap();
+    let regs = kvm_regs {
+        rip: guests::ENTRY,
+        rflags: 2,
+        ..Default::default()
+    };
+    vcpu.kvm_set_regs(&regs).unwrap();
+    (vcpu, run)
+}
+
+/// Runs a guest in the VM on a new thread, as long as the process lives. Returns when the
+/// guest runs.
+fn keep_running(vm: BoundVm) {
+    let memory = load(&vm, programs::COUNT);
+    thread::spawn(move || {
+        let (vcpu, mut run) = new_vcpu(&vm);
+        let _ = vcpu.kvm_run(&mut run);
+        // Only a signal ends the run, and the process with it.
+        std::mem::forget((vm, vcpu, run));
+    });
+    let mut count = [0; 4];
+    while count == [0; 4] {
+        thread::sleep(Duration::from_millis(1));
+        memory.read(programs::COUNTER, &mut count).unwrap();
+    }
+    std::mem::forget(memory);
 }
 
 /// Gives the VM memory, all of it in use. No mapping of it stays.
@@ -432,7 +486,7 @@ fn ended_by_exec(_: &Stage) {
         thread::sleep(Duration::from_millis(10));
     }
     gone(before);
-    let running = waitpid(listing, Some(nix::sys::wait::WaitPidFlag::WNOHANG)).unwrap();
+    let running = waitpid(listing, Some(WaitPidFlag::WNOHANG)).unwrap();
     assert_eq!(running, WaitStatus::StillAlive);
     drop(writer);
     let mut output = Vec::new();
@@ -440,18 +494,39 @@ fn ended_by_exec(_: &Stage) {
     succeeds(waitpid(listing, None).unwrap());
 }
 
-/// The status of a child that ends with a VM and a bound vCPU, after it has done `act`.
-/// `tidy` removes what it leaves. Then the VM has gone.
-fn ends(act: impl FnOnce(), tidy: impl FnOnce()) -> WaitStatus {
+/// What a child has beside its VM when it ends.
+#[derive(Clone, Copy)]
+enum With {
+    /// A vCPU that is bound to the thread that ends the child.
+    BoundVcpu,
+    /// A vCPU that is bound to another thread, and in the guest.
+    RunningVcpu,
+    /// A vCPU with a descriptor, which has run.
+    Descriptor,
+}
+
+/// The status of a child that ends with a VM and a vCPU, after it has done `act`. `tidy`
+/// removes what it leaves. Then the VM has gone.
+fn ends(with: With, act: impl FnOnce(), tidy: impl FnOnce()) -> WaitStatus {
     let before = shared_memory();
     let status = in_child(|| {
         let vm = BoundVm::create(flat()).unwrap();
         fill(&vm);
         there(before);
-        let vcpu = vm.create_vcpu().unwrap();
-        let run = vm.map_run(&vcpu).unwrap();
+        match with {
+            With::BoundVcpu => std::mem::forget((new_vcpu(&vm), vm)),
+            With::RunningVcpu => keep_running(vm),
+            With::Descriptor => {
+                let vcpu = flat().kvm_create_vcpu(vm.as_fd()).unwrap();
+                let size = flat().kvm_get_vcpu_mmap_size(vm.as_fd()).unwrap();
+                let mut run = RunMapping::new(vcpu.as_fd(), size).unwrap();
+                run.set_immediate_exit(true);
+                let ran = flat().kvm_run(vcpu.as_fd(), &mut run);
+                assert_eq!(ran.err(), Some(Errno::EINTR));
+                std::mem::forget((run, vcpu, vm));
+            }
+        }
         act();
-        std::mem::forget((run, vcpu, vm));
     });
     tidy();
     gone(before);
@@ -459,26 +534,58 @@ fn ends(act: impl FnOnce(), tidy: impl FnOnce()) -> WaitStatus {
 }
 
 fn ended_by_exit(_: &Stage) {
-    succeeds(ends(|| (), || ()));
+    for with in [With::BoundVcpu, With::RunningVcpu, With::Descriptor] {
+        succeeds(ends(with, || (), || ()));
+    }
+}
+
+/// Ends the calling thread alone.
+fn exit_thread(code: i32) {
+    // SAFETY: nothing in the child waits for the thread.
+    unsafe { libc::syscall(libc::SYS_exit, code) };
+}
+
+/// The worker that KVM has for a VM is a thread of the process, but no reason to live.
+fn ended_by_exit_of_threads(_: &Stage) {
+    for with in [With::BoundVcpu, With::Descriptor] {
+        let one = ends(with, || exit_thread(5), || ());
+        assert!(matches!(one, WaitStatus::Exited(_, 5)), "{one:?}");
+        let both = || {
+            let main = gettid();
+            thread::spawn(move || {
+                // The thread is the last one.
+                let state = format!("/proc/{main}/task/{main}/stat");
+                while !fs::read_to_string(&state).unwrap().contains(") Z ") {
+                    thread::sleep(Duration::from_millis(1));
+                }
+                exit_thread(6);
+            });
+            exit_thread(5);
+        };
+        let both = ends(with, both, || ());
+        assert!(matches!(both, WaitStatus::Exited(_, 6)), "{both:?}");
+    }
 }
 
 fn ended_by_core_dump(_: &Stage) {
     let dir = std::env::temp_dir().join("kvm-core-dump");
-    fs::create_dir_all(&dir).unwrap();
     let dump = || {
         chdir(&dir).unwrap();
         let all = libc::RLIM_INFINITY;
         setrlimit(Resource::RLIMIT_CORE, all, all).unwrap();
         raise(Signal::SIGQUIT).unwrap();
     };
-    let mut files = 0;
-    let status = ends(dump, || {
-        files = fs::read_dir(&dir).unwrap().count();
-        // Temporary files may be shared memory.
-        fs::remove_dir_all(&dir).unwrap();
-    });
-    let dumped = matches!(status, WaitStatus::Signaled(_, Signal::SIGQUIT, true));
-    assert!(dumped && files == 1, "{status:?}, {files} files");
+    for with in [With::BoundVcpu, With::RunningVcpu] {
+        fs::create_dir_all(&dir).unwrap();
+        let mut files = 0;
+        let status = ends(with, dump, || {
+            files = fs::read_dir(&dir).unwrap().count();
+            // Temporary files may be shared memory.
+            fs::remove_dir_all(&dir).unwrap();
+        });
+        let dumped = matches!(status, WaitStatus::Signaled(_, Signal::SIGQUIT, true));
+        assert!(dumped && files == 1, "{status:?}, {files} files");
+    }
 }
 
 fn ended_by_oom_kill(_: &Stage) {
@@ -493,9 +600,11 @@ fn ended_by_oom_kill(_: &Stage) {
             std::mem::forget(memory);
         }
     };
-    let status = ends(exhaust, || ());
-    let killed = matches!(status, WaitStatus::Signaled(_, Signal::SIGKILL, false));
-    assert!(killed, "{status:?}");
+    for with in [With::BoundVcpu, With::RunningVcpu] {
+        let status = ends(with, exhaust, || ());
+        let killed = matches!(status, WaitStatus::Signaled(_, Signal::SIGKILL, false));
+        assert!(killed, "{status:?}");
+    }
 }
 
 fn traced(_: &Stage) {

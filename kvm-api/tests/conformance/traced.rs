@@ -24,13 +24,18 @@ use crate::{Stage, Test};
 use kvm_api::Form;
 
 pub const TESTS: &[(Form, Test)] = &[
-    of("kvm_bind::traced_between_two_runs", between_runs),
-    of("kvm_bind::traced_while_the_guest_runs", while_running),
+    (Form::Bound, BETWEEN_RUNS),
+    (Form::Process, BETWEEN_RUNS),
+    (Form::Bound, WHILE_RUNNING),
+    (Form::Process, WHILE_RUNNING),
 ];
 
-const fn of(name: &'static str, test: fn(&Stage)) -> (Form, Test) {
-    (Form::Bound, (name, AnyVcpu, test))
-}
+const BETWEEN_RUNS: Test = ("kvm_bind::traced_between_two_runs", AnyVcpu, between_runs);
+const WHILE_RUNNING: Test = (
+    "kvm_bind::traced_while_the_guest_runs",
+    AnyVcpu,
+    while_running,
+);
 
 /// The values of the guest in vector registers, and the bases of its segments.
 const GUEST_BYTE: u8 = 0xa5;
@@ -83,9 +88,9 @@ fn machine<'b>(bound: &'b Backend, program: &[u8]) -> TestVm<'b> {
     machine
 }
 
-/// Traces a child that only calls `does`.
-fn traced(does: impl FnOnce(&Backend)) -> Pid {
-    let bound = Form::Bound.open().unwrap();
+/// Traces a child that only calls `does`, with the form under test.
+fn traced(stage: &Stage, does: impl FnOnce(&Backend)) -> Pid {
+    let bound = stage.form.open().unwrap();
     // SAFETY: the tests run one at a time, and no other thread is active. The child ends
     // without unwinding into the frames of the parent.
     match unsafe { fork() }.unwrap() {
@@ -157,9 +162,9 @@ fn stop(mut r12: u64) -> u64 {
     r12
 }
 
-fn between_runs(_: &Stage) {
+fn between_runs(stage: &Stage) {
     let address = WATCHED.as_ptr().expose_provenance() as u64;
-    let task = traced(|bound| {
+    let task = traced(stage, |bound| {
         let mut machine = machine(bound, programs::OUT);
         machine.run_to_out(programs::OUT_PORT);
         assert_eq!(stop(TASK_R12), TRACERS_R12);
@@ -195,8 +200,8 @@ fn between_runs(_: &Stage) {
     ends_well(task);
 }
 
-fn while_running(_: &Stage) {
-    let task = traced(|bound| {
+fn while_running(stage: &Stage) {
+    let task = traced(stage, |bound| {
         let mut machine = machine(bound, programs::SPIN);
         // The call returns the value that the tracer sets.
         // SAFETY: it touches only the run mapping and the memory of the guest.
