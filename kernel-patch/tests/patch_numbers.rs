@@ -24,7 +24,7 @@ const FORMS: &[&str] = &[
     "Add files for the rest of a vCPU's state",
     "Let generic x86 code switch back to the host's state",
     "selftests: Add a test for bound vCPUs",
-    BOUND_VM,
+    PROCESS_ENDS,
     "selftests: Add a test for a VM bound to its address space",
 ];
 
@@ -35,6 +35,7 @@ const FILES: &str = "Make the fd of a vCPU a directory of its state";
 const DESTROY: &str = "Do not destroy a VM while the task has a vCPU loaded";
 const SIGNAL_MASK: &str = "Take vcpu->mutex in the compat ioctl that sets the signal mask";
 const BOUND_CALLS: &str = "Add system calls for bound vCPUs";
+const PROCESS_ENDS: &str = "Do not let a user worker keep its process alive";
 const BOUND_VM: &str = "Bind a VM to an address space";
 
 /// The documents that name patches of the default base by number, and the ends of the
@@ -65,9 +66,11 @@ fn named_in_cover_letter(base: Base) -> Vec<&'static str> {
     [
         &[
             "Document what changes for users of the ioctls",
+            PROCESS_ENDS,
             gaps,
             DESTROY,
             SIGNAL_MASK,
+            PROCESS_ENDS,
         ],
         &calls[..],
         &[
@@ -99,6 +102,7 @@ fn named_in_cover_letter(base: Base) -> Vec<&'static str> {
             "Take vCPUs by helpers that respect a binding",
             "Keep a bound vCPU loaded while its task is in userspace",
             BOUND_VM,
+            "Borrow a bound VM's file beside KVM's own worker",
             ENTRY_POINTS,
             BOUND_CALLS,
             "Kick a vCPU",

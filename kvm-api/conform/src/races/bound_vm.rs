@@ -1,6 +1,7 @@
 //! The VM of an address space is bound, used and unbound by several threads at once.
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::thread;
 
@@ -64,6 +65,17 @@ fn counted(bindings: &AtomicI64, begun: Result<()>, allowed: Errno, by: i64) {
 }
 
 fn unbound(round: &Round) {
+    // KVM counts its workers in the address space. In a new one, a worker that has ended
+    // and still counts stands for one of the two threads.
+    in_child(|| {
+        create().unwrap();
+        bind_and_lose_vcpu();
+        unbind().unwrap();
+        used_while_unbound(round);
+    });
+}
+
+fn used_while_unbound(round: &Round) {
     let bindings = AtomicI64::new(0);
     let other = round.counting();
     repeating(|threads| {
@@ -103,32 +115,48 @@ fn created(round: &Round) {
 }
 
 fn ended(round: &Round) {
-    // SAFETY: this process has no other threads, so the child may do anything.
+    in_child(|| {
+        create().unwrap();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                loop {
+                    use_vm();
+                }
+            });
+            scope.spawn(|| {
+                loop {
+                    bind_and_lose_vcpu();
+                }
+            });
+            round.pause();
+            leave(0)
+        });
+    });
+}
+
+/// Makes a vCPU that is bound to this thread, if there is a VM, and unbinds it.
+fn bind_and_lose_vcpu() {
+    // SAFETY: the calls touch no memory.
+    unsafe {
+        libc::syscall(__NR_kvm_create_bound_vcpu);
+        libc::syscall(__NR_kvm_unbind);
+    }
+}
+
+/// Does something in a child, with an address space of its own.
+fn in_child(does: impl FnOnce()) {
+    // SAFETY: this process has no other threads, so the child may do anything. It leaves
+    // without unwinding into the frames of the parent.
     match unsafe { fork() }.unwrap() {
-        ForkResult::Child => {
-            create().unwrap();
-            thread::scope(|scope| {
-                scope.spawn(|| {
-                    loop {
-                        use_vm();
-                    }
-                });
-                scope.spawn(|| {
-                    loop {
-                        // SAFETY: the calls touch no memory.
-                        unsafe {
-                            libc::syscall(__NR_kvm_create_bound_vcpu);
-                            libc::syscall(__NR_kvm_unbind);
-                        }
-                    }
-                });
-                round.pause();
-                // SAFETY: nothing is needed any more.
-                unsafe { libc::_exit(0) }
-            })
-        }
+        ForkResult::Child => leave(catch_unwind(AssertUnwindSafe(does)).is_err().into()),
         ForkResult::Parent { child } => {
             assert_eq!(waitpid(child, None).unwrap(), WaitStatus::Exited(child, 0));
         }
     }
+}
+
+/// Ends a child, with all threads at once.
+fn leave(code: i32) -> ! {
+    // SAFETY: nothing is needed any more.
+    unsafe { libc::_exit(code) }
 }
