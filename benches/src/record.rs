@@ -265,18 +265,25 @@ impl Run {
         self.rows.iter().find(|row| row.name == name)
     }
 
-    /// Adds the estimates that criterion has written below `home`.
-    ///
-    /// # Errors
-    ///
-    /// If an estimate is missing.
-    pub fn read_estimates(&mut self, home: &Path) -> Result<()> {
+    /// Adds the estimates that criterion has written below `home`. A figure whose estimate
+    /// is missing keeps its exact count, and the row says why. Returns these reasons.
+    pub fn read_estimates(&mut self, home: &Path) -> Vec<String> {
+        let mut reasons = Vec::new();
         for row in &mut self.rows {
-            for (interface, figure) in &mut row.figures {
-                figure.criterion = Some(estimate::read(home, &row.name, interface)?);
-            }
+            let (name, failures) = (&row.name, &mut row.failures);
+            row.figures.retain(|interface, figure| {
+                match estimate::read(home, name, interface) {
+                    Ok(estimate) => figure.criterion = Some(estimate),
+                    Err(error) => {
+                        let why = format!("no estimate: {error:#}");
+                        reasons.push(format!("{name} by {interface}: {why}"));
+                        failures.insert(interface.clone(), why);
+                    }
+                }
+                figure.value().is_some()
+            });
         }
-        Ok(())
+        reasons
     }
 }
 
@@ -318,6 +325,44 @@ mod tests {
         assert_eq!(record.failures(), 0);
         record.runs[0].rows[1].add("ioctl", Err(anyhow::anyhow!("no effect")));
         assert_eq!(record.failures(), 1);
+    }
+
+    #[test]
+    fn a_missing_estimate_costs_its_own_figure() {
+        let home = tempfile::tempdir().unwrap();
+        let mut row = CaseRow {
+            name: "exit".into(),
+            ..CaseRow::default()
+        };
+        let exact = || Figure {
+            exact: Some(Count {
+                mode: 7,
+                at_mode: 1,
+                calls: 1,
+                min: 7,
+                max: 7,
+            }),
+            ..Figure::default()
+        };
+        row.add("ioctl", Ok(exact()));
+        row.add("syscall", Ok(exact()));
+        row.add("bound", Ok(Figure::default()));
+        let dir = home.path().join("exit/ioctl/new");
+        fs::create_dir_all(&dir).unwrap();
+        let interval = r#"{"lower_bound": 1.0, "upper_bound": 3.0}"#;
+        let mean = format!(r#"{{"point_estimate": 2.0, "confidence_interval": {interval}}}"#);
+        let estimates = format!(r#"{{"mean": {mean}, "std_dev": {{"point_estimate": 0.5}}}}"#);
+        fs::write(dir.join("estimates.json"), estimates).unwrap();
+
+        let mut record: Record = serde_json::from_str(RECORD).unwrap();
+        let run = &mut record.runs[0];
+        run.rows = vec![row];
+        assert_eq!(run.read_estimates(home.path()).len(), 2);
+        let figures = &run.rows[0].figures;
+        assert_eq!(figures["ioctl"].criterion.unwrap().mean, 2.0);
+        assert!(figures["syscall"].exact.is_some() && figures["syscall"].criterion.is_none());
+        assert!(!figures.contains_key("bound"));
+        assert_eq!(record.failures(), 2);
     }
 
     proptest! {

@@ -55,7 +55,10 @@ enum Goal {
 impl Goal {
     /// Whether there is a record without this part.
     fn is_dispensable(self) -> bool {
-        matches!(self, Self::Others | Self::Hosts | Self::Rows)
+        matches!(
+            self,
+            Self::Estimates | Self::Others | Self::Hosts | Self::Rows
+        )
     }
 }
 
@@ -160,8 +163,8 @@ impl Boot {
 }
 
 /// Measures in machines, two at a time, and leaves criterion's files in `out`. If a machine
-/// of another vendor, of a host or with more processors fails, its figures are missing, and
-/// the others are there: also returns the number of these machines.
+/// of another vendor, of a host, with more processors or for criterion alone fails, its
+/// figures are missing, and the others are there: also returns the number of these machines.
 pub fn measure(options: &Options, out: &Path) -> Result<(Record, usize)> {
     // First, because a reader may have edited the file.
     let costs = Costs::read()?;
@@ -188,12 +191,19 @@ pub fn measure(options: &Options, out: &Path) -> Result<(Record, usize)> {
     let done: Vec<_> = done.into_iter().collect::<Result<_>>()?;
 
     let missing = done.iter().filter(|record| record.is_none()).count();
+    let estimated = plan.iter().zip(&done).all(|(boot, record)| {
+        // The failure has been shown.
+        boot.goal != Goal::Estimates || record.is_some()
+    });
     let mut whole: Option<Record> = None;
     for (nth, (boot, record)) in plan.iter().zip(done).enumerate() {
         let Some(mut record) = record else { continue };
         if boot.selection.criterion {
             let from = scratch.path().join(nth.to_string()).join(CRITERION);
-            move_missing(&from, &out.join(CRITERION)).context("criterion's files")?;
+            // Each estimate that is missing then has its own message.
+            if let Err(error) = move_missing(&from, &out.join(CRITERION)) {
+                eprintln!("compare: {}: criterion's files: {error}", boot.title);
+            }
         }
         let Some(whole) = &mut whole else {
             whole = Some(record);
@@ -212,10 +222,17 @@ pub fn measure(options: &Options, out: &Path) -> Result<(Record, usize)> {
         }
     }
     let mut whole = whole.context("nothing was measured")?;
-    if options.criterion() {
-        whole.runs[0].read_estimates(&out.join(CRITERION))?;
+    if options.criterion() && estimated {
+        read_estimates(&mut whole, out);
     }
     Ok((whole, missing))
+}
+
+/// Adds criterion's estimates, and shows which are missing.
+fn read_estimates(record: &mut Record, out: &Path) {
+    for why in record.runs[0].read_estimates(&out.join(CRITERION)) {
+        eprintln!("compare: {why}");
+    }
 }
 
 /// Moves the files of a directory that the other one lacks.
@@ -334,7 +351,7 @@ pub fn natively(options: &Options, out: &Path, quick: bool) -> Result<Record> {
     let timeout = Duration::from_secs(options.timeout);
     let mut show = |case: &str| progress.at(case);
     let mut record: Record = call_here(NATIVELY, &selection, out, timeout, &mut show)?;
-    record.runs[0].read_estimates(&out.join(CRITERION))?;
+    read_estimates(&mut record, out);
     Ok(record)
 }
 

@@ -123,7 +123,7 @@ fn run(options: &Options, page: Option<Output>) -> Result<Record> {
     let failures = record.failures();
     ensure!(
         failures == 0,
-        "{failures} figures are missing, because their cases failed"
+        "{failures} figures are missing, because their cases failed or have no estimate"
     );
     ensure!(
         missing == 0,
