@@ -33,6 +33,7 @@ macro_rules! request_ways {
             |form, _| request(form, Kick::Signal, $request) => Ioctl;
             |form, _| request(form, Kick::Vcpu(*form), $request) => Syscall;
             |form, _| request(form, Kick::Pidfd(form.0), $request) => Bound;
+            |form, _| request(form, Kick::Pidfd(form.0), $request) => Process;
         ]
     };
 }

@@ -93,11 +93,12 @@ impl VcpuThread {
     pub fn serve<B: StaticForm>(self, started: &Sender<OwnedFd>) -> Result<()> {
         let form = B::open()?;
         let mut f = Fixture::with_code(&form, INTERRUPTED)?;
-        let _flag = Flag::new(f.vcpu.as_fd())?;
-        started.send(match self.kick {
-            Kick::Vcpu(_) => f.vcpu.as_fd().try_clone_to_owned()?,
-            Kick::Signal | Kick::Pidfd(_) => pidfd()?,
-        })?;
+        let (target, _flag) = match self.kick {
+            Kick::Signal => (pidfd()?, Some(Flag::new(f.vcpu.as_fd())?)),
+            Kick::Vcpu(_) => (f.vcpu.as_fd().try_clone_to_owned()?, None),
+            Kick::Pidfd(_) => (pidfd()?, None),
+        };
+        started.send(target)?;
         loop {
             self.shared.entries.fetch_add(1, SeqCst);
             self.requester.unpark();
