@@ -34,6 +34,7 @@ mod state;
 mod state_migration;
 mod state_misuse;
 mod state_msrs;
+mod state_nested;
 mod steps;
 mod traced;
 mod uring;
@@ -124,6 +125,7 @@ fn main() -> ExitCode {
         state_migration::TESTS,
         state_misuse::TESTS,
         state_msrs::TESTS,
+        state_nested::TESTS,
         traced::TESTS,
         uring::TESTS,
     ]
