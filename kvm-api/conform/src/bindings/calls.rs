@@ -1,10 +1,11 @@
 //! The calls that tasks make on their vCPUs.
 
-use std::os::fd::RawFd;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::ptr;
 
 use kvm_api::kvm_sys::*;
-use kvm_api::{Errno, Result};
+use kvm_api::syscall::Syscall;
+use kvm_api::{Errno, Kvm, Result};
 use libc::{SYS_ioctl, c_long};
 use nix::sched::{CloneFlags, clone};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -108,30 +109,68 @@ pub fn create(state: &HostState, vm: RawFd) -> Result<()> {
     Ok(())
 }
 
+/// Adds a vCPU to the VM of the address space, which is bound to the task until it has
+/// read the registers.
+pub fn create_bound(state: &HostState) -> Result<()> {
+    syscall(state, __NR_kvm_create_bound_vcpu, [0; 3])?;
+    let regs: kvm_regs = Call::Bound(__NR_kvm_bound_get_regs).get(state)?;
+    assert_eq!(regs.rip, 0xfff0, "of a new vCPU");
+    syscall(state, __NR_kvm_unbind, [0; 3]).map(drop)
+}
+
+/// The alias of VM `vm`, by which it is told from the other.
+pub fn alias_of(vm: usize) -> kvm_memory_alias {
+    kvm_memory_alias {
+        guest_phys_addr: (vm as u64 + 1) << 30,
+        memory_size: 0x1000,
+        ..Default::default()
+    }
+}
+
+/// The VM of the address space.
+pub fn bound_vm() -> Result<usize> {
+    let mut alias = kvm_memory_alias::default();
+    // SAFETY: the number is no descriptor, so nothing closes it.
+    let vm = unsafe { BorrowedFd::borrow_raw(KVM_BOUND_VM) };
+    flat().kvm_get_memory_alias(vm, &mut alias)?;
+    Ok((alias.guest_phys_addr >> 30) as usize - 1)
+}
+
+pub fn flat() -> Syscall {
+    Syscall::open().expect("the kernel has the calls")
+}
+
 fn raw(number: c_long, a: c_long) -> Result<()> {
     // SAFETY: as in `syscall`.
     Errno::result(unsafe { libc::syscall(number, a) }).map(drop)
 }
 
-/// A child with memory of its own has no vCPU, and cannot bind one.
+/// A child with memory of its own has no vCPU and no VM, and cannot bind the vCPU.
 pub fn forked(fd: RawFd) -> Result<()> {
     // SAFETY: the child makes system calls and ends.
     let child = unsafe { libc::fork() };
     if child == 0 {
-        let expected = [Err(Errno::ENXIO), Err(Errno::EIO)];
-        let found = [raw(__NR_kvm_bound_run, 0), raw(__NR_kvm_bind, fd.into())];
+        let expected = [Err(Errno::ENXIO), Err(Errno::EIO), Err(Errno::EBADF)];
+        let found = [
+            raw(__NR_kvm_bound_run, 0),
+            raw(__NR_kvm_bind, fd.into()),
+            bound_vm().map(drop),
+        ];
         // SAFETY: the call ends the child.
         unsafe { libc::_exit(i32::from(found != expected)) }
     }
     reap(Errno::result(child).map(Pid::from_raw)?)
 }
 
-/// A child with the same memory can bind one. The vCPU is free when the child
-/// is gone.
+/// A child with the same memory can bind one, and has the same VM. The vCPU is free when
+/// the child is gone.
 pub fn child(fd: RawFd, exec: bool) -> Result<()> {
+    let vm = bound_vm();
+    let mut vm_of_child = vm;
     let mut answer = Ok(());
     let mut stack = vec![0; 64 << 10];
     let body = || {
+        vm_of_child = bound_vm();
         answer = raw(__NR_kvm_bind, fd.into()).and_then(|()| raw(__NR_kvm_bound_run, 0));
         if exec {
             let args = [c"conform".as_ptr(), c"--version".as_ptr(), ptr::null()];
@@ -146,6 +185,7 @@ pub fn child(fd: RawFd, exec: bool) -> Result<()> {
     // SAFETY: the child has a stack, makes system calls, and writes one word.
     let child = unsafe { clone(Box::new(body), &mut stack, flags, Some(libc::SIGCHLD)) };
     reap(child?)?;
+    assert_eq!(vm_of_child, vm, "the VM of the child");
     answer
 }
 

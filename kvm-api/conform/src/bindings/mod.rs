@@ -36,7 +36,7 @@ use crate::{processors, random, signal};
 pub const PROPERTY: Property = Property {
     name: "bindings",
     about: "a bound vCPU belongs to its task, and the task's state stays its own",
-    backends: "model, bound, ioctl, syscall",
+    backends: "model, bound, process, ioctl, syscall",
     kernels: Kernels::All,
     test: Test::Inside { machine, test },
 };
@@ -45,7 +45,7 @@ pub const PROPERTY: Property = Property {
 pub const ON_VMX: Property = Property {
     name: "vmx",
     about: "the same holds on VMX",
-    backends: "model, bound, ioctl, syscall",
+    backends: "model, bound, process, ioctl, syscall",
     kernels: Kernels::Usual,
     test: Test::Inside {
         machine: |kernel| Ok(kernel.machine().accel(Accel::Bochs).memory("512M")),

@@ -22,6 +22,8 @@ pub struct ModelVcpu {
 #[derive(Clone, Debug)]
 pub struct Model {
     pub vcpus: [ModelVcpu; VCPUS],
+    /// The VM that is bound to the address space.
+    pub vm: Option<usize>,
     /// The result of the last step.
     pub answer: Result<()>,
 }
@@ -60,6 +62,7 @@ impl Model {
         };
         Self {
             vcpus: [vcpu; VCPUS],
+            vm: None,
             answer: Ok(()),
         }
     }
@@ -146,6 +149,19 @@ impl Model {
                 let answer = vcpu.run();
                 vcpu.unbind();
                 return answer;
+            }
+            Action::BindVm(vm) => {
+                if self.vm.is_some() {
+                    return Err(Errno::EEXIST);
+                }
+                self.vm = Some(vm);
+            }
+            Action::UnbindVm => drop(self.vm.take().ok_or(Errno::ENXIO)?),
+            Action::CreateBound => {
+                self.vm.ok_or(Errno::EBADF)?;
+                if self.bound_to(task).is_some() {
+                    return Err(Errno::EEXIST);
+                }
             }
             Action::Fork
             | Action::Create(_)

@@ -8,6 +8,12 @@ use super::program::{OUT, START};
 pub const TASKS: usize = 3;
 /// The number of vCPUs. The first two belong to one VM, the last to another.
 pub const VCPUS: usize = 3;
+pub const VMS: usize = 2;
+
+/// The VM of a vCPU.
+pub const fn vm_of(vcpu: usize) -> usize {
+    vcpu / (VCPUS - 1)
+}
 
 /// How a task names a vCPU.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +77,12 @@ pub enum Action {
     /// The task adds a vCPU to the VM of this one. Creating a vCPU loads it on
     /// the processor, where the task's own may be loaded.
     Create(usize),
+    /// The task binds this VM to the address space, which all tasks share.
+    BindVm(usize),
+    UnbindVm,
+    /// The task adds a vCPU without a descriptor to the VM of the address space, which
+    /// is bound to the task, and unbinds it.
+    CreateBound,
     /// The task enables a capability of the VM of this vCPU, which concerns all
     /// vCPUs of the VM.
     Enable(usize),
@@ -110,6 +122,9 @@ pub fn any_step() -> impl Strategy<Value = Step> {
             1 => (0..VCPUS, prop::bool::weighted(0.2))
                 .prop_map(move |(vcpu, exec)| step(Action::Child { vcpu, exec })),
             1 => (0..VCPUS).prop_map(Action::Create).prop_map(step),
+            3 => (0..VMS).prop_map(Action::BindVm).prop_map(step),
+            1 => Just(step(Action::UnbindVm)),
+            1 => Just(step(Action::CreateBound)),
             1 => (0..VCPUS).prop_map(Action::Enable).prop_map(step),
             3 => (0..2_usize).prop_map(Action::Move).prop_map(step),
             2 => Just(step(Action::Sleep)),

@@ -11,18 +11,18 @@ use kvm_api::ioctl::Ioctl;
 use kvm_api::kvm_sys::exit::KVM_EXIT_IO;
 use kvm_api::kvm_sys::*;
 use kvm_api::merged::MergedVcpu;
-use kvm_api::syscall::Syscall;
 use kvm_api::{Errno, GuestMemory, Kvm, Result, RunMapping, SetState, State, Vm};
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 use super::calls::{
-    Call, GUEST_VECTOR, accessors, change_regs, child, create, forked, kick, kick_thread, syscall,
+    Call, GUEST_VECTOR, accessors, alias_of, bound_vm, change_regs, child, create, create_bound,
+    flat, forked, kick, kick_thread, syscall,
 };
 use super::host_state::has_pkru;
 use super::model::Model;
 use super::program::{SPIN, START};
-use super::steps::{Action, By, Kicked, Step, TASKS, VCPUS};
+use super::steps::{Action, By, Kicked, Step, TASKS, VCPUS, vm_of};
 use super::tasks::Task;
 use super::watch;
 use crate::requests::{KVM_CAP_EXCEPTION_PAYLOAD, enable, filled};
@@ -57,13 +57,15 @@ impl TaskSet {
     pub fn new() -> Self {
         let kvm = Ioctl::open().expect("KVM is available");
         let mut vcpus = Vec::new();
-        for count in [VCPUS - 1, 1] {
+        for (number, count) in [VCPUS - 1, 1].into_iter().enumerate() {
             let mut machine = TestVm::new(&kvm);
             machine.load(programs::COUNT_OUT);
             let written = machine.memory.write(SPIN as usize, programs::SPIN);
             written.expect("it fits");
             let others: Vec<_> = (1..count).map(|_| machine.add_vcpu()).collect();
             let vcpu = machine.vcpu_fd();
+            let aliased = flat().kvm_set_memory_alias(machine.vm(), &alias_of(number));
+            aliased.expect("nothing is there");
             let TestVm {
                 vm, memory, run, ..
             } = machine;
@@ -161,6 +163,18 @@ impl TaskSet {
                 let vm = self.vcpus[vcpu].vm.0.as_raw_fd();
                 task.execute(move |state| create(state, vm))
             }
+            Action::BindVm(vm) => {
+                let vcpu = (0..VCPUS).find(|&vcpu| vm_of(vcpu) == vm);
+                let vcpu = vcpu.expect("each VM has one");
+                let vm = self.vcpus[vcpu].vm.0.as_raw_fd();
+                task.execute(move |state| {
+                    syscall(state, __NR_kvm_bind_vm, [vm as usize, 0, 0]).map(drop)
+                })
+            }
+            Action::UnbindVm => {
+                task.execute(|state| syscall(state, __NR_kvm_unbind_vm, [0; 3]).map(drop))
+            }
+            Action::CreateBound => task.execute(create_bound),
             Action::Enable(vcpu) => {
                 let vm = Arc::clone(&self.vcpus[vcpu].vm);
                 // The tests do not use this capability, so it has no effect.
@@ -264,7 +278,17 @@ impl TaskSet {
                 return Some(format!("vCPU {number} has {found:x?}, not {expected:x?}"));
             }
         }
-        None
+        let vm = bound_vm();
+        let expected = model.vm.ok_or(Errno::EBADF);
+        (vm != expected).then(|| format!("the VM is {vm:?}, not {expected:?}"))
+    }
+}
+
+impl Drop for TaskSet {
+    /// The next tasks have the same address space.
+    fn drop(&mut self) {
+        // SAFETY: the call touches no memory. It fails if no VM is bound.
+        unsafe { libc::syscall(__NR_kvm_unbind_vm) };
     }
 }
 
@@ -300,8 +324,7 @@ fn settle(kvm: &Ioctl, vcpu: BorrowedFd<'_>, run: &mut RunMapping) -> Result<()>
     let mut regs = regs(kvm, vcpu)?;
     regs.rflags |= IF;
     kvm.kvm_set_regs(vcpu, &regs)?;
-    let flat = Syscall::open().expect("the kernel has the calls");
     let debugregs = watch::guests();
-    MergedVcpu::new(flat, vcpu).kvm_set_state(&SetState::new().debugregs(&debugregs))?;
+    MergedVcpu::new(flat(), vcpu).kvm_set_state(&SetState::new().debugregs(&debugregs))?;
     Ok(())
 }
