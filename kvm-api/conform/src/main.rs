@@ -20,6 +20,7 @@ mod hook;
 mod inside;
 mod kernel_memory;
 mod lanes;
+mod migrated;
 mod module;
 mod mutations;
 mod open_files;

@@ -10,20 +10,18 @@ use kvm_api::merged::MergedVcpu;
 use kvm_api::process::BoundVm;
 use kvm_api::ranges::RangeMemory;
 use kvm_api::syscall::Syscall;
-use kvm_api::{Form, GetState, GuestMemory, Result, SetState, State, XsaveArea, kick};
+use kvm_api::{Form, GetState, GuestMemory, Result, SetState, State, kick};
 use kvm_sys::BindingCall::*;
 use kvm_sys::FlatCall::*;
 use kvm_sys::MergedCall::*;
 use kvm_sys::ProcessCall::*;
 use kvm_sys::RangeCall::*;
 use kvm_sys::slot::KVM_MEM_LOG_DIRTY_PAGES;
-use kvm_sys::{
-    CpuId, KVM_MAX_CPUID_ENTRIES, KvmNestedStateBuffer, MsrList, Msrs, kvm_fpu, kvm_guest_debug,
-    kvm_memory_alias, kvm_mp_state, kvm_regs, kvm_sregs2,
-};
+use kvm_sys::{MsrList, Msrs, kvm_fpu, kvm_guest_debug, kvm_memory_alias, kvm_regs};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::child::pidfd;
+use crate::migrated::Migrated;
 use crate::requests;
 use crate::tested_call::TestedCall::{self, *};
 use crate::vcpu_state::MSR;
@@ -246,7 +244,7 @@ pub const ALL: &[Situation] = &[
         let (vcpu, mut saved) = (bound(m), Migrated::room());
         saved.get(&vcpu).unwrap();
         saved.sregs2.cr2 += 8;
-        Box::new(move |_| saved.set(&vcpu))
+        Box::new(move |_| saved.set(&vcpu, true))
     }),
     Situation::fresh(Range(kvm_map_range), "new", |_| {
         let memory = GuestMemory::anonymous(SIZE as usize).unwrap();
@@ -347,57 +345,6 @@ fn set_state(regs: kvm_regs, vcpu: impl State + 'static) -> Act {
         let state = SetState::new().regs(&regs).msrs(&msrs);
         vcpu.kvm_set_state(&state).map(drop)
     })
-}
-
-/// Parts of the state that only migration needs, of a vCPU without a local APIC.
-struct Migrated {
-    sregs2: kvm_sregs2,
-    xsave: XsaveArea,
-    mp_state: kvm_mp_state,
-    nested_state: KvmNestedStateBuffer,
-    cpuid: CpuId,
-    tsc_khz: u32,
-    tsc_offset: u64,
-}
-
-impl Migrated {
-    fn room() -> Self {
-        Self {
-            sregs2: kvm_sregs2::default(),
-            xsave: XsaveArea::new(4096),
-            mp_state: kvm_mp_state::default(),
-            nested_state: KvmNestedStateBuffer::empty(),
-            cpuid: CpuId::new(KVM_MAX_CPUID_ENTRIES).unwrap(),
-            tsc_khz: 0,
-            tsc_offset: 0,
-        }
-    }
-
-    fn get(&mut self, vcpu: &impl State) -> Result<()> {
-        // A call replaces the room by what it has needed.
-        *self = Self::room();
-        let mut state = GetState::new()
-            .sregs2(&mut self.sregs2)
-            .xsave(&mut self.xsave)
-            .mp_state(&mut self.mp_state)
-            .nested_state(&mut self.nested_state)
-            .cpuid(&mut self.cpuid)
-            .tsc_khz(&mut self.tsc_khz)
-            .tsc_offset(&mut self.tsc_offset);
-        vcpu.kvm_get_state(&mut state).map(drop)
-    }
-
-    fn set(&self, vcpu: &impl State) -> Result<()> {
-        let state = SetState::new()
-            .sregs2(&self.sregs2)
-            .xsave(&self.xsave)
-            .mp_state(&self.mp_state)
-            .nested_state(&self.nested_state)
-            .cpuid(&self.cpuid)
-            .tsc_khz(&self.tsc_khz)
-            .tsc_offset(&self.tsc_offset);
-        vcpu.kvm_set_state(&state).map(drop)
-    }
 }
 
 fn ranges<'m>(machine: &'m TestVm<'_>) -> RangeMemory<BorrowedFd<'m>> {

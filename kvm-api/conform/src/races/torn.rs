@@ -4,7 +4,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use guests::{ENTRY, programs};
 use kvm_api::kvm_sys::*;
-use kvm_api::{Errno, Kvm};
+use kvm_api::merged::MergedVcpu;
+use kvm_api::syscall::Syscall;
+use kvm_api::{Errno, GetState, Kvm, SetState, State};
 
 use super::Race;
 use super::round::Round;
@@ -22,6 +24,9 @@ pub const RACES: &[Race] = &[
         race(round, set_fpu, get_fpu);
     }),
     ("MSRs are not torn", |round| race(round, set_msrs, get_msrs)),
+    ("migrated state is not torn", |round| {
+        race(round, set_migrated, get_migrated);
+    }),
 ];
 
 type Set = fn(&dyn Kvm, BorrowedFd<'_>, u32);
@@ -158,4 +163,33 @@ fn get_msrs(kvm: &dyn Kvm, vcpu: BorrowedFd<'_>) -> Vec<u64> {
     let mut msrs = values(0);
     assert_eq!(kvm.kvm_get_msrs(vcpu, &mut msrs).unwrap(), MSRS.len());
     msrs.as_slice().iter().map(|msr| msr.data).collect()
+}
+
+fn merged(vcpu: BorrowedFd<'_>) -> MergedVcpu<BorrowedFd<'_>> {
+    MergedVcpu::new(Syscall::open().unwrap(), vcpu)
+}
+
+/// The same registers as [`set_sregs`], and the offset of the TSC, in one call.
+fn set_migrated(_: &dyn Kvm, vcpu: BorrowedFd<'_>, value: u32) {
+    let v = u64::from(value);
+    let mut sregs = kvm_sregs2::default();
+    let mut state = GetState::new().sregs2(&mut sregs);
+    merged(vcpu).kvm_get_state(&mut state).unwrap();
+    sregs.fs.base = v;
+    sregs.gs.base = v;
+    sregs.ldt.base = v;
+    sregs.gdt.base = v;
+    sregs.idt.base = v;
+    sregs.cr2 = v;
+    let state = SetState::new().sregs2(&sregs).tsc_offset(&v);
+    merged(vcpu).kvm_set_state(&state).unwrap();
+}
+
+fn get_migrated(_: &dyn Kvm, vcpu: BorrowedFd<'_>) -> Vec<u64> {
+    let (mut s, mut offset) = (kvm_sregs2::default(), 0);
+    let mut state = GetState::new().sregs2(&mut s).tsc_offset(&mut offset);
+    merged(vcpu).kvm_get_state(&mut state).unwrap();
+    vec![
+        s.fs.base, s.gs.base, s.ldt.base, s.gdt.base, s.idt.base, s.cr2, offset,
+    ]
 }

@@ -3,10 +3,12 @@
 use std::iter;
 
 use kvm_api::kvm_sys::*;
+use kvm_api::merged::MergedVcpu;
 use kvm_api::{Direction, Form, Reason, SigSet};
 use nix::sys::signal::raise;
 
-use super::{BackendKind, SIGNAL, SequenceVm, clear_code_segment, pointers, regs};
+use super::{BackendKind, SIGNAL, SequenceVm, calls, clear_code_segment, pointers, regs};
+use crate::migrated::Migrated;
 use crate::requests::{cpuid, filled, msrs};
 use crate::sequences::model::guest::{GuestExit, MSRS};
 use crate::sequences::model::{MANY_FUNCTION, StepResult, Value, done, program_at, regs_at};
@@ -109,6 +111,12 @@ impl SequenceVm {
                 // Binds the vCPU, if this is the form `bound`.
                 regs(&*vcpu)?;
                 done(pointers::point(registers, pointer, self.fd(number), by))
+            }
+            VcpuStep::Migrate { nested } => {
+                let vcpu = MergedVcpu::new(calls(), self.fd(number));
+                let mut migrated = Migrated::room();
+                migrated.get(&vcpu)?;
+                done(migrated.set(&vcpu, nested))
             }
         }
     }

@@ -97,6 +97,8 @@ impl Model {
                 }
                 return answer;
             }
+            VcpuStep::Migrate { nested: true } if cpu.entered => return Err(EBUSY),
+            VcpuStep::Migrate { .. } => {}
         }
         DONE
     }

@@ -195,6 +195,7 @@ fn of_vcpu(hints: &Hints) -> BoxedStrategy<Step> {
             .prop_map(|(fcw, xmm)| VcpuStep::SetFpu { fcw, xmm })),
         4 => on(vcpus, (registers, pointer)
             .prop_map(|(registers, pointer)| VcpuStep::WrongPointer(registers, pointer))),
+        2 => on(vcpus, any::<bool>().prop_map(|nested| VcpuStep::Migrate { nested })),
     ]
     .boxed()
 }

@@ -175,6 +175,11 @@ pub enum VcpuStep {
         xmm: u8,
     },
     WrongPointer(Registers, Pointer),
+    /// Reads the parts of the state that only migration needs, and sets them, with the
+    /// nested state or without.
+    Migrate {
+        nested: bool,
+    },
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -213,7 +218,7 @@ impl Step {
 impl VcpuStep {
     fn call(&self) -> Option<FlatCall> {
         Some(match self {
-            Self::Start { .. } => return None,
+            Self::Start { .. } | Self::Migrate { .. } => return None,
             Self::Run(_) => FlatCall::kvm_run,
             Self::GetRegs => FlatCall::kvm_get_regs,
             Self::SetRegs { .. } => FlatCall::kvm_set_regs,
