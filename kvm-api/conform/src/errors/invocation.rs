@@ -112,8 +112,15 @@ impl Invocation {
             ]),
             Merged(MergedCall::kvm_get_state | MergedCall::kvm_set_state) => {
                 set.extend([
-                    ("parts", state::KVM_STATE_REGS),
+                    (
+                        "parts",
+                        state::KVM_STATE_REGS
+                            | state::KVM_STATE_SREGS2
+                            | state::KVM_STATE_TSC_OFFSET,
+                    ),
                     ("state->regs", arena + REGISTERS),
+                    ("state->sregs2", arena + SREGS2),
+                    ("state->tsc_offset", arena + TSC_OFFSET),
                     ("size", self.used as u64),
                 ]);
                 // No parts that a later kernel might know.

@@ -172,9 +172,14 @@ fn fields(call: TestedCall) -> Vec<Argument> {
     };
     let state = |usage| {
         let mut fields = numbers!(kvm_vcpu_state: parts);
-        // The matrix covers the registers only.
-        let regs = offset_of!(kvm_vcpu_state, regs);
-        fields.push(pointer("state->regs", regs, usage));
+        // The matrix covers these parts only.
+        for (name, offset) in [
+            ("state->regs", offset_of!(kvm_vcpu_state, regs)),
+            ("state->sregs2", offset_of!(kvm_vcpu_state, sregs2)),
+            ("state->tsc_offset", offset_of!(kvm_vcpu_state, tsc_offset)),
+        ] {
+            fields.push(pointer(name, offset, usage));
+        }
         fields
     };
     use FlatCall::*;

@@ -110,6 +110,9 @@ const FIRST_ID: u64 = 8;
 pub const ROOM: u64 = 0x1_0000;
 /// The offset in the arena of valid registers.
 pub const REGISTERS: u64 = ROOM + PAGE;
+/// The same of the special registers, and of the offset of the TSC, which is 0.
+pub const SREGS2: u64 = ROOM + 2 * PAGE;
+pub const TSC_OFFSET: u64 = ROOM + 3 * PAGE;
 
 impl<'k> Testbed<'k> {
     pub fn new(both: &'k BothInterfaces, route: Route) -> Result<Self> {
@@ -127,6 +130,8 @@ impl<'k> Testbed<'k> {
         let mut arena = GuestMemory::anonymous(2 * ROOM as usize)?;
         let regs = vcpu_state::read(still.as_fd(), KVM_GET_REGS)?;
         arena.write(REGISTERS as usize, &regs)?;
+        let sregs2 = vcpu_state::read(still.as_fd(), KVM_GET_SREGS2)?;
+        arena.write(SREGS2 as usize, &sregs2)?;
         Ok(Self {
             route,
             both,
