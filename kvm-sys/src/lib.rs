@@ -30,7 +30,7 @@ pub mod exit {
 
 /// The flags of a memory slot.
 pub mod slot {
-    pub use kvm_bindings::{KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
+    pub use kvm_bindings::{KVM_MEM_GUEST_MEMFD, KVM_MEM_LOG_DIRTY_PAGES, KVM_MEM_READONLY};
 }
 
 /// The switches of [`kvm_guest_debug`].
@@ -104,7 +104,10 @@ pub const KVM_CAP_SYSCALLS: u32 = 20070717;
 
 /// The answer of a kernel with these system calls to [`KVM_CAP_SYSCALLS`]: the date of
 /// the proposal, then the revision of the ABI in two digits.
-pub const KVM_SYSCALLS_ABI: i32 = 2007071710;
+pub const KVM_SYSCALLS_ABI: i32 = 2007071712;
+
+/// A flag of [`__NR_kvm_get_dirty_range`]: the log keeps its bits.
+pub const KVM_DIRTY_RANGE_PEEK: u32 = 1 << 0;
 
 /// The number of memory aliases of a virtual machine, as on x86 in 2007.
 pub const KVM_ALIAS_SLOTS: u32 = 4;

@@ -5,11 +5,11 @@
 
 pub use kvm_bindings::{
     CpuId, KVM_MAX_CPUID_ENTRIES, KVM_MAX_MSR_ENTRIES, MsrList, Msrs, kvm_cpuid_entry2, kvm_cpuid2,
-    kvm_debugregs, kvm_device_attr, kvm_dirty_log, kvm_fpu, kvm_guest_debug, kvm_interrupt,
-    kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_msr_list, kvm_msrs, kvm_regs, kvm_run,
-    kvm_segment, kvm_signal_mask, kvm_sregs, kvm_sregs2, kvm_translation,
-    kvm_userspace_memory_region, kvm_userspace_memory_region2, kvm_vcpu_events, kvm_xcrs,
-    kvm_xen_hvm_config,
+    kvm_create_guest_memfd, kvm_debugregs, kvm_device_attr, kvm_dirty_log, kvm_fpu,
+    kvm_guest_debug, kvm_interrupt, kvm_lapic_state, kvm_mp_state, kvm_msr_entry, kvm_msr_list,
+    kvm_msrs, kvm_regs, kvm_run, kvm_segment, kvm_signal_mask, kvm_sregs, kvm_sregs2,
+    kvm_translation, kvm_userspace_memory_region, kvm_userspace_memory_region2, kvm_vcpu_events,
+    kvm_xcrs, kvm_xen_hvm_config,
 };
 
 pub use kvm_bindings::nested::KvmNestedStateBuffer;

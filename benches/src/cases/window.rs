@@ -6,7 +6,7 @@ use std::os::fd::BorrowedFd;
 
 use anyhow::{Result, ensure};
 use kvm_api::ioctl::Ioctl;
-use kvm_api::ranges::RangeMemory;
+use kvm_api::ranges::{RangeMemory, range};
 use kvm_api::syscall::Syscall;
 use kvm_api::{GuestMemory, Kvm, Vcpu};
 use kvm_bindings::{
@@ -217,7 +217,7 @@ impl ByRange {
         // SAFETY: the window owns the memory, and drops it after the VM.
         unsafe {
             self.memory(window)
-                .kvm_map_range(start, size, window.host(host), flags)
+                .kvm_map_range(&range(start, size, window.host(host), flags))
         }
         .unwrap();
     }
@@ -230,7 +230,7 @@ impl Show<Syscall> for ByRange {
 
     fn hide(&self, window: &Window<'_, Syscall>) {
         self.memory(window)
-            .kvm_unmap_range(window.guest(0), PAGES * PAGE)
+            .kvm_unmap_range(0, window.guest(0), PAGES * PAGE)
             .unwrap();
     }
 
@@ -246,8 +246,13 @@ impl Show<Syscall> for ByRange {
         let mut bitmap = [0];
         // SAFETY: the bitmap has a bit for each page of the window.
         unsafe {
-            self.memory(window)
-                .kvm_get_dirty_range(window.guest(0), PAGES * PAGE, &mut bitmap)
+            self.memory(window).kvm_get_dirty_range(
+                0,
+                window.guest(0),
+                PAGES * PAGE,
+                &mut bitmap,
+                0,
+            )
         }
         .unwrap();
         bitmap[0]

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use anyhow::Result;
 use kvm_api::kvm_sys::slot::KVM_MEM_LOG_DIRTY_PAGES as LOG;
-use kvm_api::ranges::RangeMemory;
+use kvm_api::ranges::{RangeMemory, range};
 use kvm_api::syscall::Syscall;
 use kvm_api::{Errno, GuestMemory, Kvm};
 
@@ -43,11 +43,15 @@ const CASES: &[Case] = &[
         guest.map(0, PAGES, PAGES)
     }),
     ("a part is unmapped", refused, |guest| guest.unmap(2, 1)),
-    ("what follows is joined", refused, |guest| {
-        guest.map(PAGES, 1, PAGES)
-    }),
     ("the whole is unmapped", allowed, |guest| {
         guest.unmap(0, PAGES)
+    }),
+    ("flags of a part change", refused, |guest| {
+        guest.protect(2, 1, 0)
+    }),
+    // It does not join, which a slot that was cut would have to do.
+    ("what follows is mapped", allowed, |guest| {
+        guest.map(PAGES, 1, PAGES)
     }),
     ("memory is mapped elsewhere", allowed, |guest| {
         guest.map(2 * PAGES, 1, 0)
@@ -117,11 +121,17 @@ impl Guest<'_> {
         let address = self.host.as_ptr().expose_provenance() as u64 + host * PAGE;
         let (at, size) = (page * PAGE, pages * PAGE);
         // SAFETY: the memory stays until it is unmapped from the guest, or the process ends.
-        unsafe { self.ranges.kvm_map_range(at, size, address, LOG) }
+        unsafe { self.ranges.kvm_map_range(&range(at, size, address, LOG)) }
     }
 
     fn unmap(&self, page: u64, pages: u64) -> kvm_api::Result<()> {
-        self.ranges.kvm_unmap_range(page * PAGE, pages * PAGE)
+        self.ranges.kvm_unmap_range(0, page * PAGE, pages * PAGE)
+    }
+
+    fn protect(&self, page: u64, pages: u64, flags: u32) -> kvm_api::Result<()> {
+        let (at, size) = (page * PAGE, pages * PAGE);
+        // SAFETY: the guest may write to the memory anyway.
+        unsafe { self.ranges.kvm_protect_range(0, at, size, flags) }
     }
 
     /// Tracks the writes of this VM, or no longer.
@@ -133,6 +143,6 @@ impl Guest<'_> {
     fn is_whole(&self) -> kvm_api::Result<()> {
         let (size, bitmap) = (PAGES * PAGE, &mut [0]);
         // SAFETY: the bitmap has a bit for each page.
-        unsafe { self.ranges.kvm_get_dirty_range(0, size, bitmap) }
+        unsafe { self.ranges.kvm_get_dirty_range(0, 0, size, bitmap, 0) }
     }
 }

@@ -30,6 +30,9 @@ programs! { REAL_MODE: ".code16";
     /// Counts in each of 16 pages from 0x20000 on, and never exits.
     COUNT_PAGES: 16 =
         "mov $0x2000,%ax; mov %ax,%ds; xor %bx,%bx; 2: incl (%bx); add $0x1000,%bx; jmp 2b";
+    /// Writes the byte at 0x20000 to a port, in a loop. KVM reads it, because it emulates the
+    /// instruction.
+    OUT_FAR: 10 = "mov $0x2000,%ax; mov %ax,%ds; 2: xor %si,%si; outsb; jmp 2b";
     /// Writes 0x2a to [`OUT_PORT`].
     OUT: 5 = "mov $0x2a,%al; out %al,$0x11; hlt";
     /// Counts in %bx and writes to [`OUT_PORT`], in a loop.

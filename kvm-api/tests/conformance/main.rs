@@ -25,6 +25,8 @@ mod process;
 mod range_guest;
 mod range_logs;
 mod range_model;
+mod range_private;
+mod range_slots;
 mod ranges;
 mod raw;
 mod regs;
@@ -119,6 +121,8 @@ fn main() -> ExitCode {
         process::TESTS,
         range_logs::TESTS,
         range_model::TESTS,
+        range_private::TESTS,
+        range_slots::TESTS,
         ranges::TESTS,
         shim::TESTS,
         state::TESTS,

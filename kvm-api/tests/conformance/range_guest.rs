@@ -4,7 +4,8 @@
 use std::os::fd::BorrowedFd;
 
 use guests::{ENTRY, TestVm};
-use kvm_api::ranges::RangeMemory;
+use kvm_api::kvm_sys::KVM_DIRTY_RANGE_PEEK;
+use kvm_api::ranges::{RangeMemory, range};
 use kvm_api::syscall::Syscall;
 use kvm_api::{GuestMemory, Kvm, Reason, Result};
 
@@ -69,26 +70,40 @@ impl<'k> Guest<'k> {
     }
 
     pub fn map(&mut self, page: u64, pages: u64, host: u64, flags: u32) -> Result<()> {
-        let address = self.address(host);
+        let at = WINDOW + page * PAGE;
+        let range = range(at, pages * PAGE, self.address(host), flags);
         // SAFETY: the memory stays until it is unmapped from the guest.
-        unsafe {
-            self.ranges()
-                .kvm_map_range(WINDOW + page * PAGE, pages * PAGE, address, flags)
-        }
+        unsafe { self.ranges().kvm_map_range(&range) }
+    }
+
+    /// Changes the flags of what is mapped.
+    pub fn protect(&mut self, page: u64, pages: u64, flags: u32) -> Result<()> {
+        let at = WINDOW + page * PAGE;
+        // SAFETY: as in `map`, with any flags.
+        unsafe { self.ranges().kvm_protect_range(0, at, pages * PAGE, flags) }
     }
 
     pub fn unmap(&mut self, page: u64, pages: u64) -> Result<()> {
         self.ranges()
-            .kvm_unmap_range(WINDOW + page * PAGE, pages * PAGE)
+            .kvm_unmap_range(0, WINDOW + page * PAGE, pages * PAGE)
     }
 
     /// Whether each page was written.
     pub fn dirty(&mut self, page: u64, pages: u64) -> Result<Vec<bool>> {
-        let mut bitmap = [!0];
+        self.log(page, pages, 0)
+    }
+
+    /// Whether each page was written. The log stays.
+    pub fn peek(&mut self, page: u64, pages: u64) -> Result<Vec<bool>> {
+        self.log(page, pages, KVM_DIRTY_RANGE_PEEK)
+    }
+
+    fn log(&mut self, page: u64, pages: u64, flags: u32) -> Result<Vec<bool>> {
+        let (at, mut bitmap) = (WINDOW + page * PAGE, [!0]);
         // SAFETY: there are no more pages than bits.
         unsafe {
             self.ranges()
-                .kvm_get_dirty_range(WINDOW + page * PAGE, pages * PAGE, &mut bitmap)
+                .kvm_get_dirty_range(0, at, pages * PAGE, &mut bitmap, flags)
         }?;
         assert_eq!(bitmap[0] >> pages, 0, "bits of no page");
         Ok((0..pages).map(|page| bitmap[0] & 1 << page != 0).collect())
@@ -99,7 +114,7 @@ impl<'k> Guest<'k> {
         // SAFETY: there are no more pages than bits.
         unsafe {
             self.ranges()
-                .kvm_clear_dirty_range(WINDOW + page * PAGE, pages * PAGE, &[bitmap])
+                .kvm_clear_dirty_range(0, WINDOW + page * PAGE, pages * PAGE, &[bitmap])
         }
     }
 
@@ -127,6 +142,11 @@ impl<'k> Guest<'k> {
         assert!(matches!(reason, Reason::Hlt), "{reason:?}");
         assert_eq!(written.len(), 1, "{written:?}");
         Wrote::To(written[0])
+    }
+
+    /// Writes to a page of the host's memory.
+    pub fn fill(&mut self, page: u64, byte: u8) {
+        self.memory.write((page * PAGE) as usize, &[byte]).unwrap();
     }
 
     fn byte(&self, page: u64) -> u8 {

@@ -21,6 +21,7 @@ pub const TESTS: &[(Form, Test)] = &[
         "kvm_get_dirty_range::leaves_what_is_cleared_by_hand",
         manual,
     ),
+    of("kvm_get_dirty_range::peeks", peeks),
     of("kvm_clear_dirty_range::a_fault_clears_nothing", fault),
     of("kvm_clear_dirty_range::exactly_the_bits", exact),
     of("kvm_clear_dirty_range::holes_and_the_unlogged", holes),
@@ -60,6 +61,22 @@ fn written<'k>(stage: &'k Stage) -> Guest<'k> {
     guest
 }
 
+/// The flag leaves the log as it is, and others are refused.
+fn peeks(stage: &Stage) {
+    let mut guest = written(stage);
+    for _ in 0..2 {
+        assert_eq!(guest.peek(1, 7), Ok(WRITTEN.to_vec()));
+    }
+    for flags in [2, 3, 1 << 31] {
+        let ranges = guest.ranges();
+        // SAFETY: the kernel refuses the flags before it writes the bitmap.
+        let result = unsafe { ranges.kvm_get_dirty_range(0, WINDOW, PAGE, &mut [], flags) };
+        assert_eq!(result, Err(Errno::EINVAL), "{flags}");
+    }
+    assert_eq!(guest.dirty(1, 7), Ok(WRITTEN.to_vec()));
+    assert_eq!(guest.peek(1, 7), Ok(vec![false; 7]));
+}
+
 fn manual(stage: &Stage) {
     let mut guest = written(stage);
     clear_by_hand(&guest);
@@ -83,8 +100,16 @@ fn fault(stage: &Stage) {
     clear_by_hand(&guest);
     let vm = guest.machine.vm().as_raw_fd();
     // SAFETY: there is nothing at 0 to read.
-    let result =
-        unsafe { libc::syscall(__NR_kvm_clear_dirty_range, vm, WINDOW + PAGE, 7 * PAGE, 0) };
+    let result = unsafe {
+        libc::syscall(
+            __NR_kvm_clear_dirty_range,
+            vm,
+            0,
+            WINDOW + PAGE,
+            7 * PAGE,
+            0,
+        )
+    };
     assert_eq!(Errno::result(result), Err(Errno::EFAULT));
     assert_eq!(guest.dirty(1, 7), Ok(WRITTEN.to_vec()));
 }
@@ -116,9 +141,9 @@ fn holes(stage: &Stage) {
     let most = 1 << 31;
     for (address, size) in [(WINDOW, 0), (WINDOW + 1, PAGE), (WINDOW, most * PAGE)] {
         // SAFETY: the kernel refuses the arguments before it reads the bitmap.
-        let clear = unsafe { ranges.kvm_clear_dirty_range(address, size, &[]) };
+        let clear = unsafe { ranges.kvm_clear_dirty_range(0, address, size, &[]) };
         // SAFETY: as above.
-        let get = unsafe { ranges.kvm_get_dirty_range(address, size, &mut []) };
+        let get = unsafe { ranges.kvm_get_dirty_range(0, address, size, &mut [], 0) };
         assert_eq!(
             (get, clear),
             (Err(Errno::EINVAL), Err(Errno::EINVAL)),

@@ -32,7 +32,9 @@ struct Shown {
 enum Step {
     Map(u64, u64, u64, u32),
     Unmap(u64, u64),
+    Protect(u64, u64, u32),
     Write(u64),
+    Peek(u64, u64),
     Dirty(u64, u64),
 }
 
@@ -42,22 +44,27 @@ fn range() -> impl Strategy<Value = (u64, u64)> {
 }
 
 fn step() -> impl Strategy<Value = Step> {
-    let flags = prop_oneof![
-        3 => Just(LOG),
-        2 => Just(0),
-        1 => Just(READONLY),
-        1 => Just(LOG | READONLY),
-    ];
+    let flags = || {
+        prop_oneof![
+            3 => Just(LOG),
+            2 => Just(0),
+            1 => Just(READONLY),
+            1 => Just(LOG | READONLY),
+        ]
+    };
     // Half of the ranges map each page to the page of the host with the same number, so
     // that KVM can join many of them.
-    let map = (range(), any::<bool>(), 0..PAGES, flags);
+    let map = (range(), any::<bool>(), 0..PAGES, flags());
     prop_oneof![
         4 => map.prop_map(|((page, pages), straight, host, flags)| {
             let host = if straight { page } else { host.min(PAGES - pages) };
             Step::Map(page, pages, host, flags)
         }),
         2 => range().prop_map(|(page, pages)| Step::Unmap(page, pages)),
+        3 => (range(), flags())
+            .prop_map(|((page, pages), flags)| Step::Protect(page, pages, flags)),
         6 => (0..PAGES).prop_map(Step::Write),
+        1 => range().prop_map(|(page, pages)| Step::Peek(page, pages)),
         3 => range().prop_map(|(page, pages)| Step::Dirty(page, pages)),
     ]
 }
@@ -78,6 +85,18 @@ impl Model {
         }
     }
 
+    fn protect(&mut self, page: u64, pages: u64, flags: u32) -> Result<(), Errno> {
+        let range = self.range(page, pages);
+        if range.iter().any(Option::is_none) {
+            return Err(Errno::ENOMEM);
+        }
+        for shown in range.iter_mut().flatten() {
+            shown.flags = flags;
+            shown.dirty &= flags & LOG != 0;
+        }
+        Ok(())
+    }
+
     fn write(&mut self, page: u64) -> Wrote {
         match &mut self.0[page as usize] {
             Some(shown) if shown.flags & READONLY == 0 => {
@@ -88,7 +107,7 @@ impl Model {
         }
     }
 
-    fn dirty(&mut self, page: u64, pages: u64) -> Result<Vec<bool>, Errno> {
+    fn peek(&mut self, page: u64, pages: u64) -> Result<Vec<bool>, Errno> {
         let range = self.range(page, pages);
         if range.iter().any(Option::is_none) {
             return Err(Errno::ENOMEM);
@@ -96,8 +115,15 @@ impl Model {
         if range.iter().flatten().any(|shown| shown.flags & LOG == 0) {
             return Err(Errno::ENOENT);
         }
-        let take = |shown: &mut Shown| std::mem::take(&mut shown.dirty);
-        Ok(range.iter_mut().flatten().map(take).collect())
+        Ok(range.iter().flatten().map(|shown| shown.dirty).collect())
+    }
+
+    fn dirty(&mut self, page: u64, pages: u64) -> Result<Vec<bool>, Errno> {
+        let dirty = self.peek(page, pages)?;
+        for shown in self.range(page, pages).iter_mut().flatten() {
+            shown.dirty = false;
+        }
+        Ok(dirty)
     }
 }
 
@@ -126,6 +152,13 @@ fn follow(stage: &Stage, steps: &[Step]) -> Result<(), TestCaseError> {
             Step::Unmap(page, pages) => {
                 prop_assert_eq!(guest.unmap(page, pages), Ok(()));
                 model.range(page, pages).fill(None);
+            }
+            Step::Protect(page, pages, flags) => {
+                let expected = model.protect(page, pages, flags);
+                prop_assert_eq!(guest.protect(page, pages, flags), expected);
+            }
+            Step::Peek(page, pages) => {
+                prop_assert_eq!(guest.peek(page, pages), model.peek(page, pages));
             }
             Step::Write(page) => prop_assert_eq!(guest.write(page), model.write(page)),
             Step::Dirty(page, pages) => {

@@ -11,13 +11,14 @@ use std::thread;
 use guests::ENTRY;
 use kvm_api::kvm_sys::slot::{KVM_MEM_LOG_DIRTY_PAGES as LOG, KVM_MEM_READONLY as READONLY};
 use kvm_api::kvm_sys::{
-    __NR_kvm_get_dirty_range, KVM_ALIAS_SLOTS, KVM_CAP_NR_MEMSLOTS, kvm_memory_alias,
+    __NR_kvm_get_dirty_range, KVM_ALIAS_SLOTS, KVM_CAP_NR_MEMSLOTS, KVM_SMI, kvm_memory_alias,
+    kvm_userspace_memory_region2,
 };
-use kvm_api::ranges::RangeMemory;
+use kvm_api::ranges::{RangeMemory, range};
 use kvm_api::syscall::Syscall;
-use kvm_api::{Errno, Reason, Result};
+use kvm_api::{Errno, GuestMemory, Reason, Result};
 
-use crate::Needs::AnyVcpu;
+use crate::Needs::{AnyVcpu, LongMode};
 use crate::range_guest::{Guest, PAGE, PAGES, WINDOW, Wrote};
 use crate::{Stage, Test};
 use kvm_api::Form;
@@ -38,6 +39,19 @@ pub const TESTS: &[(Form, Test)] = &[
     beside_slots("kvm_map_range::leaves_others_slots_alone", others),
     of("kvm_map_range::bad_arguments", bad_arguments),
     of("kvm_map_range::the_guest_sees_no_gap", no_gap),
+    of("kvm_map_range::kvm_itself_sees_no_gap", no_gap_for_kvm),
+    (
+        Form::Ranges,
+        (
+            "kvm_map_range::the_processor_and_kvm_find_the_page_tables",
+            LongMode,
+            page_tables,
+        ),
+    ),
+    of("kvm_map_range::shows_in_one_address_space", address_spaces),
+    of("kvm_protect_range::changes_flags", protects),
+    of("kvm_protect_range::refuses_holes", protects_no_holes),
+    beside_slots("kvm_protect_range::joins_into_one_slot", protect_joins),
     of("kvm_unmap_range::splits", splits),
     of("kvm_get_dirty_range::exactly_the_range", dirty_part),
     of("kvm_get_dirty_range::holes_and_the_unlogged", dirty_holes),
@@ -184,8 +198,9 @@ fn bad_arguments(stage: &Stage) {
     let guest = Guest::new(stage);
     let (ranges, host) = (guest.ranges(), guest.address(0));
     // SAFETY: the kernel refuses each of them.
-    let map =
-        |address, size, host, flags| unsafe { ranges.kvm_map_range(address, size, host, flags) };
+    let map = |address, size, host, flags| unsafe {
+        ranges.kvm_map_range(&range(address, size, host, flags))
+    };
     for (address, size, host, flags) in [
         (WINDOW, 0, host, 0),
         (WINDOW, 1, host, 0),
@@ -202,23 +217,51 @@ fn bad_arguments(stage: &Stage) {
         let what = format!("{address:#x} {size:#x} {host:#x} {flags:#x}");
         assert_eq!(result, Err(Errno::EINVAL), "{what}");
     }
-    for (address, size) in [
-        (WINDOW, 0),
-        (WINDOW, 1),
-        (WINDOW + 1, PAGE),
-        (0_u64.wrapping_sub(PAGE), 2 * PAGE),
+    // The number of a slot, padding, an address space that there is not, and a bad pointer.
+    let good = range(WINDOW, PAGE, host, 0);
+    for bad in [
+        kvm_userspace_memory_region2 { slot: 1, ..good },
+        kvm_userspace_memory_region2 {
+            slot: 2 << 16,
+            ..good
+        },
+        kvm_userspace_memory_region2 { pad1: 1, ..good },
+        kvm_userspace_memory_region2 {
+            pad2: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
+            ..good
+        },
     ] {
-        let what = format!("{address:#x} {size:#x}");
-        let result = ranges.kvm_unmap_range(address, size);
+        // SAFETY: as above.
+        let result = unsafe { ranges.kvm_map_range(&bad) };
+        assert_eq!(result, Err(Errno::EINVAL), "{bad:?}");
+    }
+    for flags in [4, 5, 1 << 16] {
+        // SAFETY: as above.
+        let result = unsafe { ranges.kvm_protect_range(0, WINDOW, PAGE, flags) };
+        assert_eq!(result, Err(Errno::EINVAL), "{flags:#x}");
+    }
+    for (space, address, size) in [
+        (0, WINDOW, 0),
+        (0, WINDOW, 1),
+        (0, WINDOW + 1, PAGE),
+        (0, 0_u64.wrapping_sub(PAGE), 2 * PAGE),
+        (2, WINDOW, PAGE),
+        (1 << 16, WINDOW, PAGE),
+    ] {
+        let what = format!("{space} {address:#x} {size:#x}");
+        let result = ranges.kvm_unmap_range(space, address, size);
+        assert_eq!(result, Err(Errno::EINVAL), "{what}");
+        // SAFETY: as above.
+        let result = unsafe { ranges.kvm_protect_range(space, address, size, 0) };
         assert_eq!(result, Err(Errno::EINVAL), "{what}");
         // SAFETY: the kernel refuses the arguments before it writes the bitmap.
-        let result = unsafe { ranges.kvm_get_dirty_range(address, size, &mut []) };
+        let result = unsafe { ranges.kvm_get_dirty_range(space, address, size, &mut [], 0) };
         assert_eq!(result, Err(Errno::EINVAL), "{what}");
     }
     // SAFETY: as above.
     let of_vcpu = unsafe {
         let ranges = RangeMemory::new(Syscall::open().unwrap(), guest.machine.vcpu());
-        ranges.kvm_map_range(WINDOW, PAGE, host, 0)
+        ranges.kvm_map_range(&range(WINDOW, PAGE, host, 0))
     };
     assert_eq!(of_vcpu, Err(Errno::EINVAL));
 }
@@ -263,9 +306,201 @@ fn dirty_fault(stage: &Stage) {
     let number = __NR_kvm_get_dirty_range;
     let vm = guest.machine.vm().as_raw_fd();
     // SAFETY: there is nothing at 0 to write to.
-    let result = unsafe { libc::syscall(number, vm, WINDOW, 4 * PAGE, 0) };
+    let result = unsafe { libc::syscall(number, vm, 0, WINDOW, 4 * PAGE, 0, 0) };
     assert_eq!(Errno::result(result), Err(Errno::EFAULT));
     assert_eq!(guest.dirty(0, 4), Ok(vec![false, false, true, false]));
+}
+
+/// While a guest runs, other calls replace the memory with its page tables and its program.
+/// With shadow paging, KVM reads the tables whenever the guest misses a page.
+fn page_tables(stage: &Stage) {
+    let mut guest = Guest::new(stage);
+    // outsb; jmp to it: KVM reads the byte, and the processor runs the program.
+    guest.machine.load(&[0x6e, 0xeb, 0xfd]);
+    guest.machine.enter_long_mode();
+    guest.machine.start_at(ENTRY);
+    let vm = guest.machine.vm.as_fd().try_clone_to_owned().unwrap();
+    let ending = Arc::new(AtomicBool::new(false));
+    let end = Arc::clone(&ending);
+    let changes = thread::spawn(move || {
+        let ranges = RangeMemory::new(Syscall::open().unwrap(), vm);
+        // The pages are in a range that the machine has made, which is cut and joined.
+        let protect = |page: u64, pages: u64, flags| {
+            // SAFETY: the guest may write to the memory anyway.
+            unsafe { ranges.kvm_protect_range(0, page * PAGE, pages * PAGE, flags) }.unwrap();
+            thread::yield_now();
+        };
+        for _ in 0..100 {
+            protect(8, 3, LOG);
+            protect(0, 2, LOG);
+            protect(9, 1, 0);
+            protect(0, 16, 0);
+        }
+        end.store(true, Ordering::SeqCst);
+    });
+    while !ending.load(Ordering::SeqCst) {
+        guest.machine.change_regs(|regs| regs.rsi = ENTRY);
+        assert_eq!(guest.machine.run_to_out(0), 0x6e);
+    }
+    changes.join().unwrap();
+}
+
+fn protects(stage: &Stage) {
+    let mut guest = Guest::new(stage);
+    // Two ranges of other memory. No address of the host is named again.
+    guest.map(0, 4, 0, 0).unwrap();
+    guest.map(4, 4, 8, 0).unwrap();
+    guest.protect(2, 4, LOG).unwrap();
+    for (page, host) in [(1, 1), (3, 3), (5, 9), (7, 11)] {
+        assert_eq!(guest.write(page), Wrote::To(host));
+    }
+    assert_eq!(guest.dirty(1, 1), Err(Errno::ENOENT));
+    assert_eq!(guest.peek(2, 4), Ok(vec![false, true, false, true]));
+    assert_eq!(guest.dirty(6, 1), Err(Errno::ENOENT));
+    // What is logged already keeps its log.
+    guest.protect(0, 8, LOG).unwrap();
+    assert_eq!(
+        guest.dirty(1, 6),
+        Ok(vec![false, false, true, false, true, false])
+    );
+    guest.protect(3, 2, READONLY).unwrap();
+    assert_eq!(guest.write(2), Wrote::To(2));
+    assert_eq!(guest.write(3), Wrote::Nowhere);
+    assert_eq!(guest.write(4), Wrote::Nowhere);
+    assert_eq!(guest.write(5), Wrote::To(9));
+    guest.protect(0, 8, 0).unwrap();
+    assert_eq!(guest.write(4), Wrote::To(8));
+}
+
+fn protects_no_holes(stage: &Stage) {
+    let mut guest = Guest::new(stage);
+    guest.map(1, 2, 1, 0).unwrap();
+    guest.map(4, 2, 4, 0).unwrap();
+    for (page, pages) in [(0, 2), (1, 3), (2, 3), (1, 5), (3, 1), (5, 2)] {
+        let result = guest.protect(page, pages, READONLY);
+        assert_eq!(result, Err(Errno::ENOMEM), "{page}");
+    }
+    // The refused calls have changed nothing.
+    for page in [1, 2, 4, 5] {
+        assert_eq!(guest.write(page), Wrote::To(page));
+    }
+}
+
+fn protect_joins(stage: &Stage) {
+    let mut guest = Guest::new(stage);
+    guest.map(0, 8, 0, 0).unwrap();
+    for page in [1, 3, 4, 6] {
+        guest.protect(page, 1, LOG).unwrap();
+    }
+    guest.protect(1, 3, 0).unwrap();
+    guest.protect(0, 8, 0).unwrap();
+    for page in 0..8 {
+        assert_eq!(guest.write(page), Wrote::To(page));
+    }
+    // It is one slot again, and not one that was set by number.
+    let slot = first_slot(&guest);
+    let slots = (slot - 15..=slot).filter(|&slot| delete_slot(&guest, slot).is_ok());
+    assert_eq!(slots.count(), 1);
+    let vm = guest.machine.vm();
+    // SAFETY: the memory is the guest's alone, and outlives it.
+    let set = |size| unsafe {
+        let address = guest.address(0);
+        guest
+            .kvm()
+            .kvm_set_user_memory_region(vm, 1, 0, WINDOW, size, address)
+    };
+    set(PAGE).unwrap();
+    // SAFETY: as above.
+    let result = unsafe { guest.ranges().kvm_protect_range(0, WINDOW, PAGE, 0) };
+    assert_eq!(result, Err(Errno::EBUSY));
+    set(0).unwrap();
+}
+
+/// What a vCPU sees in system management mode is another address space.
+fn address_spaces(stage: &Stage) {
+    /// Where the processor enters system management mode, and the memory around it, in
+    /// which the processor saves its state.
+    const SMRAM: u64 = 0x3_0000;
+    const SMI: usize = 0x8000;
+    let mut guest = Guest::new(stage);
+    let mut smram = GuestMemory::anonymous(0x1_0000).unwrap();
+    // mov $0x5a,%al; out %al,$0x10.
+    smram.write(SMI, &[0xb0, 0x5a, 0xe6, 0x10]).unwrap();
+    let address = smram.as_ptr().expose_provenance() as u64;
+    let show = kvm_userspace_memory_region2 {
+        slot: 1 << 16,
+        ..range(SMRAM, 0x1_0000, address, LOG)
+    };
+    let log = |guest: &Guest<'_>, space| {
+        let mut bitmap = [0];
+        // SAFETY: there are no more pages than bits.
+        unsafe {
+            guest
+                .ranges()
+                .kvm_get_dirty_range(space, SMRAM, 0x1_0000, &mut bitmap, 0)
+        }
+        .map(|()| bitmap[0])
+    };
+    // SAFETY: the memory stays until it is unmapped from the guest.
+    unsafe { guest.ranges().kvm_map_range(&show) }.unwrap();
+    assert_eq!(log(&guest, 0), Err(Errno::ENOMEM));
+    assert_eq!(log(&guest, 1), Ok(0));
+    // Cut and join it there.
+    let (ranges, middle) = (guest.ranges(), SMRAM + 3 * PAGE);
+    // SAFETY: as above.
+    unsafe { ranges.kvm_protect_range(1, middle, PAGE, 0) }.unwrap();
+    assert_eq!(log(&guest, 1), Err(Errno::ENOENT));
+    // SAFETY: as above.
+    unsafe { ranges.kvm_protect_range(1, middle, PAGE, LOG) }.unwrap();
+    ranges.kvm_unmap_range(0, SMRAM, 0x1_0000).unwrap();
+
+    let vcpu = guest.machine.vcpu().as_raw_fd();
+    // SAFETY: the request has no argument.
+    Errno::result(unsafe { libc::ioctl(vcpu, KVM_SMI, 0) }).unwrap();
+    assert_eq!(guest.machine.run_to_out(0x10), 0x5a);
+    // The processor has saved its state in the last page.
+    assert_eq!(log(&guest, 1).unwrap() & 1 << 15, 1 << 15);
+    guest.ranges().kvm_unmap_range(1, SMRAM, 0x1_0000).unwrap();
+    assert_eq!(log(&guest, 1), Err(Errno::ENOMEM));
+}
+
+/// While KVM reads a page in place of a guest, other calls replace it.
+fn no_gap_for_kvm(stage: &Stage) {
+    const MARK: u8 = 0x5a;
+    let mut guest = Guest::new(stage);
+    for page in 0..PAGES {
+        guest.fill(page, MARK);
+    }
+    guest.map(0, PAGES, 0, 0).unwrap();
+    // xor %si,%si; outsb (%si),(%dx); jmp to it. KVM reads what a string instruction writes
+    // to a port.
+    guest.machine.load(&[0x31, 0xf6, 0x6e, 0xeb, 0xfb]);
+    guest.machine.start_at(ENTRY);
+    guest.aim(2);
+    let address = guest.address(0);
+    let vm = guest.machine.vm.as_fd().try_clone_to_owned().unwrap();
+    let ending = Arc::new(AtomicBool::new(false));
+    let end = Arc::clone(&ending);
+    let changes = thread::spawn(move || {
+        let ranges = RangeMemory::new(Syscall::open().unwrap(), vm);
+        let map = |page: u64, pages: u64, host: u64| {
+            let (at, host) = (WINDOW + page * PAGE, address + host * PAGE);
+            // SAFETY: the memory outlives the guest.
+            unsafe { ranges.kvm_map_range(&range(at, pages * PAGE, host, LOG)) }.unwrap();
+            thread::yield_now();
+        };
+        for _ in 0..100 {
+            map(1, 3, 8);
+            map(2, 1, 2);
+            map(0, 4, 0);
+            ranges.kvm_unmap_range(0, WINDOW, 2 * PAGE).unwrap();
+        }
+        end.store(true, Ordering::SeqCst);
+    });
+    while !ending.load(Ordering::SeqCst) {
+        assert_eq!(guest.machine.run_to_out(0), MARK);
+    }
+    changes.join().unwrap();
 }
 
 /// While a guest writes to a page, other calls split and join the slots around it.
@@ -285,7 +520,7 @@ fn no_gap(stage: &Stage) {
         let map = |page: u64, pages: u64, flags| {
             let (at, host) = (WINDOW + page * PAGE, address + page * PAGE);
             // SAFETY: the memory outlives the guest.
-            unsafe { ranges.kvm_map_range(at, pages * PAGE, host, flags) }.unwrap();
+            unsafe { ranges.kvm_map_range(&range(at, pages * PAGE, host, flags)) }.unwrap();
             thread::yield_now();
         };
         for _ in 0..100 {

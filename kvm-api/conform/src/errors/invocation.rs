@@ -134,6 +134,10 @@ impl Invocation {
             Range(RangeCall::kvm_unmap_range) => {
                 set.extend([("guest_phys_addr", FREE), ("size", PAGE)]);
             }
+            Range(RangeCall::kvm_protect_range) => {
+                set.extend([("guest_phys_addr", RANGE), ("size", PAGE)]);
+            }
+            Range(RangeCall::kvm_set_memory_attributes) => set.push(("size", PAGE)),
             Range(RangeCall::kvm_get_dirty_range | RangeCall::kvm_clear_dirty_range) => {
                 set.extend([("size", PAGE), ("bitmap", room)]);
             }
@@ -268,7 +272,14 @@ impl Invocation {
         };
         let makes = match self.call {
             TestedCall::Flat(call) if makes_file(call) => Makes::File,
-            TestedCall::Range(RangeCall::kvm_map_range) => Makes::Range,
+            TestedCall::Range(RangeCall::kvm_map_range) => {
+                let argument = |name| self.get(name).expect("the structure has the field");
+                Makes::Range(
+                    argument("slot") >> 16,
+                    argument("guest_phys_addr"),
+                    argument("size"),
+                )
+            }
             TestedCall::Binding(BindingCall::kvm_bind)
             | TestedCall::Process(ProcessCall::kvm_create_bound_vcpu) => Makes::Binding,
             TestedCall::Process(ProcessCall::kvm_bind_vm | ProcessCall::kvm_create_bound_vm) => {
@@ -326,7 +337,8 @@ enum Makes {
     Nothing,
     File,
     Mapping(u64),
-    Range,
+    /// A range of an address space, of this size.
+    Range(u64, u64, u64),
     Binding,
     VmBinding,
 }
@@ -369,10 +381,10 @@ impl Raw {
             Makes::File => unsafe { libc::close(answer as RawFd) },
             // SAFETY: as above.
             Makes::Mapping(size) => unsafe { libc::munmap(answer as *mut _, size as usize) },
-            Makes::Range => {
-                let [vm, address, size, ..] = self.words;
+            Makes::Range(space, address, size) => {
+                let (number, vm) = (__NR_kvm_unmap_range, self.words[0]);
                 // SAFETY: the call touches no memory.
-                let unmapped = unsafe { libc::syscall(__NR_kvm_unmap_range, vm, address, size) };
+                let unmapped = unsafe { libc::syscall(number, vm, space, address, size) };
                 Errno::result(unmapped).expect("a mapped range can be unmapped") as i32
             }
             // SAFETY: as above.

@@ -13,7 +13,7 @@ use super::expected::Route;
 use super::expected::{Expected, both, differs, ioctl_only, nothing};
 use super::misuse::{Made, Misuse};
 use super::signature::{Kind, Place, arguments, arguments_of};
-use super::testbed::{FREE, Facts, KERNEL_MEMORY, KERNEL_SIZE, PAGE};
+use super::testbed::{FREE, Facts, KERNEL_MEMORY, KERNEL_SIZE, PAGE, RANGE};
 use crate::tested_call::TestedCall;
 use crate::tested_call::TestedCall::*;
 
@@ -141,7 +141,7 @@ pub const NUMBERS: &[Number] = &[
         name: "slot", limit: LastSlot, zero: INVALID, one: INVALID, above: INVALID,
         most: INVALID, more: &[(SMM, WORKS), (NO_SPACE, INVALID)], ..ALL_WORK },
     Number { calls: &[Flat(kvm_set_memory_region), Flat(kvm_set_user_memory_region),
-        Range(kvm_map_range)], name: "flags", limit: Is(3), above: INVALID, most: INVALID,
+        Range(kvm_map_range), Range(kvm_protect_range)], name: "flags", limit: Is(3), above: INVALID, most: INVALID,
         more: NO_FLAGS, ..ALL_WORK },
     Number { calls: &[Flat(kvm_set_memory_region), Flat(kvm_set_user_memory_region)],
         name: "guest_phys_addr", zero: EXISTS, more: &[(KERNEL_MEMORY, EXISTS), (TOP, INVALID)],
@@ -201,6 +201,34 @@ pub const NUMBERS: &[Number] = &[
         more: &[(63, INVALID), (64, UNREACHABLE), (128, WORKS), (1 << 32 | 128, TOO_BIG)], ..ALL_WORK },
     Number { calls: &[Range(kvm_map_range)], name: "guest_phys_addr", zero: OTHERS,
         more: &[(KERNEL_MEMORY, OTHERS), (TOP, INVALID)], ..IN_PAGES },
+    Number { calls: &[Range(kvm_map_range)], name: "slot", limit: Is(SMM), one: INVALID,
+        below: INVALID, above: INVALID, most: INVALID, more: &[(NO_SPACE, INVALID)], ..ALL_WORK },
+    Number { calls: &[Range(kvm_map_range)], name: "pad1", one: INVALID, below: NONE,
+        above: INVALID, most: INVALID, ..ALL_WORK },
+    // Without the flag, the kernel ignores them.
+    Number { calls: &[Range(kvm_map_range)], name: "guest_memfd", limit: Is(PAGE), ..ALL_WORK },
+    Number { calls: &[Range(kvm_map_range)], name: "guest_memfd_offset", limit: Is(PAGE),
+        ..ALL_WORK },
+    Number { calls: &[Range(kvm_unmap_range)], name: "address_space", limit: Is(1),
+        above: INVALID, most: INVALID, more: &[(SMM, INVALID)], ..ALL_WORK },
+    Number { calls: &[Range(kvm_get_dirty_range), Range(kvm_clear_dirty_range),
+        Range(kvm_protect_range)], name: "address_space", limit: Is(1), one: NOT_MAPPED,
+        at: NOT_MAPPED, above: INVALID, most: INVALID, more: &[(SMM, INVALID)], ..ALL_WORK },
+    Number { calls: &[Range(kvm_get_dirty_range)], name: "flags", limit: Is(1), above: INVALID,
+        most: INVALID, ..ALL_WORK },
+    Number { calls: &[Range(kvm_protect_range)], name: "guest_phys_addr", limit: Is(RANGE),
+        zero: OTHERS, below: NOT_MAPPED, above: NOT_MAPPED,
+        more: &[(KERNEL_MEMORY, OTHERS), (TOP, INVALID)], ..IN_PAGES },
+    Number { calls: &[Range(kvm_protect_range)], name: "size", limit: Is(PAGE), zero: INVALID,
+        below: INVALID, above: NOT_MAPPED, more: &[(PAGE + 1, INVALID),
+        (MOST_PAGES + PAGE, NOT_MAPPED), (TOP, INVALID)], ..IN_PAGES },
+    Number { calls: &[Range(kvm_set_memory_attributes)], name: "guest_phys_addr", above: WORKS,
+        ..IN_PAGES },
+    Number { calls: &[Range(kvm_set_memory_attributes)], name: "size", limit: Is(TOP),
+        zero: INVALID, more: &[(PAGE + 1, INVALID)], ..IN_PAGES },
+    Number { calls: &[Range(kvm_set_memory_attributes)], name: "attributes", one: INVALID,
+        below: NONE, above: INVALID, most: INVALID, more: &[(8, INVALID), (1 << 63, INVALID)],
+        ..ALL_WORK },
     Number { calls: &[Range(kvm_unmap_range)], name: "guest_phys_addr", zero: OTHERS,
         above: WORKS, more: &[(KERNEL_MEMORY, OTHERS), (TOP, INVALID)], ..IN_PAGES },
     Number { calls: &[Range(kvm_unmap_range)], name: "size", limit: Is(TOP - FREE),

@@ -211,6 +211,14 @@ fn fields(call: TestedCall) -> Vec<Argument> {
             fields[3].name = "size";
             fields
         }
+        Range(RangeCall::kvm_map_range) => {
+            let mut fields = numbers!(kvm_userspace_memory_region2:
+                slot flags guest_phys_addr memory_size userspace_addr guest_memfd_offset
+                guest_memfd pad1);
+            // As in the other calls on ranges.
+            fields[3].name = "size";
+            fields
+        }
         // The kernel checks no field, or there is no structure.
         Flat(
             kvm_create_vm
@@ -226,7 +234,13 @@ fn fields(call: TestedCall) -> Vec<Argument> {
             | kvm_set_fpu
             | kvm_check_extension,
         )
-        | Range(_)
+        | Range(
+            RangeCall::kvm_unmap_range
+            | RangeCall::kvm_get_dirty_range
+            | RangeCall::kvm_clear_dirty_range
+            | RangeCall::kvm_protect_range
+            | RangeCall::kvm_set_memory_attributes,
+        )
         | Binding(_)
         | Process(_) => Vec::new(),
     }

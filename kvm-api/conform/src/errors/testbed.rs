@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use anyhow::{Context, Result, ensure};
 use guests::{MEMORY, SLOT, TestVm, programs};
 use kvm_api::ioctl::Ioctl;
+use kvm_api::ranges::{self, RangeMemory};
 use kvm_api::syscall::Syscall;
 use kvm_api::{GuestMemory, Kvm};
 use kvm_sys::slot::KVM_MEM_LOG_DIRTY_PAGES;
@@ -27,6 +28,8 @@ pub const KERNEL_SIZE: u64 = 0x4000;
 /// A slot that is not set, and guest physical addresses without memory.
 pub const FREE_SLOT: u32 = 5;
 pub const FREE: u64 = 0x100_0000;
+/// A page of guest memory that was mapped by its address, without a slot's number.
+pub const RANGE: u64 = 0x80_0000;
 pub const PAGE: u64 = 0x1000;
 
 /// Both interfaces, and machines that neither of them can use.
@@ -96,6 +99,8 @@ pub struct Testbed<'k> {
     pub arena: GuestMemory,
     /// Host memory that calls can give to the guest.
     pub host: GuestMemory,
+    /// The memory at [`RANGE`].
+    _range: GuestMemory,
     pub facts: Facts,
     /// This process.
     pub pidfd: OwnedFd,
@@ -126,6 +131,11 @@ impl<'k> Testbed<'k> {
             KERNEL_MEMORY,
             KERNEL_SIZE,
         )?;
+        let range = GuestMemory::anonymous(PAGE as usize)?;
+        let address = range.as_ptr().expose_provenance() as u64;
+        let ranges = RangeMemory::new(both.flat, machine.vm());
+        // SAFETY: the memory belongs to the machine, and lives as long.
+        unsafe { ranges.kvm_map_range(&ranges::range(RANGE, PAGE, address, 0)) }?;
         let still = kvm.kvm_create_vcpu(machine.vm())?;
         let mut arena = GuestMemory::anonymous(2 * ROOM as usize)?;
         let regs = vcpu_state::read(still.as_fd(), KVM_GET_REGS)?;
@@ -139,6 +149,7 @@ impl<'k> Testbed<'k> {
             still,
             arena,
             host: GuestMemory::anonymous(PAGE as usize)?,
+            _range: range,
             facts: Facts::find(&both.ioctl)?,
             pidfd: pidfd(std::process::id())?,
             next_id: Cell::new(FIRST_ID),
@@ -228,7 +239,7 @@ impl<'k> Testbed<'k> {
         kvm.kvm_set_memory_region(vm, KERNEL_SLOT, logged, KERNEL_MEMORY, KERNEL_SIZE)
             .context("the slot of the kernel's memory has changed")?;
         let aliases = self.facts.slots as u32 - KVM_ALIAS_SLOTS..self.facts.slots as u32;
-        let named = named.filter(|slot| ![SLOT, KERNEL_SLOT].contains(slot));
+        let named = named.filter(|slot| !self.sets(*slot));
         for slot in aliases.chain([FREE_SLOT]).chain(named) {
             let region = kvm_userspace_memory_region {
                 slot,
@@ -259,9 +270,16 @@ impl<'k> Testbed<'k> {
     /// Deletes a slot, if it is set.
     pub fn delete(&self, slot: u32) {
         // The slots of the testbed remain.
-        if ![SLOT, KERNEL_SLOT].contains(&slot) {
+        if !self.sets(slot) {
             self.unset(slot);
         }
+    }
+
+    /// Whether it is a slot of [`new`](Self::new). Ranges get the highest numbers below
+    /// those of aliases.
+    fn sets(&self, slot: u32) -> bool {
+        let ranges = self.facts.slots as u32 - KVM_ALIAS_SLOTS - 1;
+        [SLOT, KERNEL_SLOT, ranges].contains(&slot)
     }
 
     /// Makes the library free the memory that it has allocated for a machine

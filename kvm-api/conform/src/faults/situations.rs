@@ -8,7 +8,7 @@ use guests::{MEMORY, SLOT, TestVm, programs};
 use kvm_api::bound::BoundVcpu;
 use kvm_api::merged::MergedVcpu;
 use kvm_api::process::BoundVm;
-use kvm_api::ranges::RangeMemory;
+use kvm_api::ranges::{RangeMemory, range};
 use kvm_api::syscall::Syscall;
 use kvm_api::{Form, GetState, GuestMemory, Result, SetState, State, kick};
 use kvm_sys::BindingCall::*;
@@ -255,7 +255,17 @@ pub const ALL: &[Situation] = &[
         Box::new(move |m| map_range(m, 0x4000, 0, &memory))
     }),
     Situation::fresh(Range(kvm_unmap_range), "", |_| {
-        Box::new(|m| ranges(m).kvm_unmap_range(0x4000, SIZE))
+        Box::new(|m| ranges(m).kvm_unmap_range(0, 0x4000, SIZE))
+    }),
+    // A part of a range, so that it is cut.
+    Situation::fresh(Range(kvm_protect_range), "", |_| {
+        // SAFETY: the guest may write to the memory anyway.
+        Box::new(|m| unsafe {
+            ranges(m).kvm_protect_range(0, 0x4000, SIZE, KVM_MEM_LOG_DIRTY_PAGES)
+        })
+    }),
+    Situation::new(Range(kvm_set_memory_attributes), "", |_| {
+        Box::new(|m| ranges(m).kvm_set_memory_attributes(ADDRESS, SIZE, 0))
     }),
     Situation::new(Range(kvm_get_dirty_range), "", |m| {
         let memory = GuestMemory::anonymous(SIZE as usize).unwrap();
@@ -264,7 +274,7 @@ pub const ALL: &[Situation] = &[
         Box::new(move |m| {
             let _ = &memory;
             // SAFETY: it has a bit for each page.
-            unsafe { ranges(m).kvm_get_dirty_range(ADDRESS, SIZE, &mut bitmap) }
+            unsafe { ranges(m).kvm_get_dirty_range(0, ADDRESS, SIZE, &mut bitmap, 0) }
         })
     }),
     Situation::new(Range(kvm_clear_dirty_range), "", |m| {
@@ -273,7 +283,7 @@ pub const ALL: &[Situation] = &[
         Box::new(move |m| {
             let _ = &memory;
             // SAFETY: it has a bit for each page.
-            unsafe { ranges(m).kvm_clear_dirty_range(ADDRESS, SIZE, &[1]) }
+            unsafe { ranges(m).kvm_clear_dirty_range(0, ADDRESS, SIZE, &[1]) }
         })
     }),
     Situation::new(Binding(kvm_bind), "", |_| {
@@ -354,7 +364,7 @@ fn ranges<'m>(machine: &'m TestVm<'_>) -> RangeMemory<BorrowedFd<'m>> {
 fn map_range(machine: &TestVm<'_>, at: u64, flags: u32, memory: &GuestMemory) -> Result<()> {
     // SAFETY: the memory is one of the situation's, which outlives the guest's
     // last run, and nobody but the guest uses it.
-    unsafe { ranges(machine).kvm_map_range(at, SIZE, address(memory), flags) }
+    unsafe { ranges(machine).kvm_map_range(&range(at, SIZE, address(memory), flags)) }
 }
 
 /// Sets the free slot to memory that the kernel allocates.

@@ -39,6 +39,8 @@ pub enum Place {
     Alias,
     /// The parts of a vCPU's state, and pointers to them.
     State,
+    /// A range of the memory of the guests.
+    Range,
     Bitmap,
     Bytes,
     /// The run mapping of vcpu0.
@@ -72,6 +74,7 @@ impl Place {
             "kvm_msr_list" => Self::List,
             "kvm_memory_alias" => Self::Alias,
             "kvm_vcpu_state" => Self::State,
+            "kvm_userspace_memory_region2" => Self::Range,
             "void" => Self::Bitmap,
             _ => Self::Bytes,
         }

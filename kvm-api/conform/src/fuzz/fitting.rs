@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 use fastrand::Rng;
-use kvm_sys::{AnyCall, ProcessCall};
+use kvm_sys::{AnyCall, ProcessCall, RangeCall};
 
 use super::argument::{Arg, Fd, NUMBERS, Place};
 use super::rows::CallRow;
@@ -47,6 +47,11 @@ pub fn described(parameter: &Parameter, row: &CallRow, rng: &mut Rng) -> Arg {
             kvm_sys::Fd::VcpuOrTask => pick(&[Fd::Vcpu0, Fd::Vcpu1, Fd::New, Fd::Pidfd], rng),
         }),
         ("slot", _) => Arg::Number(rng.u64(..6)),
+        ("address_space", _) => Arg::Number(rng.u64(..2)),
+        ("attributes", _) => Arg::Number(rng.u64(..2) << 3),
+        ("flags", _) if row.call == AnyCall::Range(RangeCall::kvm_get_dirty_range) => {
+            Arg::Number(rng.u64(..2))
+        }
         ("flags", _) => Arg::Number(rng.u64(..4)),
         ("guest_phys_addr", _) => Arg::Number(rng.u64(..32) << 12),
         ("size", "size_t") if row.call == AnyCall::Process(ProcessCall::kvm_map_memory) => {

@@ -10,7 +10,9 @@ use clap::ValueEnum;
 use guests::{MEMORY, TestVm, programs};
 use kvm_api::GuestMemory;
 use kvm_api::ioctl::Ioctl;
+use kvm_api::ranges;
 use kvm_api::syscall::Syscall;
+use kvm_sys::slot::KVM_MEM_LOG_DIRTY_PAGES;
 use kvm_sys::state::*;
 use kvm_sys::{__NR_kvm_unbind, KVM_BOUND_VM, kvm_fpu, kvm_vcpu_state};
 use nix::sys::mman::{MapFlags, ProtFlags, mmap, mprotect};
@@ -94,6 +96,12 @@ impl Pool {
             tsc_khz: at(Place::List),
             tsc_offset: at(Place::Alias),
         };
+        let range = ranges::range(
+            0x80_0000,
+            0x4000,
+            at(Place::Memory),
+            KVM_MEM_LOG_DIRTY_PAGES,
+        );
         for (place, bytes) in [
             (Place::Regs, bytes_of(&regs)),
             (Place::Sregs, bytes_of(&sregs)),
@@ -108,6 +116,7 @@ impl Pool {
             // Alias 0: page 0x40000 shows page 0x2000.
             (Place::Alias, bytes_of(&[0_u64, 0x4_0000, 0x1000, 0x2000])),
             (Place::State, bytes_of(&state)),
+            (Place::Range, bytes_of(&range)),
             (Place::ReadOnly, bytes_of(&regs)),
         ] {
             self.arena.write(offset(place), bytes)?;

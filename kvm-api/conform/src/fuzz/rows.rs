@@ -73,10 +73,13 @@ impl CallRow {
                     | kvm_set_memory_region
                     | kvm_set_user_memory_region
                     | kvm_set_memory_alias
-            ) | AnyCall::Range(RangeCall::kvm_map_range | RangeCall::kvm_unmap_range)
-                | AnyCall::Process(
-                    ProcessCall::kvm_create_bound_vm | ProcessCall::kvm_create_bound_vcpu
-                )
+            ) | AnyCall::Range(
+                RangeCall::kvm_map_range
+                    | RangeCall::kvm_unmap_range
+                    | RangeCall::kvm_protect_range
+            ) | AnyCall::Process(
+                ProcessCall::kvm_create_bound_vm | ProcessCall::kvm_create_bound_vcpu
+            )
         )
     }
 }

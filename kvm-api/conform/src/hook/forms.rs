@@ -11,7 +11,7 @@ use kvm_api::kvm_sys::slot::KVM_MEM_LOG_DIRTY_PAGES;
 use kvm_api::kvm_sys::state::*;
 use kvm_api::kvm_sys::*;
 use kvm_api::process::BoundVm;
-use kvm_api::ranges::RangeMemory;
+use kvm_api::ranges::{RangeMemory, range};
 use kvm_api::syscall::Syscall;
 use kvm_api::{Errno, GuestMemory, Kvm};
 use libc::c_ulong;
@@ -74,8 +74,11 @@ enum Call {
     OpenToRead(File),
     OpenToWrite(File),
     MapRange,
+    UnmapRange,
     GetDirtyRange,
     ClearDirtyRange,
+    ProtectRange,
+    SetMemoryAttributes,
     OnBoundVm,
     CreateBoundVcpu,
 }
@@ -133,9 +136,12 @@ fn all() -> Vec<Attempt> {
         add(VCPU, get, Call::GetState(part));
         add(VCPU, set, Call::SetState(part));
     }
-    add(VM, KVM_SET_USER_MEMORY_REGION, Call::MapRange);
+    add(VM, KVM_SET_USER_MEMORY_REGION2, Call::MapRange);
+    add(VM, KVM_SET_USER_MEMORY_REGION, Call::UnmapRange);
     add(VM, KVM_GET_DIRTY_LOG, Call::GetDirtyRange);
     add(VM, KVM_CLEAR_DIRTY_LOG, Call::ClearDirtyRange);
+    add(VM, KVM_SET_USER_MEMORY_REGION, Call::ProtectRange);
+    add(VM, KVM_SET_MEMORY_ATTRIBUTES, Call::SetMemoryAttributes);
     add(VM, KVM_CHECK_EXTENSION, Call::OnBoundVm);
     // It binds the vCPU, and asks for this as well.
     add(VM, KVM_CREATE_VCPU, Call::CreateBoundVcpu);
@@ -163,14 +169,26 @@ impl Call {
             Self::OpenToRead(file) => open(vcpu, file, OFlag::O_RDONLY),
             Self::OpenToWrite(file) => open(vcpu, file, OFlag::O_WRONLY),
             Self::MapRange => with_range(flat, vm, |_| Ok(())),
+            Self::UnmapRange => RangeMemory::new(flat, vm).kvm_unmap_range(0, ADDRESS, PAGE),
             Self::GetDirtyRange => with_range(flat, vm, |ranges| {
                 // SAFETY: the bitmap has a bit for the page.
-                unsafe { ranges.kvm_get_dirty_range(ADDRESS, PAGE, &mut [0]) }
+                unsafe { ranges.kvm_get_dirty_range(0, ADDRESS, PAGE, &mut [0], 0) }
             }),
             Self::ClearDirtyRange => with_range(flat, vm, |ranges| {
                 // SAFETY: the bitmap has a bit for the page.
-                unsafe { ranges.kvm_clear_dirty_range(ADDRESS, PAGE, &[1]) }
+                unsafe { ranges.kvm_clear_dirty_range(0, ADDRESS, PAGE, &[1]) }
             }),
+            Self::ProtectRange => {
+                let ranges = RangeMemory::new(flat, vm);
+                // SAFETY: nothing is mapped there.
+                match unsafe { ranges.kvm_protect_range(0, ADDRESS, PAGE, 0) } {
+                    Err(Errno::ENOMEM) => Ok(()),
+                    other => other,
+                }
+            }
+            Self::SetMemoryAttributes => {
+                RangeMemory::new(flat, vm).kvm_set_memory_attributes(ADDRESS, PAGE, 0)
+            }
             Self::OnBoundVm => {
                 let vm = BoundVm::bind(flat, vm)?;
                 let slots = flat.kvm_check_extension(vm.as_fd(), KVM_CAP_NR_MEMSLOTS);
@@ -242,8 +260,8 @@ fn with_range(
     let ranges = RangeMemory::new(flat, vm.as_fd());
     let address = memory.as_ptr().expose_provenance() as u64;
     // SAFETY: the memory stays until it is unmapped from the guest.
-    unsafe { ranges.kvm_map_range(ADDRESS, PAGE, address, KVM_MEM_LOG_DIRTY_PAGES) }?;
+    unsafe { ranges.kvm_map_range(&range(ADDRESS, PAGE, address, KVM_MEM_LOG_DIRTY_PAGES)) }?;
     let result = act(&ranges);
-    ranges.kvm_unmap_range(ADDRESS, PAGE)?;
+    ranges.kvm_unmap_range(0, ADDRESS, PAGE)?;
     result
 }

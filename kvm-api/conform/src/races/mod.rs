@@ -20,6 +20,7 @@ mod migrate;
 mod process;
 mod race_run;
 mod random;
+mod ranges;
 mod round;
 mod signals;
 mod stacks;
@@ -67,6 +68,7 @@ const RACES: &[&[Race]] = &[
     unmapped::RACES,
     host_memory::RACES,
     dirty::RACES,
+    ranges::RACES,
     process::RACES,
     signals::RACES,
     immediate::RACES,

@@ -9,7 +9,10 @@ use std::mem::{offset_of, size_of};
 use std::sync::LazyLock;
 
 use fastrand::Rng;
-use kvm_sys::{kvm_memory_alias, kvm_state_xsave, kvm_vcpu_state, slot};
+use kvm_sys::{
+    KVM_DIRTY_RANGE_PEEK, kvm_memory_alias, kvm_state_xsave, kvm_userspace_memory_region2,
+    kvm_vcpu_state, slot,
+};
 
 use super::argument::{Arg, Fd, Place};
 use super::fitting::described;
@@ -23,9 +26,9 @@ static DESCRIPTION: LazyLock<Description> = LazyLock::new(|| {
 });
 
 /// The types of the language itself.
-const LANGUAGE: [&str; 18] = [
+const LANGUAGE: [&str; 19] = [
     "array", "buffer", "bytesize", "const", "flags", "in", "inout", "int32", "int64", "int8",
-    "intptr", "len", "opt", "out", "ptr", "ptr64", "string", "vma",
+    "intptr", "len", "opt", "out", "ptr", "ptr64", "string", "vma", "vma64",
 ];
 
 /// The types of syzkaller's own descriptions.
@@ -270,6 +273,7 @@ fn flags(kind: &Type) -> Vec<u64> {
     let value = |name: &String| match &**name {
         "KVM_MEM_LOG_DIRTY_PAGES" => slot::KVM_MEM_LOG_DIRTY_PAGES.into(),
         "KVM_MEM_READONLY" => slot::KVM_MEM_READONLY.into(),
+        "KVM_DIRTY_RANGE_PEEK" => KVM_DIRTY_RANGE_PEEK.into(),
         name => panic!("{name} is no flag of a call"),
     };
     names.into_iter().flatten().map(value).collect()
@@ -297,7 +301,7 @@ fn layout(name: &str) -> (Vec<(&'static str, usize)>, usize) {
         };
         end += match number {
             "int32" => 4,
-            "int64" | "ptr64" => 8,
+            "int64" | "ptr64" | "vma64" => 8,
             // The data after a header, which is no part of the structure.
             "array" => 0,
             other => panic!("{name}: the size of {other} is not known"),
@@ -330,7 +334,13 @@ fn structures_match_the_table() {
         layout("kvm_state_xsave").0[..2],
         fields!(kvm_state_xsave: size pad).0
     );
-    assert_eq!(DESCRIPTION.structures.len(), 3, "there is another one");
+    assert_eq!(
+        layout("kvm_userspace_memory_region2").0,
+        fields!(kvm_userspace_memory_region2: slot flags guest_phys_addr memory_size
+            userspace_addr guest_memfd_offset guest_memfd pad1 pad2)
+        .0
+    );
+    assert_eq!(DESCRIPTION.structures.len(), 4, "there is another one");
 }
 
 #[test]

@@ -1,0 +1,246 @@
+//! kvm_map_range, kvm_unmap_range, kvm_protect_range, kvm_get_dirty_range: what a change of
+//! many memory slots costs the virtual machine, and a caller that waits for one.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use kvm_api::kvm_sys::slot::KVM_MEM_LOG_DIRTY_PAGES as LOG;
+use kvm_api::kvm_sys::{
+    __NR_kvm_get_dirty_range, __NR_kvm_unmap_range, KVM_ENABLE_CAP, KVM_GET_STATS_FD,
+};
+use kvm_api::ranges::range;
+use kvm_api::{Errno, GuestMemory};
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::unistd::Pid;
+
+use crate::Needs::AnyVcpu;
+use crate::range_guest::{Guest, PAGE, PAGES, WINDOW, Wrote};
+use crate::{Stage, Test};
+use kvm_api::Form;
+
+const fn of(name: &'static str, test: fn(&Stage)) -> (Form, Test) {
+    (Form::Ranges, (name, AnyVcpu, test))
+}
+
+pub const TESTS: &[(Form, Test)] = &[
+    of("kvm_unmap_range::flushes_once", flushes_once),
+    of("kvm_unmap_range::thousands_of_slots", thousands),
+    of("kvm_unmap_range::a_killed_caller_does_not_wait", killed),
+];
+
+/// The requests to flush the TLBs of a virtual machine, until now.
+fn flushes(vm: BorrowedFd<'_>) -> u64 {
+    // SAFETY: the request returns a new descriptor.
+    let mut stats = unsafe {
+        let fd = libc::ioctl(vm.as_raw_fd(), KVM_GET_STATS_FD, 0);
+        File::from(OwnedFd::from_raw_fd(Errno::result(fd).unwrap()))
+    };
+    let mut all = Vec::new();
+    stats.read_to_end(&mut all).unwrap();
+    let word = |at: usize| u32::from_le_bytes(all[at..at + 4].try_into().unwrap()) as usize;
+    // struct kvm_stats_header, and an array of struct kvm_stats_desc with names.
+    let (name_size, count) = (word(4), word(8));
+    let (descriptions, data) = (word(16), word(20));
+    let value = |n: usize| {
+        let description = descriptions + n * (16 + name_size);
+        let name = &all[description + 16..];
+        let at = data + word(description + 8);
+        name.starts_with(b"remote_tlb_flush_requests\0")
+            .then(|| u64::from_le_bytes(all[at..at + 8].try_into().unwrap()))
+    };
+    (0..count).find_map(value).expect("KVM counts them")
+}
+
+/// Has KVM remove the mappings of a slot that goes, and no others.
+fn keep_other_mappings(vm: BorrowedFd<'_>) {
+    const KVM_CAP_DISABLE_QUIRKS2: u64 = 213;
+    const KVM_X86_QUIRK_SLOT_ZAP_ALL: u64 = 1 << 7;
+    let mut words = [0_u64; 13];
+    (words[0], words[1]) = (KVM_CAP_DISABLE_QUIRKS2, KVM_X86_QUIRK_SLOT_ZAP_ALL);
+    // SAFETY: the request reads a structure of this size.
+    let result = unsafe { libc::ioctl(vm.as_raw_fd(), KVM_ENABLE_CAP, words.as_ptr()) };
+    Errno::result(result).unwrap();
+}
+
+fn flushes_once(stage: &Stage) {
+    let mut guest = Guest::new(stage);
+    keep_other_mappings(guest.machine.vm());
+    // A slot for each page, with a mapping.
+    for page in 0..PAGES {
+        guest.map(page, 1, PAGES - 1 - page, LOG).unwrap();
+    }
+    for page in 0..PAGES {
+        assert_eq!(guest.write(page), Wrote::To(PAGES - 1 - page));
+    }
+    let before = flushes(guest.machine.vm());
+    guest.map(0, PAGES, 0, LOG).unwrap();
+    let replaced = flushes(guest.machine.vm()) - before;
+    // KVM may have to flush early, when another task needs its lock or the processor.
+    assert!((1..=PAGES / 4).contains(&replaced), "{replaced} flushes");
+    // None of the old mappings is left.
+    for page in 0..PAGES {
+        assert_eq!(guest.write(page), Wrote::To(page));
+    }
+    assert_eq!(guest.dirty(0, PAGES), Ok(vec![true; PAGES as usize]));
+}
+
+/// One call replaces and removes more slots than any other test makes.
+fn thousands(stage: &Stage) {
+    const SLOTS: u64 = 2000;
+    const FAR: u64 = 1 << 32;
+    let guest = Guest::new(stage);
+    let memory = GuestMemory::anonymous(2 * PAGE as usize).unwrap();
+    let address = memory.as_ptr().expose_provenance() as u64;
+    let ranges = guest.ranges();
+    let log = |size| {
+        let mut bitmap = vec![0; (SLOTS / 64 + 1) as usize];
+        // SAFETY: it has a bit for each page.
+        unsafe { ranges.kvm_get_dirty_range(0, FAR, size, &mut bitmap, 0) }
+    };
+    // The second page is never behind the first, so that no two of them join.
+    for n in 0..SLOTS {
+        let page = range(FAR + n * PAGE, PAGE, address + (1 - n % 2) * PAGE, LOG);
+        // SAFETY: the memory stays until it is unmapped from the guest.
+        unsafe { ranges.kvm_map_range(&page) }.unwrap();
+    }
+    log(SLOTS * PAGE).unwrap();
+    // SAFETY: as above.
+    unsafe { ranges.kvm_protect_range(0, FAR, SLOTS * PAGE, 0) }.unwrap();
+    assert_eq!(log(SLOTS * PAGE), Err(Errno::ENOENT));
+    // SAFETY: as above.
+    unsafe { ranges.kvm_protect_range(0, FAR, SLOTS * PAGE, LOG) }.unwrap();
+    log(SLOTS * PAGE).unwrap();
+    ranges.kvm_unmap_range(0, FAR, SLOTS * PAGE).unwrap();
+    assert_eq!(log(PAGE), Err(Errno::ENOMEM));
+}
+
+/// A page that nobody has touched, and the means to hold up whoever does.
+struct Trap {
+    uffd: OwnedFd,
+    page: GuestMemory,
+}
+
+const UFFD_API: u64 = 0xaa;
+
+/// struct uffdio_api, uffdio_register and uffdio_zeropage, whose first words differ.
+type Words<const N: usize> = [u64; N];
+
+nix::ioctl_readwrite!(uffdio_api, UFFD_API, 0x3f, Words<3>);
+nix::ioctl_readwrite!(uffdio_register, UFFD_API, 0x00, Words<4>);
+nix::ioctl_readwrite!(uffdio_zeropage, UFFD_API, 0x04, Words<4>);
+
+impl Trap {
+    fn new() -> Self {
+        const MODE_MISSING: u64 = 1;
+        // SAFETY: the call touches no memory, and returns a new descriptor.
+        let uffd = unsafe {
+            let fd = libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC);
+            OwnedFd::from_raw_fd(Errno::result(fd).unwrap() as i32)
+        };
+        let page = GuestMemory::anonymous(PAGE as usize).unwrap();
+        let trap = Self { uffd, page };
+        let mut api = [UFFD_API, 0, 0];
+        let mut register = [trap.address(), PAGE, MODE_MISSING, 0];
+        // SAFETY: the requests pass these structures.
+        unsafe {
+            uffdio_api(trap.uffd.as_raw_fd(), &raw mut api).unwrap();
+            uffdio_register(trap.uffd.as_raw_fd(), &raw mut register).unwrap();
+        }
+        trap
+    }
+
+    fn address(&self) -> u64 {
+        self.page.as_ptr().expose_provenance() as u64
+    }
+
+    /// Waits for somebody to touch the page.
+    fn wait(&self) {
+        let mut fds = [PollFd::new(self.uffd.as_fd(), PollFlags::POLLIN)];
+        let limit = u16::try_from(LIMIT.as_millis()).unwrap();
+        assert_eq!(poll(&mut fds, limit), Ok(1), "nobody touches the page");
+    }
+
+    /// Lets go.
+    fn release(&self) {
+        let mut zero = [self.address(), PAGE, 0, 0];
+        // SAFETY: the request passes this structure, and nothing refers to the page.
+        unsafe { uffdio_zeropage(self.uffd.as_raw_fd(), &raw mut zero) }.unwrap();
+    }
+}
+
+/// For what takes no time.
+const LIMIT: Duration = Duration::from_secs(30);
+
+fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !condition() {
+        assert!(begin.elapsed() < LIMIT, "{what}: not within {LIMIT:?}");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Whether a process sleeps in a way that only a fatal signal can interrupt.
+fn is_waiting(process: Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).unwrap();
+    let state = stat.rsplit(')').next().unwrap_or_default();
+    state.trim_start().starts_with('D')
+}
+
+/// A child with the memory and the files of this process, which unmaps the window.
+fn unmapping(vm: BorrowedFd<'_>) -> Pid {
+    extern "C" fn unmap(vm: *mut libc::c_void) -> libc::c_int {
+        let vm = vm.addr() as libc::c_int;
+        // SAFETY: the call touches no memory.
+        let result = unsafe { libc::syscall(__NR_kvm_unmap_range, vm, 0, WINDOW, PAGES * PAGE) };
+        (result != 0).into()
+    }
+    const STACK: usize = 256 << 10;
+    // The child may outlive this function, so its stack is never freed.
+    let stack = Box::leak(vec![0_u8; STACK].into_boxed_slice());
+    let flags = libc::CLONE_VM | libc::CLONE_FILES | libc::SIGCHLD;
+    // SAFETY: the stack is the child's own. It makes one system call, and allocates nothing.
+    let child = unsafe {
+        let top = stack.as_mut_ptr().add(STACK);
+        let argument = std::ptr::without_provenance_mut(vm.as_raw_fd() as usize);
+        libc::clone(unmap, top.cast(), flags, argument)
+    };
+    Pid::from_raw(Errno::result(child).unwrap())
+}
+
+/// While the log of a range is fetched, no other call can change the slots. Another process
+/// waits for that, and is killed.
+fn killed(stage: &Stage) {
+    let mut guest = Guest::new(stage);
+    guest.map(0, PAGES, 0, LOG).unwrap();
+    let trap = Trap::new();
+    let (vm, bitmap) = (guest.machine.vm(), trap.address());
+    thread::scope(|scope| {
+        let fetch = scope.spawn(|| {
+            let (number, vm) = (__NR_kvm_get_dirty_range, vm.as_raw_fd());
+            // SAFETY: the page has room for the log.
+            let result = unsafe { libc::syscall(number, vm, 0, WINDOW, PAGES * PAGE, bitmap, 0) };
+            Errno::result(result)
+        });
+        trap.wait();
+        let child = unmapping(vm);
+        until("the child waits", || is_waiting(child));
+        kill(child, Signal::SIGKILL).unwrap();
+        let mut status = WaitStatus::StillAlive;
+        let begin = Instant::now();
+        while status == WaitStatus::StillAlive && begin.elapsed() < LIMIT {
+            status = waitpid(child, Some(WaitPidFlag::WNOHANG)).unwrap();
+            thread::sleep(Duration::from_millis(1));
+        }
+        trap.release();
+        assert_eq!(fetch.join().unwrap(), Ok(0));
+        assert_eq!(status, WaitStatus::Signaled(child, Signal::SIGKILL, false));
+    });
+    // It has changed nothing.
+    assert_eq!(guest.write(3), Wrote::To(3));
+    assert!(guest.dirty(3, 1).unwrap()[0]);
+}
