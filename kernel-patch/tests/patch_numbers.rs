@@ -19,6 +19,8 @@ const FORMS: &[&str] = &[
     MIGRATED,
     "Split the checks of a memory region and of invalidating a slot",
     "selftests: Test guest memory by ranges",
+    NO_HOLE,
+    "selftests: Test flags and private memory of ranges",
     "Make the fd of a vCPU a directory of its state",
     "selftests: Add a test for the files of a vCPU",
     "Add files for the rest of a vCPU's state",
@@ -28,6 +30,7 @@ const FORMS: &[&str] = &[
     "selftests: Add a test for a VM bound to its address space",
 ];
 
+const NO_HOLE: &str = "Let KVM use guest memory while a range of it is replaced";
 const MIGRATED: &str = "Get and set all state that migrates a vCPU";
 const ENTRY_POINTS: &str = "Add entry points of system calls for KVM";
 const MEMORY: &str = "Allocate guest memory and set memory aliases by system call";
@@ -97,6 +100,8 @@ fn named_in_cover_letter(base: Base) -> Vec<&'static str> {
             "Get and set any parts of a vCPU's state by one system call",
             MIGRATED,
             "Map guest memory by ranges of addresses",
+            NO_HOLE,
+            "Map ranges of guest_memfd",
             FILES,
             DESTROY,
             "Take vCPUs by helpers that respect a binding",
