@@ -28,6 +28,7 @@ const FORMS: &[&str] = &[
     "selftests: Add a test for bound vCPUs",
     PROCESS_ENDS,
     "selftests: Add a test for a VM bound to its address space",
+    STATUS,
 ];
 
 const NO_HOLE: &str = "Let KVM use guest memory while a range of it is replaced";
@@ -39,6 +40,7 @@ const DESTROY: &str = "Do not destroy a VM while the task has a vCPU loaded";
 const SIGNAL_MASK: &str = "Take vcpu->mutex in the compat ioctl that sets the signal mask";
 const BOUND_CALLS: &str = "Add system calls for bound vCPUs";
 const PROCESS_ENDS: &str = "Do not let a user worker keep its process alive";
+const STATUS: &str = "Show the VM and the vCPU that are bound to a task";
 const BOUND_VM: &str = "Bind a VM to an address space";
 
 /// The documents that name patches of the default base by number, and the ends of the
@@ -82,14 +84,14 @@ fn named_in_cover_letter(base: Base) -> Vec<&'static str> {
             MEMORY,
             "Wire up KVM's system calls",
         ],
-        &FORMS[2..FORMS.len() - 2],
+        &FORMS[2..FORMS.len() - 3],
         &[
             gaps,
             SIGNAL_MASK,
             "Do not forget the CPU on which WBINVD was emulated",
             "Do not look for a bound vCPU where it was left",
         ],
-        &FORMS[FORMS.len() - 2..],
+        &FORMS[FORMS.len() - 3..],
         &[
             ENTRY_POINTS,
             ENTRY_POINTS,

@@ -194,8 +194,12 @@ impl Configuration {
     pub(super) fn targets(&self, sample: bool) -> &'static str {
         match self.arch {
             _ if !sample => "vmlinux modules",
-            "arm64" => "prepare virt/ arch/arm64/kvm/ kernel/sys_ni.o",
-            _ => "prepare virt/ arch/x86/kvm/ arch/x86/entry/ kernel/sys_ni.o",
+            "arm64" => {
+                "prepare virt/ arch/arm64/kvm/ fs/proc/ kernel/exit.o kernel/fork.o kernel/sys_ni.o"
+            }
+            _ => {
+                "prepare virt/ arch/x86/kvm/ arch/x86/entry/ fs/proc/ kernel/exit.o kernel/fork.o kernel/sys_ni.o"
+            }
         }
     }
 }

@@ -99,7 +99,7 @@ pub fn this_thread() -> OwnedFd {
 }
 
 /// The result of `f` in a new thread.
-fn elsewhere<T: Send>(f: impl FnOnce() -> T + Send) -> T {
+pub fn elsewhere<T: Send>(f: impl FnOnce() -> T + Send) -> T {
     thread::scope(|scope| scope.spawn(f).join().unwrap())
 }
 

@@ -22,7 +22,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{ForkResult, Pid, alarm, chdir, execv, fork, gettid, pipe};
 
 use crate::Needs::AnyVcpu;
-use crate::bound::{bind, bound_run, flat, unbind};
+use crate::bound::{bind, bound_run, elsewhere, flat, unbind};
 use crate::raw::device;
 use crate::{Stage, Test};
 
@@ -52,6 +52,7 @@ pub const TESTS: &[(Form, Test)] = &[
     of("bound_vm::ends_after_a_core_dump", ended_by_core_dump),
     of("bound_vm::ends_after_an_oom_kill", ended_by_oom_kill),
     of("bound_vm::belongs_to_a_traced_task", traced),
+    of("bound_vm::is_shown_in_status", shown_in_status),
 ];
 
 const fn of(name: &'static str, test: fn(&Stage)) -> (Form, Test) {
@@ -625,4 +626,30 @@ fn traced(_: &Stage) {
             status => return succeeds(status),
         }
     }
+}
+
+/// The VM and the vCPU of a thread of this process, as any process sees them.
+fn shown(thread: Pid) -> Vec<String> {
+    let status = fs::read_to_string(format!("/proc/self/task/{thread}/status")).unwrap();
+    let lines = status.lines().filter(|line| line.starts_with("KVM"));
+    lines.map(String::from).collect()
+}
+
+fn shown_in_status(_: &Stage) {
+    const VM: &str = "KVM_bound_vm:\tanon_inode:kvm-vm";
+    const VCPU: &str = "KVM_bound_vcpu:\tanon_inode:kvm-vcpu:0";
+    tidy();
+    let this = gettid();
+    assert_eq!(shown(this), [""; 0]);
+    let vm = BoundVm::create(flat()).unwrap();
+    let vcpu = vm.create_vcpu().unwrap();
+    assert_eq!(shown(this), [VM, VCPU]);
+    elsewhere(|| {
+        assert_eq!(shown(this), [VM, VCPU]);
+        assert_eq!(shown(gettid()), [VM]);
+    });
+    drop(vm);
+    assert_eq!(shown(this), [VCPU]);
+    drop(vcpu);
+    assert_eq!(shown(this), [""; 0]);
 }

@@ -1,5 +1,6 @@
 //! The VM of an address space is bound, used and unbound by several threads at once.
 
+use std::fs;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -10,7 +11,7 @@ use kvm_api::syscall::Syscall;
 use kvm_api::{Errno, Result};
 use kvm_sys::{__NR_kvm_create_bound_vcpu, __NR_kvm_unbind, __NR_kvm_unbind_vm, KVM_BOUND_VM};
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, fork};
+use nix::unistd::{ForkResult, fork, gettid};
 
 use super::Race;
 use super::round::Round;
@@ -24,6 +25,7 @@ pub const RACES: &[Race] = &[
     ),
     ("two threads create the VM of a process", created),
     ("a process ends while its threads use its VM", ended),
+    ("a status is read while its thread binds and unbinds", shown),
 ];
 
 /// The number of bindings that a thread tries in a round.
@@ -159,4 +161,31 @@ fn in_child(does: impl FnOnce()) {
 fn leave(code: i32) -> ! {
     // SAFETY: nothing is needed any more.
     unsafe { libc::_exit(code) }
+}
+
+/// The paths of the files of a VM and of its first vCPU.
+const SHOWN: [&str; 2] = [
+    "KVM_bound_vm:\tanon_inode:kvm-vm",
+    "KVM_bound_vcpu:\tanon_inode:kvm-vcpu:0",
+];
+
+fn shown(round: &Round) {
+    let status = format!("/proc/self/task/{}/status", gettid());
+    repeating(|threads| {
+        threads.repeat(|| {
+            let text = fs::read_to_string(&status).unwrap();
+            for line in text.lines().filter(|line| line.starts_with("KVM")) {
+                assert!(SHOWN.contains(&line), "{line}");
+            }
+        });
+        for _ in 0..TRIES {
+            let vm = BoundVm::create(flat()).unwrap();
+            round.pause();
+            let vcpu = vm.create_vcpu().unwrap();
+            round.pause();
+            // Nothing else keeps the files.
+            drop(vm);
+            drop(vcpu);
+        }
+    });
 }
