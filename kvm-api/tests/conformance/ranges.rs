@@ -330,7 +330,7 @@ fn page_tables(stage: &Stage) {
             unsafe { ranges.kvm_protect_range(0, page * PAGE, pages * PAGE, flags) }.unwrap();
             thread::yield_now();
         };
-        for _ in 0..100 {
+        for _ in 0..20 {
             protect(8, 3, LOG);
             protect(0, 2, LOG);
             protect(9, 1, 0);
@@ -489,7 +489,7 @@ fn no_gap_for_kvm(stage: &Stage) {
             unsafe { ranges.kvm_map_range(&range(at, pages * PAGE, host, LOG)) }.unwrap();
             thread::yield_now();
         };
-        for _ in 0..100 {
+        for _ in 0..20 {
             map(1, 3, 8);
             map(2, 1, 2);
             map(0, 4, 0);
