@@ -48,9 +48,9 @@ pub(super) struct Configuration {
     /// Whether sparse sees code here that it sees in no other configuration.
     ///
     /// The series adds code under a few conditions, which a test lists. `module` has
-    /// KVM on x86-64 with the calls, Hyper-V, Xen, SMM, SEV and TDX; `i386` has KVM on x86 without
-    /// the calls, without 64 bits, and with the stubs of Hyper-V and Xen; `arm64` has
-    /// KVM elsewhere. The other configurations combine these branches in other ways, and
+    /// KVM on x86-64 with the calls, Hyper-V, Xen, SMM, SEV and TDX, and with them guest_memfd
+    /// and memory attributes; `i386` has KVM on x86 without the calls, without 64 bits,
+    /// without guest_memfd, and with the stubs of Hyper-V and Xen; `arm64` has KVM elsewhere. The other configurations combine these branches in other ways, and
     /// for them the compiler's warnings are enough.
     pub(super) runs_sparse: bool,
     /// Whether all code of KVM for x86 that the series changes is compiled.
@@ -238,7 +238,11 @@ mod tests {
     #[test]
     fn sparse_sees_each_branch_of_the_series() {
         let known = BTreeSet::from([
+            "HAVE_KVM_ARCH_GMEM_INVALIDATE",
+            "KVM_GENERIC_MEMORY_ATTRIBUTES",
+            "KVM_GUEST_MEMFD",
             "KVM_MMIO",
+            "KVM_PRIVATE_MEM",
             "KVM_SMM",
             "KVM_SYSCALLS",
             "PROC_FS",
