@@ -50,8 +50,9 @@ pub(super) struct Configuration {
     /// The series adds code under a few conditions, which a test lists. `module` has
     /// KVM on x86-64 with the calls, Hyper-V, Xen, SMM, SEV and TDX, and with them guest_memfd
     /// and memory attributes; `i386` has KVM on x86 without the calls, without 64 bits,
-    /// without guest_memfd, and with the stubs of Hyper-V and Xen; `arm64` has KVM elsewhere. The other configurations combine these branches in other ways, and
-    /// for them the compiler's warnings are enough.
+    /// without guest_memfd, and with the stubs of Hyper-V and Xen; `arm64` has KVM elsewhere.
+    /// The other configurations combine these branches in other ways, and for them the
+    /// compiler's warnings are enough.
     pub(super) runs_sparse: bool,
     /// Whether all code of KVM for x86 that the series changes is compiled.
     pub(super) has_all_code: bool,

@@ -3,7 +3,7 @@
 //! backend with both. `range_logs.rs` has the dirty logs of a virtual machine that clears
 //! them by a separate call.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -311,6 +311,22 @@ fn dirty_fault(stage: &Stage) {
     assert_eq!(guest.dirty(0, 4), Ok(vec![false, false, true, false]));
 }
 
+/// Repeats `step` until another thread has made `changes` of the memory of `vm`, or has
+/// failed to.
+fn while_changing(
+    vm: OwnedFd,
+    changes: impl FnOnce(RangeMemory<OwnedFd>) + Send,
+    mut step: impl FnMut(),
+) {
+    thread::scope(|scope| {
+        let changes = scope.spawn(|| changes(RangeMemory::new(Syscall::open().unwrap(), vm)));
+        while !changes.is_finished() {
+            step();
+        }
+        changes.join().unwrap();
+    });
+}
+
 /// While a guest runs, other calls replace the memory with its page tables and its program.
 /// With shadow paging, KVM reads the tables whenever the guest misses a page.
 fn page_tables(stage: &Stage) {
@@ -320,10 +336,7 @@ fn page_tables(stage: &Stage) {
     guest.machine.enter_long_mode();
     guest.machine.start_at(ENTRY);
     let vm = guest.machine.vm.as_fd().try_clone_to_owned().unwrap();
-    let ending = Arc::new(AtomicBool::new(false));
-    let end = Arc::clone(&ending);
-    let changes = thread::spawn(move || {
-        let ranges = RangeMemory::new(Syscall::open().unwrap(), vm);
+    let changes = move |ranges: RangeMemory<OwnedFd>| {
         // The pages are in a range that the machine has made, which is cut and joined.
         let protect = |page: u64, pages: u64, flags| {
             // SAFETY: the guest may write to the memory anyway.
@@ -336,13 +349,11 @@ fn page_tables(stage: &Stage) {
             protect(9, 1, 0);
             protect(0, 16, 0);
         }
-        end.store(true, Ordering::SeqCst);
-    });
-    while !ending.load(Ordering::SeqCst) {
+    };
+    while_changing(vm, changes, || {
         guest.machine.change_regs(|regs| regs.rsi = ENTRY);
         assert_eq!(guest.machine.run_to_out(0), 0x6e);
-    }
-    changes.join().unwrap();
+    });
 }
 
 fn protects(stage: &Stage) {
@@ -479,10 +490,7 @@ fn no_gap_for_kvm(stage: &Stage) {
     guest.aim(2);
     let address = guest.address(0);
     let vm = guest.machine.vm.as_fd().try_clone_to_owned().unwrap();
-    let ending = Arc::new(AtomicBool::new(false));
-    let end = Arc::clone(&ending);
-    let changes = thread::spawn(move || {
-        let ranges = RangeMemory::new(Syscall::open().unwrap(), vm);
+    let changes = move |ranges: RangeMemory<OwnedFd>| {
         let map = |page: u64, pages: u64, host: u64| {
             let (at, host) = (WINDOW + page * PAGE, address + host * PAGE);
             // SAFETY: the memory outlives the guest.
@@ -495,12 +503,10 @@ fn no_gap_for_kvm(stage: &Stage) {
             map(0, 4, 0);
             ranges.kvm_unmap_range(0, WINDOW, 2 * PAGE).unwrap();
         }
-        end.store(true, Ordering::SeqCst);
-    });
-    while !ending.load(Ordering::SeqCst) {
+    };
+    while_changing(vm, changes, || {
         assert_eq!(guest.machine.run_to_out(0), MARK);
-    }
-    changes.join().unwrap();
+    });
 }
 
 /// While a guest writes to a page, other calls split and join the slots around it.
