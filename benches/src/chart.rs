@@ -29,11 +29,12 @@ pub const EXITS: [&str; 6] = [
     "mmio_emulation_loop",
 ];
 /// Larger work.
-pub const WORK: [&str; 8] = [
+pub const WORK: [&str; 9] = [
     "vcpu_saved_restored",
     "debugger_step",
     "memory_mapped",
     "page_replaced",
+    "dirty_log_switched",
     "dirty_pages_fetched",
     "kick",
     "interrupt_by_another_thread",

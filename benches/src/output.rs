@@ -49,3 +49,22 @@ impl Output {
             .with_context(|| format!("cannot write {}", self.path.display()))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_gone_is_an_error() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("results.json");
+        fs::write(&path, "old").unwrap();
+        let output = Output::begin(&path).unwrap();
+        fs::remove_file(output.file.path()).unwrap();
+        let error = output.finish("new").unwrap_err();
+        assert!(error.to_string().contains("cannot write"), "{error}");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "old");
+    }
+}

@@ -53,6 +53,12 @@ pub const WORK: &[Case] = &[
         "one page replaced and put back",
         window_ways!(page_replaced),
     ),
+    // How often this waits for readers depends on the interface.
+    Case::new(
+        "dirty_log_switched",
+        "the dirty log of 16 slots begun and ended",
+        window_ways!(dirty_log_switched),
+    ),
     Case {
         own_work: Some("copies the bitmap, protects what was written"),
         ..Case::new(
@@ -92,6 +98,24 @@ fn page_replaced<'b, B: StaticForm>(window: Window<'b, B>, how: impl Show<B> + '
     })
 }
 
+fn dirty_log_switched<'b, B: StaticForm>(
+    window: Window<'b, B>,
+    how: impl Show<B> + 'b,
+) -> Prepared<'b> {
+    how.show_pieces(&window);
+    let steps = Steps::new((how, window), |(how, window)| {
+        how.protect_pieces(window, KVM_MEM_LOG_DIRTY_PAGES);
+        how.protect_pieces(window, 0);
+    });
+    steps.check(|(how, window), _| {
+        how.protect_pieces(window, KVM_MEM_LOG_DIRTY_PAGES);
+        window.check("with a log", Some(host_of_piece(MIDDLE)))?;
+        ensure!(how.piece_is_written(window), "the log has no write");
+        how.protect_pieces(window, 0);
+        window.check("without a log", Some(host_of_piece(MIDDLE)))
+    })
+}
+
 fn dirty_pages_fetched<'b, B: StaticForm>(
     window: Window<'b, B>,
     how: impl Show<B> + 'b,
@@ -118,6 +142,12 @@ const PAGES: u64 = 16;
 const MIDDLE: u64 = PAGES / 2;
 /// The page of the host that replaces it.
 const OTHER: u64 = PAGES;
+
+/// The page of the host that a page of the window shows if each is a piece of its own: no two
+/// of them continue each other.
+const fn host_of_piece(page: u64) -> u64 {
+    PAGES - 1 - page
+}
 
 /// A guest that writes to the middle of a window without memory, and host memory to show
 /// there. Pages are counted from the start of the window and of the host memory.
@@ -200,6 +230,12 @@ trait Show<B: StaticForm> {
     fn restore(&self, window: &Window<'_, B>);
     /// Returns the pages written since the last call, with a bit for each.
     fn written(&self, window: &Window<'_, B>) -> u64;
+    /// Shows each page as a piece of its own.
+    fn show_pieces(&self, window: &Window<'_, B>);
+    /// Sets the flags of all pieces.
+    fn protect_pieces(&self, window: &Window<'_, B>, flags: u32);
+    /// Whether the log of the piece [`MIDDLE`], and no other, has a write.
+    fn piece_is_written(&self, window: &Window<'_, B>) -> bool;
 }
 
 /// By ranges of addresses.
@@ -256,6 +292,26 @@ impl Show<Syscall> for ByRange {
         }
         .unwrap();
         bitmap[0]
+    }
+
+    fn show_pieces(&self, window: &Window<'_, Syscall>) {
+        for page in 0..PAGES {
+            self.map(window, page..page + 1, host_of_piece(page), 0);
+        }
+    }
+
+    #[inline(always)]
+    fn protect_pieces(&self, window: &Window<'_, Syscall>, flags: u32) {
+        // SAFETY: the guest may write to the memory anyway.
+        unsafe {
+            self.memory(window)
+                .kvm_protect_range(0, window.guest(0), PAGES * PAGE, flags)
+        }
+        .unwrap();
+    }
+
+    fn piece_is_written(&self, window: &Window<'_, Syscall>) -> bool {
+        self.written(window) == 1 << MIDDLE
     }
 }
 
@@ -357,5 +413,24 @@ impl<B: StaticForm, S: Slots<B>> Show<B> for BySlot<S> {
 
     fn written(&self, window: &Window<'_, B>) -> u64 {
         self.0.written(window, WHOLE)
+    }
+
+    fn show_pieces(&self, window: &Window<'_, B>) {
+        self.protect_pieces(window, 0);
+    }
+
+    #[inline(always)]
+    fn protect_pieces(&self, window: &Window<'_, B>, flags: u32) {
+        for page in 0..PAGES {
+            let (slot, pages) = (WHOLE + page as u32, page..page + 1);
+            self.0.set(window, slot, pages, host_of_piece(page), flags);
+        }
+    }
+
+    fn piece_is_written(&self, window: &Window<'_, B>) -> bool {
+        (0..PAGES).all(|page| {
+            let written = self.0.written(window, WHOLE + page as u32);
+            written == u64::from(page == MIDDLE)
+        })
     }
 }

@@ -40,7 +40,7 @@ pub struct Options {
     #[arg(long, value_name = "PROPERTY")]
     pub only: Vec<String>,
 
-    /// Test only the cases of suite, races and selftests whose names contain TEXT
+    /// Test only the cases of suite, shadow, races and selftests whose names contain TEXT
     #[arg(long, value_name = "TEXT", requires = "only")]
     pub case: Option<String>,
 

@@ -20,6 +20,7 @@ pub const ALL: &[Property] = &[
     bindings::PROPERTY,
     bindings::ON_VMX,
     suite::PROPERTY,
+    suite::ON_SHADOW_PAGING,
     errors::PROPERTY,
     module::PROPERTY,
     access::PROPERTY,
@@ -29,8 +30,9 @@ pub const ALL: &[Property] = &[
 ];
 
 /// The properties of which [`Options::case`] selects cases.
-const NAMED_CASES: [&str; 3] = [
+const NAMED_CASES: [&str; 4] = [
     suite::PROPERTY.name,
+    suite::ON_SHADOW_PAGING.name,
     races::PROPERTY.name,
     selftests::PROPERTY.name,
 ];

@@ -5,6 +5,8 @@ use std::process::Stdio;
 
 use anyhow::{Context, Result, anyhow, ensure};
 
+use kernel_patch::{Accel, Machine};
+
 use crate::outcome::{OnProgress, Outcome};
 use crate::property::{Kernels, Property, Test};
 use crate::test_kernel::TestKernel;
@@ -14,19 +16,40 @@ pub const PROPERTY: Property = Property {
     about: "each call behaves as documented, on each backend",
     backends: "all",
     kernels: Kernels::Both,
-    test: Test::Outside(test),
+    test: Test::Outside(|kernel, on_progress| {
+        test(PROPERTY.name, kernel.machine(), kernel, on_progress)
+    }),
+};
+
+/// The same property on a processor without nested paging, where KVM shadows the page
+/// tables of the guest.
+pub const ON_SHADOW_PAGING: Property = Property {
+    name: "shadow",
+    about: "the same holds with shadow paging",
+    backends: "all",
+    kernels: Kernels::Usual,
+    test: Test::Outside(|kernel, on_progress| {
+        let machine = kernel.machine();
+        let cpu = format!("{},-npt", Accel::default().cpu());
+        test(ON_SHADOW_PAGING.name, machine.cpu(cpu), kernel, on_progress)
+    }),
 };
 
 /// The features that the suite must find in the machine.
 const EXPECT: &str = "ioctl,syscall,longmode,processor";
 
-fn test(kernel: &TestKernel<'_>, on_progress: &OnProgress<'_>) -> Result<Outcome> {
+fn test(
+    name: &str,
+    machine: Machine,
+    kernel: &TestKernel<'_>,
+    on_progress: &OnProgress<'_>,
+) -> Result<Outcome> {
     on_progress("building the suite");
     let suite = executable()?;
-    let machine = kernel.machine().env("KVM_API_EXPECT", EXPECT);
+    let machine = machine.env("KVM_API_EXPECT", EXPECT);
     let mut args = vec!["--test-threads=1".into()];
     args.extend(kernel.options.case.clone());
-    let captured = kernel.run(PROPERTY.name, machine, &suite, &args, on_progress)?;
+    let captured = kernel.run(name, machine, &suite, &args, on_progress)?;
     let outcome = outcome(&captured.stdout);
     ensure!(
         captured.exit.success() || !outcome.failures.is_empty(),

@@ -13,7 +13,8 @@ use kvm_api::kvm_sys::slot::{
     KVM_MEM_GUEST_MEMFD as PRIVATE, KVM_MEM_LOG_DIRTY_PAGES as LOG, KVM_MEM_READONLY as READONLY,
 };
 use kvm_api::kvm_sys::{
-    KVM_CREATE_GUEST_MEMFD, KVM_CREATE_VM, kvm_create_guest_memfd, kvm_userspace_memory_region2,
+    KVM_CREATE_GUEST_MEMFD, KVM_CREATE_VM, KVM_DIRTY_RANGE_PEEK, kvm_create_guest_memfd,
+    kvm_userspace_memory_region2,
 };
 use kvm_api::ranges::{RangeMemory, range};
 use kvm_api::syscall::Syscall;
@@ -37,6 +38,7 @@ pub const TESTS: &[(Form, Test)] = &[
         "kvm_map_range::private_memory_joins_as_its_file_continues",
         continues,
     ),
+    of("kvm_map_range::private_memory_beside_a_log", beside_log),
     of("kvm_map_range::bad_files", bad_files),
     of(
         "kvm_map_range::the_guest_sees_no_gap_in_private_memory",
@@ -126,6 +128,40 @@ impl<'k> Guest<'k> {
     fn map(&self, page: u64, pages: u64, from: u64) -> Result<()> {
         // SAFETY: the memory stays until it is unmapped from the guest.
         unsafe { self.ranges().kvm_map_range(&self.range(page, pages, from)) }
+    }
+
+    /// Maps pages of the host's memory, without private memory.
+    fn map_shared(&self, page: u64, pages: u64, flags: u32) -> Result<()> {
+        let range = kvm_userspace_memory_region2 {
+            flags,
+            guest_memfd: 0,
+            guest_memfd_offset: 0,
+            ..self.range(page, pages, page)
+        };
+        // SAFETY: as in `map`.
+        unsafe { self.ranges().kvm_map_range(&range) }
+    }
+
+    /// The log of pages, a bit for each.
+    fn peek(&self, page: u64, pages: u64) -> Result<u64> {
+        let (at, mut log) = (WINDOW + page * PAGE, [0]);
+        // SAFETY: there are no more pages than bits.
+        unsafe {
+            let flags = KVM_DIRTY_RANGE_PEEK;
+            self.ranges()
+                .kvm_get_dirty_range(0, at, pages * PAGE, &mut log, flags)
+        }?;
+        Ok(log[0])
+    }
+
+    /// Clears the log of all these pages.
+    fn clear(&self, page: u64, pages: u64) -> Result<()> {
+        let at = WINDOW + page * PAGE;
+        // SAFETY: there are no more pages than bits.
+        unsafe {
+            self.ranges()
+                .kvm_clear_dirty_range(0, at, pages * PAGE, &[!0])
+        }
     }
 
     fn unmap(&self, page: u64, pages: u64) -> Result<()> {
@@ -302,6 +338,46 @@ fn continues(stage: &Stage) {
     assert_eq!(guest.swap(2, 0x22), Ok(0x22));
     guest.punch(5);
     assert_eq!(guest.swap(2, 0x22), Ok(0));
+}
+
+/// Private memory takes the place of the middle of a logged range, and gives it back. The
+/// logs of what is on both sides, which private memory has not, stay.
+fn beside_log(stage: &Stage) {
+    let mut guest = Guest::new(stage);
+    guest.map_shared(0, 8, LOG).unwrap();
+    for page in [1, 4, 6] {
+        assert_eq!(guest.swap(page, 0x5a), Ok(0));
+    }
+    guest.map(3, 2, 3).unwrap();
+    guest.set_private(3, 2, true).unwrap();
+    assert_eq!(guest.swap(4, 0x44), Ok(0));
+    for (page, pages) in [(0, 8), (2, 2), (3, 1), (4, 2)] {
+        assert_eq!(guest.peek(page, pages), Err(Errno::ENOENT), "{page}");
+        assert_eq!(guest.clear(page, pages), Err(Errno::ENOENT), "{page}");
+    }
+    assert_eq!(guest.peek(0, 3), Ok(0b10));
+    assert_eq!(guest.peek(5, 3), Ok(0b10));
+    // A log begins and ends on one side only. Neither change reaches the private memory.
+    for flags in [0, LOG] {
+        assert_eq!(guest.protect(5, 3, flags), Ok(()));
+        assert_eq!(guest.protect(0, 8, LOG), Err(Errno::EINVAL));
+    }
+    assert_eq!(guest.peek(0, 3), Ok(0b10));
+    assert_eq!(guest.peek(5, 3), Ok(0));
+    assert_eq!(guest.swap(4, 0x45), Ok(0x44));
+    // The attribute decides what a write reaches, and so where it is logged.
+    guest.set_private(2, 1, true).unwrap();
+    assert_eq!(guest.swap(2, 0), Err(Errno::EFAULT));
+    guest.set_private(2, 1, false).unwrap();
+    assert_eq!(guest.swap(2, 0x22), Ok(0));
+    assert_eq!(guest.peek(0, 3), Ok(0b110));
+    // Shared memory comes back, and with it one log of the whole range.
+    guest.set_private(3, 2, false).unwrap();
+    guest.map_shared(3, 2, LOG).unwrap();
+    assert_eq!(guest.swap(4, 0), Ok(0x5a));
+    assert_eq!(guest.peek(0, 8), Ok(0b1_0110));
+    guest.clear(0, 8).unwrap();
+    assert_eq!(guest.peek(0, 8), Ok(0));
 }
 
 fn bad_files(stage: &Stage) {

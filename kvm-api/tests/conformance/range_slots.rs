@@ -3,7 +3,9 @@
 
 use std::fs::{self, File};
 use std::io::Read;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,8 +13,8 @@ use kvm_api::kvm_sys::slot::KVM_MEM_LOG_DIRTY_PAGES as LOG;
 use kvm_api::kvm_sys::{
     __NR_kvm_get_dirty_range, __NR_kvm_unmap_range, KVM_ENABLE_CAP, KVM_GET_STATS_FD,
 };
-use kvm_api::ranges::range;
-use kvm_api::{Errno, GuestMemory};
+use kvm_api::ranges::{RangeMemory, range};
+use kvm_api::{Errno, GuestMemory, Result};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
@@ -31,6 +33,10 @@ pub const TESTS: &[(Form, Test)] = &[
     of("kvm_unmap_range::flushes_once", flushes_once),
     of("kvm_unmap_range::thousands_of_slots", thousands),
     of("kvm_unmap_range::a_killed_caller_does_not_wait", killed),
+    of(
+        "kvm_unmap_range::a_killed_caller_changes_nothing",
+        killed_inside,
+    ),
 ];
 
 /// The requests to flush the TLBs of a virtual machine, until now.
@@ -89,34 +95,66 @@ fn flushes_once(stage: &Stage) {
     assert_eq!(guest.dirty(0, PAGES), Ok(vec![true; PAGES as usize]));
 }
 
-/// One call replaces and removes more slots than any other test makes.
-fn thousands(stage: &Stage) {
-    const SLOTS: u64 = 2000;
-    const FAR: u64 = 1 << 32;
-    let guest = Guest::new(stage);
-    let memory = GuestMemory::anonymous(2 * PAGE as usize).unwrap();
-    let address = memory.as_ptr().expose_provenance() as u64;
-    let ranges = guest.ranges();
-    let log = |size| {
+/// Where [`Slots`] are.
+const FAR: u64 = 1 << 32;
+/// The number of pages of [`Slots`].
+const SLOTS: u64 = 2000;
+
+/// More slots than any other test makes, each of one page and with a log.
+struct Slots<'g> {
+    ranges: RangeMemory<BorrowedFd<'g>>,
+    // Dropped after the guest's mappings of it.
+    memory: GuestMemory,
+}
+
+impl Drop for Slots<'_> {
+    fn drop(&mut self) {
+        let _ = self.ranges.kvm_unmap_range(0, FAR, SLOTS * PAGE);
+    }
+}
+
+impl<'g> Slots<'g> {
+    fn new(guest: &'g Guest<'_>) -> Self {
+        let slots = Self {
+            ranges: guest.ranges(),
+            memory: GuestMemory::anonymous(2 * PAGE as usize).unwrap(),
+        };
+        let address = slots.memory.as_ptr().expose_provenance() as u64;
+        // The second page is never behind the first, so that no two of them join.
+        for n in 0..SLOTS {
+            let page = range(FAR + n * PAGE, PAGE, address + (1 - n % 2) * PAGE, LOG);
+            // SAFETY: the memory stays until it is unmapped from the guest.
+            unsafe { slots.ranges.kvm_map_range(&page) }.unwrap();
+        }
+        slots
+    }
+
+    fn protect(&self, flags: u32) {
+        // SAFETY: as in `new`.
+        unsafe { self.ranges.kvm_protect_range(0, FAR, SLOTS * PAGE, flags) }.unwrap();
+    }
+
+    /// Fetches the log of the first pages.
+    fn log(&self, pages: u64) -> Result<()> {
         let mut bitmap = vec![0; (SLOTS / 64 + 1) as usize];
         // SAFETY: it has a bit for each page.
-        unsafe { ranges.kvm_get_dirty_range(0, FAR, size, &mut bitmap, 0) }
-    };
-    // The second page is never behind the first, so that no two of them join.
-    for n in 0..SLOTS {
-        let page = range(FAR + n * PAGE, PAGE, address + (1 - n % 2) * PAGE, LOG);
-        // SAFETY: the memory stays until it is unmapped from the guest.
-        unsafe { ranges.kvm_map_range(&page) }.unwrap();
+        unsafe {
+            self.ranges
+                .kvm_get_dirty_range(0, FAR, pages * PAGE, &mut bitmap, 0)
+        }
     }
-    log(SLOTS * PAGE).unwrap();
-    // SAFETY: as above.
-    unsafe { ranges.kvm_protect_range(0, FAR, SLOTS * PAGE, 0) }.unwrap();
-    assert_eq!(log(SLOTS * PAGE), Err(Errno::ENOENT));
-    // SAFETY: as above.
-    unsafe { ranges.kvm_protect_range(0, FAR, SLOTS * PAGE, LOG) }.unwrap();
-    log(SLOTS * PAGE).unwrap();
-    ranges.kvm_unmap_range(0, FAR, SLOTS * PAGE).unwrap();
-    assert_eq!(log(PAGE), Err(Errno::ENOMEM));
+}
+
+fn thousands(stage: &Stage) {
+    let guest = Guest::new(stage);
+    let slots = Slots::new(&guest);
+    slots.log(SLOTS).unwrap();
+    slots.protect(0);
+    assert_eq!(slots.log(SLOTS), Err(Errno::ENOENT));
+    slots.protect(LOG);
+    slots.log(SLOTS).unwrap();
+    slots.ranges.kvm_unmap_range(0, FAR, SLOTS * PAGE).unwrap();
+    assert_eq!(slots.log(1), Err(Errno::ENOMEM));
 }
 
 /// A page that nobody has touched, and the means to hold up whoever does.
@@ -175,13 +213,26 @@ impl Trap {
 
 /// For what takes no time.
 const LIMIT: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_micros(20);
 
 fn until(what: &str, mut condition: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !condition() {
         assert!(begin.elapsed() < LIMIT, "{what}: not within {LIMIT:?}");
-        thread::sleep(Duration::from_millis(1));
+        thread::sleep(PAUSE);
     }
+}
+
+/// Kills a child, and waits for its end.
+fn kill_and_wait(child: Pid) -> WaitStatus {
+    kill(child, Signal::SIGKILL).unwrap();
+    let begin = Instant::now();
+    let mut status = WaitStatus::StillAlive;
+    while status == WaitStatus::StillAlive && begin.elapsed() < LIMIT {
+        thread::sleep(PAUSE);
+        status = waitpid(child, Some(WaitPidFlag::WNOHANG)).unwrap();
+    }
+    status
 }
 
 /// Whether a process sleeps in a way that only a fatal signal can interrupt.
@@ -191,12 +242,23 @@ fn is_waiting(process: Pid) -> bool {
     state.trim_start().starts_with('D')
 }
 
-/// A child with the memory and the files of this process, which unmaps the window.
-fn unmapping(vm: BorrowedFd<'_>) -> Pid {
-    extern "C" fn unmap(vm: *mut libc::c_void) -> libc::c_int {
-        let vm = vm.addr() as libc::c_int;
+/// A call that unmaps a range, and whether a child makes it already.
+struct Unmapping {
+    vm: RawFd,
+    at: u64,
+    size: u64,
+    begun: AtomicBool,
+}
+
+/// A child with the memory and the files of this process, which makes the call.
+fn child(call: &'static Unmapping) -> Pid {
+    extern "C" fn unmap(call: *mut libc::c_void) -> libc::c_int {
+        // SAFETY: the parent passes a pointer to it that is valid forever.
+        let call = unsafe { &*call.cast::<Unmapping>() };
+        call.begun.store(true, Ordering::SeqCst);
+        let (number, space) = (__NR_kvm_unmap_range, 0);
         // SAFETY: the call touches no memory.
-        let result = unsafe { libc::syscall(__NR_kvm_unmap_range, vm, 0, WINDOW, PAGES * PAGE) };
+        let result = unsafe { libc::syscall(number, call.vm, space, call.at, call.size) };
         (result != 0).into()
     }
     const STACK: usize = 256 << 10;
@@ -206,10 +268,19 @@ fn unmapping(vm: BorrowedFd<'_>) -> Pid {
     // SAFETY: the stack is the child's own. It makes one system call, and allocates nothing.
     let child = unsafe {
         let top = stack.as_mut_ptr().add(STACK);
-        let argument = std::ptr::without_provenance_mut(vm.as_raw_fd() as usize);
-        libc::clone(unmap, top.cast(), flags, argument)
+        let argument = ptr::from_ref(call).cast_mut();
+        libc::clone(unmap, top.cast(), flags, argument.cast())
     };
     Pid::from_raw(Errno::result(child).unwrap())
+}
+
+fn unmapping(vm: BorrowedFd<'_>, at: u64, size: u64) -> &'static Unmapping {
+    Box::leak(Box::new(Unmapping {
+        vm: vm.as_raw_fd(),
+        at,
+        size,
+        begun: AtomicBool::new(false),
+    }))
 }
 
 /// While the log of a range is fetched, no other call can change the slots. Another process
@@ -227,20 +298,55 @@ fn killed(stage: &Stage) {
             Errno::result(result)
         });
         trap.wait();
-        let child = unmapping(vm);
+        let child = child(unmapping(vm, WINDOW, PAGES * PAGE));
         until("the child waits", || is_waiting(child));
-        kill(child, Signal::SIGKILL).unwrap();
-        let mut status = WaitStatus::StillAlive;
-        let begin = Instant::now();
-        while status == WaitStatus::StillAlive && begin.elapsed() < LIMIT {
-            status = waitpid(child, Some(WaitPidFlag::WNOHANG)).unwrap();
-            thread::sleep(Duration::from_millis(1));
-        }
+        let end = kill_and_wait(child);
         trap.release();
         assert_eq!(fetch.join().unwrap(), Ok(0));
-        assert_eq!(status, WaitStatus::Signaled(child, Signal::SIGKILL, false));
+        assert_eq!(end, WaitStatus::Signaled(child, Signal::SIGKILL, false));
     });
     // It has changed nothing.
     assert_eq!(guest.write(3), Wrote::To(3));
     assert!(guest.dirty(3, 1).unwrap()[0]);
+}
+
+/// Makes this thread run before all others, until the value is dropped.
+struct First;
+
+impl First {
+    fn new() -> Self {
+        // Not children.
+        set_scheduler(libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK, 1);
+        Self
+    }
+}
+
+impl Drop for First {
+    fn drop(&mut self) {
+        set_scheduler(libc::SCHED_OTHER, 0);
+    }
+}
+
+fn set_scheduler(policy: i32, sched_priority: i32) {
+    let parameters = libc::sched_param { sched_priority };
+    // SAFETY: the call reads the structure.
+    Errno::result(unsafe { libc::sched_setscheduler(0, policy, &raw const parameters) }).unwrap();
+}
+
+/// Another process that removes many slots is killed when it has begun. Each delay is short
+/// for so many slots, and long for the way to the system call.
+fn killed_inside(stage: &Stage) {
+    let guest = Guest::new(stage);
+    let slots = Slots::new(&guest);
+    let _first = First::new();
+    for delay in [50, 100, 150] {
+        let call = unmapping(guest.machine.vm(), FAR, SLOTS * PAGE);
+        let child = child(call);
+        until("the child begins", || call.begun.load(Ordering::SeqCst));
+        thread::sleep(Duration::from_micros(delay));
+        let end = kill_and_wait(child);
+        assert_eq!(end, WaitStatus::Signaled(child, Signal::SIGKILL, false));
+        // It has changed nothing.
+        assert_eq!(slots.log(SLOTS), Ok(()), "after {delay} us");
+    }
 }

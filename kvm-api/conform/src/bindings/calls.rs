@@ -3,15 +3,18 @@
 use std::os::fd::{BorrowedFd, RawFd};
 use std::ptr;
 
+use kvm_api::kvm_sys::slot::KVM_MEM_LOG_DIRTY_PAGES;
 use kvm_api::kvm_sys::*;
+use kvm_api::ranges::{RangeMemory, range};
 use kvm_api::syscall::Syscall;
-use kvm_api::{Errno, Kvm, Result};
+use kvm_api::{Errno, GuestMemory, Kvm, Result};
 use libc::{SYS_ioctl, c_long};
 use nix::sched::{CloneFlags, clone};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::host_state::HostState;
+use super::steps::PAGES;
 
 /// The value of the guests' vector registers.
 pub const GUEST_VECTOR: [u8; 16] = [0xa5; 16];
@@ -116,6 +119,39 @@ pub fn create_bound(state: &HostState) -> Result<()> {
     let regs: kvm_regs = Call::Bound(__NR_kvm_bound_get_regs).get(state)?;
     assert_eq!(regs.rip, 0xfff0, "of a new vCPU");
     syscall(state, __NR_kvm_unbind, [0; 3]).map(drop)
+}
+
+/// Where the pages begin that ranges add to the memory of a VM.
+const ADDED: u64 = 1 << 29;
+const PAGE: u64 = 0x1000;
+
+fn ranges(vm: BorrowedFd<'_>) -> RangeMemory<BorrowedFd<'_>> {
+    RangeMemory::new(flat(), vm)
+}
+
+/// Grows or shrinks the memory of a VM to `pages` added pages, which show `memory` again.
+pub fn resize(vm: BorrowedFd<'_>, memory: &GuestMemory, pages: u64) -> Result<()> {
+    let address = memory.as_ptr().expose_provenance() as u64;
+    if pages > 0 {
+        let range = range(ADDED, pages * PAGE, address, KVM_MEM_LOG_DIRTY_PAGES);
+        // SAFETY: the guest uses the memory already.
+        unsafe { ranges(vm).kvm_map_range(&range) }?;
+    }
+    if pages < PAGES {
+        let at = ADDED + pages * PAGE;
+        ranges(vm).kvm_unmap_range(0, at, (PAGES - pages) * PAGE)?;
+    }
+    Ok(())
+}
+
+/// How many pages ranges have added to the memory of a VM.
+pub fn added(vm: BorrowedFd<'_>) -> u64 {
+    let has = |page| {
+        let (at, flags) = (ADDED + page * PAGE, KVM_DIRTY_RANGE_PEEK);
+        // SAFETY: the log has a bit for the page.
+        unsafe { ranges(vm).kvm_get_dirty_range(0, at, PAGE, &mut [0], flags) }.is_ok()
+    };
+    (0..PAGES).filter(|&page| has(page)).count() as u64
 }
 
 /// The alias of VM `vm`, by which it is told from the other.

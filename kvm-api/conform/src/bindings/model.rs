@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use proptest_state_machine::ReferenceStateMachine;
 
 use super::program::{JMP, OUT, START};
-use super::steps::{Action, By, Kicked, Step, VCPUS, any_step};
+use super::steps::{Action, By, Kicked, Step, VCPUS, VMS, any_step};
 
 #[derive(Clone, Copy, Debug)]
 pub struct ModelVcpu {
@@ -24,6 +24,8 @@ pub struct Model {
     pub vcpus: [ModelVcpu; VCPUS],
     /// The VM that is bound to the address space.
     pub vm: Option<usize>,
+    /// How many pages ranges have added to the memory of each VM.
+    pub pages: [u64; VMS],
     /// The result of the last step.
     pub answer: Result<()>,
 }
@@ -63,6 +65,7 @@ impl Model {
         Self {
             vcpus: [vcpu; VCPUS],
             vm: None,
+            pages: [0; VMS],
             answer: Ok(()),
         }
     }
@@ -163,6 +166,7 @@ impl Model {
                     return Err(Errno::EEXIST);
                 }
             }
+            Action::Resize { vm, pages } => self.pages[vm] = pages,
             Action::Fork
             | Action::Create(_)
             | Action::Enable(_)

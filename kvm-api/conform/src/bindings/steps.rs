@@ -9,6 +9,8 @@ pub const TASKS: usize = 3;
 /// The number of vCPUs. The first two belong to one VM, the last to another.
 pub const VCPUS: usize = 3;
 pub const VMS: usize = 2;
+/// The maximum number of pages of a VM that ranges add to its memory.
+pub const PAGES: u64 = 8;
 
 /// The VM of a vCPU.
 pub const fn vm_of(vcpu: usize) -> usize {
@@ -83,6 +85,12 @@ pub enum Action {
     /// The task adds a vCPU without a descriptor to the VM of the address space, which
     /// is bound to the task, and unbinds it.
     CreateBound,
+    /// The task grows or shrinks the memory of this VM, beside all its vCPUs, to that number
+    /// of added pages.
+    Resize {
+        vm: usize,
+        pages: u64,
+    },
     /// The task enables a capability of the VM of this vCPU, which concerns all
     /// vCPUs of the VM.
     Enable(usize),
@@ -125,6 +133,8 @@ pub fn any_step() -> impl Strategy<Value = Step> {
             3 => (0..VMS).prop_map(Action::BindVm).prop_map(step),
             1 => Just(step(Action::UnbindVm)),
             1 => Just(step(Action::CreateBound)),
+            2 => (0..VMS, 0..=PAGES)
+                .prop_map(move |(vm, pages)| step(Action::Resize { vm, pages })),
             1 => (0..VCPUS).prop_map(Action::Enable).prop_map(step),
             3 => (0..2_usize).prop_map(Action::Move).prop_map(step),
             2 => Just(step(Action::Sleep)),

@@ -16,13 +16,13 @@ use nix::sched::{CpuSet, sched_setaffinity};
 use nix::unistd::Pid;
 
 use super::calls::{
-    Call, GUEST_VECTOR, accessors, alias_of, bound_vm, change_regs, child, create, create_bound,
-    flat, forked, kick, kick_thread, syscall,
+    Call, GUEST_VECTOR, accessors, added, alias_of, bound_vm, change_regs, child, create,
+    create_bound, flat, forked, kick, kick_thread, resize, syscall,
 };
 use super::host_state::has_pkru;
 use super::model::Model;
 use super::program::{SPIN, START};
-use super::steps::{Action, By, Kicked, Step, TASKS, VCPUS, vm_of};
+use super::steps::{Action, By, Kicked, PAGES, Step, TASKS, VCPUS, VMS, vm_of};
 use super::tasks::Task;
 use super::watch;
 use crate::requests::{KVM_CAP_EXCEPTION_PAYLOAD, enable, filled};
@@ -86,6 +86,12 @@ impl TaskSet {
         }
     }
 
+    /// A VM, and its memory.
+    fn vm(&self, vm: usize) -> &Arc<(Vm, GuestMemory)> {
+        let vcpu = (0..VCPUS).find(|&vcpu| vm_of(vcpu) == vm);
+        &self.vcpus[vcpu.expect("each VM has one")].vm
+    }
+
     fn fd(&self, vcpu: usize) -> RawFd {
         self.vcpus[vcpu].fd.as_raw_fd()
     }
@@ -144,7 +150,10 @@ impl TaskSet {
                 let Some(vcpu) = before.bound_to(step.task) else {
                     return Err(Errno::ENXIO);
                 };
-                self.spin(step.task, vcpu, signal, migrate)
+                let answer = self.spin(step.task, vcpu, signal, migrate);
+                let (vm, memory) = &**self.vm(vm_of(vcpu));
+                resize(vm.as_fd(), memory, before.pages[vm_of(vcpu)])?;
+                answer
             }
             Action::Exit => {
                 self.tasks[step.task] = Task::new(self.created);
@@ -164,9 +173,7 @@ impl TaskSet {
                 task.execute(move |state| create(state, vm))
             }
             Action::BindVm(vm) => {
-                let vcpu = (0..VCPUS).find(|&vcpu| vm_of(vcpu) == vm);
-                let vcpu = vcpu.expect("each VM has one");
-                let vm = self.vcpus[vcpu].vm.0.as_raw_fd();
+                let vm = self.vm(vm).0.as_raw_fd();
                 task.execute(move |state| {
                     syscall(state, __NR_kvm_bind_vm, [vm as usize, 0, 0]).map(drop)
                 })
@@ -175,6 +182,10 @@ impl TaskSet {
                 task.execute(|state| syscall(state, __NR_kvm_unbind_vm, [0; 3]).map(drop))
             }
             Action::CreateBound => task.execute(create_bound),
+            Action::Resize { vm, pages } => {
+                let vm = Arc::clone(self.vm(vm));
+                task.execute(move |_| resize(vm.0.as_fd(), &vm.1, pages))
+            }
             Action::Enable(vcpu) => {
                 let vm = Arc::clone(&self.vcpus[vcpu].vm);
                 // The tests do not use this capability, so it has no effect.
@@ -234,7 +245,9 @@ impl TaskSet {
         let running = target.start(move |state| run.make(state, 0));
         // The vCPU is not bound to this thread.
         let kvm = Ioctl::open().expect("KVM is available");
-        for _ in 0..3 {
+        let (vm, memory) = &*self.vcpus[vcpu].vm;
+        for pages in [PAGES, 1, 0] {
+            resize(vm.as_fd(), memory, pages)?;
             let refused = regs(&kvm, self.vcpus[vcpu].fd.as_fd());
             assert_eq!(refused, Err(Errno::EBUSY), "of vCPU {vcpu}, which spins");
             if migrate {
@@ -277,6 +290,13 @@ impl TaskSet {
             if found != Ok((expected.rip, expected.bx)) {
                 return Some(format!("vCPU {number} has {found:x?}, not {expected:x?}"));
             }
+        }
+        let pages: Vec<_> = (0..VMS).map(|vm| added(self.vm(vm).0.as_fd())).collect();
+        if pages != model.pages {
+            return Some(format!(
+                "the VMs have {pages:?} added pages, not {:?}",
+                model.pages
+            ));
         }
         let vm = bound_vm();
         let expected = model.vm.ok_or(Errno::EBADF);

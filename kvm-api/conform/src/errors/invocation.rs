@@ -116,10 +116,14 @@ impl Invocation {
                         "parts",
                         state::KVM_STATE_REGS
                             | state::KVM_STATE_SREGS2
+                            | state::KVM_STATE_MP_STATE
+                            | state::KVM_STATE_TSC_KHZ
                             | state::KVM_STATE_TSC_OFFSET,
                     ),
                     ("state->regs", arena + REGISTERS),
                     ("state->sregs2", arena + SREGS2),
+                    ("state->mp_state", arena + MP_STATE),
+                    ("state->tsc_khz", arena + TSC_KHZ),
                     ("state->tsc_offset", arena + TSC_OFFSET),
                     ("size", self.used as u64),
                 ]);

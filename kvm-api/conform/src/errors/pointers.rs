@@ -140,6 +140,7 @@ fn attempt(
     let mut object = match (whole, name) {
         (true, _) => invocation.object().to_vec(),
         (false, name) if is_byte(name) => vec![0; 1],
+        (false, "state->mp_state" | "state->tsc_khz") => vec![0; 4],
         (false, _) => vec![0; 8],
     };
     if argument.kind == Kind::Pointer(Use::Written) {
@@ -180,7 +181,13 @@ fn attempt(
 /// put_user() writes all or nothing, whereas a structure is copied up to the
 /// bad address.
 fn by_one_store(name: &str) -> bool {
-    ["physical_address", "state->regs", "state->tsc_offset"].contains(&name)
+    let names = [
+        "physical_address",
+        "state->regs",
+        "state->tsc_khz",
+        "state->tsc_offset",
+    ];
+    names.contains(&name)
 }
 
 /// A page that is followed by an unmapped one.

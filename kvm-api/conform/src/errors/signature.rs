@@ -172,10 +172,13 @@ fn fields(call: TestedCall) -> Vec<Argument> {
     };
     let state = |usage| {
         let mut fields = numbers!(kvm_vcpu_state: parts);
-        // The matrix covers these parts only.
+        // The matrix covers these parts only: the others have sizes of their own, or need a
+        // local APIC.
         for (name, offset) in [
             ("state->regs", offset_of!(kvm_vcpu_state, regs)),
             ("state->sregs2", offset_of!(kvm_vcpu_state, sregs2)),
+            ("state->mp_state", offset_of!(kvm_vcpu_state, mp_state)),
+            ("state->tsc_khz", offset_of!(kvm_vcpu_state, tsc_khz)),
             ("state->tsc_offset", offset_of!(kvm_vcpu_state, tsc_offset)),
         ] {
             fields.push(pointer(name, offset, usage));

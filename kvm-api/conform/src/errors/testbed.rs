@@ -115,9 +115,12 @@ const FIRST_ID: u64 = 8;
 pub const ROOM: u64 = 0x1_0000;
 /// The offset in the arena of valid registers.
 pub const REGISTERS: u64 = ROOM + PAGE;
-/// The same of the special registers, and of the offset of the TSC, which is 0.
+/// The same of the special registers.
 pub const SREGS2: u64 = ROOM + 2 * PAGE;
+/// The same of parts for which 0 is valid.
 pub const TSC_OFFSET: u64 = ROOM + 3 * PAGE;
+pub const MP_STATE: u64 = ROOM + 4 * PAGE;
+pub const TSC_KHZ: u64 = ROOM + 5 * PAGE;
 
 impl<'k> Testbed<'k> {
     pub fn new(both: &'k BothInterfaces, route: Route) -> Result<Self> {

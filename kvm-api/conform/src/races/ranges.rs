@@ -11,6 +11,7 @@ use kvm_api::syscall::Syscall;
 use kvm_api::{Errno, GuestMemory, Reason};
 
 use super::Race;
+use super::dirty::{PAGES, misses_no_write};
 use super::guest::{FAR, Guest, PAGE, word};
 use super::round::Round;
 use super::threads::repeating;
@@ -30,13 +31,10 @@ pub const RACES: &[Race] = &[
     ),
 ];
 
-/// The pages that a guest uses, and those behind them.
-const PAGES: usize = 16;
+/// The number of pages behind [`PAGES`], which a guest uses.
 const MORE: usize = 4;
 /// The number of changes in a round.
 const CHANGES: u64 = 20;
-/// The number of times that the log is fetched in a round.
-const FETCHES: usize = 20;
 
 /// The memory of a guest by ranges from [`FAR`] on. The pages of either are counted from 0.
 #[derive(Clone, Copy)]
@@ -162,23 +160,7 @@ fn logged(round: &Round, program: &[u8], prepare: impl FnOnce(&Guest)) {
             ranges.unmap(page, pages);
             round.pause();
         });
-        let mut seen = counts(&memory);
-        // Writes between fetching the log and reading the memory show in the next log.
-        let mut late = 0;
-        let mut runner = Some(runner);
-        for n in 0..FETCHES {
-            round.pause();
-            if n == FETCHES - 2 {
-                runner.take().expect("it ends once").end();
-            }
-            let log = ranges.log();
-            assert_eq!(late & !log, 0, "pages written and not in the log");
-            let now = counts(&memory);
-            let changed = (0..PAGES).filter(|page| now[*page] != seen[*page]);
-            late = changed.fold(0, |pages, page| pages | 1 << page) & !log;
-            seen = now;
-        }
-        assert_eq!(late, 0, "pages that nobody wrote have changed");
+        misses_no_write(round, runner, || counts(&memory), |_| ranges.log());
     });
 }
 

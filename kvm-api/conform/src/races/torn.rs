@@ -93,24 +93,32 @@ fn get_regs(kvm: &dyn Kvm, vcpu: BorrowedFd<'_>) -> Vec<u64> {
     values
 }
 
-/// The bases of segments and tables that the guest does not use, and CR2.
+/// The bases of segments and tables that the guest does not use, and CR2, of either structure.
+macro_rules! unused {
+    ($sregs:ident) => {
+        [
+            &mut $sregs.fs.base,
+            &mut $sregs.gs.base,
+            &mut $sregs.ldt.base,
+            &mut $sregs.gdt.base,
+            &mut $sregs.idt.base,
+            &mut $sregs.cr2,
+        ]
+    };
+}
+
 fn set_sregs(kvm: &dyn Kvm, vcpu: BorrowedFd<'_>, value: u32) {
     let v = u64::from(value);
     let mut sregs: kvm_sregs = filled(|sregs| kvm.kvm_get_sregs(vcpu, sregs)).unwrap();
-    sregs.fs.base = v;
-    sregs.gs.base = v;
-    sregs.ldt.base = v;
-    sregs.gdt.base = v;
-    sregs.idt.base = v;
-    sregs.cr2 = v;
+    unused!(sregs)
+        .into_iter()
+        .for_each(|register| *register = v);
     kvm.kvm_set_sregs(vcpu, &sregs).unwrap();
 }
 
 fn get_sregs(kvm: &dyn Kvm, vcpu: BorrowedFd<'_>) -> Vec<u64> {
-    let s: kvm_sregs = filled(|sregs| kvm.kvm_get_sregs(vcpu, sregs)).unwrap();
-    vec![
-        s.fs.base, s.gs.base, s.ldt.base, s.gdt.base, s.idt.base, s.cr2,
-    ]
+    let mut sregs: kvm_sregs = filled(|sregs| kvm.kvm_get_sregs(vcpu, sregs)).unwrap();
+    unused!(sregs).map(|register| *register).into()
 }
 
 fn set_fpu(kvm: &dyn Kvm, vcpu: BorrowedFd<'_>, value: u32) {
@@ -169,27 +177,23 @@ fn merged(vcpu: BorrowedFd<'_>) -> MergedVcpu<BorrowedFd<'_>> {
     MergedVcpu::new(Syscall::open().unwrap(), vcpu)
 }
 
-/// The same registers as [`set_sregs`], and the offset of the TSC, in one call.
+/// Those registers, and the offset of the TSC, in one call.
 fn set_migrated(_: &dyn Kvm, vcpu: BorrowedFd<'_>, value: u32) {
     let v = u64::from(value);
     let mut sregs = kvm_sregs2::default();
     let mut state = GetState::new().sregs2(&mut sregs);
     merged(vcpu).kvm_get_state(&mut state).unwrap();
-    sregs.fs.base = v;
-    sregs.gs.base = v;
-    sregs.ldt.base = v;
-    sregs.gdt.base = v;
-    sregs.idt.base = v;
-    sregs.cr2 = v;
+    unused!(sregs)
+        .into_iter()
+        .for_each(|register| *register = v);
     let state = SetState::new().sregs2(&sregs).tsc_offset(&v);
     merged(vcpu).kvm_set_state(&state).unwrap();
 }
 
 fn get_migrated(_: &dyn Kvm, vcpu: BorrowedFd<'_>) -> Vec<u64> {
-    let (mut s, mut offset) = (kvm_sregs2::default(), 0);
-    let mut state = GetState::new().sregs2(&mut s).tsc_offset(&mut offset);
+    let (mut sregs, mut offset) = (kvm_sregs2::default(), 0);
+    let mut state = GetState::new().sregs2(&mut sregs).tsc_offset(&mut offset);
     merged(vcpu).kvm_get_state(&mut state).unwrap();
-    vec![
-        s.fs.base, s.gs.base, s.ldt.base, s.gdt.base, s.idt.base, s.cr2, offset,
-    ]
+    let registers = unused!(sregs).map(|register| *register);
+    registers.into_iter().chain([offset]).collect()
 }
