@@ -5,7 +5,7 @@ use std::process::Command;
 
 /// The abilities of the machine. A test that lacks one of them fails there, and is skipped on
 /// a host.
-const EXPECT: &str = "KVM_API_EXPECT=ioctl,syscall,longmode,processor";
+const EXPECT: &str = "KVM_API_EXPECT=ioctl,syscall,longmode,processor,private";
 
 fn kvm_api_in(variant: &str) {
     let status = Command::new(kernel_patch::beside("kernel-patch").unwrap())

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::process::Stdio;
 
 use anyhow::{Context, Result, anyhow, ensure};
-
 use kernel_patch::{Accel, Machine};
 
 use crate::outcome::{OnProgress, Outcome};
@@ -17,7 +16,8 @@ pub const PROPERTY: Property = Property {
     backends: "all",
     kernels: Kernels::Both,
     test: Test::Outside(|kernel, on_progress| {
-        test(PROPERTY.name, kernel.machine(), kernel, on_progress)
+        let machine = expecting(kernel.machine(), &EXPECT);
+        test(PROPERTY.name, machine, kernel, on_progress)
     }),
 };
 
@@ -29,14 +29,18 @@ pub const ON_SHADOW_PAGING: Property = Property {
     backends: "all",
     kernels: Kernels::Usual,
     test: Test::Outside(|kernel, on_progress| {
-        let machine = kernel.machine();
         let cpu = format!("{},-npt", Accel::default().cpu());
-        test(ON_SHADOW_PAGING.name, machine.cpu(cpu), kernel, on_progress)
+        let machine = expecting(kernel.machine().cpu(cpu), &EXPECT[..4]);
+        test(ON_SHADOW_PAGING.name, machine, kernel, on_progress)
     }),
 };
 
-/// The features that the suite must find in the machine.
-const EXPECT: &str = "ioctl,syscall,longmode,processor";
+/// The features that the suite must find in the machine. The last takes nested paging.
+const EXPECT: [&str; 5] = ["ioctl", "syscall", "longmode", "processor", "private"];
+
+fn expecting(machine: Machine, features: &[&str]) -> Machine {
+    machine.env("KVM_API_EXPECT", features.join(","))
+}
 
 fn test(
     name: &str,
@@ -46,7 +50,6 @@ fn test(
 ) -> Result<Outcome> {
     on_progress("building the suite");
     let suite = executable()?;
-    let machine = machine.env("KVM_API_EXPECT", EXPECT);
     let mut args = vec!["--test-threads=1".into()];
     args.extend(kernel.options.case.clone());
     let captured = kernel.run(name, machine, &suite, &args, on_progress)?;

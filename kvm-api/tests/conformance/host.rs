@@ -7,6 +7,7 @@ use kvm_api::{Backend, Form, Reason};
 use libtest_mimic::{Failed, Trial};
 
 use crate::interrupt::breakpoint_exit;
+use crate::range_private::protected_vm;
 use crate::{Needs, Stage};
 use guests::TestVm;
 use guests::programs;
@@ -26,6 +27,7 @@ pub struct Host {
     long_mode: Result<(), String>,
     processor: Result<(), String>,
     breakpoints: Result<(), String>,
+    private: Result<(), String>,
     expected: Vec<String>,
 }
 
@@ -49,6 +51,10 @@ impl Host {
                 Reason::Debug { .. } => Ok(()),
                 other => Err(format!("a guest with a breakpoint exits with {other:?}")),
             }),
+            private: match protected_vm() {
+                Ok(_) => Ok(()),
+                Err(error) => Err(format!("KVM_CREATE_VM of such a type: {error}")),
+            },
             expected: expected
                 .split(',')
                 .filter(|name| !name.is_empty())
@@ -73,6 +79,7 @@ impl Host {
             ("longmode", &self.long_mode),
             ("processor", &self.processor),
             ("breakpoints", &self.breakpoints),
+            ("private", &self.private),
         ] {
             if let Err(why) = found {
                 eprintln!("no {name}: {why}");
@@ -89,6 +96,7 @@ impl Host {
                 "longmode" => self.long_mode.clone(),
                 "processor" => self.processor.clone(),
                 "breakpoints" => self.breakpoints.clone(),
+                "private" => self.private.clone(),
                 _ => Err("KVM_API_EXPECT does not know this".into()),
             };
             Trial::test(format!("expected::{name}"), || found.map_err(Failed::from))
@@ -103,6 +111,7 @@ impl Host {
             _ if self.form(form).is_err() => Some(form.name()),
             Needs::LongMode if self.long_mode.is_err() => Some("longmode"),
             Needs::Breakpoints if self.breakpoints.is_err() => Some("breakpoints"),
+            Needs::PrivateMemory if self.private.is_err() => Some("private"),
             Needs::Processor if self.processor.is_err() => Some("processor"),
             _ => None,
         };

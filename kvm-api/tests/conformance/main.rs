@@ -1,8 +1,8 @@
 //! Each call on each backend. A test is written once, and runs on every backend.
 //!
 //! A trial is named `backend::call::test`. KVM_API_EXPECT lists the features that this
-//! host must have, separated by commas: `ioctl`, `syscall`, `longmode`, `processor` and
-//! `breakpoints`. The suite fails if a listed feature is missing. If another feature is
+//! host must have, separated by commas: `ioctl`, `syscall`, `longmode`, `processor`,
+//! `private` and `breakpoints`. The suite fails if a listed feature is missing. If another feature is
 //! missing, its trials are ignored, with the reason.
 
 #![allow(missing_docs)]
@@ -75,6 +75,8 @@ pub enum Needs {
     /// A vCPU with debug registers. QEMU's emulation of SVM loads a guest's debug
     /// registers, but ignores them.
     Breakpoints,
+    /// A virtual machine with memory that the host does not see, which takes nested paging.
+    PrivateMemory,
 }
 
 /// A test: its name, its requirements, and its function.

@@ -3,6 +3,7 @@
 //! protects from the host in software.
 
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -21,13 +22,13 @@ use kvm_api::syscall::Syscall;
 use kvm_api::{Errno, GuestMemory, Reason, Result};
 use nix::fcntl::{FallocateFlags, fallocate};
 
-use crate::Needs::Processor;
+use crate::Needs::PrivateMemory;
 use crate::range_guest::{PAGE, WINDOW};
 use crate::{Stage, Test};
 use kvm_api::Form;
 
 const fn of(name: &'static str, test: fn(&Stage)) -> (Form, Test) {
-    (Form::Ranges, (name, Processor, test))
+    (Form::Ranges, (name, PrivateMemory, test))
 }
 
 pub const TESTS: &[(Form, Test)] = &[
@@ -71,6 +72,16 @@ impl Drop for Guest<'_> {
     }
 }
 
+/// Makes a virtual machine that can have private memory.
+pub fn protected_vm() -> io::Result<OwnedFd> {
+    let dev = File::options().read(true).write(true).open("/dev/kvm")?;
+    // SAFETY: the request returns a new descriptor.
+    unsafe {
+        let vm = libc::ioctl(dev.as_raw_fd(), KVM_CREATE_VM, KVM_X86_SW_PROTECTED_VM);
+        Ok(OwnedFd::from_raw_fd(Errno::result(vm)?))
+    }
+}
+
 fn new_file(vm: BorrowedFd<'_>) -> OwnedFd {
     let create = kvm_create_guest_memfd {
         size: PAGES * PAGE,
@@ -85,17 +96,7 @@ fn new_file(vm: BorrowedFd<'_>) -> OwnedFd {
 
 impl<'k> Guest<'k> {
     fn new(stage: &'k Stage) -> Self {
-        let dev = File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/kvm")
-            .unwrap();
-        // SAFETY: the request returns a new descriptor.
-        let vm = unsafe {
-            let vm = libc::ioctl(dev.as_raw_fd(), KVM_CREATE_VM, KVM_X86_SW_PROTECTED_VM);
-            OwnedFd::from_raw_fd(Errno::result(vm).unwrap())
-        };
-        let mut machine = TestVm::of_vm(&*stage.kvm, vm, 0);
+        let mut machine = TestVm::of_vm(&*stage.kvm, protected_vm().unwrap(), 0);
         machine.load(SWAP);
         let file = new_file(machine.vm());
         Self {
