@@ -4,7 +4,7 @@ use std::mem::take;
 
 use super::cycles::Cycles;
 use super::words::{
-    EXIT, FETCHED, LOOP, MAPPED, REGISTERS, REGS, REPLACED, SAVED, THREADS, listed, work,
+    EXIT, FETCHED, LOOP, MAPPED, REGISTERS, REGS, REPLACED, SAVED, SWITCHED, THREADS, listed, work,
 };
 use crate::grid::Grid;
 use crate::interface::INTERFACES;
@@ -65,7 +65,7 @@ const CLAIMS: [Claim; 5] = [
 const FORMS: [(&str, &str, &[&str]); 11] = [
     ("syscall", "ioctl", &[EXIT, REGS, REGISTERS, LOOP, SAVED]),
     ("merged", "syscall", &[REGISTERS, LOOP, SAVED]),
-    ("ranges", "syscall", &[REPLACED, MAPPED, FETCHED]),
+    ("ranges", "syscall", &[REPLACED, MAPPED, SWITCHED, FETCHED]),
     ("files", "syscall", &[REGS, REGISTERS, LOOP, SAVED]),
     ("bound", "syscall", &[EXIT, REGS]),
     ("bound", "merged", &[REGISTERS, LOOP, SAVED]),

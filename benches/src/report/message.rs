@@ -1,6 +1,6 @@
 //! Sentences of the message, and what the figures say to them.
 
-use super::words::{EXIT, FETCHED, LOOP, MAPPED, REGISTERS, REGS, REPLACED, SAVED, work};
+use super::words::{EXIT, FETCHED, LOOP, MAPPED, REGISTERS, REGS, REPLACED, SAVED, SWITCHED, work};
 use crate::record::{Record, Run, percent};
 
 const ARND: &str = "Arnd Bergmann";
@@ -31,7 +31,7 @@ const SENTENCES: [Sentence; 4] = [
             address range.",
         after: "ranges",
         before: "syscall",
-        rows: &[REPLACED, MAPPED, FETCHED],
+        rows: &[REPLACED, MAPPED, SWITCHED, FETCHED],
     },
     Sentence {
         by: ARND,

@@ -11,6 +11,7 @@ pub const REGISTERS: &str = "registers_read_written";
 pub const SAVED: &str = "vcpu_saved_restored";
 pub const MAPPED: &str = "memory_mapped";
 pub const REPLACED: &str = "page_replaced";
+pub const SWITCHED: &str = "dirty_log_switched";
 pub const FETCHED: &str = "dirty_pages_fetched";
 
 /// The work of a row, as the end of a sentence.
@@ -23,6 +24,7 @@ pub fn work(row: &str) -> &str {
         SAVED => "saving and restoring a vCPU",
         REPLACED => "replacing one page",
         MAPPED => "mapping and unmapping memory",
+        SWITCHED => "beginning and ending a dirty log",
         FETCHED => "fetching the dirty log",
         other => other,
     }
