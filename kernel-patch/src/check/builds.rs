@@ -215,6 +215,11 @@ impl ConfigurationBuild {
         self.write()
     }
 
+    /// Whether the last build in this check succeeded.
+    pub(super) fn is_current(&self) -> bool {
+        self.is_current
+    }
+
     /// Whether a build would find something: false if the last one succeeded and no file
     /// of `changed` has been part of it.
     pub(super) fn is_affected(&self, changed: &BTreeSet<String>, calls: bool) -> Result<bool> {
@@ -272,7 +277,7 @@ impl ConfigurationBuild {
         }
         args.extend(cache(tree));
         if !all {
-            args.push(format!("syshdr={}", numbers_script(tree).display()));
+            args.push(keep_numbers(tree));
         }
         let _ = fs::remove_file(log);
         let make = Make {
@@ -317,6 +322,11 @@ fn cache(tree: &Path) -> [String; 3] {
         // The build directories differ, and no object has the name of one.
         "CCACHE_NOHASHDIR=true".into(),
     ]
+}
+
+/// The variable of make that keeps the times of the headers of numbers.
+pub(super) fn keep_numbers(tree: &Path) -> String {
+    format!("syshdr={}", numbers_script(tree).display())
 }
 
 fn numbers_script(tree: &Path) -> PathBuf {

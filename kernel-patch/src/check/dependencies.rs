@@ -29,15 +29,34 @@ pub(super) fn without_object(build: &Path, files: BTreeSet<String>) -> Result<BT
 /// file are relative to the build directory, which is below the source.
 fn sources(build: &Path, files: &BTreeSet<String>) -> Result<BTreeSet<String>> {
     let mut found = BTreeSet::new();
-    files::walk(build, |_| false, &mut |file, _| {
+    each_object(build, |made_from| {
+        found.extend(made_from.filter(|it| files.contains(it)));
+    })?;
+    Ok(found)
+}
+
+/// The source files of objects in `build` that include one of `headers`.
+pub(super) fn including(build: &Path, headers: &BTreeSet<String>) -> Result<BTreeSet<String>> {
+    let mut found = BTreeSet::new();
+    each_object(build, |made_from| {
+        let (code, others): (Vec<_>, Vec<_>) = made_from.partition(|it| it.ends_with(".c"));
+        if others.iter().any(|it| headers.contains(it)) {
+            found.extend(code);
+        }
+    })?;
+    Ok(found)
+}
+
+/// Calls `act` with the files that each object in `build` was made from.
+fn each_object(build: &Path, mut act: impl FnMut(&mut dyn Iterator<Item = String>)) -> Result<()> {
+    Ok(files::walk(build, |_| false, &mut |file, _| {
         if file.extension().is_some_and(|it| it == "cmd") {
             let text = files::text_or_empty(&build.join(file))?;
             let words = text.split_whitespace().filter(|word| word.contains('/'));
-            found.extend(words.map(without_parents).filter(|it| files.contains(it)));
+            act(&mut words.map(without_parents));
         }
         Ok(())
-    })?;
-    Ok(found)
+    })?)
 }
 
 /// Whether options are defined in one of `files`.
@@ -83,6 +102,19 @@ deps_arch/x86/kvm/../../../virt/kvm/kvm_main.o := \\
     fn sources_and_headers_affect_a_build() {
         assert!(affects(&["x", "virt/kvm/kvm_main.c"]));
         assert!(affects(&["include/linux/kvm_host.h"]));
+    }
+
+    #[test]
+    fn code_that_includes_a_header_is_found() {
+        let build = tempfile::tempdir().unwrap();
+        files::write(&build.path().join("virt/.kvm_main.o.cmd"), CMD.as_bytes()).unwrap();
+        let includes = |header: &str| {
+            let headers = BTreeSet::from([header.to_owned()]);
+            including(build.path(), &headers).unwrap()
+        };
+        let code = BTreeSet::from(["virt/kvm/kvm_main.c".to_owned()]);
+        assert_eq!(includes("include/linux/kvm_host.h"), code);
+        assert_eq!(includes("include/linux/sched.h"), BTreeSet::new());
     }
 
     #[test]

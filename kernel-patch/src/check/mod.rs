@@ -12,7 +12,7 @@ mod selftests;
 mod warnings;
 mod worktree;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::thread;
 
@@ -249,7 +249,7 @@ impl CheckRun<'_> {
                 let log = self.log(number, "docs-before");
                 docs.read(tree, self.patch(number), &log, &what)?;
             }
-            self.tree.checkout(commit)?;
+            self.checkout(number, commit, &all)?;
             if wanted {
                 let log = self.log(number, DOCS);
                 let found = docs.read(tree, self.patch(number), &log, &what)?;
@@ -269,6 +269,38 @@ impl CheckRun<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Checks a patch out. A header that many files include is compiled with KVM and the
+    /// files that the series changes, and with all others only after the last patch: most
+    /// headers only gain lines, and to compile the kernel for each takes hours.
+    fn checkout(&self, number: usize, commit: &str, all: &[ConfigurationBuild]) -> Result<()> {
+        let ours = self.series.files();
+        let is_header = |it: &String| it.ends_with(".h");
+        if number == self.series.patches.len() {
+            self.tree.checkout(commit)?;
+            return self
+                .tree
+                .touch(ours.into_iter().filter(is_header).collect());
+        }
+        let sample = self.check.sample;
+        let mut by_patch = all.iter().filter(|it| it.configuration.is_by_patch(sample));
+        // A directory that is not current compiles everything.
+        if !by_patch.clone().all(ConfigurationBuild::is_current) {
+            return self.tree.checkout(commit);
+        }
+        let headers = self.patch(number).files().map(String::from);
+        let headers: BTreeSet<_> = headers.filter(is_header).collect();
+        let near = |file: &String| {
+            let kvm = ["virt/kvm/", "arch/x86/kvm/", "arch/arm64/kvm/"];
+            kvm.iter().any(|it| file.starts_with(it)) || ours.contains(file)
+        };
+        let code = by_patch.try_fold(BTreeSet::new(), |mut code, builds| {
+            let including = dependencies::including(&builds.build, &headers)?;
+            code.extend(including.into_iter().filter(near));
+            Ok::<_, CheckError>(code)
+        })?;
+        self.tree.checkout_quietly(commit, headers, code)
     }
 
     /// The builds of the configurations that the options ask for.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::Path;
 
+use super::builds;
 use super::error::{Result, finding};
 use super::warnings::{Known, Warnings};
 use crate::host::{IoContext, Progress, files};
@@ -32,6 +33,8 @@ pub(super) fn check(
     }
     files::remove(&out)?;
     fs::create_dir(&out).cannot("make", &out)?;
+    // Headers that have kept their times would not be installed again.
+    files::remove(&build.join("usr/include"))?;
     let make = |tree: &Path, build: &Path, args: &[String], targets: &str| {
         let make = Make {
             tree,
@@ -49,7 +52,8 @@ pub(super) fn check(
         format!("INSTALL_HDR_PATH={usr}"),
         format!("KHDR_INCLUDES=-isystem {usr}/include"),
     ];
-    let made = make(tree, build, &[], "headers")
+    let numbers = [builds::keep_numbers(tree)];
+    let made = make(tree, build, &numbers, "headers")
         .and_then(|()| make(&tree.join(SOURCES), &out, &args, &programs.join(" ")));
     let error = finding(made)?;
     let warnings = Warnings::read(&files::text_or_empty(log)?);
