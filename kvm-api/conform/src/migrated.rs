@@ -1,4 +1,4 @@
-//! Parts of the state that only migration needs.
+//! Parts of the state that only migration needs, of a vCPU without a local APIC.
 
 use kvm_api::kvm_sys::*;
 use kvm_api::{GetState, Result, SetState, State, XsaveArea};
@@ -6,8 +6,6 @@ use kvm_api::{GetState, Result, SetState, State, XsaveArea};
 pub struct Migrated {
     pub sregs2: kvm_sregs2,
     xsave: XsaveArea,
-    /// Of a vCPU with a local APIC.
-    lapic: Option<kvm_lapic_state>,
     mp_state: kvm_mp_state,
     nested_state: KvmNestedStateBuffer,
     cpuid: CpuId,
@@ -20,7 +18,6 @@ impl Migrated {
         Self {
             sregs2: kvm_sregs2::default(),
             xsave: XsaveArea::new(4096),
-            lapic: None,
             mp_state: kvm_mp_state::default(),
             nested_state: KvmNestedStateBuffer::empty(),
             cpuid: CpuId::new(KVM_MAX_CPUID_ENTRIES).expect("the entries fit"),
@@ -29,19 +26,9 @@ impl Migrated {
         }
     }
 
-    pub fn with_lapic() -> Self {
-        Self {
-            lapic: Some(kvm_lapic_state::default()),
-            ..Self::room()
-        }
-    }
-
     pub fn get(&mut self, vcpu: &impl State) -> Result<()> {
         // A call replaces the room by what it has needed.
-        *self = match self.lapic {
-            Some(_) => Self::with_lapic(),
-            None => Self::room(),
-        };
+        *self = Self::room();
         let mut state = GetState::new()
             .sregs2(&mut self.sregs2)
             .xsave(&mut self.xsave)
@@ -50,9 +37,6 @@ impl Migrated {
             .cpuid(&mut self.cpuid)
             .tsc_khz(&mut self.tsc_khz)
             .tsc_offset(&mut self.tsc_offset);
-        if let Some(lapic) = &mut self.lapic {
-            state = state.lapic(lapic);
-        }
         vcpu.kvm_get_state(&mut state).map(drop)
     }
 
@@ -68,10 +52,6 @@ impl Migrated {
         let state = match nested {
             true => state.nested_state(&self.nested_state),
             false => state,
-        };
-        let state = match &self.lapic {
-            Some(lapic) => state.lapic(lapic),
-            None => state,
         };
         vcpu.kvm_set_state(&state).map(drop)
     }

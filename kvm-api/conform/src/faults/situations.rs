@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use guests::{MEMORY, SLOT, TestVm, programs};
 use kvm_api::bound::BoundVcpu;
 use kvm_api::merged::MergedVcpu;
-use kvm_api::process::{BoundVm, NoFd};
+use kvm_api::process::BoundVm;
 use kvm_api::ranges::{RangeMemory, range};
 use kvm_api::syscall::Syscall;
 use kvm_api::{Form, GetState, GuestMemory, Result, SetState, State, kick};
@@ -17,9 +17,7 @@ use kvm_sys::MergedCall::*;
 use kvm_sys::ProcessCall::*;
 use kvm_sys::RangeCall::*;
 use kvm_sys::slot::KVM_MEM_LOG_DIRTY_PAGES;
-use kvm_sys::{
-    KVM_CREATE_IRQCHIP, MsrList, Msrs, kvm_fpu, kvm_guest_debug, kvm_memory_alias, kvm_regs,
-};
+use kvm_sys::{MsrList, Msrs, kvm_fpu, kvm_guest_debug, kvm_memory_alias, kvm_regs};
 use nix::sys::signal::{SigSet, Signal};
 
 use crate::child::pidfd;
@@ -248,23 +246,6 @@ pub const ALL: &[Situation] = &[
         saved.sregs2.cr2 += 8;
         Box::new(move |_| saved.set(&vcpu, true))
     }),
-    Situation::new(Merged(kvm_get_state), "migrated with a local APIC", |m| {
-        let (vm, vcpu) = with_lapic(m);
-        let mut saved = Migrated::with_lapic();
-        Box::new(move |_| {
-            let _ = &vm;
-            saved.get(&vcpu)
-        })
-    }),
-    Situation::new(Merged(kvm_set_state), "migrated with a local APIC", |m| {
-        let (vm, vcpu) = with_lapic(m);
-        let mut saved = Migrated::with_lapic();
-        saved.get(&vcpu).unwrap();
-        Box::new(move |_| {
-            let _ = &vm;
-            saved.set(&vcpu, true)
-        })
-    }),
     Situation::fresh(Range(kvm_map_range), "new", |_| {
         let memory = GuestMemory::anonymous(SIZE as usize).unwrap();
         Box::new(move |m| map_range(m, ADDRESS, 0, &memory))
@@ -358,15 +339,6 @@ fn flat() -> Syscall {
 /// The vCPU, bound to this thread.
 fn bound(machine: &TestVm<'_>) -> BoundVcpu<OwnedFd> {
     BoundVcpu::bind(flat(), machine.vcpu_fd()).unwrap()
-}
-
-/// A vCPU with a local APIC, bound to this thread, and its VM.
-fn with_lapic(machine: &TestVm<'_>) -> (OwnedFd, BoundVcpu<NoFd>) {
-    let vm = machine.kvm.kvm_create_vm().unwrap();
-    requests::request(vm.as_fd(), KVM_CREATE_IRQCHIP, 0).unwrap();
-    let vcpu = machine.kvm.kvm_create_vcpu(vm.as_fd()).unwrap();
-    let vcpu = BoundVcpu::bind_and_close(flat(), vcpu).unwrap();
-    (vm, vcpu)
 }
 
 fn get_state(vcpu: impl State + 'static) -> Act {
