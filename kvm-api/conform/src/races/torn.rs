@@ -110,9 +110,9 @@ macro_rules! unused {
 fn set_sregs(kvm: &dyn Kvm, vcpu: BorrowedFd<'_>, value: u32) {
     let v = u64::from(value);
     let mut sregs: kvm_sregs = filled(|sregs| kvm.kvm_get_sregs(vcpu, sregs)).unwrap();
-    unused!(sregs)
-        .into_iter()
-        .for_each(|register| *register = v);
+    for register in unused!(sregs) {
+        *register = v;
+    }
     kvm.kvm_set_sregs(vcpu, &sregs).unwrap();
 }
 
@@ -183,9 +183,9 @@ fn set_migrated(_: &dyn Kvm, vcpu: BorrowedFd<'_>, value: u32) {
     let mut sregs = kvm_sregs2::default();
     let mut state = GetState::new().sregs2(&mut sregs);
     merged(vcpu).kvm_get_state(&mut state).unwrap();
-    unused!(sregs)
-        .into_iter()
-        .for_each(|register| *register = v);
+    for register in unused!(sregs) {
+        *register = v;
+    }
     let state = SetState::new().sregs2(&sregs).tsc_offset(&v);
     merged(vcpu).kvm_set_state(&state).unwrap();
 }
